@@ -1,0 +1,185 @@
+//! The server half of a call: a typed [`Handler`], and [`dispatch`] from bytes to it.
+
+use std::fmt::Debug;
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{TransportError, TransportErrorKind};
+use crate::protocol::frame::{FetchHeader, encode_header};
+use crate::protocol::{
+    CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, ProtocolVersion, Refusal, RefusalCode, Report, ReportAccepted,
+    SubmitFacts, codec,
+};
+use crate::transport::{Request, Response, Status};
+
+/// Who is at the other end, as the transport has authenticated it. Never made from a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A TLS client whose certificate was verified; the name is its common name.
+    Certificate(Certname),
+    /// A local process on a Unix socket, as the kernel tells it.
+    Process {
+        /// Its user id.
+        uid: u32,
+        /// Its group id.
+        gid: u32,
+        /// Its process id.
+        pid: i32,
+    },
+    /// A plain connection, accepted because the administrator opened one (loopback unless told otherwise).
+    Plain,
+    /// The same process.
+    InProcess,
+}
+
+/// A content on its way out.
+pub struct Content {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its whole length in bytes.
+    pub size: u64,
+    /// How many bytes are left out at the front.
+    pub offset: u64,
+    /// Exactly `size - offset` bytes; an `Err` breaks the response off.
+    pub body: BoxStream<'static, io::Result<Bytes>>,
+}
+
+impl Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").field("digest", &self.digest).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// One answer within a fetch.
+#[derive(Debug)]
+pub enum FetchItem {
+    /// The content.
+    Content(Content),
+    /// It is not there, or not for this node.
+    Missing(Digest),
+}
+
+/// The answers to a fetch, in any order; an `Err` breaks the response off.
+pub type FetchItems = BoxStream<'static, io::Result<FetchItem>>;
+
+/// The server half of the protocol, typed. A refusal is an ordinary answer.
+///
+/// # Obligations
+///
+/// * Only `peer` says who asks; a `certname` in a message that the peer may not act for is refused as `Forbidden`.
+/// * `fetch` answers each digest once, with content only if a catalog of that node names it.
+///
+/// # Cancel safety
+///
+/// Each method may be dropped at any await point, when the peer goes away; what was begun is finished or left undone.
+#[async_trait]
+pub trait Handler: Debug + Send + Sync + 'static {
+    /// Says whether the agent's catalog is current, or gives another.
+    async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal>;
+
+    /// Takes facts and goes on with the check-in inside.
+    async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal>;
+
+    /// Streams contents.
+    async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal>;
+
+    /// Takes a report.
+    async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal>;
+}
+
+/// Decodes a request, lets `handler` answer it, and encodes the answer: the one way from bytes to a handler.
+///
+/// Never fails: what cannot be decoded is refused as `BadRequest`, what cannot be encoded as `Internal`.
+pub async fn dispatch<H: Handler + ?Sized>(handler: &H, peer: &Peer, request: Request) -> Response {
+    let answer = match request.operation {
+        Operation::CheckIn => match decode::<CheckIn>(&request).and_then(supported) {
+            Ok(message) => handler.check_in(peer, message).await.and_then(|reply| encode(&reply)),
+            Err(refusal) => Err(refusal),
+        },
+        Operation::SubmitFacts => match decode::<SubmitFacts>(&request) {
+            Ok(message) => match supported(message.check_in.clone()) {
+                Ok(_) => handler.submit_facts(peer, message).await.and_then(|reply| encode(&reply)),
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        },
+        Operation::Fetch => match decode(&request) {
+            Ok(message) => handler.fetch(peer, message).await.map(encode_items),
+            Err(refusal) => Err(refusal),
+        },
+        Operation::Report => match decode(&request) {
+            Ok(message) => handler.report(peer, message).await.and_then(|reply| encode(&reply)),
+            Err(refusal) => Err(refusal),
+        },
+    };
+    answer.unwrap_or_else(|refusal| refused(&refusal))
+}
+
+/// Returns the response that carries a refusal; for listeners that must refuse before there is a request.
+#[must_use]
+pub fn refused(refusal: &Refusal) -> Response {
+    // A refusal is two strings and a number; if it ever could not be encoded, an empty body is refused all the same.
+    let body = codec::encode(refusal).unwrap_or_default();
+    let retry_after = refusal.retry_after_seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    Response { retry_after, ..Response::whole(Status::Refused, body.into()) }
+}
+
+fn supported(check_in: CheckIn) -> Result<CheckIn, Refusal> {
+    if check_in.protocol.is_supported() {
+        return Ok(check_in);
+    }
+    let (theirs, ours) = (check_in.protocol.0, ProtocolVersion::CURRENT.0);
+    let message = format!("agent speaks protocol {theirs}, this server speaks {ours}: update the older of the two");
+    Err(Refusal::new(RefusalCode::UnsupportedVersion, message))
+}
+
+fn decode<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
+    let limit = request.operation.max_request_bytes();
+    codec::decode(&request.body, limit).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Refusal::new(RefusalCode::BadRequest, format!("{} request: {error}{cause}", request.operation))
+    })
+}
+
+fn encode<T: Serialize>(message: &T) -> Result<Response, Refusal> {
+    let body = codec::encode(message).map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;
+    Ok(Response::whole(Status::Accepted, body.into()))
+}
+
+fn encode_items(items: FetchItems) -> Response {
+    let header = |header: FetchHeader| encode_header(&header).map_err(io::Error::other);
+    let end = stream::once(async { Ok(None) });
+    let body = items.map_ok(Some).chain(end).scan(0_u64, move |blobs, item| {
+        let part: BoxStream<'static, io::Result<Bytes>> = match item {
+            Ok(Some(FetchItem::Content(content))) => {
+                *blobs += 1;
+                let head = FetchHeader::Blob { digest: content.digest, size: content.size, offset: content.offset };
+                stream::iter([header(head)]).chain(content.body).boxed()
+            }
+            Ok(Some(FetchItem::Missing(digest))) => stream::iter([header(FetchHeader::Missing { digest })]).boxed(),
+            Ok(None) => stream::iter([header(FetchHeader::End { blobs: *blobs })]).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        };
+        futures::future::ready(Some(part))
+    });
+    let body = body.flatten().map_err(|error| {
+        TransportError::new(TransportErrorKind::Closed, "the server's store")
+            .with_detail("a content could not be read to its end")
+            .with_source(error)
+    });
+    // What follows an error would make a broken stream look whole.
+    let body = body.scan(false, |broken, chunk| {
+        let item = (!*broken).then_some(chunk);
+        *broken = matches!(item, Some(Err(_))) || *broken;
+        futures::future::ready(item)
+    });
+    Response { status: Status::Accepted, retry_after: None, length: None, body: body.boxed() }
+}

@@ -1,0 +1,20 @@
+//! The Direct Puppet protocol and its transports.
+//!
+//! A node asks a server four things, each one request and one response ([`protocol::messages`]): *check in*, *submit
+//! facts*, *fetch*, *report*. [`Client`] makes these calls over any [`Transport`]; [`Handler`] answers them, and
+//! [`dispatch`] stands between its types and the bytes that listeners receive.
+//!
+//! What this crate does not do: no retry unless asked for, no file system, no knowledge of what a catalog means.
+
+pub mod client;
+pub mod error;
+pub mod handler;
+pub mod memory;
+pub mod protocol;
+pub mod transport;
+
+pub use client::{CallError, Client, FetchStream};
+pub use error::{TransportError, TransportErrorKind};
+pub use handler::{Content, FetchItem, FetchItems, Handler, Peer, dispatch};
+pub use memory::MemoryTransport;
+pub use transport::{BodyStream, Request, Response, Status, Transport};

@@ -1,0 +1,89 @@
+//! MessagePack with named fields; lengths capped before allocation, leftover bytes refused.
+//!
+//! Structs are maps with field names, so that a reader of any age finds what it knows and passes over the rest.
+//! Containers never preallocate more than serde's cautious bound (1 MiB), whatever length they claim.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::limits::MAX_DEPTH;
+
+/// Why bytes are no message, or a value could not be made one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// More bytes than the limit of this message.
+    #[error("message of {actual} bytes is over its limit of {limit} bytes")]
+    TooLong {
+        /// How long it is, in bytes.
+        actual: u64,
+        /// How long it may be, in bytes.
+        limit: u64,
+    },
+    /// Bytes follow the message.
+    #[error("{count} bytes are left over after the message")]
+    Leftover {
+        /// How many.
+        count: usize,
+    },
+    /// Not MessagePack, truncated, too deep, or not of the expected shape.
+    #[error("message is malformed")]
+    Malformed(#[source] rmp_serde::decode::Error),
+    /// A value that has no MessagePack form.
+    #[error("message could not be encoded")]
+    Encode(#[source] rmp_serde::encode::Error),
+}
+
+/// Returns the canonical encoding of `message`: the one that is hashed where ids are made.
+///
+/// # Errors
+///
+/// When a value inside has no MessagePack form; none of the protocol's own messages has one.
+pub fn encode<T: Serialize + ?Sized>(message: &T) -> Result<Vec<u8>, CodecError> {
+    rmp_serde::to_vec_named(message).map_err(CodecError::Encode)
+}
+
+/// Returns the message that `bytes` are, all of them, if they are no more than `limit`.
+///
+/// # Errors
+///
+/// When the bytes are too many, malformed, deeper than [`MAX_DEPTH`] or more than the message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<T, CodecError> {
+    if bytes.len() as u64 > limit {
+        return Err(CodecError::TooLong { actual: bytes.len() as u64, limit });
+    }
+    let mut rest = bytes;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let message = T::deserialize(&mut deserializer).map_err(CodecError::Malformed)?;
+    if rest.is_empty() { Ok(message) } else { Err(CodecError::Leftover { count: rest.len() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_leftover_and_oversize() {
+        let mut bytes = encode("x").unwrap();
+        assert_eq!(decode::<String>(&bytes, 10).unwrap(), "x");
+        bytes.push(0);
+        assert!(matches!(decode::<String>(&bytes, 10), Err(CodecError::Leftover { count: 1 })));
+        assert!(matches!(decode::<String>(&bytes, 2), Err(CodecError::TooLong { actual: 3, limit: 2 })));
+    }
+
+    #[test]
+    fn refuses_a_length_that_is_not_there() {
+        // str32 and bin32 of 4 GiB in five bytes: RUSTSEC-2017-0006 was an allocation of exactly this.
+        for bytes in [[0xdb, 0xff, 0xff, 0xff, 0xff], [0xc6, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(matches!(decode::<super::super::value::Value>(&bytes, 100), Err(CodecError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn refuses_depth() {
+        // 100,000 nested arrays of one element.
+        let bytes = vec![0x91; 100_000];
+        assert!(matches!(decode::<super::super::value::Value>(&bytes, 1 << 20), Err(CodecError::Malformed(_))));
+    }
+}

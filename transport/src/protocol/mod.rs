@@ -1,0 +1,25 @@
+//! The protocol: ids, messages and their encoding. Pure: no async, no I/O, no clock.
+
+pub mod catalog;
+pub mod codec;
+pub mod digest;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod manifest;
+pub mod messages;
+pub mod path;
+pub mod report;
+pub mod value;
+pub mod version;
+
+pub use catalog::{Catalog, CatalogError, Edge, ResolvedSource, Resource, ResourceRef};
+pub use codec::CodecError;
+pub use digest::{Algorithm, Digest, Hasher};
+pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
+pub use manifest::{EntryKind, Manifest, ManifestEntry};
+pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
+pub use path::TreePath;
+pub use report::{Report, RunStatus};
+pub use value::Value;
+pub use version::ProtocolVersion;
