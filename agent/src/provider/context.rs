@@ -1,0 +1,163 @@
+//! What a provider may touch.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use direct_puppet_transport::protocol::{Digest, TreePath};
+use tokio_util::sync::CancellationToken;
+
+use crate::fs::{Root, StageJournal, Stat};
+use crate::store::Store;
+use crate::tree::{Scan, Scanned};
+use crate::undo::{UndoEntry, UndoLog};
+
+/// Whether this process can give files away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// Owners and groups are set.
+    Managed,
+    /// Unprivileged below a root of its own: owners and groups are left alone and listed as skipped.
+    Skipped,
+}
+
+/// What the run decides for all providers.
+#[derive(Debug, Clone)]
+pub struct ApplyOptions {
+    /// Whether diffs of text are to be made.
+    pub show_diff: bool,
+    /// Longest content, in bytes, of which a diff is made.
+    pub max_diff_bytes: u64,
+    /// Whether owners can be set.
+    pub ownership: Ownership,
+    /// Whether nothing will be applied.
+    pub noop: bool,
+}
+
+/// The capabilities of one run, shared by all its providers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    parts: Arc<ContextParts>,
+}
+
+/// What a [`Context`] is made from.
+#[derive(Debug)]
+pub struct ContextParts {
+    /// The managed root.
+    pub root: Root,
+    /// Contents that were fetched, and backups.
+    pub store: Store,
+    /// Names of staged files.
+    pub stage_journal: StageJournal,
+    /// What the run's scan saw.
+    pub scan: Scan,
+    /// Paths of all `File` resources that stand in the catalog by themselves: recursion leaves them alone.
+    pub managed: HashSet<TreePath>,
+    /// How the run goes.
+    pub options: ApplyOptions,
+    /// The way back.
+    pub undo: UndoLog,
+    /// Cancelled when the run is to stop.
+    pub cancel: CancellationToken,
+    /// Set when something ran that may have changed files behind the scan's back.
+    pub scan_is_stale: AtomicBool,
+    /// How many files still need each content that lies in the store for this run only.
+    pub uses: Mutex<HashMap<Digest, u64>>,
+    /// Files written in this run, for the stat cache.
+    pub written: Mutex<Vec<(TreePath, Stat, Digest)>>,
+}
+
+impl Context {
+    /// Returns a context of `parts`.
+    #[must_use]
+    pub fn new(parts: ContextParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// Returns the managed root.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.parts.root
+    }
+
+    /// Returns the local store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+
+    /// Returns the journal of staged files.
+    #[must_use]
+    pub fn stage_journal(&self) -> &StageJournal {
+        &self.parts.stage_journal
+    }
+
+    /// Returns the options of the run.
+    #[must_use]
+    pub fn options(&self) -> &ApplyOptions {
+        &self.parts.options
+    }
+
+    /// Returns the token that says when to stop.
+    #[must_use]
+    pub fn cancel(&self) -> &CancellationToken {
+        &self.parts.cancel
+    }
+
+    /// Returns whether a `File` resource of its own manages `path`.
+    #[must_use]
+    pub fn is_managed(&self, path: &TreePath) -> bool {
+        self.parts.managed.contains(path)
+    }
+
+    /// Returns what the scan saw at `path`, unless something may have changed it since.
+    #[must_use]
+    pub fn scanned(&self, path: &TreePath) -> Option<&Scanned> {
+        if self.parts.scan_is_stale.load(Ordering::Acquire) { None } else { self.parts.scan.files.get(path) }
+    }
+
+    /// Says that files may have changed behind the scan's back.
+    pub fn mark_scan_stale(&self) {
+        self.parts.scan_is_stale.store(true, Ordering::Release);
+    }
+
+    /// Records, durably, what is about to be replaced or removed. Call it before the change. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be written; the change must then not be made.
+    pub fn record_undo(&self, entries: &[UndoEntry]) -> Result<(), crate::fs::FsError> {
+        self.parts.undo.record(entries)
+    }
+
+    /// Records a file that was put in place, so that the next run can prove it by stat.
+    pub fn record_written(&self, path: TreePath, stat: Stat, digest: Digest) {
+        lock(&self.parts.written).push((path, stat, digest));
+    }
+
+    /// Takes what was recorded by [`Context::record_written`].
+    #[must_use]
+    pub fn take_written(&self) -> Vec<(TreePath, Stat, Digest)> {
+        std::mem::take(&mut lock(&self.parts.written))
+    }
+
+    /// Says that one more file has got this content, and returns whether it was the last that needs it: then it may be moved
+    /// out of the store instead of copied.
+    #[must_use]
+    pub fn is_last_use(&self, digest: &Digest) -> bool {
+        let mut uses = lock(&self.parts.uses);
+        match uses.get_mut(digest) {
+            Some(1) => uses.remove(digest).is_some(),
+            Some(count) => {
+                *count -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+/// Locks, also after another thread panicked: what is guarded here is consistent at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,158 @@
+//! Providers: the code that manages one type of resource.
+
+mod context;
+
+pub use context::{ApplyOptions, Context, ContextParts, Ownership};
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
+
+use crate::tree::WantedContent;
+
+/// One difference between what is and what shall be, found by [`Provider::check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The resource that is out of sync: the one checked, or one that it generates, as a file below a recursive one.
+    pub resource: ResourceRef,
+    /// The property, as `ensure`, `content`, `mode`.
+    pub property: String,
+    /// What is there, as text; already redacted if secret.
+    pub previous: String,
+    /// What is wanted, as text; already redacted if secret.
+    pub desired: String,
+    /// A unified diff, where one is to be shown.
+    pub diff: Option<String>,
+    /// Whether values are hidden.
+    pub redacted: bool,
+}
+
+/// What [`Provider::check`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// How many resources were looked at: 1, plus those that the checked one generates.
+    pub resources: u64,
+    /// What is out of sync, in the order in which it will be changed.
+    pub changes: Vec<Change>,
+    /// Generated resources that could not be looked at, and why. The others are still applied.
+    pub failures: Vec<(ResourceRef, String)>,
+    /// What was left out and why, as an owner that an unprivileged run cannot set.
+    pub skipped: Vec<(ResourceRef, String)>,
+}
+
+/// What [`Provider::apply`] did, when it got as far as trying each change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// By index into the changes given: those that failed, and why. All others were made and are durable.
+    pub failures: BTreeMap<usize, String>,
+}
+
+/// Why a resource could not be validated, checked or applied as a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// A parameter that makes no sense; nothing was done.
+    #[error("{resource}: parameter {parameter}: {reason}")]
+    Parameter {
+        /// The resource.
+        resource: ResourceRef,
+        /// The parameter.
+        parameter: String,
+        /// What is wrong with it and what it may be.
+        reason: String,
+    },
+    /// The state could not be read or changed.
+    #[error("{resource}: {attempt}")]
+    Failed {
+        /// The resource.
+        resource: ResourceRef,
+        /// What was attempted.
+        attempt: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The run was cancelled before the end; what was reported as done is done.
+    #[error("{resource}: cancelled")]
+    Cancelled {
+        /// The resource.
+        resource: ResourceRef,
+    },
+}
+
+/// Code that manages one type of resource.
+///
+/// # Obligations
+///
+/// * [`validate`](Provider::validate) looks at parameters only: no I/O.
+/// * [`check`](Provider::check) changes nothing on the machine; the engine calls it in noop runs too.
+/// * One [`apply`](Provider::apply) of what `check` found converges the resource or says what failed. It is never called in
+///   noop runs. What it reports as done is durable.
+/// * Whatever may touch the machine comes in the [`Context`]; nothing global is read.
+/// * Secrets never appear in a [`Change`], an error or a log.
+#[async_trait]
+pub trait Provider: Debug + Send + Sync + 'static {
+    /// Returns the type that it manages, capitalised, as `File`.
+    fn resource_type(&self) -> &str;
+
+    /// Checks the parameters of a resource.
+    ///
+    /// # Errors
+    ///
+    /// Names the parameter and what it may be.
+    fn validate(&self, resource: &Resource) -> Result<(), ProviderError>;
+
+    /// Returns resources that come before this one if they are in the catalog, without being asked for (autorequire).
+    fn autorequire(&self, _resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
+        Vec::new()
+    }
+
+    /// Returns the contents that this resource will need on this node: what the scan compares and the run fetches.
+    ///
+    /// # Errors
+    ///
+    /// When parameters make no sense, as [`Provider::validate`].
+    fn wanted(&self, _resource: &Resource) -> Result<Vec<WantedContent>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    /// Compares what is with what shall be.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be found out; the resource then counts as failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError>;
+
+    /// Makes the changes that [`Provider::check`] found.
+    ///
+    /// # Errors
+    ///
+    /// When not even one change could be tried; single failures are in [`Applied`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Look at [`Context::cancel`] between changes; a dropped future must leave each object old or new.
+    async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError>;
+
+    /// Reacts to a change of a resource that notifies this one; returns whether there was anything to do.
+    ///
+    /// # Errors
+    ///
+    /// When the reaction failed.
+    async fn refresh(&self, _context: &Context, _resource: &Arc<Resource>) -> Result<bool, ProviderError> {
+        Ok(false)
+    }
+
+    /// Returns whether applying this type may change files that belong to other resources, so that what was seen of them
+    /// before is to be looked at again.
+    fn disturbs_files(&self) -> bool {
+        true
+    }
+}
