@@ -47,7 +47,7 @@ impl CallError {
     }
 }
 
-/// Holds every typed method, so that no transport can get a typed call wrong. Counts what goes over it.
+/// Holds every typed method, so that no transport can get a typed call wrong.
 #[derive(Debug, Clone)]
 pub struct Client<T> {
     transport: T,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fs::{Root, StageJournal, Stat};
 use crate::store::Store;
 use crate::tree::{Scan, Scanned};
-use crate::undo::{UndoEntry, UndoLog};
+use crate::undo::{Previous, UndoEntry, UndoLog};
 
 /// Whether this process can give files away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,15 @@ impl Context {
     ///
     /// When the log cannot be written; the change must then not be made.
     pub fn record_undo(&self, entries: &[UndoEntry]) -> Result<(), crate::fs::FsError> {
-        self.parts.undo.record(entries)
+        self.parts.undo.record(entries)?;
+        // A backup must stay in the store, also where a file of this run could have taken it.
+        let mut uses = lock(&self.parts.uses);
+        for entry in entries {
+            if let Previous::File { digest, .. } = &entry.previous {
+                uses.remove(digest);
+            }
+        }
+        Ok(())
     }
 
     /// Records a file that was put in place, so that the next run can prove it by stat.

@@ -156,3 +156,10 @@ pub trait Provider: Debug + Send + Sync + 'static {
         true
     }
 }
+
+/// Returns the providers that this crate brings.
+#[cfg(feature = "providers")]
+#[must_use]
+pub fn builtin() -> Vec<Arc<dyn Provider>> {
+    Vec::new()
+}

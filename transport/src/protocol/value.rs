@@ -32,11 +32,11 @@ pub enum Value {
     /// Bytes.
     Binary(Vec<u8>),
     /// A list.
-    Array(Vec<Value>),
+    Array(Vec<Self>),
     /// A hash with string keys.
-    Hash(BTreeMap<String, Value>),
+    Hash(BTreeMap<String, Self>),
     /// A secret: never shown, logged, reported or kept in clear outside the catalog.
-    Sensitive(Box<Value>),
+    Sensitive(Box<Self>),
 }
 
 impl Value {
@@ -182,7 +182,6 @@ fn unbase64(text: &str) -> Option<Vec<u8>> {
             word = word << 6 | u32::try_from(BASE64.iter().position(|&known| known == digit)?).ok()?;
         }
         word <<= 6 * (4 - chunk.len());
-        let [_, a, b, c] = word.to_be_bytes();
         // Four digits are three bytes, three are two, two are one; one alone is none.
         let count = chunk.len().checked_sub(1).filter(|&count| count > 0)?;
         bytes.extend_from_slice(&word.to_be_bytes()[1..=count]);

@@ -1,0 +1,389 @@
+//! The front door: [`Agent`] and its builder.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Certname, Environment};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RunError;
+use crate::event::{EventSink, RunEvent};
+use crate::outcome::Outcome;
+use crate::provider::Provider;
+use crate::system::{RealSystem, System, hostname};
+use crate::{lock, run, undo};
+
+/// Where an agent keeps its state below a managed root of its own.
+pub const DEFAULT_STATE_DIR: &str = "var/lib/direct-puppet";
+
+/// How one run goes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// Change nothing, tell what would be changed. Default: false.
+    pub noop: bool,
+    /// Only resources with one of these tags. Default: all.
+    pub tags: Vec<String>,
+    /// No resource with one of these tags. Default: none.
+    pub skip_tags: Vec<String>,
+    /// Make diffs of text that changes. Default: false.
+    pub show_diff: bool,
+    /// Do not ask the server: apply what is on disk. Default: false.
+    pub use_cached_catalog: bool,
+    /// Apply what is on disk when the server cannot be asked. Default: true.
+    pub use_cache_on_failure: bool,
+    /// Accept, this once, code older than what this node has accepted. Default: false.
+    pub accept_older: bool,
+    /// Read every file and trust nothing that was remembered. Default: false.
+    pub verify_all: bool,
+    /// Get missing contents. Without it, a run can only tell that they differ; for noop runs. Default: true.
+    pub fetch: bool,
+    /// Send a report. Default: true.
+    pub report: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            noop: false,
+            tags: Vec::new(),
+            skip_tags: Vec::new(),
+            show_diff: false,
+            use_cached_catalog: false,
+            use_cache_on_failure: true,
+            accept_older: false,
+            verify_all: false,
+            fetch: true,
+            report: true,
+        }
+    }
+}
+
+/// An agent for one node. Cheap to clone; all clones share the state directory and its run lock.
+///
+/// Dropping the future of any method gives the run up at the next point of rest: each managed file is then old or new, and
+/// what was staged is removed by the next run. To stop with a report, cancel the token of [`Agent::run_until`].
+#[derive(Debug)]
+pub struct Agent<T> {
+    inner: Arc<Inner<T>>,
+}
+
+impl<T> Clone for Agent<T> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner<T> {
+    pub(crate) transport: Arc<T>,
+    pub(crate) certname: Certname,
+    pub(crate) environment: Environment,
+    pub(crate) root: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) providers: HashMap<String, Arc<dyn Provider>>,
+    pub(crate) system: Arc<dyn System>,
+    pub(crate) threads: usize,
+    pub(crate) reproof_interval: Duration,
+    pub(crate) max_diff_bytes: u64,
+    pub(crate) undo_runs: usize,
+    pub(crate) sink: EventSink,
+}
+
+impl Agent<()> {
+    /// Returns a builder with defaults; a transport is all that it needs.
+    #[must_use]
+    pub fn builder() -> AgentBuilder<()> {
+        AgentBuilder {
+            transport: (),
+            certname: None,
+            environment: Environment::default(),
+            root: PathBuf::from("/"),
+            state_dir: None,
+            providers: HashMap::new(),
+            system: Arc::new(RealSystem::default()),
+            threads: 0,
+            reproof_interval: Duration::from_secs(12 * 3600),
+            max_diff_bytes: 256 * 1024,
+            undo_runs: 10,
+        }
+        .with_builtin_providers()
+    }
+}
+
+impl<T: Transport> Agent<T> {
+    /// Makes one run: check in, scan, fetch, apply, report.
+    ///
+    /// # Errors
+    ///
+    /// When the run did not happen or stopped before it touched anything; failures of resources are in the outcome.
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Agent`].
+    pub async fn run(&self, options: &RunOptions) -> Result<Outcome, RunError> {
+        self.run_until(options, CancellationToken::new()).await
+    }
+
+    /// As [`Agent::run`], until `cancel` is cancelled: the resource in work is finished, the rest is skipped, and there is a
+    /// report that says so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::run`]; [`RunError::Cancelled`] if nothing had been touched yet.
+    pub async fn run_until(&self, options: &RunOptions, cancel: CancellationToken) -> Result<Outcome, RunError> {
+        run::run(&self.inner, options, cancel).await
+    }
+
+    /// Tells what a run would change: noop, with diffs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::run`].
+    pub async fn plan(&self) -> Result<Outcome, RunError> {
+        self.run(&RunOptions { noop: true, show_diff: true, ..RunOptions::default() }).await
+    }
+
+    /// Compares the node with the catalog on disk, reading every file; asks nobody and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When there is no catalog on disk, or the run lock is held.
+    pub async fn verify(&self) -> Result<Outcome, RunError> {
+        let options = RunOptions {
+            noop: true,
+            use_cached_catalog: true,
+            verify_all: true,
+            fetch: false,
+            report: false,
+            ..RunOptions::default()
+        };
+        self.run(&options).await
+    }
+
+    /// Holds a check-in at the server until there is something new, at most `wait`; returns whether there is.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn wait_for_news(&self, wait: Duration) -> Result<bool, RunError> {
+        run::wait_for_news(&self.inner, wait).await
+    }
+
+    /// Puts back what the last run that changed something replaced.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to undo, or the run lock is held. Files that could not be put back are in the outcome.
+    pub async fn undo(&self) -> Result<undo::UndoOutcome, RunError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || undo::undo(&inner.state_dir, &inner.root)).await.map_err(RunError::Lost)?
+    }
+
+    /// Returns the events of all runs from now on. A listener that falls far behind loses some and is told how many.
+    pub fn events(&self) -> impl Stream<Item = RunEvent> + Send + Unpin + 'static {
+        self.inner.sink.listen()
+    }
+
+    /// Returns the node that this agent is.
+    #[must_use]
+    pub fn certname(&self) -> &Certname {
+        &self.inner.certname
+    }
+
+    /// Returns where this agent keeps its state.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.inner.state_dir
+    }
+}
+
+/// Forbids runs in `state_dir` until [`enable`]; `message` says why. Blocking.
+///
+/// # Errors
+///
+/// When the lock cannot be written.
+pub fn disable(state_dir: &Path, message: &str) -> Result<(), RunError> {
+    crate::fs::ensure_private_dir(state_dir)?;
+    Ok(lock::disable(state_dir, message)?)
+}
+
+/// Allows runs again; returns whether they were forbidden. Blocking.
+///
+/// # Errors
+///
+/// When the lock cannot be removed.
+pub fn enable(state_dir: &Path) -> Result<bool, RunError> {
+    Ok(lock::enable(state_dir)?)
+}
+
+/// Returns why runs are forbidden, if they are. Blocking.
+///
+/// # Errors
+///
+/// When the lock cannot be looked at.
+pub fn disabled(state_dir: &Path) -> Result<Option<String>, RunError> {
+    Ok(lock::disabled(state_dir)?)
+}
+
+/// Collects what an [`Agent`] is made from.
+#[derive(Debug)]
+pub struct AgentBuilder<T> {
+    transport: T,
+    certname: Option<Certname>,
+    environment: Environment,
+    root: PathBuf,
+    state_dir: Option<PathBuf>,
+    providers: HashMap<String, Arc<dyn Provider>>,
+    system: Arc<dyn System>,
+    threads: usize,
+    reproof_interval: Duration,
+    max_diff_bytes: u64,
+    undo_runs: usize,
+}
+
+impl<T> AgentBuilder<T> {
+    /// Sets the transport that reaches the server.
+    pub fn transport<U: Transport>(self, transport: U) -> AgentBuilder<U> {
+        AgentBuilder {
+            transport,
+            certname: self.certname,
+            environment: self.environment,
+            root: self.root,
+            state_dir: self.state_dir,
+            providers: self.providers,
+            system: self.system,
+            threads: self.threads,
+            reproof_interval: self.reproof_interval,
+            max_diff_bytes: self.max_diff_bytes,
+            undo_runs: self.undo_runs,
+        }
+    }
+
+    /// Sets the name of the node. Default: the host's name.
+    #[must_use]
+    pub fn certname(mut self, certname: Certname) -> Self {
+        self.certname = Some(certname);
+        self
+    }
+
+    /// Sets the environment. Default: `production`.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Sets the directory below which everything is managed. Default: `/`.
+    #[must_use]
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = root.into();
+        self
+    }
+
+    /// Sets the directory for state. Default: [`DEFAULT_STATE_DIR`] below the root.
+    #[must_use]
+    pub fn state_dir(mut self, state_dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(state_dir.into());
+        self
+    }
+
+    /// Adds a provider, in place of any other for the same type.
+    #[must_use]
+    pub fn provider(mut self, provider: impl Provider) -> Self {
+        self.providers.insert(provider.resource_type().to_owned(), Arc::new(provider));
+        self
+    }
+
+    /// Sets where time, randomness and facts come from. Default: the real machine.
+    #[must_use]
+    pub fn system(mut self, system: impl System) -> Self {
+        self.system = Arc::new(system);
+        self
+    }
+
+    /// Sets how many threads scan. Default: 0, one per core.
+    #[must_use]
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Sets how old a file's last proof by digest may become before it is read whatever its metadata says.
+    /// Default: 12 hours.
+    #[must_use]
+    pub const fn reproof_interval(mut self, interval: Duration) -> Self {
+        self.reproof_interval = interval;
+        self
+    }
+
+    /// Sets the longest content, in bytes, of which a diff is made. Default: 256 KiB.
+    #[must_use]
+    pub const fn max_diff_bytes(mut self, bytes: u64) -> Self {
+        self.max_diff_bytes = bytes;
+        self
+    }
+
+    /// Sets for how many runs that changed something the replaced contents are kept. Default: 10.
+    #[must_use]
+    pub const fn undo_runs(mut self, runs: usize) -> Self {
+        self.undo_runs = runs;
+        self
+    }
+
+    fn with_builtin_providers(self) -> Self {
+        #[cfg(feature = "providers")]
+        let this = crate::provider::builtin().into_iter().fold(self, |mut this, provider| {
+            this.providers.insert(provider.resource_type().to_owned(), provider);
+            this
+        });
+        #[cfg(not(feature = "providers"))]
+        let this = self;
+        this
+    }
+}
+
+impl<T: Transport> AgentBuilder<T> {
+    /// Checks the options and makes the agent; touches nothing and starts nothing.
+    ///
+    /// # Errors
+    ///
+    /// When no name was given and the host's name is none that a node can have, or the root is not absolute.
+    pub fn build(self) -> Result<Agent<T>, RunError> {
+        let certname = match self.certname {
+            Some(certname) => certname,
+            None => hostname().parse().map_err(|error| RunError::Config {
+                reason: format!("the host's name cannot be used, set a certname: {error}"),
+            })?,
+        };
+        if !self.root.is_absolute() {
+            let reason = format!("root {} is not absolute: give the whole path", self.root.display());
+            return Err(RunError::Config { reason });
+        }
+        let state_dir = self.state_dir.unwrap_or_else(|| self.root.join(DEFAULT_STATE_DIR));
+        Ok(Agent {
+            inner: Arc::new(Inner {
+                transport: Arc::new(self.transport),
+                certname,
+                environment: self.environment,
+                root: self.root,
+                state_dir,
+                providers: self.providers,
+                system: self.system,
+                threads: self.threads,
+                reproof_interval: self.reproof_interval,
+                max_diff_bytes: self.max_diff_bytes,
+                undo_runs: self.undo_runs,
+                sink: EventSink::new(),
+            }),
+        })
+    }
+}

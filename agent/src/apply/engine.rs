@@ -1,0 +1,315 @@
+//! Going through the order: check, decide, apply, refresh, tell.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use direct_puppet_transport::protocol::report::{Event, EventStatus, ResourceStatus};
+use direct_puppet_transport::protocol::{Resource, ResourceRef};
+
+use super::graph::{Graph, Node};
+use crate::event::{EventSink, RunEvent};
+use crate::outcome::ResourceCounters;
+use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
+use crate::system::{System, unix_nanos};
+
+/// What earlier runs made of the same resources: tells drift from new intent.
+#[derive(Debug, Default)]
+pub(crate) struct Prior {
+    /// The resources of the catalog applied before.
+    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>>,
+    /// Those which that run left out of sync.
+    pub(crate) unsettled: HashSet<String>,
+}
+
+impl Prior {
+    /// Whether an earlier run had brought this resource to just this state, so that a difference is drift.
+    fn had_settled(&self, declared: &Resource, changed: &ResourceRef) -> bool {
+        let same = self.resources.get(&declared.reference()).is_some_and(|before| **before == *declared);
+        same && !self.unsettled.contains(&changed.to_string()) && !self.unsettled.contains(&declared.reference().to_string())
+    }
+}
+
+/// What to apply, and how.
+#[derive(Debug, Default)]
+pub(crate) struct EngineOptions {
+    /// Change nothing.
+    pub(crate) noop: bool,
+    /// Only resources with one of these tags; all if empty.
+    pub(crate) tags: Vec<String>,
+    /// No resource with one of these tags.
+    pub(crate) skip_tags: Vec<String>,
+}
+
+/// One pass over a catalog.
+pub(crate) struct Engine<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) resources: &'a [Arc<Resource>],
+    pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
+    pub(crate) context: &'a Context,
+    pub(crate) options: &'a EngineOptions,
+    pub(crate) prior: &'a Prior,
+    pub(crate) system: &'a dyn System,
+    pub(crate) sink: &'a EventSink,
+    pub(crate) result: EngineResult,
+}
+
+/// What became of the resources.
+#[derive(Debug, Default)]
+pub(crate) struct EngineResult {
+    pub(crate) counters: ResourceCounters,
+    pub(crate) statuses: Vec<ResourceStatus>,
+    pub(crate) diffs: Vec<(String, String)>,
+    pub(crate) messages: Vec<String>,
+    /// The run was cancelled before the end.
+    pub(crate) cancelled: bool,
+}
+
+impl EngineResult {
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.statuses.iter().flat_map(|status| &status.events)
+    }
+}
+
+/// What one place of the order passes on.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passed {
+    failed: bool,
+    changed: bool,
+}
+
+impl Engine<'_> {
+    /// Goes through the whole order.
+    pub(crate) async fn run(mut self) -> EngineResult {
+        let mut blocked = vec![false; self.graph.len()];
+        let mut notified = vec![false; self.graph.len()];
+        let order: Vec<(usize, Node)> = self.graph.order().collect();
+        for (id, node) in order {
+            let passed = match node {
+                Node::Border(_) => Passed { failed: blocked[id], changed: false },
+                Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
+            };
+            if passed.failed {
+                self.graph.successors(id).for_each(|next| blocked[next] = true);
+            }
+            self.graph.notified_by(id, passed.changed, notified[id]).for_each(|next| notified[next] = true);
+        }
+        self.result
+    }
+
+    async fn visit(&mut self, at: usize, blocked: bool, notified: bool) -> Passed {
+        let resource = Arc::clone(&self.resources[at]);
+        if self.context.cancel().is_cancelled() {
+            self.result.cancelled = true;
+            return self.skip(&resource, "the run was cancelled", Passed::default());
+        }
+        if !self.has_wanted_tags(&resource) {
+            self.result.counters.total += 1;
+            self.result.counters.skipped += 1;
+            return Passed::default();
+        }
+        if blocked {
+            return self.skip(&resource, "a dependency failed", Passed { failed: true, changed: false });
+        }
+        let Some(provider) = self.providers.get(&resource.resource_type).map(Arc::clone) else {
+            let reason = format!("no provider for type {}", resource.resource_type);
+            return self.fail(&resource, &reason);
+        };
+        match provider.check(self.context, &resource).await {
+            Ok(checked) => self.settle(&*provider, &resource, checked, notified).await,
+            Err(ProviderError::Cancelled { .. }) => {
+                self.result.cancelled = true;
+                self.skip(&resource, "the run was cancelled", Passed::default())
+            }
+            Err(error) => self.fail(&resource, &error_chain(&error)),
+        }
+    }
+
+    async fn settle(&mut self, provider: &dyn Provider, resource: &Arc<Resource>, checked: Checked, notified: bool) -> Passed {
+        let noop = resource.parameter("noop").and_then(|value| value.as_bool()).unwrap_or(self.options.noop) || self.options.noop;
+        self.result.counters.total += checked.resources;
+        let mut statuses = Statuses::default();
+        for (reference, reason) in &checked.failures {
+            self.warn(format!("{reference}: {reason}"));
+            statuses.of(reference, resource).failed = true;
+        }
+        for (reference, reason) in &checked.skipped {
+            self.result.messages.push(format!("{reference}: {reason}"));
+        }
+        let applied = self.apply(provider, resource, &checked.changes, noop).await;
+        self.record(resource, checked.changes, applied, &mut statuses);
+        let mut passed = statuses.passed();
+        if notified && !passed.failed {
+            passed = self.refresh(provider, resource, noop, passed, &mut statuses).await;
+        }
+        if passed.changed && provider.disturbs_files() {
+            self.context.mark_scan_stale();
+        }
+        self.count(&statuses);
+        self.result.statuses.extend(statuses.into_list());
+        passed
+    }
+
+    /// Applies the changes; `None` in noop, where nothing may be touched.
+    async fn apply(&self, provider: &dyn Provider, resource: &Arc<Resource>, changes: &[Change], noop: bool) -> Option<Applied> {
+        if noop || changes.is_empty() {
+            return None;
+        }
+        let all_failed = |reason: String| Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect() };
+        Some(match provider.apply(self.context, resource, changes).await {
+            Ok(applied) => applied,
+            Err(error) => all_failed(error_chain(&error)),
+        })
+    }
+
+    fn record(&mut self, resource: &Resource, changes: Vec<Change>, applied: Option<Applied>, statuses: &mut Statuses) {
+        for (at, change) in changes.into_iter().enumerate() {
+            let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
+            let event = self.event(resource, &change, applied.is_none(), failure);
+            if let Some(diff) = change.diff {
+                self.result.diffs.push((change.resource.to_string(), diff));
+            }
+            if let Some(reason) = failure {
+                self.result.messages.push(format!("{}: {}: {reason}", change.resource, change.property));
+            }
+            let status = statuses.of(&change.resource, resource);
+            status.out_of_sync = true;
+            status.failed |= event.status == EventStatus::Failure;
+            status.changed |= event.status == EventStatus::Success;
+            status.corrective_change |= event.corrective_change;
+            self.sink.send(RunEvent::Change(Box::new(event.clone())));
+            status.events.push(event);
+        }
+    }
+
+    fn event(&self, resource: &Resource, change: &Change, noop: bool, failure: Option<&String>) -> Event {
+        let (status, message) = match (noop, failure) {
+            (true, _) => (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired)),
+            (false, Some(reason)) => (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired)),
+            (false, None) => (EventStatus::Success, done_message(change)),
+        };
+        Event {
+            resource: change.resource.to_string(),
+            property: change.property.clone(),
+            previous_value: change.previous.clone(),
+            desired_value: change.desired.clone(),
+            message,
+            status,
+            corrective_change: self.prior.had_settled(resource, &change.resource),
+            redacted: change.redacted,
+            time_unix_nanos: unix_nanos(self.system.now()),
+        }
+    }
+
+    async fn refresh(
+        &mut self,
+        provider: &dyn Provider,
+        resource: &Arc<Resource>,
+        noop: bool,
+        mut passed: Passed,
+        statuses: &mut Statuses,
+    ) -> Passed {
+        if noop {
+            return passed;
+        }
+        match provider.refresh(self.context, resource).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.result.counters.restarted += 1;
+                passed.changed = true;
+            }
+            Err(error) => {
+                self.result.counters.failed_to_restart += 1;
+                self.warn(format!("{}: refresh failed: {}", resource.reference(), error_chain(&error)));
+                statuses.of(&resource.reference(), resource).failed = true;
+                passed.failed = true;
+            }
+        }
+        passed
+    }
+
+    fn count(&mut self, statuses: &Statuses) {
+        let counters = &mut self.result.counters;
+        for status in statuses.by_resource.values() {
+            counters.out_of_sync += u64::from(status.out_of_sync);
+            counters.changed += u64::from(status.changed);
+            counters.failed += u64::from(status.failed);
+            counters.corrective_change += u64::from(status.corrective_change && status.changed);
+        }
+    }
+
+    fn skip(&mut self, resource: &Resource, reason: &str, passed: Passed) -> Passed {
+        self.result.counters.total += 1;
+        self.result.counters.skipped += 1;
+        self.result.messages.push(format!("{}: skipped because {reason}", resource.reference()));
+        self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
+        passed
+    }
+
+    fn fail(&mut self, resource: &Resource, reason: &str) -> Passed {
+        self.result.counters.total += 1;
+        self.result.counters.failed += 1;
+        self.warn(reason.to_owned());
+        self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
+        Passed { failed: true, changed: false }
+    }
+
+    fn warn(&mut self, message: String) {
+        self.sink.send(RunEvent::Warning(message.clone()));
+        self.result.messages.push(message);
+    }
+
+    /// Puppet's rule: a resource has its own tags, its type and its title's words, and the names of its classes.
+    fn has_wanted_tags(&self, resource: &Resource) -> bool {
+        let has = |tag: &String| {
+            resource.tags.iter().any(|own| own.eq_ignore_ascii_case(tag))
+                || resource.resource_type.eq_ignore_ascii_case(tag)
+                || resource.title.eq_ignore_ascii_case(tag)
+        };
+        (self.options.tags.is_empty() || self.options.tags.iter().any(has)) && !self.options.skip_tags.iter().any(has)
+    }
+}
+
+/// The statuses of one declared resource and of those that it generates, in order of appearance by name.
+#[derive(Default)]
+struct Statuses {
+    by_resource: BTreeMap<ResourceRef, ResourceStatus>,
+}
+
+impl Statuses {
+    fn of(&mut self, reference: &ResourceRef, declared: &Resource) -> &mut ResourceStatus {
+        self.by_resource.entry(reference.clone()).or_insert_with(|| status_of(reference, declared))
+    }
+
+    fn passed(&self) -> Passed {
+        let any = |what: fn(&ResourceStatus) -> bool| self.by_resource.values().any(what);
+        Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) }
+    }
+
+    fn into_list(self) -> impl Iterator<Item = ResourceStatus> {
+        self.by_resource.into_values()
+    }
+}
+
+fn status_of(reference: &ResourceRef, declared: &Resource) -> ResourceStatus {
+    ResourceStatus { resource: reference.to_string(), file: declared.file.clone(), line: declared.line, ..Default::default() }
+}
+
+fn done_message(change: &Change) -> String {
+    match (change.property.as_str(), change.previous.as_str(), change.desired.as_str()) {
+        ("ensure", "absent", _) => "created".to_owned(),
+        ("ensure", _, "absent") => "removed".to_owned(),
+        (property, previous, desired) => format!("{property} changed {previous} to {desired}"),
+    }
+}
+
+/// Returns an error with all its causes, as one line.
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,352 @@
+//! The order of a catalog's resources.
+//!
+//! A container (`Class`, `Stage`, a defined type) stands as two nodes: one before everything that it contains, one after.
+//! Every other resource is one node. Among what may come next, manifest order decides.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use direct_puppet_transport::protocol::path::PathError;
+use direct_puppet_transport::protocol::{Catalog, ResourceRef, Value};
+
+/// Why resources cannot be put in order.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// Resources wait for each other.
+    #[error("dependency cycle: {}: remove one of these relationships", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" => "))]
+    Cycle {
+        /// The resources on the cycle, in order, the first one again at the end.
+        members: Vec<ResourceRef>,
+    },
+    /// A relationship with a resource that is not there.
+    #[error("{resource}: {parameter} names {target}, which is not in the catalog")]
+    UnknownTarget {
+        /// The resource that has the parameter.
+        resource: ResourceRef,
+        /// `before`, `require`, `notify` or `subscribe`.
+        parameter: &'static str,
+        /// What it names.
+        target: String,
+    },
+    /// Two resources stand for the same path.
+    #[error("{path} is managed twice: by {first} and by {second}")]
+    DuplicatePath {
+        /// The path.
+        path: String,
+        /// One of them.
+        first: ResourceRef,
+        /// The other.
+        second: ResourceRef,
+    },
+    /// A path that cannot be managed.
+    #[error("{resource} has a path that cannot be managed")]
+    Path {
+        /// The resource.
+        resource: ResourceRef,
+        /// What is wrong with the path.
+        #[source]
+        source: PathError,
+    },
+}
+
+/// How a change travels along an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    /// Order only.
+    Nothing,
+    /// A change before it refreshes what is behind it.
+    Changes,
+    /// What reaches a container reaches everything in it, and the other way round.
+    Containment,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    to: usize,
+    carries: Carries,
+}
+
+/// What stands at one place of the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// The resource at this index of the catalog.
+    Resource(usize),
+    /// The border of a container: nothing to do.
+    Border(usize),
+}
+
+/// The resources of a catalog with everything that orders them.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    nodes: Vec<Node>,
+    links: Vec<Vec<Link>>,
+    order: Vec<usize>,
+}
+
+/// Resources found by reference, and the nodes on which each begins and ends.
+struct Index<'a> {
+    by_reference: HashMap<(&'a str, &'a str), usize>,
+    ends: Vec<(usize, usize)>,
+}
+
+impl Index<'_> {
+    fn find(&self, reference: &ResourceRef) -> Option<usize> {
+        self.by_reference.get(&(reference.resource_type.as_str(), reference.title.as_str())).copied()
+    }
+}
+
+impl Graph {
+    /// Puts a catalog in order. `is_container` says which types have no provider because they only hold others;
+    /// `autorequire` gives what a resource comes after without being asked.
+    ///
+    /// # Errors
+    ///
+    /// When a relationship names what is not there, or resources wait for each other.
+    pub(crate) fn new(
+        catalog: &Catalog,
+        is_container: &dyn Fn(&str) -> bool,
+        autorequire: &dyn Fn(usize) -> Vec<ResourceRef>,
+    ) -> Result<Self, GraphError> {
+        let mut graph = Self { nodes: Vec::with_capacity(catalog.resources.len()), links: Vec::new(), order: Vec::new() };
+        let index = graph.add_nodes(catalog, is_container);
+        graph.add_edges(catalog, &index);
+        graph.add_relationships(catalog, &index)?;
+        graph.add_autorequires(catalog, &index, autorequire);
+        graph.order = graph.sort(catalog)?;
+        Ok(graph)
+    }
+
+    /// Returns the places in the order in which they are to be applied: an id and what stands there.
+    pub(crate) fn order(&self) -> impl Iterator<Item = (usize, Node)> {
+        self.order.iter().map(|&id| (id, self.nodes[id]))
+    }
+
+    /// Returns what waits for `id`.
+    pub(crate) fn successors(&self, id: usize) -> impl Iterator<Item = usize> {
+        self.links[id].iter().map(|link| link.to)
+    }
+
+    /// Returns what hears of a change (`changed`), or of a refresh that reached a border (`notified`), at `id`.
+    pub(crate) fn notified_by(&self, id: usize, changed: bool, notified: bool) -> impl Iterator<Item = usize> {
+        let is_border = matches!(self.nodes[id], Node::Border(_));
+        self.links[id].iter().filter_map(move |link| {
+            let heard = match link.carries {
+                Carries::Nothing => false,
+                Carries::Changes | Carries::Containment => changed || is_border && notified,
+            };
+            heard.then_some(link.to)
+        })
+    }
+
+    /// Returns how many places there are.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn add_nodes<'a>(&mut self, catalog: &'a Catalog, is_container: &dyn Fn(&str) -> bool) -> Index<'a> {
+        let mut index = Index { by_reference: HashMap::new(), ends: Vec::with_capacity(catalog.resources.len()) };
+        for (at, resource) in catalog.resources.iter().enumerate() {
+            index.by_reference.insert((&resource.resource_type, &resource.title), at);
+            let first = self.nodes.len();
+            if is_container(&resource.resource_type) {
+                self.nodes.extend([Node::Border(at), Node::Border(at)]);
+                index.ends.push((first, first + 1));
+            } else {
+                self.nodes.push(Node::Resource(at));
+                index.ends.push((first, first));
+            }
+        }
+        self.links = vec![Vec::new(); self.nodes.len()];
+        for &(begin, end) in &index.ends {
+            if begin != end {
+                self.links[begin].push(Link { to: end, carries: Carries::Containment });
+            }
+        }
+        index
+    }
+
+    fn add_edges(&mut self, catalog: &Catalog, index: &Index<'_>) {
+        for edge in &catalog.edges {
+            let (Some(source), Some(target)) = (index.find(&edge.source), index.find(&edge.target)) else { continue };
+            let ((begin, end), (target_begin, target_end)) = (index.ends[source], index.ends[target]);
+            if begin == end {
+                self.links[end].push(Link { to: target_begin, carries: Carries::Nothing });
+            } else {
+                self.links[begin].push(Link { to: target_begin, carries: Carries::Containment });
+                self.links[target_end].push(Link { to: end, carries: Carries::Containment });
+            }
+        }
+    }
+
+    fn add_relationships(&mut self, catalog: &Catalog, index: &Index<'_>) -> Result<(), GraphError> {
+        const PARAMETERS: [(&str, bool, Carries); 4] = [
+            ("before", true, Carries::Nothing),
+            ("notify", true, Carries::Changes),
+            ("require", false, Carries::Nothing),
+            ("subscribe", false, Carries::Changes),
+        ];
+        for (at, resource) in catalog.resources.iter().enumerate() {
+            for (parameter, forward, carries) in PARAMETERS {
+                for target in resource.parameter(parameter).map(Value::as_list).unwrap_or_default() {
+                    let text = target.as_str().unwrap_or_default();
+                    let unknown = || GraphError::UnknownTarget {
+                        resource: resource.reference(),
+                        parameter,
+                        target: if text.is_empty() { format!("{target:?}") } else { text.to_owned() },
+                    };
+                    let reference: ResourceRef = text.parse().map_err(|_| unknown())?;
+                    let other = index.find(&reference).ok_or_else(unknown)?;
+                    let (from, to) = if forward { (at, other) } else { (other, at) };
+                    self.links[index.ends[from].1].push(Link { to: index.ends[to].0, carries });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds autorequires, each unless the opposite has been asked for: then the explicit relationship wins, as in Puppet.
+    fn add_autorequires(&mut self, catalog: &Catalog, index: &Index<'_>, autorequire: &dyn Fn(usize) -> Vec<ResourceRef>) {
+        for at in 0..catalog.resources.len() {
+            for reference in autorequire(at) {
+                let Some(other) = index.find(&reference).filter(|&other| other != at) else { continue };
+                let (from, to) = (index.ends[other].1, index.ends[at].0);
+                let opposite = self.links[index.ends[at].1].iter().any(|link| link.to == index.ends[other].0);
+                if !opposite {
+                    self.links[from].push(Link { to, carries: Carries::Nothing });
+                }
+            }
+        }
+    }
+
+    /// Kahn's algorithm; the ready node that was declared first goes first.
+    fn sort(&self, catalog: &Catalog) -> Result<Vec<usize>, GraphError> {
+        let mut waiting = vec![0_usize; self.nodes.len()];
+        for link in self.links.iter().flatten() {
+            waiting[link.to] += 1;
+        }
+        let mut ready: BinaryHeap<Reverse<usize>> = (0..waiting.len()).filter(|&id| waiting[id] == 0).map(Reverse).collect();
+        let mut order = Vec::with_capacity(self.nodes.len());
+        while let Some(Reverse(id)) = ready.pop() {
+            order.push(id);
+            for link in &self.links[id] {
+                waiting[link.to] -= 1;
+                if waiting[link.to] == 0 {
+                    ready.push(Reverse(link.to));
+                }
+            }
+        }
+        if order.len() == self.nodes.len() { Ok(order) } else { Err(self.cycle(catalog, &waiting)) }
+    }
+
+    /// Walks backwards from a node that never became ready: among its predecessors there is always one that is not ready
+    /// either, so the walk must come round.
+    fn cycle(&self, catalog: &Catalog, waiting: &[usize]) -> GraphError {
+        let mut before: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        for (id, links) in self.links.iter().enumerate().filter(|(id, _)| waiting[*id] > 0) {
+            for link in links {
+                before[link.to] = Some(id);
+            }
+        }
+        let start = (0..waiting.len()).find(|&id| waiting[id] > 0 && before[id].is_some()).unwrap_or_default();
+        let mut seen: HashMap<usize, usize> = HashMap::new();
+        let mut path = Vec::new();
+        let mut id = start;
+        while !seen.contains_key(&id) {
+            seen.insert(id, path.len());
+            path.push(id);
+            match before[id] {
+                Some(previous) => id = previous,
+                None => break,
+            }
+        }
+        let mut members: Vec<ResourceRef> = path[seen.get(&id).copied().unwrap_or_default()..]
+            .iter()
+            .rev()
+            .map(|&id| match self.nodes[id] {
+                Node::Resource(at) | Node::Border(at) => catalog.resources[at].reference(),
+            })
+            .collect();
+        members.dedup();
+        if let Some(first) = members.first().cloned() {
+            members.push(first);
+        }
+        GraphError::Cycle { members }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use direct_puppet_transport::protocol::{Edge, Environment, Resource};
+
+    fn catalog(resources: Vec<Resource>, edges: &[(&str, &str)]) -> Catalog {
+        let edges = edges.iter().map(|(a, b)| Edge { source: a.parse().unwrap(), target: b.parse().unwrap() }).collect();
+        Catalog {
+            format: 1,
+            certname: "n".parse().unwrap(),
+            environment: Environment::default(),
+            classes: Vec::new(),
+            resources,
+            edges,
+        }
+    }
+
+    fn graph(catalog: &Catalog) -> Result<Graph, GraphError> {
+        Graph::new(catalog, &|resource_type| resource_type == "Class", &|_| Vec::new())
+    }
+
+    fn titles(catalog: &Catalog) -> Vec<&str> {
+        graph(catalog)
+            .unwrap()
+            .order()
+            .filter_map(|(_, node)| match node {
+                Node::Resource(at) => Some(catalog.resources[at].title.as_str()),
+                Node::Border(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn manifest_order_among_the_rest() {
+        let resources = vec![Resource::new("T", "b"), Resource::new("T", "a"), Resource::new("T", "c").with("before", "T[b]")];
+        assert_eq!(titles(&catalog(resources, &[])), ["a", "c", "b"]);
+    }
+
+    #[test]
+    fn containers_hold_their_order() {
+        let resources = vec![
+            Resource::new("T", "after").with("require", "Class[C]"),
+            Resource::new("Class", "C"),
+            Resource::new("T", "inside"),
+            Resource::new("T", "before").with("before", "Class[C]"),
+        ];
+        assert_eq!(titles(&catalog(resources, &[("Class[C]", "T[inside]")])), ["before", "inside", "after"]);
+    }
+
+    #[test]
+    fn a_cycle_names_its_members() {
+        let resources = vec![
+            Resource::new("T", "x"),
+            Resource::new("T", "a").with("require", "T[b]"),
+            Resource::new("T", "b").with("require", "T[a]"),
+        ];
+        let Err(GraphError::Cycle { members }) = graph(&catalog(resources, &[])) else { panic!("no cycle") };
+        assert_eq!(members.len(), 3);
+        assert_eq!(members[0], members[2]);
+        assert!(!members.iter().any(|member| member.title == "x"));
+    }
+
+    #[test]
+    fn unknown_targets_are_named() {
+        let error = graph(&catalog(vec![Resource::new("T", "a").with("notify", "T[zz]")], &[])).unwrap_err();
+        assert_eq!(error.to_string(), "T[a]: notify names T[zz], which is not in the catalog");
+    }
+
+    #[test]
+    fn an_autorequire_yields_to_an_explicit_relationship() {
+        let catalog = catalog(vec![Resource::new("T", "a").with("before", "T[b]"), Resource::new("T", "b")], &[]);
+        let autorequire = |at: usize| if at == 0 { vec!["T[b]".parse().unwrap()] } else { Vec::new() };
+        assert!(Graph::new(&catalog, &|_| false, &autorequire).is_ok());
+    }
+}

@@ -1,0 +1,106 @@
+//! What a run did, in numbers and events.
+
+use direct_puppet_transport::protocol::report::Event;
+use direct_puppet_transport::protocol::{CatalogId, CodeId, Report, RunStatus, VersionCounter};
+use serde::Serialize;
+
+use crate::tree::ScanCounters;
+
+/// Where the catalog of a run came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Answer {
+    /// The server said that the one on disk is current.
+    Current,
+    /// The server sent one.
+    Catalog,
+    /// The one on disk was used without the server's word.
+    Cached,
+}
+
+/// Resources by what became of them. A recursive file counts once for each file that it generates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ResourceCounters {
+    /// In the catalog, or generated.
+    pub total: u64,
+    /// Not as the catalog wants it.
+    pub out_of_sync: u64,
+    /// Changed.
+    pub changed: u64,
+    /// Could not be checked or changed.
+    pub failed: u64,
+    /// Passed over: a failed dependency, tags, cancellation.
+    pub skipped: u64,
+    /// Changed because of drift.
+    pub corrective_change: u64,
+    /// Refreshed because of a notification.
+    pub restarted: u64,
+    /// Failed to refresh.
+    pub failed_to_restart: u64,
+}
+
+/// What went over the transport in one run; bytes are those of message bodies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct WireCounters {
+    /// Calls made.
+    pub requests: u64,
+    /// Bytes of request bodies.
+    pub bytes_sent: u64,
+    /// Bytes of response bodies.
+    pub bytes_received: u64,
+    /// Distinct contents asked for.
+    pub contents_requested: u64,
+    /// Contents received and verified.
+    pub contents_received: u64,
+}
+
+/// The result of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: RunStatus,
+    /// Random id of the run, 32 hexadecimal digits.
+    pub transaction_uuid: String,
+    /// The catalog applied.
+    pub catalog_id: Option<CatalogId>,
+    /// The code that made it.
+    pub code_id: Option<CodeId>,
+    /// Where that code stands.
+    pub version: Option<VersionCounter>,
+    /// Where the catalog came from.
+    pub answer: Option<Answer>,
+    /// Nothing was to be changed.
+    pub noop: bool,
+    /// What became of the resources.
+    pub resources: ResourceCounters,
+    /// What the scan cost.
+    pub scan: ScanCounters,
+    /// What the transport carried.
+    pub wire: WireCounters,
+    /// One per change, made, failed or (in noop) pending.
+    pub events: Vec<Event>,
+    /// Warnings and errors for people, in order.
+    pub messages: Vec<String>,
+    /// The report, as it was or will be sent.
+    #[serde(skip)]
+    pub report: Option<Report>,
+    /// Unified diffs by resource, where asked for.
+    #[serde(skip)]
+    pub diffs: Vec<(String, String)>,
+}
+
+impl Outcome {
+    /// Returns whether something was changed, or in noop would have been.
+    #[must_use]
+    pub const fn has_changes(&self) -> bool {
+        if self.noop { self.resources.out_of_sync > 0 } else { self.resources.changed > 0 || self.resources.restarted > 0 }
+    }
+
+    /// Returns Puppet's detailed exit code: 0 nothing, 2 changes, 4 failures, 6 both.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        let failed = self.resources.failed > 0 || self.resources.failed_to_restart > 0;
+        (if self.has_changes() { 2 } else { 0 }) + (if failed { 4 } else { 0 })
+    }
+}

@@ -1,0 +1,161 @@
+//! Finding the catalog: from the server's word, or from disk when it cannot be asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::report::CachedCatalogStatus;
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogReply, CheckIn, CodeId, Held, ProtocolVersion, SubmitFacts, VersionCounter,
+};
+use direct_puppet_transport::{Client, Transport};
+
+use super::Run;
+use super::state::State;
+use crate::agent::Inner;
+use crate::apply::error_chain;
+use crate::catalog_cache::CatalogCache;
+use crate::error::RunError;
+use crate::outcome::Answer;
+
+/// Longest wait that one check-in asks for, in seconds: below what proxies cut off.
+const MAX_WAIT_SECONDS: u64 = 300;
+
+/// The catalog of a run.
+pub(super) struct Found {
+    pub(super) held: Held,
+    pub(super) catalog: Catalog,
+    /// Its bytes, when they are not on disk yet.
+    pub(super) bytes: Option<Bytes>,
+    /// The catalog held before, when it is another one.
+    pub(super) prior: Option<Catalog>,
+    pub(super) answer: Answer,
+    pub(super) cached: CachedCatalogStatus,
+}
+
+impl<T: Transport> Run<'_, T> {
+    pub(super) async fn find_catalog(&mut self, state: &State) -> Result<Found, RunError> {
+        let on_disk = state.catalogs.load(&self.inner.environment);
+        if self.options.use_cached_catalog {
+            return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
+        }
+        match self.ask(on_disk.as_ref().map(|(held, _)| *held)).await {
+            Ok(reply) => self.found_in_reply(reply, on_disk),
+            Err(RunError::Cancelled) => Err(RunError::Cancelled),
+            Err(error) if self.options.use_cache_on_failure && on_disk.is_some() => {
+                self.warn(format!("{}: using the cached catalog", error_chain(&error)));
+                self.found_on_disk(on_disk, CachedCatalogStatus::OnFailure, Some(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks in, sends facts if they are needed, and returns what the server says in the end.
+    async fn ask(&self, held: Option<Held>) -> Result<CatalogReply, RunError> {
+        let asked = async {
+            let check_in = check_in_message(self.inner, held, Duration::ZERO);
+            let reply = self.client.check_in(&check_in).await.map_err(RunError::CheckIn)?;
+            if reply != CatalogReply::FactsNeeded {
+                return Ok(reply);
+            }
+            let system = Arc::clone(&self.inner.system);
+            let facts = tokio::task::spawn_blocking(move || system.facts()).await.map_err(RunError::Lost)?;
+            let facts = facts.map_err(|reason| RunError::Facts { reason })?;
+            self.client.submit_facts(&SubmitFacts { check_in, facts }).await.map_err(RunError::CheckIn)
+        };
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(RunError::Cancelled),
+            reply = asked => reply,
+        }
+    }
+
+    fn found_in_reply(&self, reply: CatalogReply, on_disk: Option<(Held, Catalog)>) -> Result<Found, RunError> {
+        let accepted = on_disk.as_ref().map(|(held, _)| held.version);
+        match reply {
+            CatalogReply::Current { code_id, version } => {
+                self.check_forward(version, accepted)?;
+                let Some((held, catalog)) = on_disk else {
+                    let reason = "it says that a catalog is current which this node does not have".to_owned();
+                    return Err(RunError::Answer { reason });
+                };
+                let held = Held { code_id, version, ..held };
+                let cached = CachedCatalogStatus::NotUsed;
+                Ok(Found { held, catalog, bytes: None, prior: None, answer: Answer::Current, cached })
+            }
+            CatalogReply::Catalog { catalog_id, code_id, version, catalog: bytes } => {
+                self.check_forward(version, accepted)?;
+                let catalog = Catalog::decode(&bytes, catalog_id)?;
+                self.check_addressee(&catalog)?;
+                Ok(Found {
+                    held: Held { catalog_id, code_id, version },
+                    catalog,
+                    bytes: Some(bytes),
+                    prior: on_disk.map(|(_, catalog)| catalog),
+                    answer: Answer::Catalog,
+                    cached: CachedCatalogStatus::NotUsed,
+                })
+            }
+            _ => Err(RunError::Answer { reason: "it asks for facts that it was given".to_owned() }),
+        }
+    }
+
+    fn found_on_disk(
+        &self,
+        on_disk: Option<(Held, Catalog)>,
+        cached: CachedCatalogStatus,
+        cause: Option<RunError>,
+    ) -> Result<Found, RunError> {
+        let Some((held, catalog)) = on_disk else {
+            return Err(RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) });
+        };
+        Ok(Found { held, catalog, bytes: None, prior: None, answer: Answer::Cached, cached })
+    }
+
+    /// The accepted version never goes back without an administrator's act.
+    fn check_forward(&self, offered: VersionCounter, accepted: Option<VersionCounter>) -> Result<(), RunError> {
+        match accepted {
+            Some(accepted) if offered < accepted && !self.options.accept_older => {
+                Err(RunError::OlderVersion { offered, accepted })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_addressee(&self, catalog: &Catalog) -> Result<(), RunError> {
+        if catalog.certname != self.inner.certname {
+            let reason = format!("it is for node {}, this is {}", catalog.certname, self.inner.certname);
+            return Err(RunError::Answer { reason });
+        }
+        if catalog.environment != self.inner.environment {
+            let reason = format!("it is of environment {}, not {}", catalog.environment, self.inner.environment);
+            return Err(RunError::Answer { reason });
+        }
+        Ok(())
+    }
+}
+
+/// Holds a check-in at the server until the live code is another than the one held.
+pub(crate) async fn wait_for_news<T: Transport>(inner: &Arc<Inner<T>>, wait: Duration) -> Result<bool, RunError> {
+    let shared = Arc::clone(inner);
+    let held = tokio::task::spawn_blocking(move || -> Result<Option<Held>, RunError> {
+        let catalogs = CatalogCache::ensure(&shared.state_dir, &shared.certname)?;
+        Ok(catalogs.held(&shared.environment))
+    })
+    .await
+    .map_err(RunError::Lost)??;
+    let client = Client::new(Arc::clone(&inner.transport));
+    let reply = client.check_in(&check_in_message(inner, held, wait)).await.map_err(RunError::CheckIn)?;
+    let same = |code_id: CodeId| held.is_some_and(|held| held.code_id == code_id);
+    Ok(!matches!(reply, CatalogReply::Current { code_id, .. } if same(code_id)))
+}
+
+fn check_in_message<T>(inner: &Inner<T>, held: Option<Held>, wait: Duration) -> CheckIn {
+    CheckIn {
+        protocol: ProtocolVersion::CURRENT,
+        certname: inner.certname.clone(),
+        environment: inner.environment.clone(),
+        held,
+        features: Vec::new(),
+        wait_seconds: u32::try_from(wait.as_secs().min(MAX_WAIT_SECONDS)).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,187 @@
+//! Which contents the node lacks, and bringing them into the local store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Catalog, Digest, Resource, TreePath};
+
+use super::state::State;
+use super::{Missing, Run, Uses};
+use crate::error::RunError;
+use crate::event::{EventSink, RunEvent};
+use crate::fs::Root;
+use crate::store::Store;
+use crate::sync::{FetchRequest, fetch};
+use crate::tree::scan::scan;
+use crate::tree::{ContentState, Scan, ScanOptions, StatCache, WantedContent};
+
+/// How often listeners hear how far a scan is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A content that lies elsewhere on this node.
+struct LocalCopy {
+    digest: Digest,
+    size: u64,
+    holder: TreePath,
+}
+
+/// What the scan says, and what follows from it.
+pub(super) struct Contents {
+    pub(super) resources: Vec<Arc<Resource>>,
+    pub(super) scan: Scan,
+    /// Contents to be copied into the store from another path of this node.
+    copies: Vec<LocalCopy>,
+    /// Contents to be fetched.
+    pub(super) missing: Missing,
+    /// Contents brought into the store for this run only.
+    pub(super) uses: Uses,
+}
+
+impl<T: Transport> Run<'_, T> {
+    pub(super) async fn scan(&self, state: &mut State, catalog: Catalog) -> Result<Contents, RunError> {
+        let mut wanted = Vec::new();
+        for resource in &catalog.resources {
+            if let Some(provider) = self.inner.providers.get(&resource.resource_type) {
+                wanted.extend(provider.wanted(resource)?);
+            }
+        }
+        let resources = catalog.resources.into_iter().map(Arc::new).collect();
+        let job = ScanJob {
+            root: state.root.clone(),
+            store: state.store.clone(),
+            cache: state.cache.take(),
+            wanted,
+            options: ScanOptions {
+                threads: self.inner.threads,
+                reproof_interval: self.inner.reproof_interval,
+                verify_all: self.options.verify_all,
+            },
+            now: self.inner.system.now(),
+            progress: Arc::default(),
+            interrupt: Arc::default(),
+        };
+        let (scanned, cache) = self.watch(job).await?;
+        state.cache = cache;
+        Ok(Contents { resources, ..scanned? })
+    }
+
+    /// Runs the job on a blocking thread, tells listeners how far it is, and interrupts it when the run is cancelled.
+    async fn watch(&self, job: ScanJob) -> Result<(Result<Contents, RunError>, Option<StatCache>), RunError> {
+        let (progress, interrupt) = (Arc::clone(&job.progress), Arc::clone(&job.interrupt));
+        let total = job.wanted.len() as u64;
+        let mut task = tokio::task::spawn_blocking(move || job.run());
+        let tell = |sink: &EventSink| sink.send(RunEvent::Scanned { files: progress.load(Ordering::Relaxed), total });
+        loop {
+            tokio::select! {
+                done = &mut task => {
+                    tell(&self.inner.sink);
+                    return done.map_err(RunError::Lost);
+                }
+                () = self.cancel.cancelled(), if !interrupt.load(Ordering::Relaxed) => interrupt.store(true, Ordering::Relaxed),
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => tell(&self.inner.sink),
+            }
+        }
+    }
+
+    /// Copies what the node has elsewhere, fetches the rest; all of it verified and durable in the store afterwards.
+    pub(super) async fn bring(&mut self, state: &State, contents: &mut Contents) -> Result<(), RunError> {
+        if !contents.copies.is_empty() {
+            let (root, store, copies) = (state.root.clone(), state.store.clone(), std::mem::take(&mut contents.copies));
+            let failed = tokio::task::spawn_blocking(move || copy_all(&root, &store, copies)).await.map_err(RunError::Lost)??;
+            for LocalCopy { digest, size, holder } in failed {
+                // The file changed since the scan: then the server has to help.
+                contents.missing.insert(digest, (size, holder.absolute()));
+            }
+        }
+        if contents.missing.is_empty() {
+            return Ok(());
+        }
+        let mut fetched = self.fetched;
+        let request = FetchRequest {
+            client: &self.client,
+            certname: &self.inner.certname,
+            store: &state.store,
+            missing: &contents.missing,
+            cancel: &self.cancel,
+            sink: &self.inner.sink,
+        };
+        let result = fetch(request, &mut fetched).await;
+        self.fetched = fetched;
+        result
+    }
+}
+
+struct ScanJob {
+    root: Root,
+    store: Store,
+    cache: Option<StatCache>,
+    wanted: Vec<WantedContent>,
+    options: ScanOptions,
+    now: std::time::SystemTime,
+    progress: Arc<AtomicU64>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl ScanJob {
+    fn run(mut self) -> (Result<Contents, RunError>, Option<StatCache>) {
+        let result = self.cache.as_mut().map_or_else(
+            || Err(RunError::Config { reason: "one run scans once".to_owned() }),
+            |cache| {
+                let scanned = scan(&self.root, &self.wanted, cache, &self.options, self.now, &self.interrupt, &self.progress)?;
+                if self.interrupt.load(Ordering::Relaxed) {
+                    return Err(RunError::Cancelled);
+                }
+                resolve(&self.store, &self.wanted, scanned)
+            },
+        );
+        (result, self.cache)
+    }
+}
+
+/// Decides for each content that is not in place where it comes from: the store, another path, or the server.
+fn resolve(store: &Store, wanted: &[WantedContent], mut scan: Scan) -> Result<Contents, RunError> {
+    let mut uses = Uses::new();
+    let mut needed: Vec<&WantedContent> = Vec::new();
+    for want in wanted {
+        let state = scan.files.get(&want.path).map(|scanned| &scanned.content);
+        let is_needed = match state {
+            Some(ContentState::Absent) => true,
+            Some(ContentState::Different(_) | ContentState::OtherKind) => want.replace,
+            _ => false,
+        };
+        if is_needed {
+            let count = uses.entry(want.digest).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                needed.push(want);
+            }
+        }
+    }
+    let mut copies = Vec::new();
+    let mut missing = Missing::new();
+    for want in needed {
+        if store.has_verified(&want.digest)? {
+            // It was there before this run, as a backup or from a fetch that broke off: it stays.
+            uses.remove(&want.digest);
+        } else if let Some(holder) = scan.holders.get(&want.digest) {
+            copies.push(LocalCopy { digest: want.digest, size: want.size, holder: holder.clone() });
+        } else {
+            missing.insert(want.digest, (want.size, want.path.absolute()));
+        }
+    }
+    scan.counters.missing = missing.len() as u64;
+    Ok(Contents { resources: Vec::new(), scan, copies, missing, uses })
+}
+
+/// Copies contents into the store; returns those that turned out to be others.
+fn copy_all(root: &Root, store: &Store, copies: Vec<LocalCopy>) -> Result<Vec<LocalCopy>, RunError> {
+    let is_copied = |copy: &LocalCopy| {
+        let file = root.open_file(&copy.holder)?;
+        store.put_file(&file).map(|(found, _)| found == copy.digest)
+    };
+    let failed = copies.into_iter().filter(|copy| !is_copied(copy).unwrap_or(false)).collect();
+    store.sync()?;
+    Ok(failed)
+}

@@ -1,0 +1,270 @@
+//! What a run leaves on disk, and what it tells the server.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+use super::{Run, Source, started_nanos};
+use crate::apply::{EngineResult, Prior, error_chain};
+use crate::error::RunError;
+use crate::event::RunEvent;
+use crate::fs::{FsError, write_state};
+use crate::lock::own_file;
+use crate::outcome::{Outcome, WireCounters};
+use crate::provider::Context;
+use crate::report::{self, ReportParts};
+use crate::summary;
+use crate::tree::{ScanCounters, StatCache};
+use crate::undo;
+
+const UNSETTLED: &str = "unsettled.json";
+
+/// What the last run that applied something left out of sync; tells drift from intent.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Unsettled {
+    /// The catalog was applied to its end at least once.
+    applied: bool,
+    /// Resources that failed, were skipped or noop.
+    resources: HashSet<String>,
+}
+
+impl<T: Transport> Run<'_, T> {
+    /// Holds the catalog: all its contents are here now. Returns what earlier runs made of its resources.
+    pub(super) async fn hold(
+        &self,
+        state: &State,
+        source: &Source,
+        bytes: Option<Bytes>,
+        resources: &[Arc<Resource>],
+        before: Option<Catalog>,
+    ) -> Result<Prior, RunError> {
+        let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
+        let (environment, held) = (self.inner.environment.clone(), source.held);
+        let is_kept = !self.options.noop;
+        let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
+            let unsettled = load_unsettled(&unsettled_path);
+            match bytes {
+                _ if !is_kept => {}
+                Some(bytes) => {
+                    // Until this run comes to its end, nothing that differs is known to be drift.
+                    save_unsettled(&unsettled_path, &Unsettled::default())?;
+                    catalogs.put(&environment, held, &bytes)?;
+                }
+                None => catalogs.hold(&environment, held)?,
+            }
+            Ok(unsettled)
+        })
+        .await
+        .map_err(RunError::Lost)??;
+        if !unsettled.applied {
+            return Ok(Prior::default());
+        }
+        let resources = match before {
+            Some(before) => before.resources.into_iter().map(|resource| (resource.reference(), Arc::new(resource))).collect(),
+            None if source.answer == crate::outcome::Answer::Catalog => HashMap::new(),
+            None => resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
+        };
+        Ok(Prior { resources, unsettled: unsettled.resources })
+    }
+
+    /// Writes the state, sends the report and returns the outcome.
+    pub(super) async fn finish(
+        &mut self,
+        state: &mut State,
+        source: &Source,
+        scanned: ScanCounters,
+        result: EngineResult,
+        context: &Context,
+    ) -> Result<Outcome, RunError> {
+        self.keep_state(state, &result, context).await?;
+        let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0;
+        let has_changed = result.counters.changed > 0 || result.counters.restarted > 0;
+        let status = match () {
+            () if has_failed => RunStatus::Failed,
+            () if has_changed => RunStatus::Changed,
+            () => RunStatus::Unchanged,
+        };
+        self.messages.extend(result.messages.iter().cloned());
+        if result.cancelled {
+            self.messages.push("the run was cancelled before its end".to_owned());
+        }
+        let mut parts = self.report_parts();
+        parts.catalog_id = Some(source.held.catalog_id);
+        parts.code_id = Some(source.held.code_id);
+        parts.version = Some(source.held.version);
+        parts.cached = source.cached;
+        parts.status = status;
+        parts.completed = !result.cancelled;
+        parts.resources = result.counters;
+        parts.scan = scanned;
+        parts.statuses.clone_from(&result.statuses);
+        let report = report::build(&parts);
+        self.deliver(&report).await;
+        self.inner.sink.send(RunEvent::Finished(status));
+        Ok(Outcome {
+            status,
+            transaction_uuid: self.uuid.clone(),
+            catalog_id: parts.catalog_id,
+            code_id: parts.code_id,
+            version: parts.version,
+            answer: Some(source.answer),
+            noop: self.options.noop,
+            resources: result.counters,
+            scan: scanned,
+            wire: self.wire(),
+            events: result.events().cloned().collect(),
+            messages: std::mem::take(&mut self.messages),
+            report: Some(report),
+            diffs: result.diffs,
+        })
+    }
+
+    /// Leaves a summary and a report of a run that did not come to applying anything.
+    pub(super) async fn finish_failed(&mut self, _state: &State) {
+        let report = report::build(&self.report_parts());
+        self.deliver(&report).await;
+    }
+
+    async fn keep_state(&self, state: &mut State, result: &EngineResult, context: &Context) -> Result<(), RunError> {
+        let written = context.take_written();
+        let cache = state.cache.take();
+        let job = KeepState {
+            is_noop: self.options.noop,
+            has_changed: result.counters.out_of_sync > 0 || self.fetched.received > 0,
+            has_failed: result.counters.failed > 0 || result.cancelled,
+            unsettled: Unsettled {
+                applied: !result.cancelled,
+                resources: result
+                    .statuses
+                    .iter()
+                    .filter(|status| status.failed || status.skipped || status.out_of_sync && !status.changed)
+                    .map(|status| status.resource.clone())
+                    .collect(),
+            },
+            unsettled_path: self.unsettled_path(),
+            undo_runs: self.inner.undo_runs,
+            state_dir: self.inner.state_dir.clone(),
+            root: state.root.clone(),
+            store: state.store.clone(),
+        };
+        let done = tokio::task::spawn_blocking(move || {
+            let mut cache = cache;
+            let result = job.run(cache.as_mut(), written);
+            (result, cache)
+        });
+        let (result, cache) = done.await.map_err(RunError::Lost)?;
+        state.cache = cache;
+        Ok(result?)
+    }
+
+    /// Writes the report and its summary, and sends it with those that wait. What cannot be sent waits for the next run.
+    async fn deliver(&mut self, report: &Report) {
+        let (state_dir, last) = (self.inner.state_dir.clone(), report.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            report::write_last(&state_dir, &last)
+                .and_then(|()| summary::write(&state_dir, &last))
+                .map(|()| report::pending(&state_dir))
+        });
+        let pending = match written.await {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(error)) => {
+                self.warn(error_chain(&error));
+                Vec::new()
+            }
+            Err(error) => {
+                self.warn(error_chain(&error));
+                Vec::new()
+            }
+        };
+        if !self.options.report {
+            return;
+        }
+        for (path, waiting) in pending {
+            if self.client.report(&waiting).await.is_err() {
+                break;
+            }
+            report::forget_pending(&path);
+        }
+        if let Err(error) = self.client.report(report).await {
+            self.warn(format!("{}: the report is kept and sent by the next run", error_chain(&error)));
+            if let Err(error) = report::keep_pending(&self.inner.state_dir, report) {
+                self.warn(error_chain(&error));
+            }
+        }
+    }
+
+    fn report_parts(&self) -> ReportParts {
+        let mut parts =
+            ReportParts::new(self.inner.certname.clone(), self.inner.environment.clone(), self.uuid.clone(), started_nanos(self));
+        parts.noop = self.options.noop;
+        parts.wire = self.wire();
+        parts.times.clone_from(&self.times);
+        parts.messages.clone_from(&self.messages);
+        parts
+    }
+
+    fn wire(&self) -> WireCounters {
+        let counted = self.client.transport().counters();
+        WireCounters { contents_requested: self.fetched.requested, contents_received: self.fetched.received, ..counted }
+    }
+
+    fn unsettled_path(&self) -> PathBuf {
+        self.inner.state_dir.join(UNSETTLED)
+    }
+}
+
+/// What is to be written after the apply.
+struct KeepState {
+    is_noop: bool,
+    has_changed: bool,
+    has_failed: bool,
+    unsettled: Unsettled,
+    unsettled_path: PathBuf,
+    undo_runs: usize,
+    state_dir: PathBuf,
+    root: crate::fs::Root,
+    store: crate::store::Store,
+}
+
+impl KeepState {
+    fn run(
+        self,
+        cache: Option<&mut StatCache>,
+        written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, direct_puppet_transport::protocol::Digest)>,
+    ) -> Result<(), FsError> {
+        if let Some(cache) = cache {
+            for (path, stat, digest) in &written {
+                cache.record(path, stat, *digest);
+            }
+            cache.save(&self.root)?;
+        }
+        if self.is_noop {
+            return Ok(());
+        }
+        let before = load_unsettled(&self.unsettled_path);
+        if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
+            save_unsettled(&self.unsettled_path, &self.unsettled)?;
+        }
+        if self.has_changed && !self.has_failed {
+            let backups = undo::prune(&self.state_dir, self.undo_runs)?;
+            self.store.retain(&|digest| backups.contains(digest))?;
+        }
+        Ok(())
+    }
+}
+
+fn load_unsettled(path: &std::path::Path) -> Unsettled {
+    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn save_unsettled(path: &std::path::Path, unsettled: &Unsettled) -> Result<(), FsError> {
+    let text =
+        serde_json::to_vec(unsettled).map_err(|error| own_file(path, "encode the list of unsettled resources", error.into()))?;
+    write_state(path, &text, 0o600)
+}

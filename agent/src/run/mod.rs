@@ -1,0 +1,231 @@
+//! One agent run as explicit phases: lock, check in, scan, fetch, apply, report.
+//!
+//! Nothing managed is touched before the fetch is complete. Time and randomness come from the agent's
+//! [`System`](crate::system::System).
+
+mod check_in;
+mod contents;
+mod finish;
+mod state;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus};
+use direct_puppet_transport::{Client, Transport};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Inner, RunOptions};
+use crate::apply::{Engine, EngineOptions, EngineResult, Graph, Prior, error_chain, managed_paths};
+use crate::error::RunError;
+use crate::event::{Phase, RunEvent};
+use crate::outcome::{Answer, Outcome};
+use crate::provider::{ApplyOptions, Context, ContextParts, Ownership};
+use crate::sync::{Counted, Fetched};
+use crate::system::unix_nanos;
+use crate::undo::UndoLog;
+
+pub(crate) use check_in::wait_for_news;
+
+use contents::Contents;
+use state::State;
+
+/// What is known of a run while it goes on.
+struct Run<'a, T> {
+    inner: &'a Arc<Inner<T>>,
+    options: &'a RunOptions,
+    cancel: CancellationToken,
+    client: Client<Counted<Arc<T>>>,
+    uuid: String,
+    started: SystemTime,
+    phase_started: SystemTime,
+    times: Vec<(&'static str, Duration)>,
+    messages: Vec<String>,
+    fetched: Fetched,
+}
+
+/// Makes one run.
+pub(crate) async fn run<T: Transport>(
+    inner: &Arc<Inner<T>>,
+    options: &RunOptions,
+    cancel: CancellationToken,
+) -> Result<Outcome, RunError> {
+    let now = inner.system.now();
+    let mut run = Run {
+        inner,
+        options,
+        cancel,
+        client: Client::new(Counted::new(Arc::clone(&inner.transport))),
+        uuid: inner.system.random().iter().map(|byte| format!("{byte:02x}")).collect(),
+        started: now,
+        phase_started: now,
+        times: Vec::new(),
+        messages: Vec::new(),
+        fetched: Fetched::default(),
+    };
+    run.begin(Phase::Lock);
+    let shared = Arc::clone(inner);
+    let mut state = tokio::task::spawn_blocking(move || State::open(&shared)).await.map_err(RunError::Lost)??;
+    match run.phases(&mut state).await {
+        Ok(outcome) => Ok(outcome),
+        Err(error) => {
+            run.messages.push(error_chain(&error));
+            run.finish_failed(&state).await;
+            inner.sink.send(RunEvent::Finished(RunStatus::Failed));
+            Err(error)
+        }
+    }
+}
+
+impl<T: Transport> Run<'_, T> {
+    async fn phases(&mut self, state: &mut State) -> Result<Outcome, RunError> {
+        if state.leftovers > 0 {
+            self.warn(format!("removed {} staged files that an interrupted run had left", state.leftovers));
+        }
+        self.begin(Phase::CheckIn);
+        let found = self.find_catalog(state).await?;
+        self.inner.sink.send(RunEvent::Catalog { catalog_id: found.held.catalog_id, answer: found.answer });
+        let plan = self.plan(&found.catalog)?;
+
+        self.begin(Phase::Scan);
+        let mut contents = self.scan(state, found.catalog).await?;
+        self.check_cancelled()?;
+
+        self.begin(Phase::Fetch);
+        if self.options.fetch {
+            self.bring(state, &mut contents).await?;
+        }
+        self.check_cancelled()?;
+        let source = Source { held: found.held, answer: found.answer, cached: found.cached };
+        let prior = self.hold(state, &source, found.bytes, &contents.resources, found.prior).await?;
+
+        self.begin(Phase::Apply);
+        let scanned = contents.scan.counters;
+        let (result, context) = self.apply(state, &plan, contents, &prior).await?;
+
+        self.begin(Phase::Report);
+        self.finish(state, &source, scanned, result, &context).await
+    }
+
+    /// Says that the next phase begins, and takes the time of the last.
+    fn begin(&mut self, phase: Phase) {
+        let now = self.inner.system.now();
+        let name = match phase {
+            Phase::Lock => "startup_time",
+            Phase::CheckIn => "lock",
+            Phase::Scan => "config_retrieval",
+            Phase::Fetch => "scan",
+            Phase::Apply => "fetch",
+            Phase::Report => "catalog_application",
+        };
+        self.times.push((name, now.duration_since(self.phase_started).unwrap_or_default()));
+        self.phase_started = now;
+        self.inner.sink.send(RunEvent::Phase(phase));
+    }
+
+    fn warn(&mut self, message: String) {
+        tracing::warn!("{message}");
+        self.inner.sink.send(RunEvent::Warning(message.clone()));
+        self.messages.push(message);
+    }
+
+    fn check_cancelled(&self) -> Result<(), RunError> {
+        if self.cancel.is_cancelled() { Err(RunError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Checks everything that can be checked without looking at the machine, and puts the catalog in order.
+    fn plan(&self, catalog: &Catalog) -> Result<Plan, RunError> {
+        let providers = &self.inner.providers;
+        for resource in catalog.resources.iter().filter(|resource| !is_container(&resource.resource_type)) {
+            let Some(provider) = providers.get(&resource.resource_type) else {
+                let resource_type = resource.resource_type.clone();
+                return Err(RunError::NoProvider { resource: resource.reference().to_string(), resource_type });
+            };
+            provider.validate(resource)?;
+        }
+        let managed = managed_paths(catalog)?;
+        let autorequire = |at: usize| {
+            let resource: &Resource = &catalog.resources[at];
+            providers.get(&resource.resource_type).map(|provider| provider.autorequire(resource, catalog)).unwrap_or_default()
+        };
+        Ok(Plan { graph: Graph::new(catalog, &is_container, &autorequire)?, managed })
+    }
+
+    async fn apply(
+        &self,
+        state: &mut State,
+        plan: &Plan,
+        contents: Contents,
+        prior: &Prior,
+    ) -> Result<(EngineResult, Context), RunError> {
+        let context = Context::new(ContextParts {
+            root: state.root.clone(),
+            store: state.store.clone(),
+            stage_journal: state.take_journal()?,
+            scan: contents.scan,
+            managed: plan.managed.clone(),
+            options: ApplyOptions {
+                show_diff: self.options.show_diff,
+                max_diff_bytes: self.inner.max_diff_bytes,
+                ownership: ownership(),
+                noop: self.options.noop,
+            },
+            undo: UndoLog::new(&self.inner.state_dir, &self.uuid),
+            cancel: self.cancel.clone(),
+            scan_is_stale: AtomicBool::new(false),
+            uses: Mutex::new(contents.uses),
+            written: Mutex::new(Vec::new()),
+        });
+        let options =
+            EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
+        let engine = Engine {
+            graph: &plan.graph,
+            resources: &contents.resources,
+            providers: &self.inner.providers,
+            context: &context,
+            options: &options,
+            prior,
+            system: &*self.inner.system,
+            sink: &self.inner.sink,
+            result: EngineResult::default(),
+        };
+        let result = engine.run().await;
+        Ok((result, context))
+    }
+}
+
+/// A catalog in order.
+struct Plan {
+    graph: Graph,
+    managed: std::collections::HashSet<direct_puppet_transport::protocol::TreePath>,
+}
+
+/// Where the catalog of this run came from.
+struct Source {
+    held: Held,
+    answer: Answer,
+    cached: direct_puppet_transport::protocol::report::CachedCatalogStatus,
+}
+
+/// What is missing, by digest: size in bytes, and a path that needs it.
+type Missing = BTreeMap<Digest, (u64, String)>;
+
+/// How many files still need a content.
+type Uses = HashMap<Digest, u64>;
+
+/// Types that only hold other resources.
+fn is_container(resource_type: &str) -> bool {
+    matches!(resource_type, "Class" | "Stage")
+}
+
+/// Whether owners can be set: root can. Others leave them alone.
+fn ownership() -> Ownership {
+    if rustix::process::geteuid().is_root() { Ownership::Managed } else { Ownership::Skipped }
+}
+
+/// Nanoseconds since 1970 UTC at which the run began.
+fn started_nanos<T>(run: &Run<'_, T>) -> i64 {
+    unix_nanos(run.started)
+}

@@ -1,0 +1,240 @@
+//! The fetch: every missing content into the local store, verified and durable, before any managed file is touched.
+//!
+//! A broken stream is taken up again where it stopped, a bounded number of times without progress; what arrived whole stays
+//! in the store for the next run, what arrived in part stays there to be resumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use direct_puppet_transport::protocol::frame::FetchEvent;
+use direct_puppet_transport::protocol::{Certname, Digest, Fetch};
+use direct_puppet_transport::{CallError, Client, FetchStream, Transport, TransportError, TransportErrorKind};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RunError;
+use crate::event::{EventSink, RunEvent};
+use crate::fs::{FsError, FsErrorKind};
+use crate::store::{Incoming, Store};
+
+/// How often a fetch is begun again while no content arrives in between.
+const MAX_IDLE_ATTEMPTS: u32 = 3;
+
+/// How many chunks may wait for the disk; with the transports' 256 KiB chunks, 2 MiB.
+const WRITE_BACKLOG: usize = 8;
+
+/// What to fetch, and with what.
+pub(crate) struct FetchRequest<'a, T> {
+    pub(crate) client: &'a Client<T>,
+    pub(crate) certname: &'a Certname,
+    pub(crate) store: &'a Store,
+    /// Contents with their sizes in bytes, and for errors a path that needs each.
+    pub(crate) missing: &'a BTreeMap<Digest, (u64, String)>,
+    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) sink: &'a EventSink,
+}
+
+/// What was fetched.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fetched {
+    pub(crate) requested: u64,
+    pub(crate) received: u64,
+}
+
+/// Fetches everything, or fails with the node as it was.
+pub(crate) async fn fetch<T: Transport>(request: FetchRequest<'_, T>, counters: &mut Fetched) -> Result<(), RunError> {
+    let mut wanted: BTreeSet<Digest> = request.missing.keys().copied().collect();
+    counters.requested = wanted.len() as u64;
+    let mut idle = 0;
+    let mut progress = Progress::new(&request);
+    while !wanted.is_empty() {
+        let before = wanted.len();
+        match attempt(&request, &mut wanted, &mut progress).await {
+            Ok(()) if wanted.is_empty() => break,
+            Ok(()) => return Err(not_there(&request, &wanted)),
+            Err(Broken::Final(error)) => return Err(error),
+            Err(Broken::Call(error)) => {
+                idle = if wanted.len() < before { 0 } else { idle + 1 };
+                if !error.is_retryable() || idle >= MAX_IDLE_ATTEMPTS {
+                    return Err(RunError::Fetch { missing: wanted.len() as u64, source: error });
+                }
+                tracing::info!(%error, missing = wanted.len(), "fetch is taken up again");
+            }
+        }
+        counters.received = counters.requested - wanted.len() as u64;
+    }
+    counters.received = counters.requested;
+    let store = request.store.clone();
+    tokio::task::spawn_blocking(move || store.sync()).await.map_err(RunError::Lost)??;
+    Ok(())
+}
+
+/// How an attempt broke off.
+enum Broken {
+    /// The stream broke: another attempt may do.
+    Call(CallError),
+    /// No other attempt can help.
+    Final(RunError),
+}
+
+impl From<TransportError> for Broken {
+    fn from(error: TransportError) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+/// Asks once for everything wanted; takes out of `wanted` what arrives whole.
+async fn attempt<T: Transport>(
+    request: &FetchRequest<'_, T>,
+    wanted: &mut BTreeSet<Digest>,
+    progress: &mut Progress<'_>,
+) -> Result<(), Broken> {
+    let message = Fetch {
+        certname: request.certname.clone(),
+        digests: wanted.iter().copied().collect(),
+        offsets: wanted
+            .iter()
+            .map(|digest| (*digest, request.store.partial_len(digest)))
+            .filter(|(_, offset)| *offset > 0)
+            .collect(),
+    };
+    let (chunks, inbox) = mpsc::channel(WRITE_BACKLOG);
+    let (done, mut outbox) = mpsc::unbounded_channel();
+    let store = request.store.clone();
+    let writer = tokio::task::spawn_blocking(move || write_contents(&store, inbox, &done));
+    let received = tokio::select! {
+        () = request.cancel.cancelled() => Err(Broken::Final(RunError::Cancelled)),
+        received = receive(request, &message, &chunks, &mut outbox, wanted, progress) => received,
+    };
+    drop(chunks);
+    let written = writer.await.map_err(|error| Broken::Final(RunError::Lost(error)))?;
+    while let Some(digest) = outbox.recv().await {
+        progress.complete(wanted, &digest);
+    }
+    match (written, received) {
+        // The writer's own failure is the cause, that its inbox closed is the consequence.
+        (Err((digest, source)), _) if source.kind == FsErrorKind::DigestMismatch => {
+            let path = request.missing.get(&digest).map(|(_, path)| path.clone()).unwrap_or_default();
+            Err(Broken::Final(RunError::ContentDamaged { path, source }))
+        }
+        (Err((_, source)), _) => Err(Broken::Final(RunError::State(source))),
+        (Ok(()), received) => received,
+    }
+}
+
+/// What the writer is told.
+enum Chunk {
+    Begin { digest: Digest, size: u64, offset: u64 },
+    Data(bytes::Bytes),
+    End,
+}
+
+async fn receive<T: Transport>(
+    request: &FetchRequest<'_, T>,
+    message: &Fetch,
+    chunks: &mpsc::Sender<Chunk>,
+    outbox: &mut mpsc::UnboundedReceiver<Digest>,
+    wanted: &mut BTreeSet<Digest>,
+    progress: &mut Progress<'_>,
+) -> Result<(), Broken> {
+    let mut stream = request.client.fetch(message).await.map_err(Broken::Call)?;
+    while let Some(event) = stream.next().await? {
+        let chunk = match event {
+            FetchEvent::Blob { digest, size, offset } => {
+                check_announced(request, wanted, &stream, (digest, size))?;
+                Chunk::Begin { digest, size, offset }
+            }
+            FetchEvent::Data(data) => {
+                progress.bytes += data.len() as u64;
+                Chunk::Data(data)
+            }
+            FetchEvent::BlobEnd => Chunk::End,
+            _ => continue,
+        };
+        while let Ok(digest) = outbox.try_recv() {
+            progress.complete(wanted, &digest);
+        }
+        if chunks.send(chunk).await.is_err() {
+            // The writer has stopped; its own error says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses contents that were not asked for, or that are not as long as the catalog says: the size is checked before a byte
+/// is written.
+fn check_announced<T: Transport>(
+    request: &FetchRequest<'_, T>,
+    wanted: &BTreeSet<Digest>,
+    _stream: &FetchStream,
+    (digest, size): (Digest, u64),
+) -> Result<(), Broken> {
+    let reason = match request.missing.get(&digest) {
+        Some((expected, _)) if wanted.contains(&digest) && *expected == size => return Ok(()),
+        Some((expected, path)) if *expected != size => {
+            format!("content for {path} is announced with {size} bytes, the catalog says {expected}")
+        }
+        _ => format!("content {digest} was not asked for"),
+    };
+    let error = TransportError::new(TransportErrorKind::Protocol, request.client.transport().endpoint()).with_detail(reason);
+    Err(error.into())
+}
+
+/// Writes contents as they come; tells `done` each that is verified and in the store.
+fn write_contents(
+    store: &Store,
+    mut inbox: mpsc::Receiver<Chunk>,
+    done: &mpsc::UnboundedSender<Digest>,
+) -> Result<(), (Digest, FsError)> {
+    let mut open: Option<(Digest, Incoming)> = None;
+    while let Some(chunk) = inbox.blocking_recv() {
+        match chunk {
+            Chunk::Begin { digest, size, offset } => {
+                let incoming = store.receive(digest, size, offset).map_err(|error| (digest, error))?;
+                open = Some((digest, incoming));
+            }
+            Chunk::Data(data) => {
+                if let Some((digest, incoming)) = &mut open {
+                    incoming.write(&data).map_err(|error| (*digest, error))?;
+                }
+            }
+            Chunk::End => {
+                if let Some((digest, incoming)) = open.take() {
+                    incoming.finish().map_err(|error| (digest, error))?;
+                    // Nobody listens any more once the run was given up.
+                    let _ignored = done.send(digest);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_there<T>(request: &FetchRequest<'_, T>, wanted: &BTreeSet<Digest>) -> RunError {
+    let first = wanted.iter().find_map(|digest| request.missing.get(digest)).map(|(_, path)| path.clone()).unwrap_or_default();
+    RunError::ContentMissing { count: wanted.len() as u64, first }
+}
+
+/// Tells listeners how far the fetch is.
+struct Progress<'a> {
+    sink: &'a EventSink,
+    contents: u64,
+    total: u64,
+    bytes: u64,
+    total_bytes: u64,
+}
+
+impl<'a> Progress<'a> {
+    fn new<T>(request: &FetchRequest<'a, T>) -> Self {
+        let total_bytes = request.missing.values().map(|(size, _)| size).sum();
+        Self { sink: request.sink, contents: 0, total: request.missing.len() as u64, bytes: 0, total_bytes }
+    }
+
+    fn complete(&mut self, wanted: &mut BTreeSet<Digest>, digest: &Digest) {
+        if wanted.remove(digest) {
+            self.contents += 1;
+            let Self { contents, total, bytes, total_bytes, .. } = *self;
+            self.sink.send(RunEvent::Fetched { contents, total, bytes, total_bytes });
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Between knowing what is missing and having it: counted calls, and the all-or-nothing fetch.
+
+mod fetch;
+mod wire;
+
+pub(crate) use fetch::{FetchRequest, Fetched, fetch};
+pub(crate) use wire::Counted;
