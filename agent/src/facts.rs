@@ -10,8 +10,7 @@ use direct_puppet_transport::protocol::Value;
 type Facts = BTreeMap<String, Value>;
 
 /// Gathers the facts; what cannot be found out is left out. Blocking.
-#[must_use]
-pub fn gather() -> Facts {
+pub(crate) fn gather() -> Facts {
     let uname = rustix::system::uname();
     let text = |text: &std::ffi::CStr| Value::String(text.to_string_lossy().into_owned());
     let release = uname.release().to_string_lossy().into_owned();

@@ -1,2 +1,96 @@
-//! Placeholder.
-fn main() {}
+//! `direct-puppet`: the standalone agent.
+//!
+//! The only place of the agent that prints, reads the environment and installs signal handlers.
+
+mod apply;
+mod config;
+mod connect;
+mod daemon;
+mod disable;
+mod options;
+mod output;
+mod progress;
+mod run;
+mod status;
+mod undo;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::options::Common;
+
+/// Converge this node with its catalog, asking the server only for what changed.
+#[derive(Debug, Parser)]
+#[command(name = "direct-puppet", version, about, long_about = None, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 nothing to change, 1 the run did not happen, 2 changes, 4 failures, 6 both.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Apply a site from a directory: no server to start.
+    Apply(apply::Arguments),
+    /// Make one run against a server.
+    Run(run::Arguments),
+    /// Tell what a run would change, with diffs; exit code 2 when something would.
+    Plan(run::PlanArguments),
+    /// Run again and again, and at once when the server has news.
+    Daemon(daemon::Arguments),
+    /// Show what the last run did.
+    Status,
+    /// Compare this node with its cached catalog, reading every file; changes nothing, asks nobody.
+    Verify,
+    /// Put back the files that the last run replaced.
+    Undo,
+    /// Forbid runs until "enable".
+    Disable(disable::Arguments),
+    /// Allow runs again.
+    Enable,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs(cli.common.verbosity());
+    let is_json = cli.common.json;
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::error(&error, is_json);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let common = cli.common.merged_with_config()?;
+    let code = runtime.block_on(async {
+        match cli.verb {
+            Verb::Apply(arguments) => apply::apply(&common, arguments).await,
+            Verb::Run(arguments) => run::run(&common, arguments).await,
+            Verb::Plan(arguments) => run::plan(&common, arguments).await,
+            Verb::Daemon(arguments) => daemon::daemon(&common, arguments).await,
+            Verb::Status => status::status(&common),
+            Verb::Verify => verify::verify(&common).await,
+            Verb::Undo => undo::undo(&common).await,
+            Verb::Disable(arguments) => disable::disable(&common, &arguments),
+            Verb::Enable => disable::enable(&common),
+        }
+    });
+    // A blocking part that was given up must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+/// Sends logs to standard error; `DIRECT_PUPPET_LOG` overrules the level, in the syntax of `EnvFilter`.
+fn start_logs(default_level: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("DIRECT_PUPPET_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+}

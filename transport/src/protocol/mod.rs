@@ -10,6 +10,8 @@ pub mod manifest;
 pub mod messages;
 pub mod path;
 pub mod report;
+#[cfg(test)]
+mod round_trip;
 pub mod value;
 pub mod version;
 

@@ -1,0 +1,119 @@
+//! `daemon`: runs again and again, and at once when the server has news.
+
+use std::time::Duration;
+
+use clap::Args;
+use direct_puppet_agent::Agent;
+use direct_puppet_transport::Transport;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::options::Common;
+use crate::run::{RunArguments, once, print};
+use crate::{connect, output};
+
+/// How long to leave a server alone that could not be asked for news.
+const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(30);
+
+/// Arguments of `daemon`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Seconds from one run to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, alias = "runinterval", value_parser = clap::value_parser!(u64).range(1..))]
+    interval_seconds: u64,
+    /// Longest random delay before the first run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    splay_seconds: u64,
+    /// Do not hold a check-in at the server between runs
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// What ended a pause.
+enum Wake {
+    Run,
+    Stop,
+}
+
+pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
+    let agent = common.agent(connect::server(common)?)?;
+    let mut signals = Signals::new()?;
+    let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
+    let mut next = Instant::now() + splay;
+    loop {
+        if matches!(pause(&agent, &arguments, next, &mut signals).await, Wake::Stop) {
+            return Ok(0);
+        }
+        next = Instant::now() + Duration::from_secs(arguments.interval_seconds);
+        match once(&agent, &arguments.run.options(), true).await {
+            Ok(outcome) => {
+                print(&outcome, common.json)?;
+            }
+            Err(error) => output::error(&error, common.json),
+        }
+        if signals.stopped() {
+            return Ok(0);
+        }
+    }
+}
+
+/// Waits for the next run: its time, news, or SIGUSR1.
+async fn pause<T: Transport>(agent: &Agent<T>, arguments: &Arguments, until: Instant, signals: &mut Signals) -> Wake {
+    loop {
+        let news = async {
+            if arguments.no_wait {
+                return std::future::pending().await;
+            }
+            match agent.wait_for_news(until.saturating_duration_since(Instant::now())).await {
+                Ok(is_new) => is_new,
+                Err(error) => {
+                    tracing::debug!(%error, "server could not be asked for news");
+                    tokio::time::sleep(QUIET_AFTER_FAILURE).await;
+                    false
+                }
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => return Wake::Run,
+            _ = signals.run.recv() => return Wake::Run,
+            _ = signals.hangup.recv() => return Wake::Run,
+            _ = signals.terminate.recv() => return Wake::Stop,
+            _ = signals.interrupt.recv() => return Wake::Stop,
+            is_new = news => if is_new { return Wake::Run },
+        }
+    }
+}
+
+/// As Puppet's agent: USR1 runs now, INT and TERM stop. HUP runs now too; there is nothing to load again.
+struct Signals {
+    run: Signal,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            run: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Whether a signal to stop came during the run.
+    fn stopped(&mut self) -> bool {
+        use futures::FutureExt as _;
+        self.terminate.recv().now_or_never().is_some() || self.interrupt.recv().now_or_never().is_some()
+    }
+}
+
+/// A number from 0 to 1 that differs from node to node: the spread of a fleet needs no secret.
+fn random_fraction() -> f64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let hash = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(hash >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}

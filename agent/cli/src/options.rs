@@ -1,0 +1,118 @@
+//! Options that every verb has.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use direct_puppet_agent::system::{RealSystem, hostname};
+use direct_puppet_agent::{Agent, AgentBuilder, DEFAULT_STATE_DIR};
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Certname, Environment, Value};
+
+use crate::config;
+
+/// Options that every verb has; each can stand in the configuration file too.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Manage everything below this directory instead of "/"
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Keep state here [default: var/lib/direct-puppet below the root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, global = true, value_name = "NAME", visible_alias = "certname")]
+    pub(crate) node: Option<Certname>,
+    /// Environment [default: production]
+    #[arg(long, global = true, value_name = "ENV")]
+    pub(crate) environment: Option<Environment>,
+    /// Facts in JSON or YAML, added to those of the machine
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) facts: Option<PathBuf>,
+    /// Configuration file in TOML, with these options as keys
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more; twice for everything
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Directory with certificates in Puppet's layout
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) ssldir: Option<PathBuf>,
+    /// URL of the server: https://host:8140, http://127.0.0.1:8141, unix:/run/direct-puppet.sock
+    #[arg(long, global = true, value_name = "URL", env = "DIRECT_PUPPET_SERVER")]
+    pub(crate) server: Option<String>,
+}
+
+impl Common {
+    pub(crate) fn verbosity(&self) -> &'static str {
+        match self.verbose {
+            0 => "warn",
+            1 => "info",
+            _ => "debug",
+        }
+    }
+
+    /// Fills in from the configuration file what the command line does not say.
+    pub(crate) fn merged_with_config(mut self) -> anyhow::Result<Self> {
+        let Some(path) = &self.config else { return Ok(self) };
+        let config = config::load(path)?;
+        self.root = self.root.or(config.root);
+        self.state_dir = self.state_dir.or(config.state_dir);
+        self.node = self.node.or(config.node);
+        self.environment = self.environment.or(config.environment);
+        self.facts = self.facts.or(config.facts);
+        self.ssldir = self.ssldir.or(config.ssldir);
+        self.server = self.server.or(config.server);
+        Ok(self)
+    }
+
+    pub(crate) fn root(&self) -> anyhow::Result<PathBuf> {
+        let root = self.root.clone().unwrap_or_else(|| PathBuf::from("/"));
+        std::path::absolute(&root).with_context(|| format!("could not make {} absolute", root.display()))
+    }
+
+    pub(crate) fn state_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.state_dir {
+            Some(dir) => std::path::absolute(dir).with_context(|| format!("could not make {} absolute", dir.display())),
+            None => Ok(self.root()?.join(DEFAULT_STATE_DIR)),
+        }
+    }
+
+    pub(crate) fn certname(&self) -> anyhow::Result<Certname> {
+        if let Some(node) = &self.node {
+            return Ok(node.clone());
+        }
+        let name = hostname();
+        name.parse().with_context(|| format!("the host's name {name:?} cannot name a node: give one with --node"))
+    }
+
+    /// Returns a builder that has everything but a transport.
+    pub(crate) fn builder(&self) -> anyhow::Result<AgentBuilder<()>> {
+        Ok(Agent::builder()
+            .root(self.root()?)
+            .state_dir(self.state_dir()?)
+            .certname(self.certname()?)
+            .environment(self.environment.clone().unwrap_or_default())
+            .system(RealSystem { extra_facts: self.extra_facts()? }))
+    }
+
+    pub(crate) fn agent<T: Transport>(&self, transport: T) -> anyhow::Result<Agent<T>> {
+        Ok(self.builder()?.transport(transport).build()?)
+    }
+
+    fn extra_facts(&self) -> anyhow::Result<BTreeMap<String, Value>> {
+        let Some(path) = &self.facts else { return Ok(BTreeMap::new()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("could not read the facts in {}", path.display()))?;
+        // JSON is YAML too, but its own reader gives better errors.
+        let parsed = if path.extension().is_some_and(|extension| extension == "json") {
+            serde_json::from_str(&text).map_err(anyhow::Error::from)
+        } else {
+            serde_saphyr::from_str(&text).map_err(anyhow::Error::from)
+        };
+        parsed.with_context(|| format!("facts in {} are not one hash of names to values", path.display()))
+    }
+}

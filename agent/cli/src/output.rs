@@ -1,0 +1,85 @@
+//! Printing, for people and for programs.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use direct_puppet_agent::{Answer, Outcome};
+use direct_puppet_transport::protocol::RunStatus;
+use direct_puppet_transport::protocol::report::{Event, EventStatus};
+use serde::Serialize;
+
+/// Prints one JSON object.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value).context("could not encode the result")?);
+    Ok(())
+}
+
+/// Prints a line for people.
+pub(crate) fn line(text: &str) {
+    println!("{text}");
+}
+
+/// Prints an error with its causes; as JSON on standard output too, when that was asked for.
+pub(crate) fn error(error: &anyhow::Error, is_json: bool) {
+    let text = format!("{error:#}");
+    if is_json {
+        println!("{}", serde_json::json!({ "status": "failed", "error": text }));
+    }
+    let (on, off) = if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{on}Error: {text}{off}");
+}
+
+/// Prints what a run did.
+pub(crate) fn outcome(outcome: &Outcome) {
+    for (resource, diff) in &outcome.diffs {
+        println!("Notice: {resource}/content:\n{diff}");
+    }
+    for event in &outcome.events {
+        println!("{}", event_line(event));
+    }
+    for message in &outcome.messages {
+        eprintln!("Warning: {message}");
+    }
+    println!("{}", summary_line(outcome));
+}
+
+fn event_line(event: &Event) -> String {
+    let Event { resource, property, message, .. } = event;
+    let (level, drift) = match event.status {
+        EventStatus::Failure => ("Error", ""),
+        _ if event.corrective_change => ("Notice", " (corrective)"),
+        _ => ("Notice", ""),
+    };
+    format!("{level}: {resource}/{property}: {message}{drift}")
+}
+
+fn summary_line(outcome: &Outcome) -> String {
+    let status = match outcome.status {
+        RunStatus::Unchanged => "unchanged",
+        RunStatus::Changed => "changed",
+        _ => "failed",
+    };
+    let answer = match outcome.answer {
+        Some(Answer::Current) => "current",
+        Some(Answer::Catalog) => "new from the server",
+        Some(Answer::Cached) => "from the cache",
+        _ => "unknown",
+    };
+    let (resources, scan, wire) = (&outcome.resources, &outcome.scan, &outcome.wire);
+    format!(
+        "{}: {} resources, {} out of sync, {} changed, {} failed, {} skipped; catalog {answer}; \
+         {} files listed, {} opened; {} contents fetched, {} bytes sent, {} received",
+        if outcome.noop { "noop" } else { status },
+        resources.total,
+        resources.out_of_sync,
+        resources.changed,
+        resources.failed,
+        resources.skipped,
+        scan.listed,
+        scan.opened,
+        wire.contents_received,
+        wire.bytes_sent,
+        wire.bytes_received,
+    )
+}

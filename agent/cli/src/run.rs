@@ -1,0 +1,130 @@
+//! `run` and `plan`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use direct_puppet_agent::{Agent, Outcome, RunOptions};
+use direct_puppet_transport::Transport;
+use tokio_util::sync::CancellationToken;
+
+use crate::options::Common;
+use crate::progress::Progress;
+use crate::{apply, connect, output};
+
+/// Options of a run.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RunArguments {
+    /// Change nothing, tell what would be changed
+    #[arg(long)]
+    pub(crate) noop: bool,
+    /// Only resources with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// No resource with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG", alias = "skip_tags")]
+    pub(crate) skip_tags: Vec<String>,
+    /// Show diffs of text that changes
+    #[arg(long, alias = "show_diff")]
+    pub(crate) show_diff: bool,
+    /// As Puppet's --test: show diffs, and fail rather than use the cached catalog
+    #[arg(long, short)]
+    pub(crate) test: bool,
+    /// Do not ask the server: apply the cached catalog
+    #[arg(long, alias = "use_cached_catalog")]
+    pub(crate) use_cached_catalog: bool,
+    /// Fail when the server cannot be asked, instead of applying the cached catalog
+    #[arg(long, alias = "no-usecacheonfailure")]
+    pub(crate) no_cache_on_failure: bool,
+    /// Accept, this once, code older than what this node has accepted
+    #[arg(long)]
+    pub(crate) accept_older: bool,
+    /// Read every file and trust nothing that was remembered
+    #[arg(long)]
+    pub(crate) verify_all: bool,
+}
+
+impl RunArguments {
+    pub(crate) fn options(&self) -> RunOptions {
+        let mut options = RunOptions::default();
+        options.noop = self.noop;
+        options.tags.clone_from(&self.tags);
+        options.skip_tags.clone_from(&self.skip_tags);
+        options.show_diff = self.show_diff || self.test;
+        options.use_cached_catalog = self.use_cached_catalog;
+        options.use_cache_on_failure = !(self.no_cache_on_failure || self.test);
+        options.accept_older = self.accept_older;
+        options.verify_all = self.verify_all;
+        options
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    /// A site directory, as for "apply"; without it the server is asked
+    site: Option<PathBuf>,
+    /// Only resources with one of these tags
+    #[arg(long, value_delimiter = ',', value_name = "TAG")]
+    tags: Vec<String>,
+}
+
+pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
+    let agent = common.agent(connect::server(common)?)?;
+    let outcome = once(&agent, &arguments.run.options(), common.json).await?;
+    print(&outcome, common.json)
+}
+
+pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::Result<u8> {
+    let run = RunArguments { noop: true, show_diff: true, tags: arguments.tags, ..RunArguments::default() };
+    let outcome = if let Some(site) = &arguments.site {
+        let agent = common.agent(apply::embedded(common, site).await?)?;
+        once(&agent, &run.options(), common.json).await?
+    } else {
+        let agent = common.agent(connect::server(common)?)?;
+        once(&agent, &run.options(), common.json).await?
+    };
+    print(&outcome, common.json)
+}
+
+/// Makes one run that SIGINT and SIGTERM end after the resource in work.
+pub(crate) async fn once<T: Transport>(agent: &Agent<T>, options: &RunOptions, is_json: bool) -> anyhow::Result<Outcome> {
+    let cancel = CancellationToken::new();
+    let _progress = Progress::start(agent, is_json);
+    let signals = tokio::spawn({
+        let cancel = cancel.clone();
+        async move {
+            if terminated().await.is_ok() {
+                cancel.cancel();
+            }
+        }
+    });
+    let outcome = agent.run_until(options, cancel).await;
+    signals.abort();
+    Ok(outcome?)
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn terminated() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Prints an outcome and returns its exit code.
+pub(crate) fn print(outcome: &Outcome, is_json: bool) -> anyhow::Result<u8> {
+    if is_json {
+        output::json(outcome)?;
+    } else {
+        output::outcome(outcome);
+    }
+    Ok(outcome.exit_code())
+}

@@ -1,0 +1,1 @@
+export SITE=direct-puppet
