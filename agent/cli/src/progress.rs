@@ -23,7 +23,9 @@ impl Progress {
             while let Some(event) = events.next().await {
                 match event {
                     RunEvent::Scanned { files, total } if total > 0 => draw(&mut bar, "scan", files, total),
-                    RunEvent::Fetched { bytes, total_bytes, .. } if total_bytes > 0 => draw(&mut bar, "fetch", bytes, total_bytes),
+                    RunEvent::Fetched { bytes, total_bytes, .. } if total_bytes > 0 => {
+                        draw(&mut bar, "fetch", bytes, total_bytes);
+                    }
                     RunEvent::Finished(_) => break,
                     _ => {}
                 }

@@ -20,7 +20,9 @@ pub(crate) fn status(common: &Common) -> anyhow::Result<u8> {
                 "cached_catalog_status": report.cached_catalog_status,
             })
         });
-        output::json(&json!({ "certname": common.certname()?, "state_dir": state_dir, "disabled_message": disabled, "last_run": last }))?;
+        output::json(
+            &json!({ "certname": common.certname()?, "state_dir": state_dir, "disabled_message": disabled, "last_run": last }),
+        )?;
     } else {
         print(disabled.as_deref(), report.as_ref());
     }

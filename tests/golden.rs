@@ -1,0 +1,186 @@
+//! The wire as bytes: each message has golden bytes and a readable twin in `tests/golden/`.
+//!
+//! A difference here is a change of the protocol. If it is meant, write the files anew with `BLESS=1 cargo test --test golden`
+//! and say in the commit how older agents and servers read it.
+
+use std::path::PathBuf;
+
+use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
+use direct_puppet_transport::protocol::frame::FetchHeader;
+use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogReply, CheckIn, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry, ProtocolVersion,
+    Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, RunStatus, SubmitFacts, TreePath, Value,
+    VersionCounter, codec,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Compares a message with its golden files, and reads the golden bytes back.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, message: &T) {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let (binary, readable) = (dir.join(format!("{name}.msgpack")), dir.join(format!("{name}.json")));
+    let bytes = codec::encode(message).unwrap();
+    let json = serde_json::to_string_pretty(message).unwrap() + "\n";
+    #[expect(clippy::disallowed_methods, reason = "the one switch of this test")]
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&binary, &bytes).unwrap();
+        std::fs::write(&readable, &json).unwrap();
+    }
+    let expected = std::fs::read(&binary).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    assert_eq!(std::fs::read_to_string(&readable).unwrap(), json, "the readable twin of {name} differs");
+    assert_eq!(bytes, expected, "the bytes of {name} differ: this changes the protocol");
+    assert_eq!(&codec::decode::<T>(&expected, 1 << 20).unwrap(), message);
+}
+
+fn version() -> VersionCounter {
+    VersionCounter { epoch: 1, sequence: 42 }
+}
+
+fn manifest() -> Manifest {
+    let entry = |path: &[u8], mode, kind| ManifestEntry { path: TreePath::from_bytes(path).unwrap(), mode, kind };
+    Manifest::new(vec![
+        entry(b"files", 0o755, EntryKind::Directory),
+        entry(b"files/motd", 0o644, EntryKind::File { digest: Digest::of(b"hello\n"), size: 6 }),
+        entry(b"files/odd\xff\nname", 0o600, EntryKind::File { digest: Digest::of(b""), size: 0 }),
+        entry(b"files/link", 0, EntryKind::Link { target: b"motd".to_vec() }),
+    ])
+    .unwrap()
+}
+
+fn catalog() -> Catalog {
+    let mut motd = Resource::new("File", "/etc/motd").with("mode", "0644").with("ensure", "file");
+    motd.tags = vec!["file".to_owned(), "base".to_owned()];
+    motd.resolved = Some(ResolvedSource {
+        uri: None,
+        entries: vec![ManifestEntry {
+            path: TreePath::root(),
+            mode: 0o644,
+            kind: EntryKind::File { digest: Digest::of(b"hello\n"), size: 6 },
+        }],
+    });
+    motd.file = Some("site.yaml".to_owned());
+    motd.line = Some(7);
+    let secret = Resource::new("Exec", "reload")
+        .with("command", Value::Sensitive(Box::new("true".into())))
+        .with("refreshonly", true)
+        .with("environment", vec![Value::from("A=1"), Value::Binary(vec![0, 255])])
+        .with("subscribe", "File[/etc/motd]");
+    Catalog {
+        format: CATALOG_FORMAT,
+        certname: "web01.example.com".parse().unwrap(),
+        environment: Environment::default(),
+        classes: vec!["base".to_owned()],
+        resources: vec![Resource::new("Class", "Base"), motd, secret],
+        edges: vec![Edge { source: "Class[Base]".parse().unwrap(), target: "File[/etc/motd]".parse().unwrap() }],
+    }
+}
+
+fn check_in() -> CheckIn {
+    let catalog_id = catalog().encode().unwrap().0;
+    CheckIn {
+        protocol: ProtocolVersion::CURRENT,
+        certname: "web01.example.com".parse().unwrap(),
+        environment: Environment::default(),
+        held: Some(Held { catalog_id, code_id: manifest().code_id(), version: version() }),
+        features: vec!["zstd".to_owned()],
+        wait_seconds: 30,
+    }
+}
+
+#[test]
+fn manifests() {
+    golden("manifest", &manifest());
+    assert_eq!(
+        manifest().code_id().to_string(),
+        "blake3:fd85dcd3d5cd8afe2b273f16587373f1e482d800952fafc4879a44553569be31",
+        "the code_id of a tree changed: every agent would compile again"
+    );
+}
+
+#[test]
+fn catalogs() {
+    golden("catalog", &catalog());
+    assert_eq!(
+        catalog().encode().unwrap().0.to_string(),
+        "blake3:675aa55ee6656e81c43d90c3ae7f4522dce6fd1c94afcab38360262f23fb9b9a",
+        "the catalog_id of a catalog changed: every agent would fetch it again"
+    );
+}
+
+#[test]
+fn check_ins() {
+    golden("check_in", &check_in());
+    golden("check_in_first", &CheckIn { held: None, features: Vec::new(), wait_seconds: 0, ..check_in() });
+    let facts = [("kernel".to_owned(), Value::from("Linux")), ("cores".to_owned(), Value::Integer(2))].into();
+    golden("submit_facts", &SubmitFacts { check_in: check_in(), facts });
+}
+
+#[test]
+fn catalog_replies() {
+    let (catalog_id, bytes) = catalog().encode().unwrap();
+    let code_id = manifest().code_id();
+    golden("reply_current", &CatalogReply::Current { code_id, version: version() });
+    golden("reply_catalog", &CatalogReply::Catalog { catalog_id, code_id, version: version(), catalog: bytes });
+    golden("reply_facts_needed", &CatalogReply::FactsNeeded);
+}
+
+#[test]
+fn fetches() {
+    let digest = Digest::of(b"hello\n");
+    let offsets = [(digest, 3)].into();
+    golden("fetch", &Fetch { certname: "web01.example.com".parse().unwrap(), digests: vec![digest], offsets });
+    golden("fetch_header_blob", &FetchHeader::Blob { digest, size: 6, offset: 3 });
+    golden("fetch_header_missing", &FetchHeader::Missing { digest });
+    golden("fetch_header_end", &FetchHeader::End { blobs: 1 });
+}
+
+#[test]
+fn refusals() {
+    let refusal = Refusal { code: RefusalCode::Busy, message: "too many compiles".to_owned(), retry_after_seconds: Some(9) };
+    golden("refusal", &refusal);
+}
+
+#[test]
+fn reports() {
+    let event = Event {
+        resource: "File[/etc/motd]".to_owned(),
+        property: "content".to_owned(),
+        previous_value: "{blake3}old".to_owned(),
+        desired_value: "{blake3}new".to_owned(),
+        message: "content changed {blake3}old to {blake3}new".to_owned(),
+        status: EventStatus::Success,
+        corrective_change: true,
+        redacted: false,
+        time_unix_nanos: 1_700_000_000_000_000_001,
+    };
+    let status = ResourceStatus {
+        resource: "File[/etc/motd]".to_owned(),
+        out_of_sync: true,
+        changed: true,
+        corrective_change: true,
+        events: vec![event],
+        ..ResourceStatus::default()
+    };
+    let report = Report {
+        host: "web01.example.com".parse().unwrap(),
+        environment: Environment::default(),
+        transaction_uuid: "00112233445566778899aabbccddeeff".to_owned(),
+        report_format: REPORT_FORMAT,
+        time_unix_nanos: 1_700_000_000_000_000_000,
+        catalog_id: Some(catalog().encode().unwrap().0),
+        code_id: Some(manifest().code_id()),
+        version: Some(version()),
+        cached_catalog_status: CachedCatalogStatus::NotUsed,
+        status: RunStatus::Changed,
+        transaction_completed: true,
+        noop: false,
+        noop_pending: false,
+        corrective_change: true,
+        metrics: [("resources".to_owned(), [("total".to_owned(), 1.0)].into())].into(),
+        logs: Vec::new(),
+        resource_statuses: vec![status],
+    };
+    golden("report", &report);
+    golden("report_accepted", &ReportAccepted { duplicate: true });
+}
