@@ -110,6 +110,12 @@ impl Context {
         self.parts.managed.contains(path)
     }
 
+    /// Returns the paths of all `File` resources that stand in the catalog by themselves.
+    #[must_use]
+    pub fn managed(&self) -> &HashSet<TreePath> {
+        &self.parts.managed
+    }
+
     /// Returns what the scan saw at `path`, unless something may have changed it since.
     #[must_use]
     pub fn scanned(&self, path: &TreePath) -> Option<&Scanned> {
@@ -147,6 +153,11 @@ impl Context {
     #[must_use]
     pub fn take_written(&self) -> Vec<(TreePath, Stat, Digest)> {
         std::mem::take(&mut lock(&self.parts.written))
+    }
+
+    /// Says that a content must stay in the store, as the backup of something: [`Context::is_last_use`] is then never true.
+    pub fn keep_in_store(&self, digest: &Digest) {
+        lock(&self.parts.uses).remove(digest);
     }
 
     /// Says that one more file has got this content, and returns whether it was the last that needs it: then it may be moved

@@ -1,15 +1,19 @@
 //! Providers: the code that manages one type of resource.
 
+#[cfg(feature = "providers")]
+mod command;
 mod context;
+#[cfg(feature = "providers")]
+pub mod file;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
+use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
 
 use crate::tree::WantedContent;
 
@@ -110,13 +114,20 @@ pub trait Provider: Debug + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Returns the contents that this resource will need on this node: what the scan compares and the run fetches.
+    /// Returns the contents that this resource will need on this node: what the scan compares and the run fetches. `managed`
+    /// are the paths of all `File` resources of the catalog: what recursion finds there is not this resource's.
     ///
     /// # Errors
     ///
     /// When parameters make no sense, as [`Provider::validate`].
-    fn wanted(&self, _resource: &Resource) -> Result<Vec<WantedContent>, ProviderError> {
+    fn wanted(&self, _resource: &Resource, _managed: &HashSet<TreePath>) -> Result<Vec<WantedContent>, ProviderError> {
         Ok(Vec::new())
+    }
+
+    /// Returns the contents that the resource itself carries. The run does not fetch them, though [`Provider::wanted`] names
+    /// them: the provider has them.
+    fn carried(&self, _resource: &Resource) -> Vec<Digest> {
+        Vec::new()
     }
 
     /// Compares what is with what shall be.

@@ -1,0 +1,116 @@
+//! Keeps what is about to be replaced or removed.
+
+use direct_puppet_transport::protocol::path::escape;
+use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
+
+use super::parameters::Backup;
+use crate::fs::{Attributes, ContentSource, FileKind, FsError, FsErrorKind, Stage, Stat};
+use crate::provider::{Context, Ownership};
+use crate::undo::{Previous, UndoEntry};
+
+/// Entries that are recorded at once: each record is one wait for the disk.
+pub(super) const MAX_ENTRIES: usize = 1024;
+
+/// Collects entries of the undo log, and records them before the changes that they take back.
+#[derive(Debug)]
+pub(super) struct Keeper<'a> {
+    context: &'a Context,
+    backup: &'a Backup,
+    entries: Vec<UndoEntry>,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) const fn new(context: &'a Context, backup: &'a Backup) -> Self {
+        Self { context, backup, entries: Vec::new() }
+    }
+
+    /// Keeps what is at `path`; a directory with everything in it. What was kept counts after [`Keeper::record`].
+    pub(super) fn keep(&mut self, path: &TreePath, stat: Option<&Stat>) -> Result<(), FsError> {
+        let Some(stat) = stat else {
+            self.entries.push(UndoEntry { path: path.clone(), previous: Previous::Absent });
+            return Ok(());
+        };
+        let mut open = vec![(path.clone(), *stat)];
+        while let Some((path, stat)) = open.pop() {
+            let previous = self.previous(&path, &stat)?;
+            if stat.kind() == FileKind::Directory {
+                let children = self.context.root().list(&path)?;
+                open.extend(children.into_iter().filter_map(|child| Some((path.child(&child.name).ok()?, child.stat))));
+            }
+            self.entries.push(UndoEntry { path, previous });
+            if self.entries.len() >= MAX_ENTRIES {
+                self.record()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything kept so far durable, contents before the entries that name them.
+    pub(super) fn record(&mut self) -> Result<(), FsError> {
+        if self.entries.iter().any(|entry| matches!(entry.previous, Previous::File { .. })) {
+            self.context.store().sync()?;
+        }
+        self.context.record_undo(&self.entries)?;
+        self.entries.clear();
+        Ok(())
+    }
+
+    fn previous(&self, path: &TreePath, stat: &Stat) -> Result<Previous, FsError> {
+        let (mode, uid, gid) = (stat.permissions(), stat.uid, stat.gid);
+        match stat.kind() {
+            FileKind::Directory => Ok(Previous::Directory { mode, uid, gid }),
+            FileKind::Link => {
+                let target = self.context.root().read_link(path)?;
+                if let Some(copy) = self.suffixed(path)? {
+                    self.context.root().put_link(&copy, &target, Attributes::default())?;
+                }
+                Ok(Previous::Link { target: escape(&target).into_owned() })
+            }
+            FileKind::File if *self.backup != Backup::No => {
+                let digest = self.put(path)?;
+                if let Some(copy) = self.suffixed(path)? {
+                    self.copy(path, &copy, &digest, stat)?;
+                }
+                Ok(Previous::File { digest, mode, uid, gid })
+            }
+            FileKind::File | FileKind::Other => Ok(Previous::Dropped),
+        }
+    }
+
+    /// Copies a file into the store and makes sure that it stays there.
+    fn put(&self, path: &TreePath) -> Result<Digest, FsError> {
+        let file = self.context.root().open_file(path)?;
+        let (digest, _) = self.context.store().put_file(&file)?;
+        self.context.keep_in_store(&digest);
+        if !self.context.store().has(&digest) {
+            // It was there already and was moved out, as its last use, before it was said to stay.
+            let file = self.context.root().open_file(path)?;
+            self.context.store().put_file(&file)?;
+        }
+        Ok(digest)
+    }
+
+    fn suffixed(&self, path: &TreePath) -> Result<Option<TreePath>, FsError> {
+        let Backup::Suffix(suffix) = self.backup else { return Ok(None) };
+        let name = [path.as_bytes(), suffix.as_bytes()].concat();
+        TreePath::from_bytes(&name).map(Some).map_err(|error| FsError {
+            path: self.context.root().display(path),
+            attempt: "name the backup of",
+            kind: FsErrorKind::Other,
+            hint: Some("choose a shorter suffix or backup => true"),
+            source: std::io::Error::other(error),
+        })
+    }
+
+    /// Puts a copy beside the file, with its mode and owner.
+    fn copy(&self, path: &TreePath, copy: &TreePath, digest: &Digest, stat: &Stat) -> Result<(), FsError> {
+        let root = self.context.root();
+        let file = root.open_file(path)?;
+        debug_assert_eq!(digest.algorithm(), Algorithm::Blake3, "the store hashes with BLAKE3");
+        let keep = |id| Some(id).filter(|_| self.context.options().ownership == Ownership::Managed);
+        let attributes = Attributes { mode: Some(stat.permissions()), uid: keep(stat.uid), gid: keep(stat.gid) };
+        let mut stage = Stage::new(root, self.context.stage_journal());
+        stage.add(copy, ContentSource::Copy(file), *digest, attributes)?;
+        stage.commit().into_iter().try_for_each(|(_, written)| written.map(drop))
+    }
+}

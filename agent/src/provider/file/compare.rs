@@ -1,0 +1,314 @@
+//! Compares what is with what shall be, and says what would change.
+
+use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
+
+use super::checksum::Checksum;
+use super::desired::{self, Desired, Exclusions, Expansion, Want};
+use super::diff;
+use super::identity::{Identities, Identity, wanted_mode};
+use super::observe::{self, Observer, kind_name};
+use super::owner::AccountCache;
+use super::parameters::Parameters;
+use super::source::Content;
+use crate::fs::{FileKind, FsError, Stat};
+use crate::provider::{Change, Checked, Context, Ownership, ProviderError};
+
+/// What hides a secret in changes.
+const REDACTED: &str = "[redacted]";
+
+/// When a change is made, relative to the others of a resource: what holds others first, removals last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Directory,
+    File,
+    Link,
+    Attributes,
+    Removal,
+}
+
+/// A property that is out of sync.
+#[derive(Debug)]
+struct Difference {
+    phase: Phase,
+    property: &'static str,
+    previous: String,
+    desired: String,
+    diff: Option<String>,
+}
+
+impl Difference {
+    fn new(phase: Phase, property: &'static str, previous: impl Into<String>, desired: impl Into<String>) -> Self {
+        Self { phase, property, previous: previous.into(), desired: desired.into(), diff: None }
+    }
+}
+
+/// The comparison of one resource.
+#[derive(Debug)]
+struct Comparison<'a> {
+    context: &'a Context,
+    resource: &'a Resource,
+    parameters: &'a Parameters,
+    identities: Identities,
+    observer: Observer<'a>,
+    found: Vec<(Phase, TreePath, Change)>,
+    /// The last directory in order that is none yet: nothing can be below it.
+    blocked: Option<TreePath>,
+    checked: Checked,
+}
+
+/// Checks a resource. Blocking.
+///
+/// # Errors
+///
+/// When parameters make no sense or the resource's own path cannot be looked at.
+pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource) -> Result<Checked, ProviderError> {
+    let parameters = Parameters::parse(resource)?;
+    let exclusions = Exclusions::new(&parameters.path, context.managed());
+    let mut expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
+    let identities = Identities::load(context, cache, resource, &parameters)?;
+    let mut comparison = Comparison {
+        context,
+        resource,
+        parameters: &parameters,
+        identities,
+        observer: Observer::new(context),
+        found: Vec::new(),
+        blocked: None,
+        checked: Checked::default(),
+    };
+    for (path, reason) in &expansion.failures {
+        comparison.fail(path, reason.clone())?;
+    }
+    if desired::recurses_locally(&parameters) {
+        super::extras::add(
+            &mut expansion,
+            &mut comparison.observer,
+            resource,
+            &parameters,
+            &exclusions,
+            &mut comparison.checked,
+        )?;
+        desired::check_max_files(resource, &parameters, expansion.desired.len())?;
+    }
+    for entry in expansion.desired.values() {
+        if context.cancel().is_cancelled() {
+            return Err(ProviderError::Cancelled { resource: resource.reference() });
+        }
+        comparison.compare(entry)?;
+    }
+    comparison.note_left_out();
+    Ok(comparison.finish(expansion.desired.len()))
+}
+
+impl Comparison<'_> {
+    fn compare(&mut self, entry: &Desired) -> Result<(), ProviderError> {
+        let blocked = self.blocked.as_ref().is_some_and(|above| entry.path.is_within(above));
+        let observed = if blocked { Ok((entry.path.clone(), None)) } else { self.observe(entry) };
+        let differences = observed.and_then(|(path, stat)| {
+            if matches!(entry.want, Want::Directory) && stat.is_none_or(|stat| stat.kind() != FileKind::Directory) && !blocked {
+                self.blocked = Some(entry.path.clone());
+            }
+            self.differences(entry, &path, stat.as_ref())
+        });
+        match differences {
+            Ok(differences) => {
+                for difference in differences {
+                    self.add(&entry.path, difference);
+                }
+                Ok(())
+            }
+            Err(reason) => self.fail(&entry.path, reason),
+        }
+    }
+
+    fn observe(&self, entry: &Desired) -> Result<(TreePath, Option<Stat>), String> {
+        let stat = self.observer.stat(&entry.path).map_err(|error| text(&error))?;
+        desired::effective_path(self.context.root(), self.parameters, entry, stat).map_err(|error| text(&error))
+    }
+
+    /// Records a failure; one of the resource itself ends the check.
+    fn fail(&mut self, path: &TreePath, reason: String) -> Result<(), ProviderError> {
+        let reference = desired::reference_at(self.resource, self.parameters, path);
+        if *path == self.parameters.path {
+            return Err(super::errors::failed(&reference, format!("compare {}", path.absolute()), reason));
+        }
+        self.checked.failures.push((reference, reason));
+        Ok(())
+    }
+
+    fn add(&mut self, path: &TreePath, difference: Difference) {
+        let change = Change {
+            resource: desired::reference_at(self.resource, self.parameters, path),
+            property: difference.property.to_owned(),
+            previous: difference.previous,
+            desired: difference.desired,
+            diff: difference.diff,
+            redacted: self.parameters.sensitive && difference.property == "content",
+        };
+        self.found.push((difference.phase, path.clone(), change));
+    }
+
+    fn differences(&self, entry: &Desired, path: &TreePath, stat: Option<&Stat>) -> Result<Vec<Difference>, String> {
+        let kind = stat.map(Stat::kind);
+        let create = |phase, wanted| Ok(vec![Difference::new(phase, "ensure", kind_name(stat), wanted)]);
+        match (&entry.want, stat) {
+            (Want::Attributes | Want::Absent, None) => Ok(Vec::new()),
+            (Want::Absent, Some(_)) => {
+                self.may_destroy(kind, "remove")?;
+                create(Phase::Removal, "absent")
+            }
+            (Want::Present | Want::File(_), None) => create(Phase::File, "file"),
+            (Want::Directory, None) => create(Phase::Directory, "directory"),
+            (Want::Link(_), None) => create(Phase::Link, "link"),
+            (Want::Present | Want::Attributes, Some(stat)) => Ok(self.attribute_differences(entry, stat)),
+            (Want::File(content), Some(stat)) if kind == Some(FileKind::File) => {
+                let mut differences = Vec::new();
+                if let Some(content) = content.as_ref().filter(|_| self.parameters.replace) {
+                    differences.extend(self.content_difference(content, path, stat).map_err(|error| text(&error))?);
+                }
+                differences.extend(self.attribute_differences(entry, stat));
+                Ok(differences)
+            }
+            (Want::Directory, Some(stat)) if kind == Some(FileKind::Directory) => Ok(self.attribute_differences(entry, stat)),
+            (Want::Link(target), Some(stat)) if kind == Some(FileKind::Link) => self.link_differences(entry, target, stat),
+            // Something of another kind is there.
+            (_, Some(stat)) if !self.parameters.replace => Ok(self.attribute_differences(entry, stat)),
+            (Want::Directory, Some(_)) => create(Phase::Directory, "directory"),
+            (Want::File(_), Some(_)) => {
+                self.may_destroy(kind, "replace")?;
+                create(Phase::File, "file")
+            }
+            (Want::Link(_), Some(_)) => {
+                self.may_destroy(kind, "replace")?;
+                create(Phase::Link, "link")
+            }
+        }
+    }
+
+    fn may_destroy(&self, kind: Option<FileKind>, verb: &str) -> Result<(), String> {
+        if kind == Some(FileKind::Directory) && !self.parameters.force {
+            return Err(format!("a directory is there: set force => true to {verb} it"));
+        }
+        Ok(())
+    }
+
+    fn link_differences(&self, entry: &Desired, target: &[u8], stat: &Stat) -> Result<Vec<Difference>, String> {
+        let mut differences = Vec::new();
+        if self.parameters.replace {
+            let found = self.context.root().read_link(&entry.path).map_err(|error| text(&error))?;
+            if found != target {
+                let shown = |target: &[u8]| direct_puppet_transport::protocol::path::escape(target).into_owned();
+                differences.push(Difference::new(Phase::Link, "target", shown(&found), shown(target)));
+            }
+        }
+        differences.extend(self.attribute_differences(entry, stat));
+        Ok(differences)
+    }
+
+    fn attribute_differences(&self, entry: &Desired, stat: &Stat) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        let mut differs = |property, previous: String, desired: String| {
+            differences.push(Difference::new(Phase::Attributes, property, previous, desired));
+        };
+        if let Some(mode) = wanted_mode(self.parameters, entry, stat).filter(|&mode| mode != stat.permissions()) {
+            differs("mode", format!("{:04o}", stat.permissions()), format!("{mode:04o}"));
+        }
+        let identities = &self.identities;
+        let (uid, gid) = identities.wanted_ids(self.parameters, entry, false);
+        if let Some(uid) = uid.filter(|&uid| uid != stat.uid) {
+            differs("owner", identities.user_name(stat.uid), identities.user_name(uid));
+        } else if let Identity::Unknown(name) = &identities.user {
+            differs("owner", identities.user_name(stat.uid), name.clone());
+        }
+        if let Some(gid) = gid.filter(|&gid| gid != stat.gid) {
+            differs("group", identities.group_name(stat.gid), identities.group_name(gid));
+        } else if let Identity::Unknown(name) = &identities.group {
+            differs("group", identities.group_name(stat.gid), name.clone());
+        }
+        differences
+    }
+
+    fn content_difference(&self, content: &Content, path: &TreePath, stat: &Stat) -> Result<Option<Difference>, FsError> {
+        if let Content::Local { stat: source, .. } = content {
+            let is_newer = match self.parameters.checksum {
+                Checksum::ModifiedTime => stat.mtime >= source.mtime,
+                Checksum::ChangedTime => stat.ctime >= source.ctime,
+                Checksum::Digest | Checksum::None => false,
+            };
+            if is_newer {
+                return Ok(None);
+            }
+        }
+        let (digest, size) = observe::digest_of(self.context.root(), content)?;
+        let Some(found) = self.observer.compare(path, stat, &digest, size)? else { return Ok(None) };
+        let shown = |digest: &Digest| {
+            if self.parameters.sensitive {
+                REDACTED.to_owned()
+            } else {
+                format!("{{{}}}{}", digest.algorithm().name(), digest.to_hex())
+            }
+        };
+        let mut difference = Difference::new(Phase::File, "content", shown(&found), shown(&digest));
+        difference.diff = self.diff(content, path, stat, size)?;
+        Ok(Some(difference))
+    }
+
+    /// Makes a diff, where one is wanted and the new content is at hand.
+    fn diff(&self, content: &Content, path: &TreePath, stat: &Stat, size: u64) -> Result<Option<String>, FsError> {
+        use std::io::Read as _;
+        let options = self.context.options();
+        if !options.show_diff || !self.parameters.show_diff || self.parameters.sensitive {
+            return Ok(None);
+        }
+        let limit = options.max_diff_bytes;
+        let name = path.absolute();
+        if stat.size > limit || size > limit {
+            return Ok(Some(diff::too_long(&name, limit)));
+        }
+        let root = self.context.root();
+        let read = |path: &TreePath| {
+            let mut bytes = Vec::new();
+            let file = root.open_file(path)?;
+            file.take(limit).read_to_end(&mut bytes).map_err(|source| super::errors::io(root, path, "read", source))?;
+            Ok::<_, FsError>(bytes)
+        };
+        let new = match content {
+            Content::Inline { bytes, .. } => Some(bytes.to_vec()),
+            Content::Local { path, .. } => Some(read(path)?),
+            Content::Stored { digest, .. } => self.context.store().read(digest, limit)?.map(|bytes| bytes.to_vec()),
+        };
+        let Some(new) = new else { return Ok(None) };
+        Ok(Some(diff::unified(&name, &read(path)?, &new)))
+    }
+
+    /// Notes what is not managed on this machine.
+    fn note_left_out(&mut self) {
+        let own = self.resource.reference();
+        if self.context.options().ownership == Ownership::Skipped {
+            for (parameter, given) in [("owner", &self.parameters.owner), ("group", &self.parameters.group)] {
+                if given.is_some() {
+                    self.checked.skipped.push((own.clone(), format!("{parameter}: this process cannot give files away")));
+                }
+            }
+        }
+        for parameter in &self.parameters.left_out {
+            self.checked.skipped.push((own.clone(), format!("{parameter}: contexts of SELinux are not managed")));
+        }
+    }
+
+    fn finish(mut self, entries: usize) -> Checked {
+        // Removals from below, everything else from above.
+        self.found.sort_by(|(phase_a, path_a, _), (phase_b, path_b, _)| {
+            let by_path = if *phase_a == Phase::Removal { path_b.cmp(path_a) } else { path_a.cmp(path_b) };
+            phase_a.cmp(phase_b).then(by_path)
+        });
+        self.checked.changes = self.found.into_iter().map(|(_, _, change)| change).collect();
+        // A usize fits in 64 bits.
+        self.checked.resources = (entries + self.checked.failures.len()).max(1) as u64;
+        self.checked
+    }
+}
+
+fn text(error: &FsError) -> String {
+    super::errors::chain(error)
+}

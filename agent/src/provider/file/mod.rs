@@ -1,0 +1,115 @@
+//! The `File` type, with the meaning that it has in Puppet.
+//!
+//! What differs, and why:
+//!
+//! * Contents are compared by digest, whatever `checksum` says; `mtime` and `ctime` count for sources on this machine only.
+//! * `backup` is on by default: old content goes to the local store, so that a run can be undone. Every filebucket is that
+//!   store; a suffix makes a copy beside the file as well. Of directories only the store keeps a backup.
+//! * Sources on this machine, and links that are followed, are read below the managed root; links on the way are not
+//!   followed. `http` sources and `sourceselect => all` are refused.
+//! * What cannot be done without `force` is a failure, not a notice that comes back in every run.
+//! * Names of owners are looked up in `/etc/passwd` and `/etc/group` of the managed root; numeric ids always work.
+//! * A path given as `ensure` must contain a slash. Contexts of SELinux are listed as skipped.
+//! * Files are staged beside their targets whatever `staging_location` says: this is what makes replacing them atomic.
+
+mod apply;
+mod backup;
+mod checksum;
+mod compare;
+mod desired;
+mod diff;
+mod errors;
+mod extras;
+mod glob;
+mod identity;
+mod mode;
+mod observe;
+mod owner;
+mod parameters;
+mod place;
+mod read;
+mod relations;
+mod source;
+#[cfg(test)]
+mod tests;
+mod validate_cmd;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
+
+pub use parameters::managed_path;
+
+use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use crate::tree::WantedContent;
+use desired::Exclusions;
+use owner::AccountCache;
+use parameters::Parameters;
+
+/// Manages files, directories and links.
+#[derive(Debug, Clone, Default)]
+pub struct FileProvider {
+    accounts: Arc<AccountCache>,
+}
+
+impl FileProvider {
+    /// Returns the provider; it remembers nothing but names of accounts.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+#[async_trait]
+impl Provider for FileProvider {
+    fn resource_type(&self) -> &str {
+        "File"
+    }
+
+    fn validate(&self, resource: &Resource) -> Result<(), ProviderError> {
+        Parameters::parse(resource).map(drop)
+    }
+
+    fn autorequire(&self, resource: &Resource, catalog: &Catalog) -> Vec<ResourceRef> {
+        relations::autorequire(resource, catalog)
+    }
+
+    fn wanted(&self, resource: &Resource, managed: &HashSet<TreePath>) -> Result<Vec<WantedContent>, ProviderError> {
+        let parameters = Parameters::parse(resource)?;
+        let exclusions = Exclusions::new(&parameters.path, managed);
+        Ok(desired::wanted(resource, &parameters, &exclusions))
+    }
+
+    fn carried(&self, resource: &Resource) -> Vec<Digest> {
+        let content = Parameters::parse(resource).ok().and_then(|parameters| parameters.content);
+        content.map(|content| Digest::of(&content)).into_iter().collect()
+    }
+
+    async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
+        blocking(resource.reference(), move || compare::check(&context, &cache, &resource)).await
+    }
+
+    async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
+        let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
+        let changes = changes.to_vec();
+        blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, &changes)).await
+    }
+
+    fn disturbs_files(&self) -> bool {
+        false
+    }
+}
+
+/// Runs blocking work; it ends by itself when the future is dropped, and leaves each object old or new.
+async fn blocking<T: Send + 'static>(
+    resource: ResourceRef,
+    work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
+) -> Result<T, ProviderError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(errors::failed(&resource, "finish the work on it", error)),
+    }
+}

@@ -1,0 +1,412 @@
+//! The parameters of a `File` resource, parsed and checked against each other.
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::{Resource, TreePath, Value};
+
+use super::checksum::{Checksum, ChecksumValue};
+use super::glob::Glob;
+use super::mode::Mode;
+use super::read;
+use crate::provider::ProviderError;
+
+/// What shall be at the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ensure {
+    Absent,
+    /// Anything; a file if there is nothing.
+    Present,
+    File,
+    Directory,
+    Link,
+}
+
+/// Who shall own it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Account {
+    Id(u32),
+    Name(String),
+}
+
+/// One entry of `source`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SourceUri {
+    /// `puppet:///…`: only the compiler can tell whether it exists.
+    Puppet(String),
+    /// `/…` or `file:///…`: looked at below the managed root.
+    Local(TreePath),
+}
+
+/// How far a directory is managed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recurse {
+    No,
+    /// What is in the source and what is there.
+    Yes,
+    /// What is in the source.
+    Remote,
+}
+
+/// What to do with links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Links {
+    Manage,
+    Follow,
+}
+
+/// Whether modes and owners of the source count where the resource names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SourcePermissions {
+    Ignore,
+    Use,
+    UseWhenCreating,
+}
+
+/// Where old content goes before it is replaced or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Backup {
+    /// Nowhere.
+    No,
+    /// The local store.
+    Store,
+    /// The local store, and a copy beside the file with this added to its name.
+    Suffix(String),
+}
+
+/// All parameters of one resource.
+#[derive(Debug, Clone)]
+pub(super) struct Parameters {
+    pub(super) path: TreePath,
+    pub(super) ensure: Option<Ensure>,
+    pub(super) target: Option<Vec<u8>>,
+    /// `content` as the resource itself carries it.
+    pub(super) content: Option<Bytes>,
+    pub(super) sensitive: bool,
+    pub(super) sources: Vec<SourceUri>,
+    pub(super) source_permissions: SourcePermissions,
+    pub(super) recurse: Recurse,
+    pub(super) recurse_limit: Option<usize>,
+    /// Most entries that recursion may find; `None` for no limit.
+    pub(super) max_files: Option<usize>,
+    pub(super) ignore: Vec<Glob>,
+    pub(super) purge: bool,
+    pub(super) force: bool,
+    pub(super) links: Links,
+    pub(super) replace: bool,
+    pub(super) backup: Backup,
+    pub(super) mode: Option<Mode>,
+    pub(super) owner: Option<Account>,
+    pub(super) group: Option<Account>,
+    pub(super) show_diff: bool,
+    pub(super) validate_cmd: Option<String>,
+    pub(super) validate_replacement: String,
+    pub(super) checksum: Checksum,
+    pub(super) checksum_value: Option<ChecksumValue>,
+    /// Parameters that are understood and not acted upon.
+    pub(super) left_out: Vec<&'static str>,
+}
+
+/// What Puppet knows of `File` besides metaparameters. The last line is read-only there or has no meaning here.
+const KNOWN: &[&str] = &[
+    "path",
+    "ensure",
+    "target",
+    "content",
+    "source",
+    "sourceselect",
+    "source_permissions",
+    "recurse",
+    "recurselimit",
+    "max_files",
+    "ignore",
+    "purge",
+    "force",
+    "links",
+    "replace",
+    "backup",
+    "mode",
+    "owner",
+    "group",
+    "show_diff",
+    "validate_cmd",
+    "validate_replacement",
+    "checksum",
+    "checksum_value",
+    "staging_location",
+    "provider",
+    "selinux_ignore_defaults",
+    "seluser",
+    "selrole",
+    "seltype",
+    "selrange",
+    "ctime",
+    "mtime",
+    "type",
+];
+
+/// Parameters that every resource may have; the engine knows what they mean.
+const METAPARAMETERS: &[&str] =
+    &["alias", "audit", "before", "loglevel", "name", "noop", "notify", "require", "schedule", "stage", "subscribe", "tag"];
+
+const SELINUX: [&str; 4] = ["seluser", "selrole", "seltype", "selrange"];
+
+/// Returns the path that a `File` resource manages: its `path`, else its title.
+///
+/// # Errors
+///
+/// When it is not absolute, has a `..` or a NUL, or is too long.
+pub fn managed_path(resource: &Resource) -> Result<TreePath, ProviderError> {
+    let text = match resource.parameter("path") {
+        Some(value) => value.as_str().ok_or_else(|| read::fail(resource, "path", "must be a string"))?,
+        None => &resource.title,
+    };
+    read::absolute_path(text).map_err(|reason| read::fail(resource, "path", reason))
+}
+
+impl Parameters {
+    /// Parses and checks a resource.
+    pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
+        for name in resource.parameters.keys().map(String::as_str) {
+            if !KNOWN.contains(&name) && !METAPARAMETERS.contains(&name) {
+                return Err(read::fail(resource, name, "is no parameter of File: look for a misspelling"));
+            }
+        }
+        let mut target = target(resource)?;
+        let ensure = ensure(resource, &mut target)?;
+        let compiled = resource.resolved.as_ref().is_some_and(|resolved| resolved.uri.is_none());
+        let content = if compiled { None } else { content(resource)? };
+        let parameters = Self {
+            path: managed_path(resource)?,
+            ensure,
+            target,
+            sensitive: ["content", "source"].iter().any(|name| resource.parameters.get(*name).is_some_and(Value::is_sensitive)),
+            content,
+            sources: sources(resource)?,
+            source_permissions: read::choice(
+                resource,
+                "source_permissions",
+                &[
+                    ("ignore", SourcePermissions::Ignore),
+                    ("use", SourcePermissions::Use),
+                    ("use_when_creating", SourcePermissions::UseWhenCreating),
+                ],
+            )?
+            .unwrap_or(SourcePermissions::Ignore),
+            recurse: recurse(resource)?,
+            recurse_limit: read::count(resource, "recurselimit")?,
+            max_files: max_files(resource)?,
+            ignore: read::strings(resource, "ignore")?.into_iter().map(Glob::parse).collect(),
+            purge: read::boolean(resource, "purge", false)?,
+            force: read::boolean(resource, "force", false)?,
+            links: read::choice(resource, "links", &[("manage", Links::Manage), ("follow", Links::Follow)])?
+                .unwrap_or(Links::Manage),
+            replace: read::boolean(resource, "replace", true)?,
+            backup: backup(resource)?,
+            mode: mode(resource)?,
+            owner: account(resource, "owner")?,
+            group: account(resource, "group")?,
+            show_diff: read::boolean(resource, "show_diff", true)?,
+            validate_cmd: read::string(resource, "validate_cmd")?.map(str::to_owned),
+            validate_replacement: read::string(resource, "validate_replacement")?.unwrap_or("%").to_owned(),
+            checksum: read::string(resource, "checksum")?.map_or(Ok(Checksum::Digest), |text| {
+                Checksum::parse(text).map_err(|reason| read::fail(resource, "checksum", reason))
+            })?,
+            checksum_value: checksum_value(resource)?,
+            left_out: SELINUX.into_iter().filter(|name| resource.parameter(name).is_some()).collect(),
+        };
+        parameters.check(resource, compiled)?;
+        Ok(parameters)
+    }
+
+    /// Checks what parameters say together.
+    fn check(&self, resource: &Resource, compiled: bool) -> Result<(), ProviderError> {
+        let has_content = compiled || self.content.is_some();
+        let has_source = !self.sources.is_empty();
+        let has_target = self.target.is_some();
+        let fail = |parameter, reason: &str| Err(read::fail(resource, parameter, reason));
+        if [has_content, has_source, has_target].into_iter().filter(|given| *given).count() > 1 {
+            return fail("content", "only one of content, source and target may be given");
+        }
+        match self.ensure {
+            Some(Ensure::Link) if !has_target && !has_source => return fail("target", "is needed with ensure => link"),
+            Some(Ensure::Link) if has_content => return fail("content", "cannot be given with ensure => link"),
+            Some(Ensure::Directory) if has_content => return fail("content", "cannot be given with ensure => directory"),
+            Some(Ensure::Directory | Ensure::File) if has_target => {
+                return fail("target", "goes with ensure => link only; to copy a tree of links use source and links => manage");
+            }
+            _ => {}
+        }
+        if self.recurse == Recurse::Remote && !has_source {
+            return fail("recurse", "remote needs a source");
+        }
+        if self.checksum == Checksum::None && has_source {
+            return fail("checksum", "none cannot be used with source");
+        }
+        if self.checksum.is_by_date() && has_content {
+            return fail("checksum", "mtime, ctime and none cannot be used with content");
+        }
+        if let Some(command) = &self.validate_cmd {
+            super::validate_cmd::check(command).map_err(|reason| read::fail(resource, "validate_cmd", reason))?;
+            if self.validate_replacement.is_empty() {
+                return fail("validate_replacement", "must not be empty");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn target(resource: &Resource) -> Result<Option<Vec<u8>>, ProviderError> {
+    let Some(text) = read::string(resource, "target")?.filter(|text| *text != "notlink") else { return Ok(None) };
+    if text.is_empty() || text.contains('\0') || text.len() > 4095 {
+        return Err(read::fail(resource, "target", "must be 1 to 4095 bytes without NUL"));
+    }
+    Ok(Some(text.as_bytes().to_vec()))
+}
+
+/// Reads `ensure`; a path is a link to it.
+fn ensure(resource: &Resource, target: &mut Option<Vec<u8>>) -> Result<Option<Ensure>, ProviderError> {
+    const WHAT: &str = "must be present, absent, file, directory, link, or the path that a link points to";
+    let ensure = match resource.parameter("ensure") {
+        None => None,
+        Some(Value::Boolean(false)) => Some(Ensure::Absent),
+        Some(Value::String(text)) => Some(match text.as_str() {
+            "present" => Ensure::Present,
+            "absent" | "false" => Ensure::Absent,
+            "file" => Ensure::File,
+            "directory" => Ensure::Directory,
+            "link" => Ensure::Link,
+            // Puppet takes any text for a target; without a slash it is nearly always a misspelling.
+            path if path.contains('/') && !path.contains('\0') && path.len() <= 4095 => {
+                *target = Some(path.as_bytes().to_vec());
+                Ensure::Link
+            }
+            _ => return Err(read::fail(resource, "ensure", WHAT)),
+        }),
+        Some(_) => return Err(read::fail(resource, "ensure", WHAT)),
+    };
+    // A target makes a link of what else would be anything.
+    Ok(match ensure {
+        None | Some(Ensure::Present) if target.is_some() => Some(Ensure::Link),
+        other => other,
+    })
+}
+
+fn content(resource: &Resource) -> Result<Option<Bytes>, ProviderError> {
+    fn bytes(value: &Value) -> Option<Bytes> {
+        match value {
+            Value::String(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
+            Value::Binary(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Value::Sensitive(value) => bytes(value),
+            _ => None,
+        }
+    }
+    match resource.parameter("content") {
+        None => Ok(None),
+        Some(value) => bytes(value).map(Some).ok_or_else(|| read::fail(resource, "content", "must be a string or Binary")),
+    }
+}
+
+fn sources(resource: &Resource) -> Result<Vec<SourceUri>, ProviderError> {
+    if read::choice(resource, "sourceselect", &[("first", true), ("all", false)])? == Some(false) {
+        return Err(read::fail(resource, "sourceselect", "all is not supported: name one source per File"));
+    }
+    let texts = read::strings(resource, "source")?;
+    texts.into_iter().map(|text| source(text).map_err(|reason| read::fail(resource, "source", reason))).collect()
+}
+
+fn source(text: &str) -> Result<SourceUri, String> {
+    let text = text.trim_end_matches('/');
+    let local = |path: &str| read::absolute_path(path).map(SourceUri::Local);
+    if let Some(path) = text.strip_prefix("file://") {
+        let path = percent_decoded(path.strip_prefix("localhost").unwrap_or(path)).ok_or("has a % without two hex digits")?;
+        return local(&path);
+    }
+    match text {
+        path if path.starts_with('/') || path.is_empty() => local(if path.is_empty() { "/" } else { path }),
+        uri if uri.starts_with("puppet://") => Ok(SourceUri::Puppet(uri.to_owned())),
+        uri if uri.starts_with("http://") || uri.starts_with("https://") => Err(format!(
+            "{uri} is fetched over HTTP, which is not supported: publish the file in a module and use puppet:///modules/…"
+        )),
+        other => Err(format!("{other:?} must be an absolute path, puppet:///… or file:///…")),
+    }
+}
+
+/// Undoes `%XX` of a URI.
+fn percent_decoded(text: &str) -> Option<String> {
+    let bytes = direct_puppet_transport::protocol::path::unescape(text)?;
+    String::from_utf8(bytes).ok()
+}
+
+fn recurse(resource: &Resource) -> Result<Recurse, ProviderError> {
+    match resource.parameter("recurse") {
+        None => Ok(Recurse::No),
+        Some(Value::Boolean(true)) => Ok(Recurse::Yes),
+        Some(Value::Boolean(false)) => Ok(Recurse::No),
+        Some(Value::String(text)) if text == "remote" => Ok(Recurse::Remote),
+        Some(Value::String(text)) if text == "true" => Ok(Recurse::Yes),
+        Some(Value::String(text)) if text == "false" => Ok(Recurse::No),
+        Some(_) => Err(read::fail(resource, "recurse", "must be true, false or remote; for a depth use recurselimit")),
+    }
+}
+
+/// Reads `max_files`: 0 only warns in Puppet and -1 does not even that; both are no limit here.
+fn max_files(resource: &Resource) -> Result<Option<usize>, ProviderError> {
+    match resource.parameter("max_files") {
+        Some(Value::Integer(-1)) => Ok(None),
+        Some(Value::String(text)) if text == "-1" => Ok(None),
+        _ => Ok(read::count(resource, "max_files")?.filter(|&limit| limit > 0)),
+    }
+}
+
+fn backup(resource: &Resource) -> Result<Backup, ProviderError> {
+    match resource.parameter("backup") {
+        None | Some(Value::Boolean(true)) => Ok(Backup::Store),
+        Some(Value::Boolean(false)) => Ok(Backup::No),
+        Some(Value::String(text)) => match text.as_str() {
+            "true" => Ok(Backup::Store),
+            "false" => Ok(Backup::No),
+            suffix if suffix.starts_with('.') => {
+                let valid = suffix.len() > 1 && suffix.len() < 200 && !suffix.contains(['/', '\0']);
+                let reason = "a suffix must be a dot and 1 to 198 bytes without slash and NUL";
+                if valid { Ok(Backup::Suffix(suffix.to_owned())) } else { Err(read::fail(resource, "backup", reason)) }
+            }
+            // The name of a filebucket: there is one, the local store.
+            _ => Ok(Backup::Store),
+        },
+        Some(_) => {
+            Err(read::fail(resource, "backup", "must be true, false, a suffix such as \".bak\", or the name of a filebucket"))
+        }
+    }
+}
+
+fn mode(resource: &Resource) -> Result<Option<Mode>, ProviderError> {
+    match resource.parameter("mode") {
+        None => Ok(None),
+        Some(Value::String(text)) => Mode::parse(text).map(Some).map_err(|reason| read::fail(resource, "mode", reason)),
+        Some(_) => Err(read::fail(resource, "mode", "must be a string, as \"0644\": quote the digits")),
+    }
+}
+
+fn account(resource: &Resource, name: &str) -> Result<Option<Account>, ProviderError> {
+    let by_id = |id: Option<u32>| {
+        // u32::MAX means "leave it" to the system call.
+        let id = id.filter(|&id| id != u32::MAX);
+        id.map(|id| Some(Account::Id(id))).ok_or_else(|| read::fail(resource, name, "has an id out of range"))
+    };
+    match resource.parameter(name) {
+        None => Ok(None),
+        Some(Value::Integer(id)) => by_id(u32::try_from(*id).ok()),
+        Some(Value::String(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
+            by_id(text.parse().ok())
+        }
+        Some(Value::String(text)) if !text.is_empty() && !text.contains([':', '\n', '\0']) => {
+            Ok(Some(Account::Name(text.clone())))
+        }
+        Some(_) => Err(read::fail(resource, name, "must be a name or a numeric id")),
+    }
+}
+
+fn checksum_value(resource: &Resource) -> Result<Option<ChecksumValue>, ProviderError> {
+    let Some(text) = read::string(resource, "checksum_value")? else { return Ok(None) };
+    let kind = read::string(resource, "checksum")?.unwrap_or("sha256");
+    ChecksumValue::parse(kind, text).map(Some).map_err(|reason| read::fail(resource, "checksum_value", reason))
+}

@@ -1,0 +1,261 @@
+//! Where wanted contents come from: resolved sources of the catalog, sources on this machine, and the resource itself.
+//!
+//! A source on this machine (`/…`, `file:///…`) is read below the managed root like everything else.
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::{Digest, EntryKind, ResolvedSource, TreePath};
+
+use super::parameters::{Links, Parameters, Recurse, SourceUri};
+use crate::fs::{FileKind, FsError, FsErrorKind, Root, Stat};
+
+/// Links followed before it must be a circle: Linux's own limit.
+const MAX_LINKS: usize = 40;
+
+/// A content that a file shall have.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// In the local store, once it was fetched.
+    Stored { digest: Digest, size: u64 },
+    /// In the resource itself.
+    Inline { bytes: Bytes, digest: Digest },
+    /// A file on this machine, hashed when it is compared or copied.
+    Local { path: TreePath, stat: Stat },
+}
+
+/// What one entry of a source is.
+#[derive(Debug, Clone)]
+pub(super) enum EntryContent {
+    File(Content),
+    Directory,
+    Link(Vec<u8>),
+    /// Why it cannot be copied.
+    Unusable(String),
+}
+
+/// One entry of a source.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Relative to the source; empty for the source itself.
+    pub(super) relative: TreePath,
+    /// Its permissions.
+    pub(super) mode: u32,
+    /// Its owner and group, which only a source on this machine has.
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) content: EntryContent,
+}
+
+/// Follows links at `path`, not on the way to it, within the root. `None` when nothing is there at the end.
+pub(super) fn resolve_links(root: &Root, path: &TreePath) -> Result<Option<TreePath>, FsError> {
+    let mut path = path.clone();
+    for _ in 0..MAX_LINKS {
+        match root.stat(&path)? {
+            None => return Ok(None),
+            Some(stat) if stat.kind() != FileKind::Link => return Ok(Some(path)),
+            Some(_) => {}
+        }
+        let target = root.read_link(&path)?;
+        let Some(next) = link_destination(&path, &target) else { return Ok(None) };
+        path = next;
+    }
+    Err(FsError {
+        path: root.display(&path),
+        attempt: "follow the links at",
+        kind: FsErrorKind::NotBeneath,
+        hint: Some("they form a circle"),
+        source: std::io::Error::from_raw_os_error(rustix::io::Errno::LOOP.raw_os_error()),
+    })
+}
+
+/// Returns the path that a link at `path` with `target` points to, by its text; `None` when it is no valid path. As for the
+/// kernel, `..` at the root is the root.
+pub(super) fn link_destination(path: &TreePath, target: &[u8]) -> Option<TreePath> {
+    let mut destination = if target.starts_with(b"/") { TreePath::root() } else { path.parent()? };
+    for name in target.split(|&byte| byte == b'/') {
+        destination = match name {
+            b"" | b"." => destination,
+            b".." => destination.parent().unwrap_or_default(),
+            name => destination.child(name).ok()?,
+        };
+    }
+    Some(destination)
+}
+
+/// Returns whether recursion reaches the entry at `relative`.
+pub(super) fn selects(parameters: &Parameters, relative: &TreePath) -> bool {
+    if relative.is_root() {
+        return true;
+    }
+    let reached = parameters.recurse != Recurse::No && parameters.recurse_limit.is_none_or(|limit| relative.depth() <= limit);
+    reached && (parameters.ignore.is_empty() || !relative.components().any(|name| is_ignored(parameters, name)))
+}
+
+/// Returns whether `ignore` names this base name.
+pub(super) fn is_ignored(parameters: &Parameters, name: &[u8]) -> bool {
+    parameters.ignore.iter().any(|glob| glob.matches(name))
+}
+
+/// Returns the entries of what the catalog resolved, as far as recursion reaches.
+pub(super) fn resolved_entries(parameters: &Parameters, resolved: &ResolvedSource) -> Vec<Entry> {
+    let selected = resolved.entries.iter().filter(|entry| selects(parameters, &entry.path));
+    selected
+        .map(|entry| {
+            let followed = match (&entry.kind, parameters.links) {
+                (EntryKind::Link { target }, Links::Follow) => follow_resolved(resolved, &entry.path, target),
+                _ => Ok(entry),
+            };
+            let (mode, content) = match followed {
+                Ok(found) => (found.mode, entry_content(&found.kind)),
+                Err(reason) => (0, EntryContent::Unusable(reason)),
+            };
+            Entry { relative: entry.path.clone(), mode, owner: None, content }
+        })
+        .collect()
+}
+
+fn entry_content(kind: &EntryKind) -> EntryContent {
+    match kind {
+        EntryKind::File { digest, size } => EntryContent::File(Content::Stored { digest: *digest, size: *size }),
+        EntryKind::Directory => EntryContent::Directory,
+        EntryKind::Link { target } => EntryContent::Link(target.clone()),
+    }
+}
+
+/// Follows a link of a published tree within its source: what lies elsewhere is not known here.
+fn follow_resolved<'a>(
+    resolved: &'a ResolvedSource,
+    path: &TreePath,
+    target: &[u8],
+) -> Result<&'a direct_puppet_transport::protocol::ManifestEntry, String> {
+    let (mut path, mut target) = (path.clone(), target.to_vec());
+    for _ in 0..MAX_LINKS {
+        let inside = !target.starts_with(b"/") && stays_inside(&path, &target);
+        let found = link_destination(&path, &target).filter(|_| inside).and_then(|destination| {
+            resolved.entries.binary_search_by(|entry| entry.path.cmp(&destination)).ok().map(|at| &resolved.entries[at])
+        });
+        match found {
+            Some(entry) => match &entry.kind {
+                EntryKind::File { .. } => return Ok(entry),
+                EntryKind::Link { target: next } => (path, target) = (entry.path.clone(), next.clone()),
+                EntryKind::Directory => return Err("a link to a directory cannot be followed: use links => manage".to_owned()),
+            },
+            None => return Err("the link points outside its source and cannot be followed: use links => manage".to_owned()),
+        }
+    }
+    Err("links of the source form a circle".to_owned())
+}
+
+/// Returns whether a relative target never climbs above the tree.
+fn stays_inside(path: &TreePath, target: &[u8]) -> bool {
+    let mut depth = path.depth().saturating_sub(1);
+    target.split(|&byte| byte == b'/').all(|name| match name {
+        b"" | b"." => true,
+        b".." => match depth.checked_sub(1) {
+            Some(above) => {
+                depth = above;
+                true
+            }
+            None => false,
+        },
+        _ => {
+            depth += 1;
+            true
+        }
+    })
+}
+
+/// Finds the first source that exists and returns its entries; `None` when the resource names no source.
+///
+/// # Errors
+///
+/// When none exists, or one cannot be looked at.
+pub(super) fn entries(
+    root: &Root,
+    parameters: &Parameters,
+    resolved: Option<&ResolvedSource>,
+) -> Result<Option<Vec<Entry>>, Box<dyn std::error::Error + Send + Sync>> {
+    for source in &parameters.sources {
+        match source {
+            SourceUri::Local(path) => {
+                let found = match parameters.links {
+                    Links::Follow => resolve_links(root, path)?,
+                    Links::Manage => Some(path.clone()),
+                };
+                if let Some(path) = found
+                    && let Some(stat) = root.stat(&path)?
+                {
+                    return Ok(Some(local_entries(root, parameters, &path, stat)?));
+                }
+            }
+            SourceUri::Puppet(uri) => {
+                let found = resolved.filter(|resolved| resolved.uri.as_deref().map(|uri| uri.trim_end_matches('/')) == Some(uri));
+                if let Some(resolved) = found {
+                    return Ok(Some(resolved_entries(parameters, resolved)));
+                }
+            }
+        }
+    }
+    match (resolved, parameters.sources.is_empty()) {
+        (Some(resolved), true) => Ok(Some(resolved_entries(parameters, resolved))),
+        (None, true) => Ok(None),
+        (_, false) => Err("none of its sources exists, in the catalog or on this machine".into()),
+    }
+}
+
+/// Lists a source on this machine.
+fn local_entries(root: &Root, parameters: &Parameters, source: &TreePath, stat: Stat) -> Result<Vec<Entry>, FsError> {
+    let mut entries = Vec::new();
+    let mut open = vec![(source.clone(), TreePath::root(), stat)];
+    while let Some((path, relative, stat)) = open.pop() {
+        let content = local_content(root, parameters, &path, &stat)?;
+        if matches!(content, EntryContent::Directory) && parameters.recurse != Recurse::No {
+            for child in root.list(&path)? {
+                // Names from the file system are single components; only a path too long for the protocol fails.
+                let (Ok(path), Ok(relative)) = (path.child(&child.name), relative.child(&child.name)) else { continue };
+                let too_deep = parameters.recurse_limit.is_some_and(|limit| relative.depth() > limit);
+                if !too_deep && !is_ignored(parameters, &child.name) {
+                    open.push((path, relative, child.stat));
+                }
+            }
+        }
+        entries.push(Entry { relative, mode: stat.permissions(), owner: Some((stat.uid, stat.gid)), content });
+    }
+    entries.sort_by(|a, b| a.relative.cmp(&b.relative));
+    Ok(entries)
+}
+
+fn local_content(root: &Root, parameters: &Parameters, path: &TreePath, stat: &Stat) -> Result<EntryContent, FsError> {
+    Ok(match stat.kind() {
+        FileKind::File => EntryContent::File(Content::Local { path: path.clone(), stat: *stat }),
+        FileKind::Directory => EntryContent::Directory,
+        FileKind::Link if parameters.links == Links::Manage => EntryContent::Link(root.read_link(path)?),
+        FileKind::Link => match resolve_links(root, path)? {
+            Some(target) => match root.stat(&target)? {
+                Some(stat) if stat.kind() == FileKind::File => EntryContent::File(Content::Local { path: target, stat }),
+                _ => EntryContent::Unusable("only links to files can be followed: use links => manage".to_owned()),
+            },
+            None => EntryContent::Unusable("the link of the source points to nothing".to_owned()),
+        },
+        _ => EntryContent::Unusable("the source is a device, socket or fifo, which cannot be copied".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        for (path, target, destination) in [
+            ("a/b", "c", "a/c"),
+            ("a/b", "../c", "c"),
+            ("a/b", "../../../c", "c"),
+            ("a/b", "/x//y/./z", "x/y/z"),
+            ("a", "b/../c/", "c"),
+        ] {
+            let found = link_destination(&path.parse().unwrap(), target.as_bytes()).unwrap();
+            assert_eq!(found.to_string(), destination, "{path} -> {target}");
+        }
+        assert!(!stays_inside(&"a/b".parse().unwrap(), b"../../c"));
+        assert!(stays_inside(&"a/b".parse().unwrap(), b"../c/../d"));
+    }
+}
