@@ -1,1 +1,110 @@
-//! Placeholder.
+//! Seeded trees and catalogs: the same bytes on every machine.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use direct_puppet_agent::tree::WantedContent;
+use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
+use direct_puppet_transport::protocol::{
+    Catalog, Digest, EntryKind, Environment, ManifestEntry, ResolvedSource, Resource, TreePath,
+};
+
+/// The seed of every tree; changing it makes figures incomparable with older ones.
+pub const SEED: u64 = 42;
+
+/// A small generator (SplitMix64, Steele et al. 2014): seeded, fast, and the same everywhere.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// Returns the generator of a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Returns the next number.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Returns a size in bytes, exponentially distributed with mean 4096 as in configuration trees.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size drawn at random")]
+    pub fn size(&mut self) -> usize {
+        let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        (-(1.0 - unit).ln() * 4096.0) as usize
+    }
+}
+
+/// Returns the content of file `number`: text that looks like configuration.
+#[must_use]
+pub fn content(number: usize) -> Vec<u8> {
+    let mut random = Random::new(SEED ^ (number as u64) << 20);
+    let size = random.size();
+    let mut text = Vec::with_capacity(size + 40);
+    while text.len() < size {
+        text.extend_from_slice(format!("option_{} = value_{:x}\n", random.next() % 97, random.next() % 65_536).as_bytes());
+    }
+    text.truncate(size);
+    text
+}
+
+/// Returns the path of file `number`, in one of up to 1,024 directories of two levels.
+#[must_use]
+pub fn path(number: usize) -> TreePath {
+    let directory = number % 1024;
+    TreePath::from_bytes(format!("d{:02}/e{:02}/file{number:06}.conf", directory / 32, directory % 32).as_bytes())
+        .expect("generated paths are valid")
+}
+
+/// Writes a tree of `files` files below `root` and returns what it holds.
+///
+/// # Errors
+///
+/// When the disk does not take it.
+pub fn make_tree(root: &Path, files: usize) -> io::Result<Vec<WantedContent>> {
+    let mut wanted = Vec::with_capacity(files);
+    for number in 0..files {
+        let (path, content) = (path(number), content(number));
+        let target = root.join(path.as_path());
+        if let Some(parent) = target.parent().filter(|_| number < 1024) {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&target, &content)?;
+        wanted.push(WantedContent { path, digest: Digest::of(&content), size: content.len() as u64, replace: true });
+    }
+    Ok(wanted)
+}
+
+/// Returns a catalog with one recursive file resource of `files` files at `/srv/tree`.
+#[must_use]
+pub fn catalog(files: usize) -> Catalog {
+    let mut entries = vec![ManifestEntry { path: TreePath::root(), mode: 0o755, kind: EntryKind::Directory }];
+    for number in 0..files {
+        let content = content(number);
+        let kind = EntryKind::File { digest: Digest::of(&content), size: content.len() as u64 };
+        entries.push(ManifestEntry { path: path(number), mode: 0o644, kind });
+    }
+    for number in 0..files.min(1024) {
+        let directory = path(number).parent().unwrap_or_default();
+        let directories = [directory.parent().unwrap_or_default(), directory];
+        entries.extend(directories.into_iter().map(|path| ManifestEntry { path, mode: 0o755, kind: EntryKind::Directory }));
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    entries.dedup_by(|a, b| a.path == b.path);
+    let mut resource = Resource::new("File", "/srv/tree").with("ensure", "directory").with("recurse", true);
+    resource.resolved = Some(ResolvedSource { uri: Some("puppet:///modules/bench/tree".to_owned()), entries });
+    Catalog {
+        format: CATALOG_FORMAT,
+        certname: "bench".parse().expect("a valid name"),
+        environment: Environment::default(),
+        classes: Vec::new(),
+        resources: vec![resource],
+        edges: Vec::new(),
+    }
+}

@@ -172,5 +172,5 @@ pub trait Provider: Debug + Send + Sync + 'static {
 #[cfg(feature = "providers")]
 #[must_use]
 pub fn builtin() -> Vec<Arc<dyn Provider>> {
-    Vec::new()
+    vec![Arc::new(file::FileProvider::new())]
 }

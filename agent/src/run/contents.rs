@@ -1,5 +1,6 @@
 //! Which contents the node lacks, and bringing them into the local store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, TreePath};
 
 use super::state::State;
-use super::{Missing, Run, Uses};
+use super::{Missing, Plan, Run, Uses};
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
@@ -40,11 +41,13 @@ pub(super) struct Contents {
 }
 
 impl<T: Transport> Run<'_, T> {
-    pub(super) async fn scan(&self, state: &mut State, catalog: Catalog) -> Result<Contents, RunError> {
+    pub(super) async fn scan(&self, state: &mut State, plan: &Plan, catalog: Catalog) -> Result<Contents, RunError> {
         let mut wanted = Vec::new();
+        let mut carried = HashSet::new();
         for resource in &catalog.resources {
             if let Some(provider) = self.inner.providers.get(&resource.resource_type) {
-                wanted.extend(provider.wanted(resource)?);
+                wanted.extend(provider.wanted(resource, &plan.managed)?);
+                carried.extend(provider.carried(resource));
             }
         }
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
@@ -53,6 +56,7 @@ impl<T: Transport> Run<'_, T> {
             store: state.store.clone(),
             cache: state.cache.take(),
             wanted,
+            carried,
             options: ScanOptions {
                 threads: self.inner.threads,
                 reproof_interval: self.inner.reproof_interval,
@@ -118,6 +122,7 @@ struct ScanJob {
     store: Store,
     cache: Option<StatCache>,
     wanted: Vec<WantedContent>,
+    carried: HashSet<Digest>,
     options: ScanOptions,
     now: std::time::SystemTime,
     progress: Arc<AtomicU64>,
@@ -133,7 +138,7 @@ impl ScanJob {
                 if self.interrupt.load(Ordering::Relaxed) {
                     return Err(RunError::Cancelled);
                 }
-                resolve(&self.store, &self.wanted, scanned)
+                resolve(&self.store, &self.wanted, &self.carried, scanned)
             },
         );
         (result, self.cache)
@@ -141,7 +146,7 @@ impl ScanJob {
 }
 
 /// Decides for each content that is not in place where it comes from: the store, another path, or the server.
-fn resolve(store: &Store, wanted: &[WantedContent], mut scan: Scan) -> Result<Contents, RunError> {
+fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, mut scan: Scan) -> Result<Contents, RunError> {
     let mut uses = Uses::new();
     let mut needed: Vec<&WantedContent> = Vec::new();
     for want in wanted {
@@ -151,7 +156,7 @@ fn resolve(store: &Store, wanted: &[WantedContent], mut scan: Scan) -> Result<Co
             Some(ContentState::Different(_) | ContentState::OtherKind) => want.replace,
             _ => false,
         };
-        if is_needed {
+        if is_needed && !carried.contains(&want.digest) {
             let count = uses.entry(want.digest).or_insert(0);
             *count += 1;
             if *count == 1 {

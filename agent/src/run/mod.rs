@@ -90,7 +90,7 @@ impl<T: Transport> Run<'_, T> {
         let plan = self.plan(&found.catalog)?;
 
         self.begin(Phase::Scan);
-        let mut contents = self.scan(state, found.catalog).await?;
+        let mut contents = self.scan(state, &plan, found.catalog).await?;
         self.check_cancelled()?;
 
         self.begin(Phase::Fetch);
