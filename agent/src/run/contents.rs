@@ -15,8 +15,7 @@ use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
 use crate::store::Store;
 use crate::sync::{FetchRequest, fetch};
-use crate::tree::scan::scan;
-use crate::tree::{ContentState, Scan, ScanOptions, StatCache, WantedContent};
+use crate::tree::{ContentState, Scan, ScanOptions, StatCache, WantedContent, scan};
 
 /// How often listeners hear how far a scan is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
