@@ -34,7 +34,12 @@ impl Random {
     }
 
     /// Returns a size in bytes, exponentially distributed with mean 4096 as in configuration trees.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size drawn at random")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a size drawn at random"
+    )]
     pub fn size(&mut self) -> usize {
         let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
         (-(1.0 - unit).ln() * 4096.0) as usize

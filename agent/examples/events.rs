@@ -12,7 +12,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let agent = Agent::builder().transport(transport).certname("node1".parse()?).root(root.path()).build()?;
     let events = agent.events();
     agent.run(&RunOptions::default()).await?;
-    let seen: Vec<RunEvent> = events.take_while(|event| std::future::ready(!matches!(event, RunEvent::Finished(_)))).collect().await;
+    let seen: Vec<RunEvent> =
+        events.take_while(|event| std::future::ready(!matches!(event, RunEvent::Finished(_)))).collect().await;
     for event in &seen {
         println!("{event:?}");
     }

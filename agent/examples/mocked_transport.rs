@@ -19,7 +19,9 @@ async fn with_a_server_that_is_away() -> String {
     let root = tempfile::tempdir().expect("a temporary directory can be made");
     let mut transport = MockTransport::new();
     transport.expect_endpoint().return_const("https://puppet.example.com:8140".to_owned());
-    transport.expect_call().returning(|_| Err(TransportError::new(TransportErrorKind::Connect, "https://puppet.example.com:8140")));
+    transport
+        .expect_call()
+        .returning(|_| Err(TransportError::new(TransportErrorKind::Connect, "https://puppet.example.com:8140")));
     let agent = Agent::builder()
         .transport(transport)
         .certname("node1".parse().expect("a valid name"))

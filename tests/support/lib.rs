@@ -1,1 +1,11 @@
-//! What the suites share.
+//! What the suites share: the real programs, sites, and trees.
+
+pub mod binaries;
+pub mod site;
+
+/// How much a campaign (kills, power cuts) does: `CAMPAIGN=long` for the whole number, anything else for a tenth.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one knob of the suites")]
+pub fn campaign(full: usize) -> usize {
+    if std::env::var("CAMPAIGN").is_ok_and(|size| size == "long") { full } else { full.div_ceil(10) }
+}

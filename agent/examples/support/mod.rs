@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogReply, CheckIn, Digest, EntryKind, Environment, Fetch, ManifestEntry, Manifest, Refusal, Report, ReportAccepted,
-    ResolvedSource, Resource, SubmitFacts, TreePath, VersionCounter,
+    Catalog, CatalogReply, CheckIn, Digest, EntryKind, Environment, Fetch, Manifest, ManifestEntry, Refusal, Report,
+    ReportAccepted, ResolvedSource, Resource, SubmitFacts, TreePath, VersionCounter,
 };
 use direct_puppet_transport::{Content, FetchItem, FetchItems, Handler, MemoryTransport, Peer};
 use futures::StreamExt as _;

@@ -1,0 +1,79 @@
+//! The real programs, built once for whoever needs them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// Where the programs are.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    /// `direct-puppet`.
+    pub agent: PathBuf,
+    /// `direct-puppet-server`.
+    pub server: PathBuf,
+}
+
+/// Builds both programs, if need be, and returns where they are.
+///
+/// # Panics
+///
+/// When they do not build.
+#[expect(clippy::disallowed_methods, reason = "cargo tells its own path through the environment")]
+pub fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["build", "--locked", "--quiet", "--message-format=json", "--bins"])
+            .args(["-p", "direct-puppet", "-p", "direct-puppet-server-stub"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .stderr(Stdio::inherit())
+            .output()
+            .expect("cargo can be started");
+        assert!(output.status.success(), "the programs do not build");
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let find = |name: &str| {
+            messages
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .find(|message| message["target"]["name"] == name && message["executable"].is_string())
+                .and_then(|message| message["executable"].as_str().map(PathBuf::from))
+                .unwrap_or_else(|| panic!("cargo built no {name}"))
+        };
+        Binaries { agent: find("direct-puppet"), server: find("direct-puppet-server") }
+    })
+}
+
+impl Binaries {
+    /// Returns `direct-puppet` with a root, a node name and JSON output.
+    #[must_use]
+    pub fn agent(&self, root: &Path, verb: &[&str]) -> Command {
+        let mut command = Command::new(&self.agent);
+        command.args(verb).arg("--root").arg(root).args(["--node", "node1.example.com", "--json"]);
+        command.env_remove("DIRECT_PUPPET_SERVER").stdin(Stdio::null());
+        command
+    }
+}
+
+/// Runs a command to its end and returns what it said.
+///
+/// # Panics
+///
+/// When it cannot be started.
+#[must_use]
+pub fn run(mut command: Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Returns the JSON object that a command printed.
+///
+/// # Panics
+///
+/// When it printed none; shows what it said instead.
+#[must_use]
+pub fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        panic!("no JSON ({error}): {out}\n{err}")
+    })
+}
