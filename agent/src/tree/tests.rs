@@ -179,7 +179,7 @@ fn a_file_just_written_is_proved_by_stat_in_the_next_run() {
     node.put("a/new", b"new");
     node.put("a/replaced", b"old");
     for path in ["a/new", "a/replaced"] {
-        let stat = super::dir::stat_of(File::open(node.at(path)).unwrap()).unwrap();
+        let stat = dir::stat_of(File::open(node.at(path)).unwrap()).unwrap();
         let digest = node.wanted.iter().find(|wanted| wanted.path == path.parse().unwrap()).unwrap().digest;
         cache.record(&path.parse().unwrap(), &stat, digest);
     }
@@ -262,8 +262,8 @@ fn a_damaged_cache_or_another_key_costs_one_reading() {
 #[test]
 fn one_thread_and_many_give_the_same_answers() {
     let mut node = Node::new(300);
-    node.put("big/one", &vec![7; (SMALL_FILE_BYTES + 1) as usize]);
-    node.put("big/two", &vec![8; 3 * SMALL_FILE_BYTES as usize]);
+    node.put("big/one", &vec![7; (1 << 20) + 1]);
+    node.put("big/two", &vec![8; 3 << 20]);
     fs::write(node.at("d1/f1"), b"CONTENT 1").unwrap();
     let mut scans = [1, 4].map(|threads| {
         node.options.threads = threads;
