@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Digest, TreePath};
 
-use super::dir::RootDir;
+use super::dir::{Dir, RootDir};
 use super::fingerprint::{FingerprintKey, KEY_BYTES};
 use super::format::{self, Records};
 use super::record::{CLOCK_GRANULARITY, Nanos, Record, nanos_at, nanos_in, nanos_of};
@@ -126,8 +126,15 @@ impl StatCache {
         let Some(newest) = racy.values().map(Record::changed_at).max() else { return Ok(()) };
         now = wait_until_past(newest, now);
         let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
+        // In path order most neighbours share a directory: each is opened about once.
+        let mut open: Option<(TreePath, Option<Dir<'_>>)> = None;
         for (path, record) in racy {
-            let stat = path.parent().zip(path.name()).and_then(|(parent, name)| root_dir.dir(&parent).ok()??.stat(name).ok()?);
+            let parent = path.parent().unwrap_or_default();
+            let (_, dir) = match open.take_if(|(at, _)| *at == parent) {
+                Some(same) => open.insert(same),
+                None => open.insert((parent.clone(), root_dir.dir(&parent).ok().flatten())),
+            };
+            let stat = dir.as_ref().zip(path.name()).and_then(|(dir, name)| dir.stat(name).ok()?);
             if stat.is_some_and(|stat| is_untouched(&record, &stat)) {
                 self.put(&path, Record { recorded_at: now, ..record });
             } else {

@@ -164,8 +164,8 @@ fn three_of_ten_thousand_drift() {
 #[test]
 fn a_racy_record_is_not_trusted() {
     let node = Node::new(3);
-    // Recorded at the very time of the last change, and never saved: nothing has waited.
-    let now = fs::metadata(node.at("d2/f2")).unwrap().modified().unwrap();
+    // Recorded at the time of a change, and never saved: nothing has waited.
+    let now = fs::metadata(node.at("d0/f0")).unwrap().modified().unwrap();
     let mut cache = node.cache();
     node.scan_at(&mut cache, now);
     assert_eq!(node.scan_at(&mut cache, now + Duration::from_secs(60)).counters.opened, 3);
