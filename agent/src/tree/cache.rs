@@ -4,7 +4,7 @@
 //! `scan-cache` (layout: see the `format` module). A record is dropped by [`StatCache::forget`], by a damaged file or
 //! another key, and by any change of what it says; it survives restarts, upgrades and other catalogs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Digest, TreePath};
 
-use super::dir::RootDir;
+use super::dir::{Dir, RootDir};
 use super::fingerprint::{FingerprintKey, KEY_BYTES};
 use super::format::{self, Records};
 use super::record::{CLOCK_GRANULARITY, Nanos, Record, nanos_at, nanos_in, nanos_of};
@@ -31,6 +31,8 @@ pub struct StatCache {
     key: FingerprintKey,
     state_dir: PathBuf,
     changed: bool,
+    /// Paths that this process wrote itself since the last save.
+    written: HashSet<TreePath>,
 }
 
 impl StatCache {
@@ -43,13 +45,20 @@ impl StatCache {
     pub fn load(state_dir: &Path) -> Result<Self, FsError> {
         let (key, is_new) = load_key(state_dir)?;
         let records = if is_new { None } else { load_records(&state_dir.join("scan-cache"), &key) };
-        Ok(Self { records: records.unwrap_or_default(), key, state_dir: state_dir.to_owned(), changed: false })
+        Ok(Self {
+            records: records.unwrap_or_default(),
+            key,
+            state_dir: state_dir.to_owned(),
+            changed: false,
+            written: HashSet::new(),
+        })
     }
 
     /// Records a file that was just written and made durable; `stat` as it was after the rename.
     pub fn record(&mut self, path: &TreePath, stat: &Stat, digest: Digest) {
         let now = nanos_at(SystemTime::now());
         self.put(path, Record::new(stat, digest, None, now, now));
+        self.written.insert(path.clone());
     }
 
     /// Forgets a path.
@@ -76,8 +85,8 @@ impl StatCache {
         self.records.is_empty()
     }
 
-    /// Waits until records made so far cannot be racy any more (at most 30 ms, and only when there are such), looks again at
-    /// those that would be, and writes the cache atomically. Writes nothing when nothing changed.
+    /// Waits until the files given to [`StatCache::record`] cannot be racy any more (at most 30 ms, and only when there are such),
+    /// looks at them again, forgets those that changed meanwhile, and writes the cache atomically. Writes nothing when nothing changed.
     ///
     /// # Errors
     ///
@@ -109,6 +118,7 @@ impl StatCache {
     pub(super) fn put(&mut self, path: &TreePath, record: Record) {
         let old = self.records.insert(path.clone(), record);
         self.changed |= old != Some(record);
+        self.written.remove(path);
     }
 
     pub(super) const fn key(&self) -> &FingerprintKey {
@@ -119,15 +129,25 @@ impl StatCache {
         let mut now = nanos_at(SystemTime::now());
         // Times further in the future than any wait stay racy: such a file is read at every run.
         let horizon = now.saturating_add(nanos_in(LONGEST_WAIT.saturating_sub(CLOCK_GRANULARITY)));
-        let racy: BTreeMap<TreePath, Record> = (self.records.iter())
+        // Only what this process wrote itself. A racy record made by reading somebody else's file stays racy: that file may have
+        // been changed again in the same tick, after it was read, and only another reading can tell.
+        let racy: BTreeMap<TreePath, Record> = std::mem::take(&mut self.written)
+            .into_iter()
+            .filter_map(|path| self.records.get(&path).copied().map(|record| (path, record)))
             .filter(|(_, record)| record.is_racy() && record.changed_at() < horizon)
-            .map(|(path, record)| (path.clone(), *record))
             .collect();
         let Some(newest) = racy.values().map(Record::changed_at).max() else { return Ok(()) };
         now = wait_until_past(newest, now);
         let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
+        // In path order most neighbours share a directory: each is opened about once.
+        let mut open: Option<(TreePath, Option<Dir<'_>>)> = None;
         for (path, record) in racy {
-            let stat = path.parent().zip(path.name()).and_then(|(parent, name)| root_dir.dir(&parent).ok()??.stat(name).ok()?);
+            let parent = path.parent().unwrap_or_default();
+            let (_, dir) = match open.take_if(|(at, _)| *at == parent) {
+                Some(same) => open.insert(same),
+                None => open.insert((parent.clone(), root_dir.dir(&parent).ok().flatten())),
+            };
+            let stat = dir.as_ref().zip(path.name()).and_then(|(dir, name)| dir.stat(name).ok()?);
             if stat.is_some_and(|stat| is_untouched(&record, &stat)) {
                 self.put(&path, Record { recorded_at: now, ..record });
             } else {

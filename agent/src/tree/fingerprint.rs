@@ -45,9 +45,29 @@ impl FingerprintKey {
 mod tests {
     use super::*;
 
+    /// A key as random as a real one: repeated bytes would cancel out where XXH3 combines two words of its secret.
+    fn key(seed: u8) -> FingerprintKey {
+        let mut bytes = [0; KEY_BYTES];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        FingerprintKey::new(bytes)
+    }
+
+    #[test]
+    fn a_forgery_for_the_public_secret_is_none_for_ours() {
+        // XXH3 multiplies the two words of a 16-byte block after masking them with words of its secret: swapped, the product is
+        // the same; one word being the complement of the other, so is their sum.
+        let masks = [0xbe4b_a423_396c_feb8_u64, 0x1cad_21f7_2c81_017c];
+        let forge = |low: u64, high: u64| [low.to_le_bytes(), high.to_le_bytes(), *b"the same", *b" ending."].concat();
+        let word = u64::from_le_bytes(*b"innocent");
+        let (one, two) = (forge(word, !word), forge(!word ^ masks[0] ^ masks[1], word ^ masks[0] ^ masks[1]));
+        assert_ne!(one, two);
+        assert_eq!(xxhash_rust::xxh3::xxh3_128(&one), xxhash_rust::xxh3::xxh3_128(&two));
+        assert_ne!(key(1).fingerprint(&one), key(1).fingerprint(&two));
+    }
+
     #[test]
     fn depends_on_the_key_for_every_length() {
-        let (one, two) = (FingerprintKey::new([7; KEY_BYTES]), FingerprintKey::new([8; KEY_BYTES]));
+        let (one, two) = (key(7), key(8));
         // XXH3 has one way each for up to 16, 128, 240 bytes and above.
         for length in [0, 1, 3, 8, 16, 17, 128, 129, 240, 241, 5000] {
             let content = vec![1; length];
@@ -57,7 +77,7 @@ mod tests {
 
     #[test]
     fn positions_are_spread() {
-        let key = FingerprintKey::new([7; KEY_BYTES]);
+        let key = key(7);
         let low = (0..1000).filter(|i| key.position(&format!("f{i}").parse().unwrap()) < 0.5).count();
         assert!((400..600).contains(&low), "{low}");
     }

@@ -144,11 +144,12 @@ mod tests {
         // Nothing, one byte, around the size where the way changes, and several pieces.
         let sizes = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 17];
         let paths: Vec<_> = sizes.iter().map(|size| dir.path().join(size.to_string())).collect();
-        let contents: Vec<Vec<u8>> = sizes.iter().map(|&size| (0..size).map(|i| (i % 251) as u8).collect()).collect();
+        let contents: Vec<Vec<u8>> =
+            sizes.iter().map(|&size| (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect()).collect();
         for (path, content) in paths.iter().zip(&contents) {
             std::fs::write(path, content).unwrap();
         }
-        let parallel = hash_files_parallel(&pool, &paths, File::open, &quiet);
+        let parallel = hash_files_parallel(&pool, &paths, |path| File::open(path), &quiet);
         for ((path, content), parallel) in paths.iter().zip(&contents).zip(parallel) {
             let expected = (Digest::of(content), content.len() as u64);
             assert_eq!(parallel.unwrap(), expected);
@@ -175,10 +176,10 @@ mod tests {
         std::fs::write(&good, b"x").unwrap();
         let paths = [dir.path().join("none"), good];
         let pool = Pool::new(1).unwrap();
-        let results = hash_files_parallel(&pool, &paths, File::open, &AtomicBool::new(false));
+        let results = hash_files_parallel(&pool, &paths, |path| File::open(path), &AtomicBool::new(false));
         assert_eq!(results[0].as_ref().unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(results[1].as_ref().unwrap(), &(Digest::of(b"x"), 1));
-        let results = hash_files_parallel(&pool, &paths, File::open, &AtomicBool::new(true));
+        let results = hash_files_parallel(&pool, &paths, |path| File::open(path), &AtomicBool::new(true));
         assert!(results.iter().all(Result::is_err));
     }
 }
