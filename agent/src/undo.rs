@@ -169,7 +169,7 @@ fn restore(entry: &UndoEntry, root: &Root, store: &Store, journal: &StageJournal
         Previous::Dropped => Err("its content was not kept (backup => false)".to_owned()),
         Previous::Link { target } => {
             let target = unescape(target).ok_or_else(|| "the undo log has a link target that cannot be read".to_owned())?;
-            root.put_link(&entry.path, &target, Attributes::default()).map_err(text)
+            root.put_link(&entry.path, &target, Attributes::default(), journal).map_err(text)
         }
         Previous::Directory { mode, uid, gid } => match found {
             Some(_) => root.set_attributes(&entry.path, owner(*mode, *uid, *gid)).map_err(text),

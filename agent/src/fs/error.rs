@@ -1,7 +1,9 @@
 //! File system errors that name the path, what was attempted and what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// What a caller may want to know of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,4 +40,39 @@ pub struct FsError {
     /// The error of the operating system.
     #[source]
     pub source: io::Error,
+}
+
+impl FsError {
+    /// Returns the error of an attempt on `path`; kind and hint follow from the error of the operating system.
+    #[must_use]
+    pub fn new(path: &Path, attempt: &'static str, source: io::Error) -> Self {
+        let (kind, hint) = classify(&source);
+        Self { path: path.to_owned(), attempt, kind, hint, source }
+    }
+
+    /// Returns the same error with a kind that only the caller knows.
+    #[must_use]
+    pub fn with_kind(mut self, kind: FsErrorKind, hint: Option<&'static str>) -> Self {
+        self.kind = kind;
+        self.hint = hint;
+        self
+    }
+}
+
+fn classify(source: &io::Error) -> (FsErrorKind, Option<&'static str>) {
+    match Errno::from_io_error(source) {
+        Some(Errno::NOENT) => (FsErrorKind::NotFound, None),
+        Some(Errno::LOOP | Errno::XDEV) => {
+            (FsErrorKind::NotBeneath, Some("a symbolic link is on the way and none is followed: manage the real path"))
+        }
+        Some(Errno::NOTDIR) => (FsErrorKind::NotBeneath, Some("something on the way is no directory")),
+        Some(Errno::PERM) => {
+            (FsErrorKind::Denied, Some("not permitted; if the file is immutable, remove the flag with chattr -i"))
+        }
+        Some(Errno::ACCESS) => (FsErrorKind::Denied, Some("permission denied: run as an owner of it, or as root")),
+        Some(Errno::ROFS) => (FsErrorKind::Denied, Some("the file system is read-only: mount it writable")),
+        Some(Errno::NOSPC | Errno::DQUOT) => (FsErrorKind::Full, Some("free space on its file system")),
+        Some(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => (FsErrorKind::WrongKind, None),
+        _ => (FsErrorKind::Other, None),
+    }
 }

@@ -1,22 +1,21 @@
-//! Every read and write below the managed root, by descriptor and without following a symbolic link.
+//! Every read and write below the managed root, by descriptor and without following a symbolic link; and the agent's own
+//! files.
 
 mod attributes;
 mod error;
+mod journal;
+mod own;
+mod resolve;
 mod root;
 mod stage;
 mod stat;
+#[cfg(test)]
+mod tests;
 
 pub use attributes::Attributes;
 pub use error::{FsError, FsErrorKind};
+pub use journal::StageJournal;
+pub use own::{ensure_private_dir, write_state};
 pub use root::{DirEntry, Root};
-pub use stage::{ContentSource, Stage, StageJournal, Written};
+pub use stage::{ContentSource, STAGED_PREFIX, Stage, Written};
 pub use stat::{FileKind, Stat, Time};
-
-/// Temporary.
-pub fn write_state(path: &std::path::Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    todo!("{path:?}{bytes:?}{mode}")
-}
-/// Temporary.
-pub fn ensure_private_dir(path: &std::path::Path) -> Result<(), FsError> {
-    todo!("{path:?}")
-}

@@ -49,6 +49,28 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Returns the parts of what the kernel says.
+    #[must_use]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "sizes are never negative, nanoseconds below 10^9"
+    )]
+    #[allow(clippy::unnecessary_cast, reason = "the widths differ between architectures")]
+    pub fn from_raw(raw: &rustix::fs::Stat) -> Self {
+        Self {
+            dev: raw.st_dev as u64,
+            ino: raw.st_ino as u64,
+            size: raw.st_size as u64,
+            mtime: Time { seconds: raw.st_mtime as i64, nanos: raw.st_mtime_nsec as u32 },
+            ctime: Time { seconds: raw.st_ctime as i64, nanos: raw.st_ctime_nsec as u32 },
+            mode: raw.st_mode as u32,
+            uid: raw.st_uid,
+            gid: raw.st_gid,
+            nlink: raw.st_nlink as u64,
+        }
+    }
+
     /// Returns the kind of object.
     #[must_use]
     pub const fn kind(&self) -> FileKind {

@@ -1,86 +1,396 @@
-//! The local content-addressed store: fetched contents on their way, and backups of what was replaced.
+//! The local content-addressed store: contents on their way in, backups of what was replaced, and the server's blobs.
+//!
+//! ```text
+//! <dir>/blobs/<2 hex>/<62 hex>        BLAKE3 contents, mode 0600 in 0700
+//!      /sha256/<2 hex>/<62 hex>       SHA-256 contents
+//!      /incoming/<hex>.partial        a fetch that is under way or broke off
+//!      /incoming/<32 hex>.put         a content being copied in; removed when the store is opened
+//!      /damaged/<hex>                 contents that were found not to match their name
+//! ```
+//!
+//! A content is written under a name in `incoming` and renamed under its digest when it is complete, so what lies under a
+//! digest is whole as long as the disk is; readers verify all the same. All of it blocks.
 
+mod incoming;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::Digest;
+use direct_puppet_transport::protocol::{Algorithm, Digest};
 
-use crate::fs::FsError;
+use crate::fs::{FsError, FsErrorKind, ensure_private_dir};
 
-/// Contents by digest in one directory (`<dir>/blobs/<2 hex>/<62 hex>`, mode 0600 in 0700), partial fetches in
-/// `<dir>/incoming/<hex>.partial`. Blocking. Cheap to clone; safe for use by several threads.
+pub use incoming::Incoming;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+/// How long a partial fetch waits to be resumed.
+const MAX_PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// From how many new contents on one `syncfs` is cheaper than an `fsync` of each.
+const SYNCFS_FROM: usize = 64;
+
+/// Contents by digest in one directory. Cheap to clone; safe for use by several threads.
 #[derive(Debug, Clone)]
 pub struct Store {
-    _dir: PathBuf,
+    dir: Arc<PathBuf>,
+    unsynced: Arc<Mutex<Unsynced>>,
 }
 
-/// A content on its way in, written as it arrives and verified at the end.
-#[derive(Debug)]
-pub struct Incoming {}
+/// New contents that [`Store::sync`] will make durable.
+#[derive(Debug, Default)]
+struct Unsynced {
+    files: Vec<PathBuf>,
+    is_many: bool,
+    directories: BTreeSet<PathBuf>,
+}
 
 impl Store {
-    /// Opens or creates the store.
+    /// Opens the store, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// When its directory cannot be made or belongs to somebody else.
     pub fn ensure(dir: &Path) -> Result<Self, FsError> {
-        todo!("{dir:?}")
+        ensure_private_dir(dir)?;
+        ensure_private_dir(&dir.join("blobs"))?;
+        ensure_private_dir(&dir.join("incoming"))?;
+        let store = Self { dir: Arc::new(dir.to_owned()), unsynced: Arc::default() };
+        Ok(store)
     }
-    /// Whether the content is there; verified by reading it (a damaged one is moved aside and counts as absent).
+
+    /// Removes what copies that a crash cut off have left. Only for the one process that owns the store.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be listed.
+    pub fn remove_leftovers(&self) -> Result<u64, FsError> {
+        let mut removed = 0;
+        for path in list(&self.dir.join("incoming"))? {
+            if path.extension().is_some_and(|extension| extension == "put") {
+                std::fs::remove_file(&path).map_err(|error| FsError::new(&path, "remove an unfinished copy", error))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Returns whether the content is there, verified by reading it; a damaged one is moved aside and counts as absent.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and cannot be read.
     pub fn has_verified(&self, digest: &Digest) -> Result<bool, FsError> {
-        todo!("{digest:?}")
+        let Some(file) = self.open(digest)? else { return Ok(false) };
+        let path = self.path_of(digest);
+        let (found, _) = hash(file, digest.algorithm()).map_err(|error| FsError::new(&path, "verify the content", error))?;
+        if found == *digest {
+            return Ok(true);
+        }
+        self.move_aside(digest)?;
+        Ok(false)
     }
-    /// Whether a file of that name is there; not verified.
+
+    /// Returns whether a file of that name is there; not verified.
+    #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
-        todo!("{digest:?}")
+        self.path_of(digest).exists()
     }
+
     /// Opens a content for reading; not verified: the reader hashes it.
-    pub fn open(&self, digest: &Digest) -> Result<Option<std::fs::File>, FsError> {
-        todo!("{digest:?}")
+    ///
+    /// # Errors
+    ///
+    /// When it is there and cannot be opened.
+    pub fn open(&self, digest: &Digest) -> Result<Option<File>, FsError> {
+        let path = self.path_of(digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FsError::new(&path, "open the content", error)),
+        }
     }
-    /// Reads a whole content, at most `limit` bytes, verified.
+
+    /// Reads a whole content of at most `limit` bytes, verified.
+    ///
+    /// # Errors
+    ///
+    /// When it is longer, damaged, or cannot be read.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, FsError> {
-        todo!("{digest:?}{limit}")
+        let Some(file) = self.open(digest)? else { return Ok(None) };
+        let path = self.path_of(digest);
+        let fail = |error| FsError::new(&path, "read the content", error);
+        let mut content = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(fail)?;
+        if content.len() as u64 > limit {
+            return Err(fail(io::Error::other(format!("it is longer than {limit} bytes"))));
+        }
+        if !digest.verifies(&content) {
+            self.move_aside(digest)?;
+            let error = fail(io::Error::other("it does not match its digest and was moved aside"));
+            return Err(error.with_kind(FsErrorKind::DigestMismatch, Some("it will be fetched or published anew")));
+        }
+        Ok(Some(content.into()))
     }
-    /// Where the content lies on disk.
+
+    /// Returns where the content lies on disk.
+    #[must_use]
     pub fn path_of(&self, digest: &Digest) -> PathBuf {
-        todo!("{digest:?}")
+        let hex = digest.to_hex();
+        let area = match digest.algorithm() {
+            Algorithm::Sha256 => "sha256",
+            _ => "blobs",
+        };
+        self.dir.join(area).join(&hex[..2]).join(&hex[2..])
     }
-    /// Copies an open file in and returns its digest (BLAKE3, hashed while copied); success when it is there already.
-    pub fn put_file(&self, source: &std::fs::File) -> Result<(Digest, u64), FsError> {
-        todo!("{source:?}")
+
+    /// Copies an open file in, from where it is read now, and returns the BLAKE3 digest and length of what was copied. That it
+    /// is there already is success.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or the disk does not take it.
+    pub fn put_file(&self, source: &File) -> Result<(Digest, u64), FsError> {
+        let mut source = source;
+        self.put_reader(&mut source)
     }
-    /// Puts bytes.
+
+    /// Copies everything that a reader gives; as [`Store::put_file`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_file`].
+    pub fn put_reader(&self, source: &mut dyn Read) -> Result<(Digest, u64), FsError> {
+        let mut buffer = vec![0; READ_BYTES];
+        let first = fill(source, &mut buffer).map_err(|error| FsError::new(&self.dir, "read what is to be stored in", error))?;
+        if first < buffer.len() {
+            // It is whole already: what is there need not be written again.
+            let digest = self.put_bytes(&buffer[..first])?;
+            return Ok((digest, first as u64));
+        }
+        let temporary = self.temporary();
+        let copied = self.copy(source, &buffer, &temporary).map_err(|error| FsError::new(&temporary, "copy a content to", error));
+        match copied {
+            Ok((digest, size)) => {
+                self.publish(&temporary, &digest)?;
+                Ok((digest, size))
+            }
+            Err(error) => {
+                remove_if_there(&temporary)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn copy(&self, source: &mut dyn Read, first: &[u8], temporary: &Path) -> io::Result<(Digest, u64)> {
+        let mut target = create(temporary)?;
+        let mut hasher = direct_puppet_transport::protocol::Hasher::new(Algorithm::Blake3);
+        hasher.update(first);
+        target.write_all(first)?;
+        let mut size = first.len() as u64;
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let count = source.read(&mut buffer)?;
+            if count == 0 {
+                return Ok((hasher.finish(), size));
+            }
+            hasher.update(&buffer[..count]);
+            target.write_all(&buffer[..count])?;
+            size += count as u64;
+        }
+    }
+
+    /// Puts bytes in; that they are there already is success.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take them.
     pub fn put_bytes(&self, content: &[u8]) -> Result<Digest, FsError> {
-        todo!("{content:?}")
+        let digest = Digest::of(content);
+        let path = self.path_of(&digest);
+        // The length tells a content that a power cut left empty from a whole one.
+        if std::fs::metadata(&path).is_ok_and(|found| found.len() == content.len() as u64) {
+            return Ok(digest);
+        }
+        let temporary = self.temporary();
+        let written = create(&temporary).and_then(|mut file| file.write_all(content));
+        if let Err(error) = written {
+            remove_if_there(&temporary)?;
+            return Err(FsError::new(&temporary, "write a content to", error));
+        }
+        self.publish(&temporary, &digest)?;
+        Ok(digest)
     }
-    /// Bytes of a partial fetch that can be resumed; 0 for none.
-    pub fn partial_len(&self, digest: &Digest) -> u64 {
-        todo!("{digest:?}")
-    }
-    /// Starts or resumes receiving a content of `size` bytes at `offset` (which must be 0 or `partial_len`).
-    pub fn receive(&self, digest: Digest, size: u64, offset: u64) -> Result<Incoming, FsError> {
-        todo!("{digest:?}{size}{offset}")
-    }
-    /// Makes everything put or received so far durable (one syncfs, or fsync each when few).
+
+    /// Makes everything put or received so far durable.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it; nothing that was put since the last success may then be relied on.
     pub fn sync(&self) -> Result<(), FsError> {
-        todo!()
+        let Unsynced { files, is_many, directories } = std::mem::take(&mut *self.unsynced());
+        let fail = |error: io::Error| FsError::new(&self.dir, "make durable the contents in", error);
+        if is_many {
+            return File::open(&*self.dir).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?)).map_err(fail);
+        }
+        for path in files.iter().chain(&directories) {
+            match File::open(path) {
+                Ok(file) => file.sync_all().map_err(fail)?,
+                // Removed since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(())
     }
-    /// Removes a content.
+
+    /// Removes a content; that it is gone already is success.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be removed.
     pub fn remove(&self, digest: &Digest) -> Result<(), FsError> {
-        todo!("{digest:?}")
+        remove_if_there(&self.path_of(digest))
     }
+
     /// Removes every content that `keep` does not want, and partial fetches older than a day; returns count and bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be listed or something cannot be removed.
     pub fn retain(&self, keep: &dyn Fn(&Digest) -> bool) -> Result<(u64, u64), FsError> {
-        todo!("{}", keep(&Digest::of(b"")))
+        let (mut count, mut bytes) = (0, 0);
+        for (area, algorithm) in [("blobs", Algorithm::Blake3), ("sha256", Algorithm::Sha256)] {
+            for directory in list(&self.dir.join(area))? {
+                for path in list(&directory)? {
+                    if digest_of_path(&path, algorithm).is_some_and(|digest| keep(&digest)) {
+                        continue;
+                    }
+                    count += 1;
+                    bytes += std::fs::metadata(&path).map_or(0, |found| found.len());
+                    remove_if_there(&path)?;
+                }
+            }
+        }
+        for path in list(&self.dir.join("incoming"))? {
+            let modified = std::fs::metadata(&path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            if modified.elapsed().is_ok_and(|age| age > MAX_PARTIAL_AGE) {
+                remove_if_there(&path)?;
+            }
+        }
+        Ok((count, bytes))
+    }
+
+    /// Renames a complete content under its digest.
+    fn publish(&self, temporary: &Path, digest: &Digest) -> Result<(), FsError> {
+        let path = self.path_of(digest);
+        let directory = path.parent().unwrap_or(&self.dir).to_owned();
+        let rename = || std::fs::rename(temporary, &path);
+        let renamed = rename().or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            rename()
+        });
+        renamed.map_err(|error| FsError::new(&path, "put in place the content", error))?;
+        let mut unsynced = self.unsynced();
+        if unsynced.files.len() >= SYNCFS_FROM {
+            unsynced.is_many = true;
+            unsynced.files.clear();
+            unsynced.directories.clear();
+        }
+        if !unsynced.is_many {
+            unsynced.directories.extend(directory.parent().map(Path::to_owned));
+            unsynced.directories.insert(directory);
+            unsynced.files.push(path);
+        }
+        Ok(())
+    }
+
+    fn move_aside(&self, digest: &Digest) -> Result<(), FsError> {
+        let aside = self.dir.join("damaged");
+        ensure_private_dir(&aside)?;
+        let path = self.path_of(digest);
+        tracing::warn!(path = %path.display(), "content does not match its digest and is moved aside");
+        std::fs::rename(&path, aside.join(digest.to_hex()))
+            .map_err(|error| FsError::new(&path, "move aside the damaged content", error))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).expect("the kernel gives random bytes on every supported system");
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.dir.join("incoming").join(format!("{hex}.put"))
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Incoming {
-    /// Adds bytes; refuses more than the declared size.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        todo!("{bytes:?}")
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Reads until the buffer is full or the reader is at its end.
+fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    /// Verifies and moves the content in; on mismatch removes the partial file and says so (`FsErrorKind::DigestMismatch`).
-    pub fn finish(self) -> Result<(), FsError> {
-        todo!()
+    Ok(filled)
+}
+
+fn hash(mut file: File, algorithm: Algorithm) -> io::Result<(Digest, u64)> {
+    let mut hasher = direct_puppet_transport::protocol::Hasher::new(algorithm);
+    let mut buffer = vec![0; READ_BYTES];
+    let mut size = 0;
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((hasher.finish(), size));
+        }
+        hasher.update(&buffer[..count]);
+        size += count as u64;
     }
-    // Dropping it keeps the partial file for resumption.
+}
+
+fn remove_if_there(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FsError::new(path, "remove", error)),
+        _ => Ok(()),
+    }
+}
+
+/// Lists a directory; none there is an empty one.
+fn list(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FsError::new(directory, "list", error)),
+    };
+    entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .map_err(|error| FsError::new(directory, "list", error))
+}
+
+fn digest_of_path(path: &Path, algorithm: Algorithm) -> Option<Digest> {
+    let (rest, first) = (path.file_name()?.to_str()?, path.parent()?.file_name()?.to_str()?);
+    format!("{}:{first}{rest}", algorithm.name()).parse().ok()
 }

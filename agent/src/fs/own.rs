@@ -1,0 +1,95 @@
+//! Files of the agent's own: state, caches, summaries.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{FsError, FsErrorKind};
+
+/// Replaces a file of the agent's own, atomically and durably, with exactly this mode. What a crash leaves is one file with the
+/// name and `.new`, overwritten by the next write. Blocking; one writer at a time.
+///
+/// # Errors
+///
+/// When the disk does not take it; the old file is still there then.
+pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let write = || -> io::Result<()> {
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| {
+        if let Err(left) = std::fs::remove_file(&temporary) {
+            tracing::debug!(path = %temporary.display(), error = %left, "nothing to remove after a failed write");
+        }
+        FsError::new(path, "write", error)
+    })
+}
+
+/// Makes a directory of the agent's own, mode 0700, with what is above it. One that is there is accepted if it is ours.
+/// Blocking.
+///
+/// # Errors
+///
+/// When it cannot be made, or belongs to somebody else.
+pub fn ensure_private_dir(path: &Path) -> Result<(), FsError> {
+    let fail = |error| FsError::new(path, "make the directory", error);
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(fail(error)),
+    }
+    let found = std::fs::metadata(path).map_err(fail)?;
+    let uid = rustix::process::geteuid();
+    if !found.is_dir() {
+        return Err(fail(io::Error::other("something that is no directory is there")).with_kind(FsErrorKind::WrongKind, None));
+    }
+    if !uid.is_root() && found.uid() != uid.as_raw() {
+        let error = fail(io::Error::other(format!("it belongs to user {}", found.uid())));
+        return Err(error.with_kind(FsErrorKind::Denied, Some("choose a directory of your own")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_file_is_replaced_whole_with_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        std::fs::write(dir.path().join("state.new"), "left by a crash").unwrap();
+        for text in ["one", "two"] {
+            write_state(&path, text.as_bytes(), 0o640).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_private_directory_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        ensure_private_dir(&path).unwrap();
+        ensure_private_dir(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(ensure_private_dir(&dir.path().join("file")).unwrap_err().kind, FsErrorKind::WrongKind);
+    }
+}
