@@ -1,4 +1,23 @@
 //! Listing, hashing and remembering trees: blocking code on a private rayon pool.
+//!
+//! [`scan()`] answers which files already have their wanted content, cheapest proof first (stat, keyed fingerprint, digest);
+//! [`StatCache`] remembers what was proved; [`list_tree`] and [`hash_files_parallel`] serve whoever lists whole trees.
 
-pub mod scan;
-pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, StatCache, WantedContent};
+mod cache;
+mod dir;
+mod fingerprint;
+mod format;
+mod hash;
+mod pool;
+mod prove;
+mod record;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use cache::StatCache;
+pub use hash::{SMALL_FILE_BYTES, hash_file, hash_files_parallel};
+pub use pool::Pool;
+pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
+pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_tree};

@@ -1,13 +1,34 @@
 //! Which files already are what the catalog wants: the three tiers.
+//!
+//! 1. *stat*: the record still holds, is not racy, and its last proof by digest is young enough: not opened.
+//! 2. *fingerprint*: stat differs, size does not: read once, compared under this host's secret, where only root or the agent's
+//!    own user can write. Files above 1 MiB have no fingerprint: they go on to
+//! 3. *digest*: read once and hashed.
+//!
+//! Each file is proved by digest again between half and the whole of `reproof_interval` after its last such proof, at a point that
+//! depends on its path. This takes the place of a rotating slice in every run: a run with nothing to do opens nothing, and every
+//! file is still proved within a stated time, the work spread over the runs of the second half.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Digest, TreePath};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::cache::{StatCache, error};
+use super::dir::RootDir;
+use super::pool::Pool;
+use super::prove::{Large, Looked, Prover, Update};
+use super::record::nanos_at;
 use crate::fs::{FsError, Root, Stat};
+
+/// Files of one directory that one task looks at: enough to make opening the directory cheap, few enough to share out a
+/// directory that holds everything.
+const FILES_PER_TASK: usize = 128;
 
 /// A file that a catalog wants to have a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +49,8 @@ pub struct WantedContent {
 pub enum ContentState {
     /// The wanted content.
     Same,
-    /// A regular file with another content; its digest where it was read.
+    /// A regular file that is not proved to have the wanted content; the digest of what it has, where that is known. With
+    /// `replace => false` it is not read, and may have any content.
     Different(Option<Digest>),
     /// Nothing.
     Absent,
@@ -70,7 +92,7 @@ pub struct ScanOptions {
     /// Threads; 0 for one per core.
     pub threads: usize,
     /// How old the last proof by digest may be before a file is read again whatever stat says (default 12 hours: 24 runs).
-    pub reproof_interval: std::time::Duration,
+    pub reproof_interval: Duration,
     /// Trust neither stat nor fingerprint: read everything.
     pub verify_all: bool,
 }
@@ -86,39 +108,153 @@ pub struct Scan {
     pub holders: HashMap<Digest, TreePath>,
 }
 
-/// What earlier scans proved, on disk.
-#[derive(Debug)]
-pub struct StatCache {}
-
-impl StatCache {
-    /// Loads the cache, or starts an empty one when there is none or it is damaged.
-    pub fn load(state_dir: &Path) -> Result<Self, FsError> {
-        todo!("{state_dir:?}")
-    }
-    /// Records a file that was just written and made durable.
-    pub fn record(&mut self, path: &TreePath, stat: &Stat, digest: Digest) {
-        todo!("{path:?}{stat:?}{digest:?}")
-    }
-    /// Forgets a path.
-    pub fn forget(&mut self, path: &TreePath) {
-        todo!("{path:?}")
-    }
-    /// Waits until records made so far cannot be racy any more (at most some tens of milliseconds), looks again at those
-    /// that would be, drops paths outside `keep`, and writes the cache atomically.
-    pub fn save(&mut self, root: &Root) -> Result<(), FsError> {
-        todo!("{root:?}")
+impl ScanCounters {
+    const fn add(&mut self, other: &Self) {
+        self.listed += other.listed;
+        self.stat_proved += other.stat_proved;
+        self.fingerprint_proved += other.fingerprint_proved;
+        self.opened += other.opened;
+        self.bytes_hashed += other.bytes_hashed;
+        self.missing += other.missing;
     }
 }
 
-/// Scans. Blocking; checks `interrupt` per file; `progress` counts files done.
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self { threads: 0, reproof_interval: Duration::from_secs(12 * 60 * 60), verify_all: false }
+    }
+}
+
+/// Finds out which of the wanted files already have their content. Answers do not depend on the number of threads.
+///
+/// `now` is the time of the start; `interrupt` is looked at before each file and stops the scan; `progress` counts files done.
+///
+/// # Errors
+///
+/// When the root cannot be opened, no thread can be started, or `interrupt` was set. What concerns one file is
+/// [`ContentState::Failed`]. What was proved before an interrupt stays in `cache`.
+///
+/// # Blocking
+///
+/// Reads files; call it where blocking is allowed.
 pub fn scan(
     root: &Root,
     wanted: &[WantedContent],
     cache: &mut StatCache,
     options: &ScanOptions,
-    now: std::time::SystemTime,
+    now: SystemTime,
     interrupt: &AtomicBool,
     progress: &AtomicU64,
 ) -> Result<Scan, FsError> {
-    todo!("{root:?}{wanted:?}{cache:?}{options:?}{now:?}{interrupt:?}{progress:?}")
+    scan_below(root.path(), wanted, cache, options, now, interrupt, progress)
+}
+
+/// As [`scan()`], for a root given by its path.
+///
+/// # Errors
+///
+/// As [`scan()`].
+pub fn scan_below(
+    root: &Path,
+    wanted: &[WantedContent],
+    cache: &mut StatCache,
+    options: &ScanOptions,
+    now: SystemTime,
+    interrupt: &AtomicBool,
+    progress: &AtomicU64,
+) -> Result<Scan, FsError> {
+    let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
+    let pool = Pool::new(options.threads).map_err(|source| error(root, "start threads to scan", source))?;
+    let prover = Prover {
+        cache,
+        reproof_interval: options.reproof_interval,
+        verify_all: options.verify_all,
+        now: nanos_at(now),
+        interrupt,
+    };
+    let looked = pool.install(|| look_at_all(&root_dir, wanted, &prover, progress));
+    let is_complete = looked.iter().all(Option::is_some);
+    let scan = gather(wanted, looked, cache);
+    if !is_complete || interrupt.load(Ordering::Relaxed) {
+        return Err(error(root, "finish the scan of", io::Error::new(io::ErrorKind::Interrupted, "interrupted")));
+    }
+    Ok(scan)
+}
+
+/// Returns one answer per wanted file, in order; `None` for those that an interrupt left out.
+fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64) -> Vec<Option<Looked>> {
+    let parents: Vec<&[u8]> = wanted.iter().map(|wanted| parent_of(wanted.path.as_bytes())).collect();
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|&index| parents[index]);
+    let runs: Vec<&[usize]> =
+        order.chunk_by(|&a, &b| parents[a] == parents[b]).flat_map(|run| run.chunks(FILES_PER_TASK)).collect();
+    let look_run =
+        |buffer: &mut Vec<u8>, run: &&[usize]| look_at_run(root, wanted, prover, run, buffer, Large::Postpone, progress);
+    let small: Vec<_> = runs.par_iter().map_init(Vec::new, look_run).collect();
+    let mut answers: Vec<Option<Looked>> = wanted.iter().map(|_| None).collect();
+    for (&index, looked) in runs.iter().flat_map(|run| run.iter()).zip(small.into_iter().flatten()) {
+        answers[index] = looked;
+    }
+    let mut buffer = Vec::new();
+    for index in (0..wanted.len()).filter(|_| !prover.interrupt.load(Ordering::Relaxed)) {
+        if answers[index].is_none() {
+            let run = look_at_run(root, wanted, prover, &[index], &mut buffer, Large::Hash, progress);
+            answers[index] = run.into_iter().next().flatten();
+        }
+    }
+    answers
+}
+
+/// Looks at files of one directory; one answer per index.
+fn look_at_run(
+    root: &RootDir,
+    wanted: &[WantedContent],
+    prover: &Prover<'_>,
+    run: &[usize],
+    buffer: &mut Vec<u8>,
+    large: Large,
+    progress: &AtomicU64,
+) -> Vec<Option<Looked>> {
+    let parent = run.first().and_then(|&index| wanted[index].path.parent()).unwrap_or_default();
+    let dir = root.dir(&parent);
+    let look = |&index: &usize| {
+        if prover.interrupt.load(Ordering::Relaxed) {
+            return None;
+        }
+        let looked = match &dir {
+            Ok(Some(dir)) => prover.look(dir, &wanted[index], buffer, large),
+            Ok(None) => Some(Looked::absent()),
+            Err(errno) => Some(Looked::failed("open the directory that holds it", *errno)),
+        };
+        progress.fetch_add(u64::from(looked.is_some()), Ordering::Relaxed);
+        looked
+    };
+    run.iter().map(look).collect()
+}
+
+fn parent_of(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
+}
+
+fn gather(wanted: &[WantedContent], looked: Vec<Option<Looked>>, cache: &mut StatCache) -> Scan {
+    let mut scan = Scan::default();
+    for (wanted, looked) in wanted.iter().zip(looked) {
+        let Some(looked) = looked else { continue };
+        match looked.update {
+            Update::Keep => {}
+            Update::Forget => cache.forget(&wanted.path),
+            Update::Put(record) => cache.put(&wanted.path, *record),
+        }
+        scan.counters.add(&looked.counters);
+        let proved = match looked.scanned.content {
+            ContentState::Same => Some(wanted.digest),
+            ContentState::Different(digest) => digest,
+            _ => None,
+        };
+        if let Some(digest) = proved {
+            scan.holders.entry(digest).or_insert_with(|| wanted.path.clone());
+        }
+        scan.files.insert(wanted.path.clone(), looked.scanned);
+    }
+    scan
 }

@@ -1,0 +1,116 @@
+//! Directories below a root by descriptor, never through a symbolic link.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use direct_puppet_transport::protocol::TreePath;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::fs::{FileKind, Stat, Time};
+
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// How often a lookup that raced with a rename (EAGAIN of openat2) is tried.
+const LOOKUP_ATTEMPTS: u32 = 16;
+
+/// The directory below which everything lies.
+#[derive(Debug)]
+pub(super) struct RootDir(OwnedFd);
+
+impl RootDir {
+    pub(super) fn open(path: &Path) -> Result<Self, Errno> {
+        rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(Self)
+    }
+
+    /// Opens a directory. `None` when it, or one on the way, is not there.
+    pub(super) fn dir(&self, path: &TreePath) -> Result<Option<Dir<'_>>, Errno> {
+        match self.open_beneath(path) {
+            Ok(fd) => Ok(Some(Dir { root: self, path: path.clone(), fd, private: OnceLock::new() })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn open_beneath(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
+        let name = if path.is_root() { Path::new(".") } else { path.as_path() };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let mut attempt = 1;
+        loop {
+            match rustix::fs::openat2(&self.0, name, DIRECTORY, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if attempt < LOOKUP_ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+}
+
+/// One open directory.
+#[derive(Debug)]
+pub(super) struct Dir<'a> {
+    root: &'a RootDir,
+    path: TreePath,
+    fd: OwnedFd,
+    private: OnceLock<bool>,
+}
+
+impl Dir<'_> {
+    /// lstat of a name. `None` when there is nothing.
+    pub(super) fn stat(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(to_stat(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Opens a name for reading, no link, without waiting for a fifo's writer.
+    pub(super) fn open_file(&self, name: &[u8]) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// Whether nobody but root and the agent's own user can change entries here, or in any directory up to the root. Any doubt
+    /// is a no. A sticky directory that others can write to does not count as private.
+    pub(super) fn is_private(&self) -> bool {
+        *self.private.get_or_init(|| self.find_private().unwrap_or(false))
+    }
+
+    fn find_private(&self) -> Result<bool, Errno> {
+        let mut private = is_private(&stat_of(&self.fd)?);
+        let mut next = self.path.parent();
+        while let Some(path) = next.filter(|_| private) {
+            private = is_private(&stat_of(self.root.open_beneath(&path)?)?);
+            next = path.parent();
+        }
+        Ok(private)
+    }
+}
+
+/// Whether root or the agent's own user owns it and nobody else can write. An access control list that lets others write shows
+/// in the group bits.
+pub(super) fn is_private(stat: &Stat) -> bool {
+    (stat.uid == 0 || stat.uid == rustix::process::geteuid().as_raw()) && stat.mode & 0o022 == 0 && stat.kind() != FileKind::Link
+}
+
+/// fstat.
+pub(super) fn stat_of(fd: impl AsFd) -> Result<Stat, Errno> {
+    rustix::fs::fstat(fd).map(|stat| to_stat(&stat))
+}
+
+#[allow(clippy::useless_conversion, reason = "the width of some fields differs between architectures")]
+fn to_stat(stat: &rustix::fs::Stat) -> Stat {
+    let time = |seconds, nanos: u64| Time { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
+    Stat {
+        dev: stat.st_dev.into(),
+        ino: stat.st_ino.into(),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime: time(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
+        ctime: time(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
+        mode: stat.st_mode,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        nlink: stat.st_nlink.into(),
+    }
+}
