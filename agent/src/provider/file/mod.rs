@@ -30,6 +30,7 @@ mod place;
 mod read;
 mod relations;
 mod source;
+mod source_uri;
 #[cfg(test)]
 mod tests;
 mod validate_cmd;

@@ -210,5 +210,28 @@ async fn owners() {
     let unknown = file("/a").with("owner", "nobody-here");
     assert!(world.check(&unknown).await.is_err());
     world.noop = true;
-    assert_eq!(summary(&world.check(&unknown).await.unwrap()), ["/a owner 1234->nobody-here"]);
+    assert_eq!(summary(&world.check(&unknown).await.unwrap()), ["/a owner web->nobody-here"]);
+}
+
+#[tokio::test]
+async fn a_fresh_scan_is_trusted_and_a_stale_one_is_not() {
+    use crate::tree::{ContentState, Scanned};
+    let world = World::new();
+    world.write("/a", "changed behind the back of the scan");
+    let resource = Arc::new(file("/a").with("content", "wanted"));
+    let path = TreePath::from_absolute(b"/a").unwrap();
+    let check = async |content: ContentState, is_stale: bool| {
+        let stat = world.context().root().stat(&path).unwrap();
+        let scan = Scan { files: [(path.clone(), Scanned { stat, content })].into(), ..Scan::default() };
+        let context = world.context_with(scan);
+        if is_stale {
+            context.mark_scan_stale();
+        }
+        FileProvider::new().check(&context, &resource).await.unwrap().changes
+    };
+    assert_eq!(check(ContentState::Same, false).await, []);
+    assert_eq!(check(ContentState::Same, true).await.len(), 1);
+    let digest = Digest::of(b"as the scan saw it");
+    let changes = check(ContentState::Different(Some(digest)), false).await;
+    assert_eq!(changes[0].previous, format!("{{blake3}}{}", digest.to_hex()));
 }

@@ -37,7 +37,10 @@ async fn every_kind_replaces_every_other() {
             }
             let checked = world.converge(&resource.clone().with("force", true)).await;
             if kind == *wanted {
-                assert!(checked.changes.iter().all(|change| change.property == "content"), "{kind} {checked:?}");
+                assert!(
+                    checked.changes.iter().all(|change| matches!(change.property.as_str(), "content" | "target")),
+                    "{kind} {checked:?}"
+                );
             } else {
                 assert_eq!(summary(&checked), [format!("/x ensure {kind}->{wanted}")]);
             }

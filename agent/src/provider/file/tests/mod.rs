@@ -108,6 +108,10 @@ impl World {
     }
 
     fn context(&self) -> Context {
+        self.context_with(Scan::default())
+    }
+
+    fn context_with(&self, scan: Scan) -> Context {
         let root = Root::open(&self.dir.path().join("root")).unwrap();
         let state = self.dir.path().join("state");
         let (stage_journal, left) = StageJournal::open(&state, &root).unwrap();
@@ -116,7 +120,7 @@ impl World {
             root,
             store: self.store(),
             stage_journal,
-            scan: Scan::default(),
+            scan,
             managed: self.managed.clone(),
             options: ApplyOptions {
                 show_diff: self.show_diff,

@@ -68,6 +68,7 @@ fn single_values() {
         ("source", "http://x/y".into(), no),
         ("source", "https://x/y".into(), no),
         ("source", "relative".into(), no),
+        ("source", "".into(), no),
         ("source", "/a/../b".into(), no),
         ("source", vec![Value::from("/a"), 1.into()].into(), no),
         ("source_permissions", "use".into(), yes),

@@ -158,8 +158,8 @@ async fn local_trees() {
     world.write("/t/extra", "x");
     assert_eq!(summary(&world.converge(&resource()).await).len(), 2);
     assert_eq!(world.read("/t/d/b"), "3");
-    world.converge(&resource().with("links", "follow")).await;
-    assert!(std::fs::symlink_metadata(world.path("/t/l")).unwrap().is_file());
+    world.converge(&file("/u").with("source", "/src").with("recurse", true).with("links", "follow")).await;
+    assert!(std::fs::symlink_metadata(world.path("/u/l")).unwrap().is_file());
 }
 
 #[tokio::test]
