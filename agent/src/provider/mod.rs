@@ -5,6 +5,8 @@ mod command;
 mod context;
 #[cfg(feature = "providers")]
 pub mod file;
+#[cfg(feature = "providers")]
+pub mod notify;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 

@@ -227,6 +227,9 @@ impl Parameters {
             }
             _ => {}
         }
+        if self.path.is_root() && !matches!(self.ensure, None | Some(Ensure::Present | Ensure::Directory)) {
+            return fail("ensure", "the root can only be a directory");
+        }
         if self.recurse == Recurse::Remote && !has_source {
             return fail("recurse", "remote needs a source");
         }

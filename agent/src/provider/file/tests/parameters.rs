@@ -123,6 +123,7 @@ fn combinations() {
         (file("/x").with("ensure", "link"), "target"),
         (file("/x").with("ensure", "file").with("target", "/a"), "target"),
         (file("/x").with("recurse", "remote"), "recurse"),
+        (file("/").with("ensure", "absent").with("force", true), "ensure"),
         (file("/x").with("source", "/a").with("checksum", "none"), "checksum"),
         (content().with("checksum", "mtime"), "checksum"),
         (content().with("validate_cmd", "/bin/true").with("validate_replacement", ""), "validate_replacement"),
