@@ -4,6 +4,8 @@
 mod command;
 mod context;
 #[cfg(feature = "providers")]
+pub mod exec;
+#[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
 pub mod notify;

@@ -32,7 +32,7 @@ mod relations;
 mod source;
 mod source_uri;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod validate_cmd;
 
 use std::collections::HashSet;

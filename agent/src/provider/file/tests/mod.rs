@@ -23,7 +23,7 @@ use crate::tree::Scan;
 use crate::undo::{Previous, UndoEntry, UndoLog};
 
 /// A managed root, a state directory, and what other resources of the catalog manage.
-struct World {
+pub(in crate::provider) struct World {
     dir: TempDir,
     managed: HashSet<TreePath>,
     show_diff: bool,
@@ -33,7 +33,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(in crate::provider) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
         std::fs::create_dir(dir.path().join("state")).unwrap();
@@ -44,7 +44,7 @@ impl World {
         self.dir.path().join("root").join(path.trim_start_matches('/'))
     }
 
-    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(in crate::provider) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
@@ -62,7 +62,7 @@ impl World {
         std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn read(&self, path: &str) -> String {
+    pub(in crate::provider) fn read(&self, path: &str) -> String {
         String::from_utf8(std::fs::read(self.path(path)).unwrap()).unwrap()
     }
 
@@ -70,7 +70,7 @@ impl World {
         std::fs::symlink_metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
     }
 
-    fn exists(&self, path: &str) -> bool {
+    pub(in crate::provider) fn exists(&self, path: &str) -> bool {
         std::fs::symlink_metadata(self.path(path)).is_ok()
     }
 
@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    fn context(&self) -> Context {
+    pub(in crate::provider) fn context(&self) -> Context {
         self.context_with(Scan::default())
     }
 
