@@ -4,7 +4,11 @@
 mod command;
 mod context;
 #[cfg(feature = "providers")]
+pub mod exec;
+#[cfg(feature = "providers")]
 pub mod file;
+#[cfg(feature = "providers")]
+pub mod notify;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
@@ -109,9 +113,15 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Names the parameter and what it may be.
     fn validate(&self, resource: &Resource) -> Result<(), ProviderError>;
 
-    /// Returns resources that come before this one if they are in the catalog, without being asked for (autorequire).
+    /// Returns resources that come before this one if they are in the catalog, without being asked for (autorequire). Those
+    /// that are not in it are passed over; each is looked up by title, then by [`Provider::alias`].
     fn autorequire(&self, _resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
         Vec::new()
+    }
+
+    /// Returns another title by which references may name the resource, as the path of a file whose title is something else.
+    fn alias(&self, _resource: &Resource) -> Option<String> {
+        None
     }
 
     /// Returns the contents that this resource will need on this node: what the scan compares and the run fetches. `managed`

@@ -30,8 +30,9 @@ mod place;
 mod read;
 mod relations;
 mod source;
+mod source_uri;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod validate_cmd;
 
 use std::collections::HashSet;
@@ -72,8 +73,12 @@ impl Provider for FileProvider {
         Parameters::parse(resource).map(drop)
     }
 
-    fn autorequire(&self, resource: &Resource, catalog: &Catalog) -> Vec<ResourceRef> {
-        relations::autorequire(resource, catalog)
+    fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
+        relations::autorequire(resource)
+    }
+
+    fn alias(&self, resource: &Resource) -> Option<String> {
+        managed_path(resource).ok().map(|path| relations::title_of(&path)).filter(|alias| *alias != resource.title)
     }
 
     fn wanted(&self, resource: &Resource, managed: &HashSet<TreePath>) -> Result<Vec<WantedContent>, ProviderError> {

@@ -7,6 +7,7 @@ use super::checksum::{Checksum, ChecksumValue};
 use super::glob::Glob;
 use super::mode::Mode;
 use super::read;
+use super::source_uri::SourceUri;
 use crate::provider::ProviderError;
 
 /// What shall be at the path.
@@ -25,15 +26,6 @@ pub(super) enum Ensure {
 pub(super) enum Account {
     Id(u32),
     Name(String),
-}
-
-/// One entry of `source`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SourceUri {
-    /// `puppet:///…`: only the compiler can tell whether it exists.
-    Puppet(String),
-    /// `/…` or `file:///…`: looked at below the managed root.
-    Local(TreePath),
 }
 
 /// How far a directory is managed.
@@ -235,6 +227,9 @@ impl Parameters {
             }
             _ => {}
         }
+        if self.path.is_root() && !matches!(self.ensure, None | Some(Ensure::Present | Ensure::Directory)) {
+            return fail("ensure", "the root can only be a directory");
+        }
         if self.recurse == Recurse::Remote && !has_source {
             return fail("recurse", "remote needs a source");
         }
@@ -310,30 +305,7 @@ fn sources(resource: &Resource) -> Result<Vec<SourceUri>, ProviderError> {
         return Err(read::fail(resource, "sourceselect", "all is not supported: name one source per File"));
     }
     let texts = read::strings(resource, "source")?;
-    texts.into_iter().map(|text| source(text).map_err(|reason| read::fail(resource, "source", reason))).collect()
-}
-
-fn source(text: &str) -> Result<SourceUri, String> {
-    let text = text.trim_end_matches('/');
-    let local = |path: &str| read::absolute_path(path).map(SourceUri::Local);
-    if let Some(path) = text.strip_prefix("file://") {
-        let path = percent_decoded(path.strip_prefix("localhost").unwrap_or(path)).ok_or("has a % without two hex digits")?;
-        return local(&path);
-    }
-    match text {
-        path if path.starts_with('/') || path.is_empty() => local(if path.is_empty() { "/" } else { path }),
-        uri if uri.starts_with("puppet://") => Ok(SourceUri::Puppet(uri.to_owned())),
-        uri if uri.starts_with("http://") || uri.starts_with("https://") => Err(format!(
-            "{uri} is fetched over HTTP, which is not supported: publish the file in a module and use puppet:///modules/…"
-        )),
-        other => Err(format!("{other:?} must be an absolute path, puppet:///… or file:///…")),
-    }
-}
-
-/// Undoes `%XX` of a URI.
-fn percent_decoded(text: &str) -> Option<String> {
-    let bytes = direct_puppet_transport::protocol::path::unescape(text)?;
-    String::from_utf8(bytes).ok()
+    texts.into_iter().map(|text| SourceUri::parse(text).map_err(|reason| read::fail(resource, "source", reason))).collect()
 }
 
 fn recurse(resource: &Resource) -> Result<Recurse, ProviderError> {

@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, EntryKind, ResolvedSource, TreePath};
 
-use super::parameters::{Links, Parameters, Recurse, SourceUri};
+use super::parameters::{Links, Parameters, Recurse};
+use super::source_uri::SourceUri;
 use crate::fs::{FileKind, FsError, FsErrorKind, Root, Stat};
 
 /// Links followed before it must be a circle: Linux's own limit.
