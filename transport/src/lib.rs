@@ -11,10 +11,14 @@ pub mod error;
 pub mod handler;
 pub mod memory;
 pub mod protocol;
+pub mod retry;
+pub mod timeout;
 pub mod transport;
 
 pub use client::{CallError, Client, FetchStream};
 pub use error::{TransportError, TransportErrorKind};
 pub use handler::{Content, FetchItem, FetchItems, Handler, Peer, dispatch};
 pub use memory::MemoryTransport;
+pub use retry::{Retry, RetryPolicy};
+pub use timeout::{Timeout, Timeouts};
 pub use transport::{BodyStream, Request, Response, Status, Transport};

@@ -1,0 +1,148 @@
+//! A wrapper that tries again where that is sound.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::error::{TransportError, TransportErrorKind};
+use crate::transport::{Request, Response, Status, Transport};
+
+/// How often and how long to try.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryPolicy {
+    /// How many tries in all, the first included.
+    pub max_attempts: u32,
+    /// Time for all tries and the waits between them, until a response begins.
+    pub budget: Duration,
+    /// Upper bound of the first wait; doubles with each try.
+    pub base_delay: Duration,
+    /// Upper bound of any wait, unless the peer asks for a longer one.
+    pub max_delay: Duration,
+    /// Returns a random number; waits are spread evenly over its whole range.
+    pub random: fn() -> u32,
+}
+
+/// Returns a number from the operating system; the longest wait where it has none.
+#[must_use]
+pub fn system_random() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX)
+}
+
+/// Tries idempotent operations again after failures that may pass, others only when nothing was sent.
+///
+/// Once a response has begun nothing is tried again, except a refusal that says when to come back.
+#[derive(Debug, Clone)]
+pub struct Retry<T> {
+    inner: T,
+    policy: RetryPolicy,
+}
+
+impl<T: Transport> Retry<T> {
+    /// Returns `inner` with tries as `policy` says.
+    pub const fn new(inner: T, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
+    }
+
+    /// Returns a wait before the try after number `attempt` (from 1): full jitter, at least what the peer asked for.
+    fn delay(&self, attempt: u32, asked: Option<Duration>) -> Duration {
+        let factor = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        let most = self.policy.base_delay.saturating_mul(factor).min(self.policy.max_delay);
+        let jitter = most.mul_f64(f64::from((self.policy.random)()) / f64::from(u32::MAX));
+        jitter.max(asked.unwrap_or_default())
+    }
+}
+
+/// Returns `None` if the answer stands, else how long the peer asked to wait.
+fn again(request: &Request, answer: &Result<Response, TransportError>) -> Option<Option<Duration>> {
+    let idempotent = request.operation.is_idempotent();
+    match answer {
+        Ok(response) if response.status == Status::Refused && idempotent => response.retry_after.map(Some),
+        Ok(_) => None,
+        Err(error) => {
+            let kind = error.kind();
+            (kind.is_before_sending() || (idempotent && kind.is_retryable())).then(|| error.retry_after())
+        }
+    }
+}
+
+#[async_trait]
+impl<T: Transport> Transport for Retry<T> {
+    async fn call(&self, request: Request) -> Result<Response, TransportError> {
+        let begun = Instant::now();
+        let mut attempt = 1;
+        loop {
+            let left = self.policy.budget.saturating_sub(begun.elapsed());
+            let Ok(answer) = tokio::time::timeout(left, self.inner.call(request.clone())).await else {
+                let detail = format!("the time for all tries, {:?}, ended in try {attempt}", self.policy.budget);
+                return Err(TransportError::new(TransportErrorKind::Timeout, self.endpoint()).with_detail(detail));
+            };
+            let Some(asked) = again(&request, &answer) else { return answer };
+            let delay = self.delay(attempt, asked);
+            let left = self.policy.budget.saturating_sub(begun.elapsed());
+            if attempt >= self.policy.max_attempts || delay >= left {
+                return answer;
+            }
+            // A refusal's body is given up before the wait, so that it holds no connection.
+            drop(answer);
+            tokio::time::sleep(delay).await;
+            attempt += 1;
+        }
+    }
+
+    fn endpoint(&self) -> &str {
+        self.inner.endpoint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::protocol::Operation;
+
+    #[derive(Debug)]
+    struct Failing(TransportErrorKind, Option<Duration>, AtomicU32);
+
+    #[async_trait]
+    impl Transport for Failing {
+        async fn call(&self, _: Request) -> Result<Response, TransportError> {
+            self.2.fetch_add(1, Ordering::Relaxed);
+            Err(TransportError::new(self.0, "failing:").with_retry_after(self.1))
+        }
+
+        fn endpoint(&self) -> &str {
+            "failing:"
+        }
+    }
+
+    async fn tries(kind: TransportErrorKind, asked: Option<u64>, operation: Operation) -> (u32, Duration) {
+        let second = Duration::from_secs(1);
+        let policy =
+            RetryPolicy { max_attempts: 3, budget: second * 60, base_delay: second, max_delay: second * 8, random: || u32::MAX };
+        let retry = Retry::new(Failing(kind, asked.map(Duration::from_secs), AtomicU32::new(0)), policy);
+        let begun = Instant::now();
+        retry.call(Request { operation, body: Bytes::new() }).await.unwrap_err();
+        (retry.inner.2.load(Ordering::Relaxed), begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_failures_that_may_pass_are_tried_again() {
+        use TransportErrorKind as Kind;
+        assert_eq!(tries(Kind::Closed, None, Operation::Fetch).await, (3, Duration::from_secs(3)));
+        assert_eq!(tries(Kind::Identity, None, Operation::Fetch).await.0, 1);
+        assert_eq!(tries(Kind::Closed, None, Operation::Report).await.0, 1);
+        assert_eq!(tries(Kind::Connect, None, Operation::Report).await.0, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_peer_s_wait_is_honoured_within_the_budget() {
+        use TransportErrorKind as Kind;
+        assert_eq!(tries(Kind::Unavailable, Some(20), Operation::Fetch).await, (3, Duration::from_secs(40)));
+        assert_eq!(tries(Kind::Unavailable, Some(90), Operation::Fetch).await, (1, Duration::ZERO));
+    }
+}
