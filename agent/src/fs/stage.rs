@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, TreePath};
@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use super::journal::StageJournal;
 use super::resolve::open_directory;
 use super::root::apply;
+use crate::store::Taken;
+
 use super::{Attributes, FsError, FsErrorKind, Root, Stat};
 
 /// What staged files begin with.
@@ -41,7 +43,7 @@ pub enum ContentSource {
     Copy(File),
     /// A file of the store that is used for the last time, verified when it came in during this run: renamed into place when
     /// it is on the same file system, else copied and then removed.
-    Take(PathBuf),
+    Take(Taken),
 }
 
 /// What a commit put in place.
@@ -74,7 +76,7 @@ enum Origin {
     /// A staged file beside the target.
     Beside { name: Vec<u8>, file: File },
     /// A file of the store on the same file system, to be renamed.
-    Store { path: PathBuf, file: File, attributes: Attributes },
+    Store { taken: Taken, file: File, attributes: Attributes },
 }
 
 impl<'a> Stage<'a> {
@@ -98,15 +100,14 @@ impl<'a> Stage<'a> {
             return Err(self.root.error(path, "stage", io::Error::from(Errno::NOENT)));
         };
         let origin = match source {
-            ContentSource::Take(store_path) => match take(directory, &store_path, attributes) {
-                Ok(Some(origin)) => Ok(origin),
-                Ok(None) => File::open(&store_path).and_then(|file| {
-                    let origin = self.write(directory, &parent, Source::File(file), digest, attributes)?;
-                    std::fs::remove_file(&store_path)?;
-                    Ok(origin)
-                }),
-                Err(error) => Err(error),
-            },
+            ContentSource::Take(taken) => File::open(taken.path()).and_then(|file| {
+                if is_renamable(directory, &file)? {
+                    return Ok(Origin::Store { taken, file, attributes });
+                }
+                let origin = self.write(directory, &parent, Source::File(file), digest, attributes)?;
+                std::fs::remove_file(taken.path())?;
+                Ok(origin)
+            }),
             ContentSource::Copy(file) => self.write(directory, &parent, Source::File(file), digest, attributes),
             ContentSource::Bytes(bytes) => self.write(directory, &parent, Source::Bytes(bytes), digest, attributes),
         };
@@ -125,7 +126,7 @@ impl<'a> Stage<'a> {
     pub fn staged_path(&self, path: &TreePath) -> Option<PathBuf> {
         let staged = self.files.iter().find(|staged| staged.path == *path)?;
         match &staged.origin {
-            Origin::Store { path, .. } => Some(path.clone()),
+            Origin::Store { taken, .. } => Some(taken.path().to_owned()),
             Origin::Beside { name, .. } => {
                 let parent = path.parent().unwrap_or_default();
                 Some(self.root.display(&parent.child(name).ok()?))
@@ -250,7 +251,7 @@ impl<'a> Stage<'a> {
         };
         let renamed = match &staged.origin {
             Origin::Beside { name: temporary, .. } => renameat(directory, &temporary[..], directory, name),
-            Origin::Store { path, .. } => renameat(rustix::fs::CWD, path, directory, name),
+            Origin::Store { taken, .. } => renameat(rustix::fs::CWD, taken.path(), directory, name),
         };
         match renamed {
             Ok(()) => Ok(()),
@@ -323,12 +324,10 @@ fn copy(source: Source, target: &mut File, wanted: Digest) -> io::Result<()> {
     if actual == wanted { Ok(()) } else { Err(io::Error::other(Mismatch { wanted, actual })) }
 }
 
-/// Takes a store file for renaming, if it is on the file system of `directory` and has no other name.
-fn take(directory: &OwnedFd, path: &Path, attributes: Attributes) -> io::Result<Option<Origin>> {
-    let file = File::open(path)?;
-    let (here, there) = (fstat(directory)?, fstat(&file)?);
-    let is_fit = here.st_dev == there.st_dev && there.st_nlink == 1;
-    Ok(is_fit.then(|| Origin::Store { path: path.to_owned(), file, attributes }))
+/// Whether a store file is on the file system of `directory` and has no other name.
+fn is_renamable(directory: &OwnedFd, file: &File) -> io::Result<bool> {
+    let (here, there) = (fstat(directory)?, fstat(file)?);
+    Ok(here.st_dev == there.st_dev && there.st_nlink == 1)
 }
 
 /// Returns a name that nobody can guess.

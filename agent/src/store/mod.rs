@@ -5,6 +5,7 @@
 //!      /sha256/<2 hex>/<62 hex>       SHA-256 contents
 //!      /incoming/<hex>.partial        a fetch that is under way or broke off
 //!      /incoming/<32 hex>.put         a content being copied in; removed when the store is opened
+//!      /taken/<digest>                a content that is about to be renamed into place; put back when the store is opened
 //!      /damaged/<hex>                 contents that were found not to match their name
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! digest is whole as long as the disk is; readers verify all the same. All of it blocks.
 
 mod incoming;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,7 @@ use direct_puppet_transport::protocol::{Algorithm, Digest};
 use crate::fs::{FsError, FsErrorKind, ensure_private_dir};
 
 pub use incoming::Incoming;
+pub use taken::Taken;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -68,12 +71,14 @@ impl Store {
         Ok(store)
     }
 
-    /// Removes what copies that a crash cut off have left. Only for the one process that owns the store.
+    /// Removes copies that a crash cut off, and puts back what was being taken out; returns how many copies there were. Only for
+    /// the one process that owns the store, before it uses it.
     ///
     /// # Errors
     ///
     /// When the store cannot be listed.
     pub fn remove_leftovers(&self) -> Result<u64, FsError> {
+        self.put_back_taken()?;
         let mut removed = 0;
         for path in list(&self.dir.join("incoming"))? {
             if path.extension().is_some_and(|extension| extension == "put") {

@@ -62,7 +62,7 @@ impl<'a> Keeper<'a> {
             FileKind::Link => {
                 let target = self.context.root().read_link(path)?;
                 if let Some(copy) = self.suffixed(path)? {
-                    self.context.root().put_link(&copy, &target, Attributes::default())?;
+                    self.context.root().put_link(&copy, &target, Attributes::default(), self.context.stage_journal())?;
                 }
                 Ok(Previous::Link { target: escape(&target).into_owned() })
             }
