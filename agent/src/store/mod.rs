@@ -49,6 +49,17 @@ pub struct Store {
     unsynced: Arc<Mutex<Unsynced>>,
 }
 
+/// A content that was put into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether the store did not have it before.
+    pub is_new: bool,
+}
+
 /// New contents that [`Store::sync`] will make durable.
 #[derive(Debug, Default)]
 struct Unsynced {
@@ -158,13 +169,13 @@ impl Store {
         self.dir.join(area).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Copies an open file in, from where it is read now, and returns the BLAKE3 digest and length of what was copied. That it
-    /// is there already is success.
+    /// Copies an open file in, from where it is read now, and says what was copied. That it is there already
+    /// is success.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or the disk does not take it.
-    pub fn put_file(&self, source: &File) -> Result<(Digest, u64), FsError> {
+    pub fn put_file(&self, source: &File) -> Result<Put, FsError> {
         let mut source = source;
         self.put_reader(&mut source)
     }
@@ -174,20 +185,20 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::put_file`].
-    pub fn put_reader(&self, source: &mut dyn Read) -> Result<(Digest, u64), FsError> {
+    pub fn put_reader(&self, source: &mut dyn Read) -> Result<Put, FsError> {
         let mut buffer = vec![0; READ_BYTES];
         let first = fill(source, &mut buffer).map_err(|error| FsError::new(&self.dir, "read what is to be stored in", error))?;
         if first < buffer.len() {
             // It is whole already: what is there need not be written again.
-            let digest = self.put_bytes(&buffer[..first])?;
-            return Ok((digest, first as u64));
+            return self.put_bytes(&buffer[..first]);
         }
         let temporary = self.temporary();
         let copied = self.copy(source, &buffer, &temporary).map_err(|error| FsError::new(&temporary, "copy a content to", error));
         match copied {
             Ok((digest, size)) => {
+                let is_new = !self.has(&digest);
                 self.publish(&temporary, &digest)?;
-                Ok((digest, size))
+                Ok(Put { digest, size, is_new })
             }
             Err(error) => {
                 remove_if_there(&temporary)?;
@@ -219,12 +230,12 @@ impl Store {
     /// # Errors
     ///
     /// When the disk does not take them.
-    pub fn put_bytes(&self, content: &[u8]) -> Result<Digest, FsError> {
+    pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
         let digest = Digest::of(content);
         let path = self.path_of(&digest);
         // The length tells a content that a power cut left empty from a whole one.
         if std::fs::metadata(&path).is_ok_and(|found| found.len() == content.len() as u64) {
-            return Ok(digest);
+            return Ok(Put { digest, size: content.len() as u64, is_new: false });
         }
         let temporary = self.temporary();
         let written = create(&temporary).and_then(|mut file| file.write_all(content));
@@ -233,7 +244,7 @@ impl Store {
             return Err(FsError::new(&temporary, "write a content to", error));
         }
         self.publish(&temporary, &digest)?;
-        Ok(digest)
+        Ok(Put { digest, size: content.len() as u64, is_new: true })
     }
 
     /// Makes everything put or received so far durable.

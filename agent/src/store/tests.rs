@@ -16,9 +16,10 @@ fn what_is_put_is_found_under_its_digest() {
         let content: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let path = dir.path().join("source");
         std::fs::write(&path, &content).unwrap();
-        for _ in 0..2 {
-            let (digest, length) = store.put_file(&File::open(&path).unwrap()).unwrap();
-            assert_eq!((digest, length), (Digest::of(&content), size as u64));
+        for again in 0..2 {
+            let put = store.put_file(&File::open(&path).unwrap()).unwrap();
+            assert_eq!(put, Put { digest: Digest::of(&content), size: size as u64, is_new: again == 0 });
+            let digest = put.digest;
             assert_eq!(store.read(&digest, u64::MAX - 1).unwrap().unwrap(), content);
             assert!(store.has_verified(&digest).unwrap());
         }
@@ -32,7 +33,7 @@ fn what_is_put_is_found_under_its_digest() {
 #[test]
 fn a_damaged_content_is_found_and_moved_aside() {
     let (_dir, store) = store();
-    let digest = store.put_bytes(b"hello").unwrap();
+    let digest = store.put_bytes(b"hello").unwrap().digest;
     std::fs::write(store.path_of(&digest), b"hellO").unwrap();
     assert!(!store.has_verified(&digest).unwrap());
     assert!(!store.has(&digest));
@@ -91,7 +92,7 @@ fn a_partial_fetch_that_was_damaged_on_disk_is_found() {
 #[test]
 fn retain_keeps_what_is_wanted() {
     let (_dir, store) = store();
-    let (kept, gone) = (store.put_bytes(b"kept").unwrap(), store.put_bytes(b"gone").unwrap());
+    let (kept, gone) = (store.put_bytes(b"kept").unwrap().digest, store.put_bytes(b"gone").unwrap().digest);
     assert_eq!(store.retain(&|digest| *digest == kept).unwrap(), (1, 4));
     assert!(store.has(&kept) && !store.has(&gone));
 }
