@@ -50,6 +50,17 @@ pub struct Store {
     unsynced: Arc<Mutex<Unsynced>>,
 }
 
+/// A content that was put into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether the store did not have it before, or had it damaged.
+    pub is_new: bool,
+}
+
 impl Store {
     /// Opens the store, or makes it.
     ///

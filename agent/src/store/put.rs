@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher};
 
-use super::{READ_BYTES, Store, remove_if_there};
+use super::{Put, READ_BYTES, Store, remove_if_there};
 use crate::fs::FsError;
 
 impl Store {
-    /// Copies an open file in, from where it is read now, and returns the BLAKE3 digest and length of what was copied. That it
-    /// is there already is success.
+    /// Copies an open file in, from where it is read now, and says what was copied, by its BLAKE3 digest. That it is
+    /// there already is success.
     ///
     /// # Errors
     ///
     /// When the file cannot be read or the disk does not take it.
-    pub fn put_file(&self, source: &File) -> Result<(Digest, u64), FsError> {
+    pub fn put_file(&self, source: &File) -> Result<Put, FsError> {
         let length = source.metadata().map_or(READ_BYTES as u64, |found| found.len());
         let mut source = source;
         // One more than the file has shows its end.
@@ -29,25 +29,25 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::put_file`].
-    pub fn put_reader(&self, source: &mut dyn Read) -> Result<(Digest, u64), FsError> {
+    pub fn put_reader(&self, source: &mut dyn Read) -> Result<Put, FsError> {
         self.put_all(source, READ_BYTES)
     }
 
     /// Copies everything, the first `first_bytes` of it in memory.
-    fn put_all(&self, source: &mut dyn Read, first_bytes: usize) -> Result<(Digest, u64), FsError> {
+    fn put_all(&self, source: &mut dyn Read, first_bytes: usize) -> Result<Put, FsError> {
         let mut buffer = vec![0; first_bytes];
         let first = fill(source, &mut buffer).map_err(|error| FsError::new(&self.dir, "read what is to be stored in", error))?;
         if first < buffer.len() {
             // It is whole already: what is there need not be written again.
-            let digest = self.put_bytes(&buffer[..first])?;
-            return Ok((digest, first as u64));
+            return self.put_bytes(&buffer[..first]);
         }
         let temporary = self.temporary();
         let copied = self.copy(source, &buffer, &temporary).map_err(|error| FsError::new(&temporary, "copy a content to", error));
         match copied {
             Ok((digest, size)) => {
+                let is_new = !self.has(&digest);
                 self.publish(&temporary, &digest)?;
-                Ok((digest, size))
+                Ok(Put { digest, size, is_new })
             }
             Err(error) => {
                 remove_if_there(&temporary)?;
@@ -79,13 +79,13 @@ impl Store {
     /// # Errors
     ///
     /// When the disk does not take them.
-    pub fn put_bytes(&self, content: &[u8]) -> Result<Digest, FsError> {
-        let digest = Digest::of(content);
+    pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
+        let (digest, size) = (Digest::of(content), content.len() as u64);
         let path = self.path_of(&digest);
         // Read, for a power cut or a bad disk may have damaged it; noted, for who put it may not have lived to sync it.
         if is_content(&path, content).unwrap_or(false) {
             self.note(path);
-            return Ok(digest);
+            return Ok(Put { digest, size, is_new: false });
         }
         let temporary = self.temporary();
         let written = create(&temporary).and_then(|mut file| file.write_all(content));
@@ -94,7 +94,7 @@ impl Store {
             return Err(FsError::new(&temporary, "write a content to", error));
         }
         self.publish(&temporary, &digest)?;
-        Ok(digest)
+        Ok(Put { digest, size, is_new: true })
     }
 
     pub(super) fn temporary(&self) -> PathBuf {

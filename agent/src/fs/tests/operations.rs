@@ -294,7 +294,7 @@ fn a_store_content_is_put_in_place_across_a_mount_of_the_same_file_system() {
         std::fs::create_dir(dir).unwrap();
     }
     let Some(_bound) = Bound::new(&elsewhere, &ground.at("mounted")) else { return };
-    let digest = store.put_bytes(b"content").unwrap();
+    let digest = store.put_bytes(b"content").unwrap().digest;
     let taken = store.take(&digest).unwrap().unwrap();
     let mut stage = Stage::new(&ground.root, &journal);
     stage.add(&tree("mounted/file"), ContentSource::Take(taken), digest, only_mode(0o640)).unwrap();

@@ -117,7 +117,7 @@ fn a_content_of_the_store_is_renamed_when_taken_and_stays_when_copied() {
     let ground = Ground::new();
     let (journal, _) = ground.journal();
     let store = Store::ensure(&ground.dir.path().join("store")).unwrap();
-    let digest = store.put_bytes(b"content").unwrap();
+    let digest = store.put_bytes(b"content").unwrap().digest;
     let inode = std::fs::metadata(store.path_of(&digest)).unwrap().ino();
     let mut stage = Stage::new(&ground.root, &journal);
     let file = store.open(&digest).unwrap().unwrap();
@@ -142,7 +142,7 @@ fn one_file_that_cannot_be_put_does_not_take_the_others_with_it() {
     for at in 0..100 {
         std::fs::create_dir(ground.at(&format!("d{at}"))).unwrap();
         let content = at.to_string();
-        let digest = store.put_bytes(content.as_bytes()).unwrap();
+        let digest = store.put_bytes(content.as_bytes()).unwrap().digest;
         let source = ContentSource::Take(store.take(&digest).unwrap().unwrap());
         stage.add(&tree(&format!("d{at}/file")), source, digest, Attributes::default()).unwrap();
     }
@@ -174,7 +174,7 @@ fn the_selinux_label_of_the_old_file_is_kept() {
             println!("left out, this file system has no labels");
             return;
         }
-        let digest = store.put_bytes(name.as_bytes()).unwrap();
+        let digest = store.put_bytes(name.as_bytes()).unwrap().digest;
         let source = match name {
             "taken" => ContentSource::Take(store.take(&digest).unwrap().unwrap()),
             _ => ContentSource::Copy(store.open(&digest).unwrap().unwrap()),
