@@ -355,3 +355,24 @@ pub(super) fn random_hex(digits: usize) -> String {
     getrandom::fill(&mut random).expect("the kernel gives random bytes on every supported system");
     random.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_put_at_once_is_not_reported_as_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, path) = (Root::open(dir.path()).unwrap(), TreePath::root().child(b"file").unwrap());
+        let (journal, _) = StageJournal::open(dir.path(), &root).unwrap();
+        let mut stage = Stage::new(&root, &journal);
+        stage.add(&path, ContentSource::Bytes("ours".into()), Digest::of(b"ours"), Attributes::default()).unwrap();
+        let mut staged = stage.files.pop().unwrap();
+        stage.rename(&mut staged).unwrap();
+        assert_eq!(stage.written(&staged).unwrap().stat.ino, staged.stat.ino);
+        // Of the same length, so that only the inode tells.
+        std::fs::write(dir.path().join("other"), "evil").unwrap();
+        std::fs::rename(dir.path().join("other"), dir.path().join("file")).unwrap();
+        assert!(stage.written(&staged).is_err());
+    }
+}

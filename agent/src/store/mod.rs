@@ -32,7 +32,6 @@ use self::durable::Unsynced;
 use crate::fs::{FsError, FsErrorKind, ensure_private_dir};
 
 pub use incoming::Incoming;
-pub use put::Put;
 pub use taken::Taken;
 
 /// Bytes read at a time.
@@ -49,6 +48,17 @@ pub struct Store {
     /// others have called it since.
     opened: Arc<File>,
     unsynced: Arc<Mutex<Unsynced>>,
+}
+
+/// A content that was put into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether the store did not have it before, or had it damaged.
+    pub is_new: bool,
 }
 
 impl Store {

@@ -7,22 +7,12 @@ use std::path::{Path, PathBuf};
 
 use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher};
 
-use super::{READ_BYTES, Store, remove_if_there};
+use super::{Put, READ_BYTES, Store, remove_if_there};
 use crate::fs::FsError;
 
-/// A content that was put into the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Put {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-    /// Whether the store did not have it before.
-    pub is_new: bool,
-}
-
 impl Store {
-    /// Copies an open file in, from where it is read now, and says what was copied. That it is there already is success.
+    /// Copies an open file in, from where it is read now, and says what was copied, by its BLAKE3 digest. That it is
+    /// there already is success.
     ///
     /// # Errors
     ///
@@ -90,12 +80,12 @@ impl Store {
     ///
     /// When the disk does not take them.
     pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
-        let digest = Digest::of(content);
+        let (digest, size) = (Digest::of(content), content.len() as u64);
         let path = self.path_of(&digest);
         // Read, for a power cut or a bad disk may have damaged it; noted, for who put it may not have lived to sync it.
         if is_content(&path, content).unwrap_or(false) {
             self.note(path);
-            return Ok(Put { digest, size: content.len() as u64, is_new: false });
+            return Ok(Put { digest, size, is_new: false });
         }
         let temporary = self.temporary();
         let written = create(&temporary).and_then(|mut file| file.write_all(content));
@@ -104,7 +94,7 @@ impl Store {
             return Err(FsError::new(&temporary, "write a content to", error));
         }
         self.publish(&temporary, &digest)?;
-        Ok(Put { digest, size: content.len() as u64, is_new: true })
+        Ok(Put { digest, size, is_new: true })
     }
 
     pub(super) fn temporary(&self) -> PathBuf {

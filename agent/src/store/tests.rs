@@ -114,8 +114,8 @@ fn putting_a_content_again_repairs_a_damaged_one_of_the_same_length() {
     for again in ["bytes", "file"] {
         std::fs::write(store.path_of(&digest), b"\0\0\0\0\0").unwrap();
         match again {
-            "bytes" => assert_eq!(store.put_bytes(b"hello").unwrap().digest, digest),
-            _ => assert_eq!(store.put_file(&File::open(&source).unwrap()).unwrap().digest, digest),
+            "bytes" => assert_eq!(store.put_bytes(b"hello").unwrap(), Put { digest, size: 5, is_new: true }),
+            _ => assert_eq!(store.put_file(&File::open(&source).unwrap()).unwrap(), Put { digest, size: 5, is_new: true }),
         }
         assert_eq!(store.read(&digest, 5).unwrap().unwrap(), "hello", "{again}");
     }

@@ -19,8 +19,9 @@ const CAUGHT_WITHIN: Duration = Duration::from_secs(20);
 fn attack(mut write: impl FnMut(&Ground, u64) -> bool, is_over: impl Fn(usize, Duration) -> bool) -> (usize, u64) {
     let ground = Ground::new();
     let outside = ground.dir.path().join("outside");
+    // The link comes in the middle of the path: at its end O_NOFOLLOW alone would be enough.
     for dir in [&outside, &ground.at("dir")] {
-        std::fs::create_dir(dir).unwrap();
+        std::fs::create_dir_all(dir.join("sub")).unwrap();
     }
     symlink(&outside, ground.at("trap")).unwrap();
     let stop = AtomicBool::new(false);
@@ -36,7 +37,7 @@ fn attack(mut write: impl FnMut(&Ground, u64) -> bool, is_over: impl Fn(usize, D
         loop {
             attempts += 1;
             writes += u64::from(write(&ground, attempts));
-            let escaped = names(&outside).len();
+            let escaped = names(&outside.join("sub")).len();
             if is_over(escaped, start.elapsed()) {
                 stop.store(true, Ordering::Relaxed);
                 return (escaped, writes);
@@ -51,7 +52,7 @@ fn write_naively(ground: &Ground, at: u64) -> bool {
         return false;
     }
     let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap();
-    let path = ground.at("dir").join(format!("f{}", at % 50));
+    let path = ground.at("dir/sub").join(format!("f{}", at % 50));
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path);
     file.and_then(|mut file| file.write_all(b"x")).is_ok()
 }
@@ -65,9 +66,9 @@ fn no_file_is_written_through_a_link_that_is_swapped_in() {
     let mut journal = None;
     let write = |ground: &Ground, at: u64| {
         let journal = journal.get_or_insert_with(|| StageJournal::open(state.path(), &ground.root).unwrap().0);
-        let path = tree(&format!("dir/f{}", at % 50));
+        let path = tree(&format!("dir/sub/f{}", at % 50));
         match at % 4 {
-            0 => ground.root.create_dir(&tree(&format!("dir/d{at}")), Attributes::default()).is_ok(),
+            0 => ground.root.create_dir(&tree(&format!("dir/sub/d{at}")), Attributes::default()).is_ok(),
             1 => ground.root.put_link(&path, b"target", Attributes::default(), journal).is_ok(),
             2 => ground.root.set_attributes(&path, Attributes { mode: Some(0o600), ..Attributes::default() }).is_ok(),
             _ => ground.put(journal, &path.to_string(), b"x", None).is_ok(),
