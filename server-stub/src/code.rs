@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use direct_puppet_agent::fs::{ensure_private_dir, write_state};
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{CodeId, EntryKind, Environment, Manifest, TreePath, VersionCounter, codec};
+use direct_puppet_transport::protocol::{
+    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath, VersionCounter, codec,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -80,6 +82,13 @@ impl Code {
     #[must_use]
     pub const fn new(version: Version, manifest: Manifest, store: Store) -> Self {
         Self { version, manifest, store }
+    }
+
+    /// Returns whether a file of the code has this content.
+    #[must_use]
+    pub fn has_content(&self, wanted: &Digest) -> bool {
+        let is_it = |entry: &ManifestEntry| matches!(&entry.kind, EntryKind::File { digest, .. } if digest == wanted);
+        self.manifest.entries().iter().any(is_it)
     }
 
     /// Reads a file of the code, at most `limit` bytes, verified. Blocking.

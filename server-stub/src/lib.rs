@@ -24,6 +24,7 @@ mod error;
 pub mod listen;
 mod nodes;
 pub mod publish;
+pub mod routes;
 mod server;
 
 pub use error::ServerError;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{Certname, Environment};
+use direct_puppet_transport::protocol::{Certname, Digest, Environment};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
@@ -172,6 +172,11 @@ impl Server {
             }
         }
         Ok(versions)
+    }
+
+    /// Returns whether a file of the live code of some environment has this content.
+    pub(crate) fn is_published(&self, digest: &Digest) -> bool {
+        self.environments.all_live().iter().any(|code| code.has_content(digest))
     }
 
     /// Returns what is known of every node, by name.

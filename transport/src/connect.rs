@@ -76,7 +76,13 @@ fn http(_: &str, _: &ConnectOptions) -> Result<Arc<dyn Transport>, TransportErro
     Err(config("http:", "this program was built without HTTP"))
 }
 
-// MERGE: with module `unix`, under its feature: `Ok(Arc::new(crate::unix::UnixTransport::new(path)))`.
+#[cfg(feature = "unix")]
+#[expect(clippy::unnecessary_wraps, reason = "the other form, without the feature, fails")]
+fn unix(path: &str) -> Result<Arc<dyn Transport>, TransportError> {
+    Ok(Arc::new(crate::unix::UnixTransport::new(path.as_ref())))
+}
+
+#[cfg(not(feature = "unix"))]
 fn unix(_: &str) -> Result<Arc<dyn Transport>, TransportError> {
     Err(config("unix:", "this program was built without Unix sockets"))
 }

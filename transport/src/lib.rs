@@ -17,6 +17,8 @@ pub mod protocol;
 pub mod retry;
 pub mod timeout;
 pub mod transport;
+#[cfg(feature = "unix")]
+pub mod unix;
 
 pub use client::{CallError, Client, FetchStream};
 pub use connect::{ConnectOptions, connect};
@@ -28,3 +30,5 @@ pub use memory::MemoryTransport;
 pub use retry::{Retry, RetryPolicy};
 pub use timeout::{Timeout, Timeouts};
 pub use transport::{BodyStream, Request, Response, Status, Transport};
+#[cfg(feature = "unix")]
+pub use unix::UnixTransport;

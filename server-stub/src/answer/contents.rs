@@ -87,7 +87,10 @@ fn send_large(mut file: File, digest: Digest, size: u64, offset: u64, items: &It
         let count = match file.read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => count,
-            Err(error) => return chunks.blocking_send(Err(error)).is_ok() && false,
+            Err(error) => {
+                let _unheard = chunks.blocking_send(Err(error));
+                return false;
+            }
         };
         chunk.truncate(count);
         hasher.update(&chunk);
@@ -103,7 +106,8 @@ fn send_large(mut file: File, digest: Digest, size: u64, offset: u64, items: &It
             return chunks.blocking_send(last).is_ok();
         }
     }
-    chunks.blocking_send(Err(damaged(&digest))).is_ok() && false
+    let _unheard = chunks.blocking_send(Err(damaged(&digest)));
+    false
 }
 
 fn damaged(digest: &Digest) -> io::Error {

@@ -5,6 +5,7 @@ mod answer;
 pub mod http;
 pub mod limits;
 pub mod tls;
+pub mod unix;
 
 use std::fmt::Debug;
 use std::io;
@@ -18,6 +19,7 @@ use direct_puppet_transport::{Handler, Peer};
 pub use self::http::HttpListener;
 pub use self::limits::Limits;
 pub use self::tls::{ServerTls, ServerTlsError};
+pub use self::unix::UnixListener;
 
 /// What a listener serves.
 #[derive(Debug, Clone)]
