@@ -24,6 +24,8 @@ mod error;
 mod nodes;
 pub mod publish;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use error::ServerError;
 pub use nodes::NodeSummary;
