@@ -21,6 +21,7 @@ pub mod code;
 pub mod compile;
 mod disk;
 mod error;
+pub mod listen;
 mod nodes;
 pub mod publish;
 mod server;
