@@ -24,10 +24,12 @@ mod error;
 pub mod listen;
 mod nodes;
 pub mod publish;
+mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
 
 pub use error::ServerError;
 pub use nodes::NodeSummary;
+pub use routes::AdminRoutes;
 pub use server::{Server, ServerOptions, Staging};

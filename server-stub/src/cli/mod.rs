@@ -6,6 +6,7 @@ mod nodes;
 mod options;
 mod publish;
 mod recompile;
+mod serve;
 mod versions;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Answer nodes and administrators until SIGTERM.
+    Serve(serve::Arguments),
     /// Make staged code live.
     Publish(publish::Arguments),
     /// List what was published.
@@ -60,6 +63,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.verb {
+            Verb::Serve(arguments) => serve::serve(arguments).await,
             Verb::Publish(arguments) => publish::publish(arguments).await,
             Verb::Versions(arguments) => versions::versions(arguments).await,
             Verb::Nodes(arguments) => nodes::nodes(arguments).await,

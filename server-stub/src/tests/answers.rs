@@ -35,6 +35,27 @@ async fn a_thousand_askers_share_one_compile() {
 }
 
 #[tokio::test]
+async fn a_compile_goes_on_when_its_asker_goes_away() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let gate = world.compiler.gate.lock().await;
+    {
+        let mut asked = std::pin::pin!(submit(&server, "n1", None, "Linux"));
+        while world.compiles() == 0 {
+            assert!(futures::poll!(&mut asked).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    // The asker is gone, its compile is not: the next one joins it.
+    let mut again = std::pin::pin!(submit(&server, "n1", None, "Linux"));
+    assert!(futures::poll!(&mut again).is_pending());
+    drop(gate);
+    assert!(matches!(again.await, Ok(CatalogReply::Catalog { .. })));
+    assert_eq!((world.compiles(), server.nodes()[0].compiles), (1, 1));
+}
+
+#[tokio::test]
 async fn changed_facts_are_no_cause_to_compile_and_an_administrator_is() {
     let world = World::new();
     let server = world.open();
