@@ -50,14 +50,15 @@ async fn a_syntax_error_names_its_place_and_keeps_the_live_code() {
     let server = world.open();
     let first = publish_all(&server).await;
     for (file, content, place) in [
-        ("site.yaml", "nodes: []\nclasses:\n  base: [\n", "site.yaml:"),
+        ("site.yaml", "nodes: []\nclasses:\n  base: [\n", "site.yaml:3:9: "),
+        ("site.yaml", &SITE.replace("{{ node }}", "{% if %}"), "site.yaml:6: "),
         ("modules/app/templates/t.j2", "line one\n{% if %}\n", "modules/app/templates/t.j2:2"),
     ] {
         world.stage(file, content);
         let refused = publish(&server, PublishRequest::default()).await;
         let error = refused.error.unwrap();
         assert_eq!(error.code, "compile");
-        assert!(error.message.contains(place), "{}", error.message);
+        assert_eq!(error.message.matches(place).count(), 1, "{}", error.message);
         assert_eq!((refused.code_id, refused.sequence, refused.changed), (first.code_id, 1, false));
         assert_eq!(Some(live(&server).version.code_id), first.code_id);
         world.stage("site.yaml", SITE);
