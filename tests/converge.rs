@@ -1,6 +1,6 @@
 //! What a run costs when there is little to do, over every transport.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -105,7 +105,7 @@ async fn new_code_with_the_same_catalog_sends_only_its_code_id() {
         let first = node.run().await;
         std::fs::write(world.site.environment().join("unused.txt"), "nobody manages this").unwrap();
         assert!(world.publish().await.changed);
-        let _ = node.log.take();
+        drop(node.log.take());
         let second = node.run().await;
         assert_eq!(
             (second.status, second.answer, second.catalog_id),
@@ -134,7 +134,7 @@ async fn of_10000_files_the_3_that_drift_are_asked_for_at_once() {
         for (_, path) in &drifted {
             std::fs::write(path, "drift").unwrap();
         }
-        let _ = node.log.take();
+        drop(node.log.take());
         let outcome = node.run().await;
         assert_eq!((outcome.scan.missing, outcome.wire.contents_requested, outcome.wire.contents_received), (3, 3, 3));
         assert_eq!((outcome.resources.out_of_sync, outcome.resources.changed), (3, 3));

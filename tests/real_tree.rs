@@ -3,7 +3,7 @@
 //! 20,000 files with links, odd names, empty files, modes, and one file of 1 GiB (`CAMPAIGN=long`; else 64 MiB, so that a
 //! checkout can be tested on a small disk). Compared with `rsync -anc --delete`, or by this test itself where there is no rsync.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::ffi::OsStr;
 use std::fs;

@@ -128,6 +128,7 @@ impl Environments {
                 continue;
             };
             if let Some(code) = load(&dir, &environment, store)? {
+                mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
                 live.insert(environment, Arc::new(code));
             }
         }
@@ -161,6 +162,9 @@ impl Environments {
         let environment = code.version.environment.clone();
         let dir = self.dir(&environment);
         ensure_private_dir(&dir.join("manifests"))?;
+        // A new environment's own name must last as well; `write_state` sees to what lies within.
+        disk::sync_dir(&self.dir)?;
+        disk::sync_dir(&dir)?;
         write_state(&manifest_path(&dir, code.version.code_id), &codec::encode(&code.manifest)?, 0o600)?;
         disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
         disk::append_json(&dir.join("history.jsonl"), &code.version)?;
@@ -176,8 +180,9 @@ impl Environments {
 
     /// Returns the history of an environment, oldest first. Blocking.
     pub(crate) fn history(&self, environment: &Environment) -> Result<Vec<Version>, ServerError> {
-        let mut history: Vec<Version> = disk::read_json_lines(&self.dir(environment).join("history.jsonl"))?;
-        // A crash between the switch and its line in the history.
+        let path = self.dir(environment).join("history.jsonl");
+        let mut history: Vec<Version> = disk::read_json_lines(&path)?;
+        // The switch was made and its line could not be written.
         if let Some(live) = self.live(environment)
             && history.last().is_none_or(|last| last.version < live.version.version)
         {
@@ -185,6 +190,16 @@ impl Environments {
         }
         Ok(history)
     }
+}
+
+/// Ends what a crash in the middle of [`Environments::switch`] left: half a line is cut off, and the live version gets its line.
+fn mend_history(path: &Path, live: &Version) -> Result<(), ServerError> {
+    disk::cut_torn_line(path)?;
+    let history: Vec<Version> = disk::read_json_lines(path)?;
+    if history.last().is_none_or(|last| last.version < live.version) {
+        disk::append_json(path, live)?;
+    }
+    Ok(())
 }
 
 fn manifest_path(dir: &Path, code_id: CodeId) -> PathBuf {

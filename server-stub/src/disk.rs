@@ -70,3 +70,24 @@ pub(crate) fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>
     let text = read(path)?.unwrap_or_default();
     Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
+
+/// Removes what follows the last whole line of a JSON-lines file, so that the next line does not run into it.
+pub(crate) fn cut_torn_line(path: &Path) -> Result<(), ServerError> {
+    let Some(text) = read(path)? else { return Ok(()) };
+    let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    if whole == text.len() {
+        return Ok(());
+    }
+    let cut = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(whole as u64)?;
+        file.sync_all()
+    };
+    cut().map_err(|error| FsError::new(path, "cut a torn line off", error).into())
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
+    let synced = File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| FsError::new(path, "make durable the directory", error).into())
+}

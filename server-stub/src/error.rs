@@ -62,7 +62,7 @@ pub enum ServerError {
         paths: Vec<String>,
     },
     /// The code does not compile.
-    #[error("code is refused: {0}")]
+    #[error("code is refused")]
     Compile(#[from] CompileError),
     /// A node that never checked in.
     #[error("no node {certname} has checked in")]

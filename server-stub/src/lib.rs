@@ -17,6 +17,7 @@
 //! ```
 
 mod answer;
+mod blobs;
 pub mod code;
 pub mod compile;
 mod disk;
@@ -24,9 +25,13 @@ mod error;
 pub mod listen;
 mod nodes;
 pub mod publish;
-pub mod routes;
+mod routes;
 mod server;
+#[cfg(test)]
+mod tests;
 
+pub use blobs::BlobRoutes;
 pub use error::ServerError;
 pub use nodes::NodeSummary;
+pub use routes::AdminRoutes;
 pub use server::{Server, ServerOptions, Staging};

@@ -16,6 +16,9 @@ use crate::server::now;
 /// How many catalogs of one environment a node keeps: the live one, and the one before, which agents may still be fetching.
 const KEPT_CATALOGS: usize = 2;
 
+/// How many nodes' files may be written at once; more than disks do in parallel.
+const WRITERS: usize = 32;
+
 /// Format of `node.json`.
 const FORMAT: u32 = 1;
 
@@ -79,6 +82,8 @@ pub(crate) struct Nodes {
     dir: PathBuf,
     reports_per_node: usize,
     nodes: Mutex<BTreeMap<Certname, Node>>,
+    /// Held while files of a node are written, so that what is newest lands last; by a byte of the digest of its name.
+    writing: [Mutex<()>; WRITERS],
 }
 
 impl Nodes {
@@ -93,7 +98,7 @@ impl Nodes {
                 nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
             }
         }
-        Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes) })
+        Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes), writing: Default::default() })
     }
 
     /// Notes that a node was heard of, and what it says it holds.
@@ -123,6 +128,7 @@ impl Nodes {
     /// Keeps a compiled catalog, durably, and counts the compile. Blocking.
     pub(crate) fn keep(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
         let dir = self.node_dir(certname);
+        let _turn = self.turn(certname);
         ensure_private_dir(&dir)?;
         write_state(&catalog_path(&dir, compiled.catalog_id), bytes, 0o600)?;
         let (file, dropped) = {
@@ -173,6 +179,7 @@ impl Nodes {
     pub(crate) fn report(&self, report: &Report) -> Result<bool, ServerError> {
         let certname = &report.host;
         let dir = self.node_dir(certname);
+        let _turn = self.turn(certname);
         ensure_private_dir(&dir)?;
         ensure_private_dir(&dir.join("reports"))?;
         // The id names a file: only hexadecimal digits get this far.
@@ -198,6 +205,7 @@ impl Nodes {
 
     /// Forgets which catalogs a node has, so that the next check-in compiles; their contents stay until then. Blocking.
     pub(crate) fn forget_catalogs(&self, certname: &Certname) -> Result<(), ServerError> {
+        let _turn = self.turn(certname);
         let file = {
             let mut nodes = self.lock();
             let node = nodes.get_mut(certname).ok_or_else(|| ServerError::UnknownNode { certname: certname.to_string() })?;
@@ -205,7 +213,22 @@ impl Nodes {
             node.file.catalogs.iter_mut().for_each(|catalog| catalog.compiler.clear());
             node.file.clone()
         };
+        // A node that only ever checked in has no directory yet.
+        ensure_private_dir(&self.node_dir(certname))?;
         disk::write_json(&self.node_dir(certname).join("node.json"), &file)
+    }
+
+    /// Answers no check-in from a catalog any more, because its bytes are gone.
+    pub(crate) fn lose(&self, certname: &Certname, catalog_id: CatalogId) {
+        if let Some(node) = self.lock().get_mut(certname) {
+            let lost = node.file.catalogs.iter_mut().filter(|catalog| catalog.catalog_id == catalog_id);
+            lost.for_each(|catalog| catalog.compiler.clear());
+        }
+    }
+
+    fn turn(&self, certname: &Certname) -> MutexGuard<'_, ()> {
+        let at = usize::from(Digest::of(certname.as_str().as_bytes()).bytes()[0]) % WRITERS;
+        self.writing[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn summaries(&self) -> Vec<NodeSummary> {

@@ -1,23 +1,28 @@
-//! HTTP paths beside the protocol's own: publishing, administration, published files for caches.
+//! What administrators ask over HTTP; JSON in and out.
 //!
-//! | Request | Answer |
+//! | Path | Answer |
 //! |---|---|
-//! | `POST /file-sync/v1/publish` (also `/commit`) | a result for each environment; the body may be empty |
-//! | `GET /file-sync/v1/versions` | every publish that changed something |
-//! | `GET /admin/v1/nodes` | every node |
-//! | `POST /admin/v1/recompile` | `{"certname": …}` |
-//! | `GET /direct/v1/blob/<digest>` | a published file, cacheable for ever; never a compiled content |
-//! | `GET /status/v1/simple` | `running` |
+//! | `POST /file-sync/v1/publish` | a [`PublishRequest`] (or nothing, for all of staging) → `{"environments": [EnvironmentResult]}` |
+//! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
+//! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
+//! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
+//! | `GET /status/v1/simple` | `running`, for anybody |
 //!
-//! All but the last two are for administrators.
+//! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
+//! underneath, 422 if what is staged cannot be published, 404 if it is not there, 500 if the server's disk failed.
+//!
+//! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
+//! connections, which are this machine's own unless the administrator opened more. A request with an `Origin` comes from a web
+//! page and is refused: a browser on this machine must not publish for whoever wrote the page.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::Peer;
-use direct_puppet_transport::protocol::{Certname, Digest};
-use hyper::{Method, Request, Response, StatusCode, header};
+use direct_puppet_transport::protocol::Certname;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::answer::is_administrator;
@@ -26,119 +31,116 @@ use crate::listen::Routes;
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::server::Server;
 
-/// Longest body of a request, in bytes.
+/// Longest request: a message and a list of environments.
 const MAX_BODY_BYTES: u64 = 1 << 20;
 
-/// Longest published file that is served by digest over plain GET, in bytes; larger ones travel by `fetch`, which streams.
-const MAX_BLOB_BYTES: u64 = 64 << 20;
-
-/// The routes of one server.
+/// The administrators' paths of a server.
 #[derive(Debug)]
 pub struct AdminRoutes {
     server: Arc<Server>,
     admins: Vec<Certname>,
-    serves_blobs: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Problem<'a> {
-    error: &'a str,
-    message: String,
+#[derive(Serialize)]
+struct Published {
+    environments: Vec<EnvironmentResult>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Recompile {
     certname: Certname,
 }
 
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: FailureBody<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureBody<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
 impl AdminRoutes {
-    /// Returns the routes of `server`; `admins` are the certificates that may publish and look at everything.
+    /// Returns the paths of `server`; `admins` are the certificates that may use them.
     #[must_use]
-    pub const fn new(server: Arc<Server>, admins: Vec<Certname>, serves_blobs: bool) -> Self {
-        Self { server, admins, serves_blobs }
+    pub const fn new(server: Arc<Server>, admins: Vec<Certname>) -> Self {
+        Self { server, admins }
+    }
+
+    fn refusal(&self, peer: &Peer, request: &Request<Bytes>) -> Option<Response<Bytes>> {
+        if request.headers().contains_key(ORIGIN) {
+            return Some(failure(StatusCode::FORBIDDEN, "forbidden", "web pages may not ask this"));
+        }
+        if !is_administrator(peer, &self.admins) {
+            tracing::warn!(?peer, path = request.uri().path(), "a peer that is no administrator was turned away");
+            let message = "you are no administrator of this server: ask as root on its machine, or have your certificate named";
+            return Some(failure(StatusCode::FORBIDDEN, "forbidden", message));
+        }
+        None
     }
 
     async fn publish(&self, body: &Bytes) -> Response<Bytes> {
         let request = if body.is_empty() { Ok(PublishRequest::default()) } else { serde_json::from_slice(body) };
-        let request = match request {
+        let request: PublishRequest = match request {
             Ok(request) => request,
-            Err(error) => return problem(StatusCode::BAD_REQUEST, "json-parse-error", error.to_string()),
+            Err(error) => return bad_request(&error),
         };
         match self.server.publish(request).await {
-            Ok(results) => json(status_of(&results), &serde_json::json!({ "environments": results })),
+            Ok(environments) => json(status_of(&environments), &Published { environments }),
             Err(error) => failed(&error),
         }
     }
 
-    async fn recompile(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
-        let certname = match serde_json::from_slice::<Recompile>(body) {
-            Ok(request) => request.certname,
-            Err(error) => return problem(StatusCode::BAD_REQUEST, "json-parse-error", error.to_string()),
-        };
-        let (server, who, node) = (Arc::clone(&self.server), format!("{peer:?}"), certname.clone());
-        match tokio::task::spawn_blocking(move || server.recompile(&node, &who)).await {
-            Ok(Ok(())) => json(StatusCode::OK, &serde_json::json!({ "recompile": certname })),
+    async fn versions(&self) -> Response<Bytes> {
+        let server = Arc::clone(&self.server);
+        match tokio::task::spawn_blocking(move || server.versions(None)).await {
+            Ok(Ok(versions)) => json(StatusCode::OK, &versions),
             Ok(Err(error)) => failed(&error),
             Err(error) => failed(&error.into()),
         }
     }
 
-    async fn blob(&self, text: &str) -> Response<Bytes> {
-        let not_found = || problem(StatusCode::NOT_FOUND, "not-found", format!("no published file has digest {text}"));
-        let Ok(digest) = text.parse::<Digest>() else {
-            return problem(StatusCode::BAD_REQUEST, "bad-digest", "write blob/blake3:<64 hexadecimal digits>".to_owned());
+    async fn recompile(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
+        let request: Recompile = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => return bad_request(&error),
         };
-        let server = Arc::clone(&self.server);
-        let read = tokio::task::spawn_blocking(move || {
-            if server.is_published(&digest) { server.store.read(&digest, MAX_BLOB_BYTES) } else { Ok(None) }
-        });
-        let content = match read.await {
-            Ok(Ok(Some(content))) => content,
-            Ok(Ok(None)) => return not_found(),
-            Ok(Err(error)) => return failed(&error.into()),
-            Err(error) => return failed(&error.into()),
-        };
-        let mut response = Response::new(content);
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
-        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("public, max-age=31536000, immutable"));
-        response
+        let (server, who) = (Arc::clone(&self.server), format!("{peer:?}"));
+        match tokio::task::spawn_blocking(move || server.recompile(&request.certname, &who)).await {
+            Ok(Ok(())) => respond(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error.into()),
+        }
     }
 }
 
 #[async_trait]
 impl Routes for AdminRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
-        let (method, path) = (request.method(), request.uri().path());
-        if method == Method::GET && path == "/status/v1/simple" {
-            return Some(Response::new(Bytes::from_static(b"running")));
-        }
-        if let Some(digest) = path.strip_prefix("/direct/v1/blob/").filter(|_| self.serves_blobs && method == Method::GET) {
-            return Some(self.blob(digest).await);
-        }
-        let is_known = matches!(
-            path,
-            "/file-sync/v1/publish"
-                | "/file-sync/v1/commit"
-                | "/file-sync/v1/versions"
-                | "/admin/v1/nodes"
-                | "/admin/v1/recompile"
-        );
-        if is_known && !is_administrator(peer, &self.admins) {
-            let message = "only administrators may do this: start the server with --admin and your certname".to_owned();
-            return Some(problem(StatusCode::FORBIDDEN, "forbidden", message));
-        }
-        Some(match (method.as_str(), path) {
-            ("POST", "/file-sync/v1/publish" | "/file-sync/v1/commit") => self.publish(request.body()).await,
-            ("POST", "/admin/v1/recompile") => self.recompile(peer, request.body()).await,
-            ("GET", "/file-sync/v1/versions") => match self.server.versions(None) {
-                Ok(versions) => json(StatusCode::OK, &versions),
-                Err(error) => failed(&error),
-            },
-            ("GET", "/admin/v1/nodes") => json(StatusCode::OK, &self.server.nodes()),
-            _ if is_known => problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("{method} is not for {path}")),
+        let method = match request.uri().path() {
+            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" => Method::GET,
+            "/file-sync/v1/publish" | "/admin/v1/recompile" => Method::POST,
             _ => return None,
+        };
+        if *request.method() != method {
+            let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("use {method}"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(if method == Method::GET { "GET" } else { "POST" }));
+            return Some(response);
+        }
+        if request.uri().path() == "/status/v1/simple" {
+            return Some(respond(StatusCode::OK, "text/plain", Bytes::from_static(b"running")));
+        }
+        if let Some(refusal) = self.refusal(peer, &request) {
+            return Some(refusal);
+        }
+        Some(match request.uri().path() {
+            "/file-sync/v1/publish" => self.publish(request.body()).await,
+            "/file-sync/v1/versions" => self.versions().await,
+            "/admin/v1/nodes" => json(StatusCode::OK, &self.server.nodes()),
+            _ => self.recompile(peer, request.body()).await,
         })
     }
 
@@ -147,40 +149,52 @@ impl Routes for AdminRoutes {
     }
 }
 
-/// One status for all environments: 200 when all went well, that of the failure when all failed alike, 207 for a mixture.
+/// The status of a publish as a whole; see the table above.
 fn status_of(results: &[EnvironmentResult]) -> StatusCode {
-    let status = |result: &EnvironmentResult| match result.error.as_ref().map(|error| error.code.as_str()) {
+    let errors: Vec<&str> = results.iter().filter_map(|result| result.error.as_ref()).map(|error| error.code.as_str()).collect();
+    match errors.first() {
         None => StatusCode::OK,
-        Some("unstable") => StatusCode::CONFLICT,
-        Some("compile" | "unpublishable") => StatusCode::UNPROCESSABLE_ENTITY,
-        Some("no_environment") => StatusCode::NOT_FOUND,
-        Some(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    let mut statuses = results.iter().map(status);
-    let first = statuses.next().unwrap_or(StatusCode::OK);
-    if statuses.all(|other| other == first) { first } else { StatusCode::MULTI_STATUS }
+        Some(_) if errors.len() < results.len() => StatusCode::MULTI_STATUS,
+        Some(code) => status_of_code(code),
+    }
+}
+
+fn status_of_code(code: &str) -> StatusCode {
+    match code {
+        "unstable" => StatusCode::CONFLICT,
+        "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
+        "no_environment" | "unknown_node" => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 fn failed(error: &ServerError) -> Response<Bytes> {
-    let status = match error {
-        ServerError::UnknownNode { .. } => StatusCode::NOT_FOUND,
-        _ => {
-            tracing::error!("{}", chain(error));
-            StatusCode::INTERNAL_SERVER_ERROR
+    let message = chain(error);
+    tracing::warn!("{message}");
+    failure(status_of_code(error.code()), error.code(), &message)
+}
+
+fn bad_request(error: &serde_json::Error) -> Response<Bytes> {
+    failure(StatusCode::BAD_REQUEST, "bad_request", &format!("the request could not be read: {error}"))
+}
+
+fn failure(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {
+    json(status, &Failure { error: FailureBody { code, message } })
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Bytes> {
+    match serde_json::to_vec(value) {
+        Ok(text) => respond(status, "application/json", text.into()),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be encoded");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Bytes::new())
         }
-    };
-    problem(status, error.code(), error.to_string())
+    }
 }
 
-fn problem(status: StatusCode, error: &str, message: String) -> Response<Bytes> {
-    json(status, &Problem { error, message })
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Bytes> {
-    // The values above are strings, numbers and lists of them.
-    let body = serde_json::to_vec_pretty(value).unwrap_or_default();
-    let mut response = Response::new(Bytes::from(body));
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -112,7 +112,7 @@ pub struct Server {
     pub(crate) environments: Environments,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) flights: Flights,
-    pub(crate) workers: Semaphore,
+    pub(crate) workers: Arc<Semaphore>,
     pub(crate) publishing: Mutex<()>,
     _lock: File,
 }
@@ -141,7 +141,7 @@ impl Server {
             environments: Environments::open(&options.data_dir, &store)?,
             nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),
             flights: Flights::default(),
-            workers: Semaphore::new(options.compile_workers.max(1)),
+            workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             publishing: Mutex::new(()),
             store,
             options,

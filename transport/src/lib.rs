@@ -15,6 +15,8 @@ pub mod http;
 pub mod memory;
 pub mod protocol;
 pub mod retry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod timeout;
 pub mod transport;
 #[cfg(feature = "unix")]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use direct_puppet_transport::protocol::{
     CatalogReply, Certname, CheckIn, CodeId, Digest, Environment, Refusal, RefusalCode, SubmitFacts, codec,
 };
-use tokio::sync::OnceCell;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 
 use super::{internal, refusal};
 use crate::code::Code;
@@ -19,33 +20,35 @@ use crate::server::{Server, now};
 /// Longest time that a check-in is held, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
+/// Compiles that may wait at once; each holds the facts of a node.
+const MAX_FLIGHTS: usize = 10_000;
+
+/// When a node that was turned away shall come back, in seconds.
+const BUSY_SECONDS: u32 = 30;
+
 /// One compile: node, environment, code.
 type Key = (Certname, Environment, CodeId);
 
 /// The one result that all callers of a compile share.
-type Flight = Arc<OnceCell<Result<CompiledCatalog, Refusal>>>;
+type Flight = Shared<BoxFuture<'static, Result<CompiledCatalog, Refusal>>>;
 
 /// Compiles under way, and those that failed: a node whose code does not compile is not compiled again until there is other
 /// code, or an administrator says so.
-#[derive(Debug, Default)]
-pub(crate) struct Flights(Mutex<HashMap<Key, Flight>>);
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Flights(Arc<Mutex<HashMap<Key, Flight>>>);
 
 impl Flights {
-    fn board(&self, key: &Key) -> Flight {
-        Arc::clone(self.lock().entry(key.clone()).or_default())
+    /// Returns why a compile failed, if it did.
+    fn failure(&self, key: &Key) -> Option<Refusal> {
+        self.lock().get(key)?.peek()?.as_ref().err().cloned()
     }
 
-    /// Ends the flight of a success; the result is with the node from now on.
-    fn land(&self, key: &Key) {
-        self.lock().remove(key);
-    }
-
-    /// Forgets failures of a node under other code than `live`.
-    fn forget_older(&self, certname: &Certname, environment: &Environment, live: CodeId) {
-        self.lock().retain(|(name, place, code_id), flight| {
-            let is_stale = name == certname && place == environment && *code_id != live && flight.get().is_some();
-            !is_stale
-        });
+    /// Ends a flight. A catalog is with its node by now; what went wrong in the server may go right the next time.
+    fn land(&self, key: &Key, result: &Result<CompiledCatalog, Refusal>) {
+        let is_final = matches!(result, Err(refusal) if refusal.code == RefusalCode::CompileFailed);
+        if !is_final {
+            self.lock().remove(key);
+        }
     }
 
     /// Forgets everything of a node.
@@ -56,6 +59,13 @@ impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a caller that needs a catalog gets on.
+enum Boarded {
+    Flight(Flight),
+    /// It landed between the caller's first look and now.
+    Landed(CompiledCatalog),
 }
 
 impl Server {
@@ -86,12 +96,41 @@ impl Server {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
             return Ok(reply);
         }
-        let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
-        self.flights.forget_older(&key.0, &key.1, key.2);
-        let flight = self.flights.board(&key);
-        let compiled = flight.get_or_init(|| self.compile(request, Arc::clone(&code))).await.clone()?;
-        self.flights.land(&key);
+        let compiled = match self.board(request, &code)? {
+            Boarded::Flight(flight) => flight.await?,
+            Boarded::Landed(compiled) => compiled,
+        };
         self.deliver(check_in, &code, &compiled)
+    }
+
+    /// Joins the compile of this node and code, or begins it. It goes on when the caller goes away, so that it is never begun twice.
+    fn board(&self, request: &SubmitFacts, code: &Arc<Code>) -> Result<Boarded, Refusal> {
+        let check_in = &request.check_in;
+        let key: Key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
+        let mut flights = self.flights.lock();
+        if let Some(flight) = flights.get(&key) {
+            return Ok(Boarded::Flight(flight.clone()));
+        }
+        // A flight lands after its catalog is with the node: under this lock it is in one place or the other.
+        let compiler = self.options.compiler.name_and_version();
+        if let Some(compiled) = self.nodes.catalog(&key.0, &key.1, key.2, compiler) {
+            return Ok(Boarded::Landed(compiled));
+        }
+        flights.retain(|(name, place, _), flight| *name != key.0 || *place != key.1 || flight.peek().is_none());
+        if flights.len() >= MAX_FLIGHTS && flights.values().filter(|flight| flight.peek().is_none()).count() >= MAX_FLIGHTS {
+            let busy = Refusal::new(RefusalCode::Busy, "too many catalogs wait to be compiled");
+            return Err(Refusal { retry_after_seconds: Some(BUSY_SECONDS), ..busy });
+        }
+        let compile = CompileRequest { certname: key.0.clone(), code: Arc::clone(code), facts: request.facts.clone() };
+        let (work, all, own) = (self.compile(compile), self.flights.clone(), key.clone());
+        let task = tokio::spawn(async move {
+            let result = work.await;
+            all.land(&own, &result);
+            result
+        });
+        let flight = async move { task.await.unwrap_or_else(|error| Err(internal(&error))) }.boxed().shared();
+        flights.insert(key, flight.clone());
+        Ok(Boarded::Flight(flight))
     }
 
     fn live(&self, environment: &Environment) -> Result<Arc<Code>, Refusal> {
@@ -106,7 +145,10 @@ impl Server {
         let compiler = self.options.compiler.name_and_version();
         match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id, compiler) {
             Some(compiled) => self.deliver(check_in, code, &compiled),
-            None => Ok(CatalogReply::FactsNeeded),
+            None => {
+                let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
+                self.flights.failure(&key).map_or(Ok(CatalogReply::FactsNeeded), Err)
+            }
         }
     }
 
@@ -119,17 +161,20 @@ impl Server {
         match self.nodes.read(&check_in.certname, catalog_id) {
             Some(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, catalog }),
             // Gone or damaged on disk: then it is made again.
-            None => Ok(CatalogReply::FactsNeeded),
+            None => {
+                tracing::error!(certname = %check_in.certname, %catalog_id, "a catalog is gone or damaged on disk: it is compiled again");
+                self.nodes.lose(&check_in.certname, catalog_id);
+                Ok(CatalogReply::FactsNeeded)
+            }
         }
     }
 
-    async fn compile(&self, request: &SubmitFacts, code: Arc<Code>) -> Result<CompiledCatalog, Refusal> {
-        let _worker = self.workers.acquire().await.map_err(|error| internal(&error))?;
+    /// Returns the work of one compile; it holds nothing of a request.
+    fn compile(&self, compile: CompileRequest) -> impl Future<Output = Result<CompiledCatalog, Refusal>> + Send + 'static {
         let compiler = Arc::clone(&self.options.compiler);
-        let facts = Digest::of(&codec::encode(&request.facts).map_err(|error| internal(&error))?);
-        let compile = CompileRequest { certname: request.check_in.certname.clone(), code, facts: request.facts.clone() };
-        let (store, nodes) = (self.store.clone(), Arc::clone(&self.nodes));
+        let (store, nodes, workers) = (self.store.clone(), Arc::clone(&self.nodes), Arc::clone(&self.workers));
         let work = move || -> Result<CompiledCatalog, ServerError> {
+            let facts = Digest::of(&codec::encode(&compile.facts)?);
             let Compiled { catalog, contents } = compiler.compile(&compile)?;
             for content in &contents {
                 store.put_bytes(content)?;
@@ -147,6 +192,9 @@ impl Server {
             nodes.keep(&compile.certname, compiled.clone(), &bytes)?;
             Ok(compiled)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
+        async move {
+            let _worker = workers.acquire_owned().await.map_err(|error| internal(&error))?;
+            tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
+        }
     }
 }

@@ -44,7 +44,7 @@ mod tests {
         let (a, b): (Certname, Certname) = ("a".parse().unwrap(), "b".parse().unwrap());
         assert!(acts_for(&Peer::Certificate(a.clone()), &a).is_ok());
         assert_eq!(acts_for(&Peer::Certificate(b.clone()), &a).unwrap_err().code, RefusalCode::Forbidden);
-        assert!(!is_administrator(&Peer::Certificate(a.clone()), &[b.clone()]));
+        assert!(!is_administrator(&Peer::Certificate(a.clone()), std::slice::from_ref(&b)));
         assert!(is_administrator(&Peer::Certificate(b.clone()), &[b]));
         let stranger = Peer::Process { uid: 4_000_000_000, gid: 0, pid: 1 };
         assert!(acts_for(&stranger, &a).is_err() && !is_administrator(&stranger, &[]));

@@ -35,7 +35,7 @@ impl Handler for Server {
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_for(peer, &request.certname)?;
-        Ok(contents::stream(self.store.clone(), Arc::clone(&self.nodes), request))
+        contents::stream(self.store.clone(), Arc::clone(&self.nodes), request).await.map_err(|error| internal(&error))
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {

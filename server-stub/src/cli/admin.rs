@@ -3,6 +3,7 @@
 //! A running server listens on `<data>/admin.sock`, mode 0600: one JSON object a line, one answer a line. Only processes of
 //! root and of the server's own user are heard.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,14 +86,29 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
     result.unwrap_or_else(|error| Answer::Failed(format!("{:#}", anyhow::Error::from(error))))
 }
 
-/// Answers administrators until `shutdown`.
-pub(super) async fn serve(server: Arc<Server>, data: &Path, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// Binds the socket of a server that has its data directory's lock.
+pub(super) fn bind(data: &Path) -> anyhow::Result<UnixListener> {
     let path = socket_path(data);
-    // The data directory's lock is ours, so whoever made this socket is gone.
-    if path.exists() {
-        std::fs::remove_file(&path).with_context(|| format!("could not remove the old {}", path.display()))?;
+    // The lock is ours, so whoever made this socket is gone.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("could not remove the old {}", path.display()));
+        }
+        _ => {}
     }
+    // The directory is for its owner alone, so nobody else reaches the socket before its mode is set.
     let listener = UnixListener::bind(&path).with_context(|| format!("could not listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers administrators until `shutdown`.
+pub(super) async fn serve(
+    server: Arc<Server>,
+    listener: UnixListener,
+    data: PathBuf,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -113,7 +129,7 @@ pub(super) async fn serve(server: Arc<Server>, data: &Path, shutdown: Cancellati
             }
         }
     }
-    Ok(std::fs::remove_file(&path)?)
+    Ok(std::fs::remove_file(socket_path(&data))?)
 }
 
 async fn converse(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {

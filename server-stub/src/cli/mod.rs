@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Answer nodes, and publish when asked to.
+    /// Answer nodes and administrators until SIGTERM.
     Serve(serve::Arguments),
     /// Make staged code live.
     Publish(publish::Arguments),

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use direct_puppet_server_stub::listen::unix::UnixListener;
-use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service};
-use direct_puppet_server_stub::routes::AdminRoutes;
-use direct_puppet_server_stub::{Server, ServerOptions, Staging};
+use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Server, ServerOptions, Staging};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use serde::Deserialize;
@@ -40,6 +38,18 @@ pub(super) struct Arguments {
     /// Name of this server's certificate in --ssldir
     #[arg(long, value_name = "NAME")]
     certname: Option<Certname>,
+    /// This server's certificate in PEM, where there is no --ssldir
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], conflicts_with = "ssldir")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authorities whose clients are let in, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Their revocation lists, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_crl: Option<PathBuf>,
     /// A certificate that may publish and look at everything
     #[arg(long, value_name = "CERTNAME")]
     admin: Vec<Certname>,
@@ -77,8 +87,11 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     }
     let options = ServerOptions::new(data.clone(), Staging::Environments(std::path::absolute(staging)?));
     let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
-    let routes = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone(), !arguments.no_blobs));
-    let handler: Arc<dyn direct_puppet_transport::Handler> = server.clone();
+    let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));
+    if !arguments.no_blobs {
+        routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));
+    }
+    let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
     let service = Service { handler, routes: Some(routes) };
 
     let shutdown = CancellationToken::new();
@@ -86,10 +99,8 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     for url in &arguments.listen {
         listen(url, &arguments, &service, &shutdown, &mut listeners).await?;
     }
-    listeners.spawn({
-        let (server, shutdown) = (Arc::clone(&server), shutdown.clone());
-        async move { admin::serve(server, &data, shutdown).await }
-    });
+    let administration = admin::bind(&data)?;
+    listeners.spawn(admin::serve(Arc::clone(&server), administration, data, shutdown.clone()));
     let result = tokio::select! {
         stopped = stop_signal() => stopped,
         Some(ended) = listeners.join_next() => ended?.and_then(|()| bail!("a listener ended by itself")),
@@ -142,7 +153,12 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 fn tls(arguments: &Arguments) -> anyhow::Result<ServerTls> {
-    let ssldir = arguments.ssldir.as_ref().context("https needs certificates: give --ssldir")?;
+    if let (Some(certificate), Some(key), Some(ca)) = (&arguments.tls_cert, &arguments.tls_key, &arguments.tls_ca) {
+        let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
+        return Ok(ServerTls { ca, certificate, key, crl: arguments.tls_crl.clone() });
+    }
+    let ssldir =
+        arguments.ssldir.as_ref().context("https needs certificates: give --ssldir, or --tls-cert, --tls-key and --tls-ca")?;
     let certname = match &arguments.certname {
         Some(certname) => certname.clone(),
         None => {

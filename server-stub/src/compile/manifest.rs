@@ -24,7 +24,7 @@ impl Compiler for ManifestCompiler {
     }
 
     fn check(&self, code: &Code) -> Result<(), CompileError> {
-        load(code)?;
+        template::check_site(&load(code)?)?;
         template::check(code)
     }
 

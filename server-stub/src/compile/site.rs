@@ -87,7 +87,12 @@ impl Site {
             let location = error.location();
             // The error shows the lines around it; the first line says what is wrong.
             let message = error.to_string();
-            let first = message.lines().next().unwrap_or_default().to_owned();
+            let first = message.lines().next().unwrap_or_default();
+            // The place is said by file, line and column already.
+            let first = location
+                .and_then(|at| first.strip_prefix(&format!("error: line {} column {}: ", at.line(), at.column())))
+                .unwrap_or(first)
+                .to_owned();
             CompileError {
                 file: SITE.to_owned(),
                 line: location.map(|location| location.line()),

@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use super::CompileError;
-use super::site::SITE;
+use super::site::{SITE, Site};
 use crate::code::Code;
 
 /// Longest template, in bytes.
@@ -75,6 +75,33 @@ pub(super) fn check(code: &Code) -> Result<(), CompileError> {
         environment.template_from_named_str(&file, text).map(drop).map_err(|error| place(&file, &error))?;
     }
     Ok(())
+}
+
+/// Checks the syntax of every text of a site.
+pub(super) fn check_site(site: &Site) -> Result<(), CompileError> {
+    let environment = strict();
+    for declaration in site.classes.values().flatten() {
+        let line = declaration.defined.line();
+        check_text(&environment, &declaration.value.title, line)?;
+        for (_, value) in &declaration.value.parameters {
+            check_value(&environment, value, line)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_value(environment: &Environment<'_>, value: &Value, line: u64) -> Result<(), CompileError> {
+    match value {
+        Value::String(text) => check_text(environment, text, line),
+        Value::Array(values) => values.iter().try_for_each(|value| check_value(environment, value, line)),
+        Value::Hash(values) => values.values().try_for_each(|value| check_value(environment, value, line)),
+        _ => Ok(()),
+    }
+}
+
+fn check_text(environment: &Environment<'_>, text: &str, line: u64) -> Result<(), CompileError> {
+    let parsed = environment.template_from_named_str(SITE, text);
+    parsed.map(drop).map_err(|error| CompileError::at(SITE, describe(&error)).with_line(line))
 }
 
 fn strict() -> Environment<'static> {

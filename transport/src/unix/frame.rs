@@ -153,9 +153,9 @@ mod tests {
 
         #[test]
         fn any_bytes_end_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = decode_part(bytes.clone().into());
-            let _ = decode_header::<RequestHeader>(&bytes);
-            let _ = decode_header::<ResponseHeader>(&bytes);
+            drop(decode_part(bytes.clone().into()));
+            drop(decode_header::<RequestHeader>(&bytes));
+            drop(decode_header::<ResponseHeader>(&bytes));
         }
     }
 

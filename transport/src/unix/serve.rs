@@ -187,5 +187,7 @@ async fn flush<IO: AsyncRead + AsyncWrite + Send + Unpin>(
     connection: &mut Connection<IO>,
     limits: ConnectionLimits,
 ) -> io::Result<()> {
-    timeout(limits.stall, futures::SinkExt::<Bytes>::flush(connection)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(limits.stall, futures::SinkExt::<Bytes>::flush(connection))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
