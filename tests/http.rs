@@ -36,7 +36,7 @@ pub(crate) fn check_in() -> CheckIn {
 }
 
 fn facts(count: i64) -> SubmitFacts {
-    let facts = (0..count).map(|number| (format!("fact{number}"), Value::Int(number))).collect();
+    let facts = (0..count).map(|number| (format!("fact{number}"), Value::Integer(number))).collect();
     SubmitFacts { check_in: check_in(), facts }
 }
 
