@@ -46,7 +46,7 @@ impl Activity {
     /// Counts `body` until it is dropped.
     pub(super) fn body(&self, body: BodyStream) -> Watched {
         self.lock().bodies += 1;
-        Watched { body, activity: self.clone(), producing: false }
+        Watched { body, activity: self.clone(), producing: false, error: None }
     }
 
     /// Returns when the connection will have been quiet for too long; `None` while the server itself is at work.
@@ -90,13 +90,24 @@ pub(super) struct Watched {
     body: BodyStream,
     activity: Activity,
     producing: bool,
+    /// An error that is told with the next poll.
+    error: Option<TransportError>,
 }
 
 impl Stream for Watched {
     type Item = Result<Bytes, TransportError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.body.poll_next_unpin(context);
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let mut polled = self.body.poll_next_unpin(context);
+        if let Poll::Ready(Some(Err(error))) = polled {
+            // HTTP/1.1 throws away what it has buffered once the body fails; a pause before lets it send that.
+            self.error = Some(error);
+            context.waker().wake_by_ref();
+            polled = Poll::Pending;
+        }
         let producing = polled.is_pending();
         let before = std::mem::replace(&mut self.producing, producing);
         let mut state = self.activity.lock();

@@ -207,9 +207,9 @@ impl Shared {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let (mut closing, mut asked) = (None, false);
         loop {
-            let quiet = activity.quiet_until(&self.limits);
-            // While the server itself is at work there is nothing to wait for; look again later.
-            let look = closing.or(quiet).unwrap_or_else(|| Instant::now() + self.limits.idle_timeout);
+            // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.
+            let next = Instant::now() + self.limits.shortest_patience();
+            let look = closing.or_else(|| activity.quiet_until(&self.limits)).map_or(next, |quiet| quiet.min(next));
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
@@ -222,7 +222,8 @@ impl Shared {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep_until(look) => match activity.quiet_until(&self.limits) {
-                    _ if closing.is_some() => return,
+                    _ if closing.is_some_and(|closing| closing <= Instant::now()) => return,
+                    _ if closing.is_some() => {}
                     Some(quiet) if quiet <= Instant::now() && activity.is_answering() => {
                         tracing::info!(%remote, "a connection is cut: its peer takes nothing");
                         return;

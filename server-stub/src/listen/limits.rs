@@ -24,6 +24,13 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+impl Limits {
+    /// Returns the shortest time after which a quiet connection may have to be closed.
+    pub(super) fn shortest_patience(&self) -> Duration {
+        self.header_read_timeout.min(self.idle_timeout).min(self.stall_timeout).min(self.drain_timeout)
+    }
+}
+
 impl Default for Limits {
     /// Room for ten thousand nodes that wait for news, each on a connection of its own. Times are those at which web
     /// servers commonly give up; the quiet ones are longer than clients keep connections (20 s), so that a client seldom

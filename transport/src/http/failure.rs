@@ -114,7 +114,10 @@ fn of_certificate(reason: &CertificateError) -> String {
             "the server's certificate is not valid yet: check the clock of this node and of the server"
         }
         CertificateError::Revoked => "the server's certificate has been revoked",
-        CertificateError::UnknownIssuer => "the server's certificate was issued by nobody that this node trusts",
+        // A wrong signature is how an authority shows that was made anew under its old name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the server's certificate was issued by nobody that this node trusts"
+        }
         CertificateError::UnknownRevocationStatus => "no revocation list covers the server's certificate: update crl.pem",
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the server's certificate is for another name than the URL's"

@@ -142,6 +142,8 @@ impl Transport for HttpTransport {
         let length = answer.content_length();
         let base = self.base.clone();
         let body = answer.bytes_stream().map(move |chunk| chunk.map_err(|error| failure::of_body(error, &base)));
+        // HTTP/2 may end a body with an empty frame, which is no chunk.
+        let body = body.filter(|chunk| std::future::ready(!matches!(chunk, Ok(data) if data.is_empty())));
         Ok(Response { status, retry_after, length, body: body.boxed() })
     }
 
