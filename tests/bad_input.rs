@@ -64,7 +64,7 @@ fn catalogs_that_cannot_be_applied() {
             "- file: /a\n  content: x\n  require: File[/b]\n- file: /b\n  content: x\n  require: File[/a]",
             &["cycle", "File[/a]", "File[/b]"][..],
         ),
-        ("- file: /a\n  content: x\n- file: one\n  path: /a\n  content: y", &["/a is managed twice", "File[one]"]),
+        ("- file: /a\n  content: x\n- file: one\n  path: /a\n  content: other", &["/a is managed twice", "File[one]"]),
         ("- file: /a/../../etc/passwd\n  content: x", &["..", "File[/a/../../etc/passwd]"]),
         ("- file: relative\n  content: x", &["relative", "absolute"]),
         ("- file: \"/a\\0b\"\n  content: x", &["NUL"]),
@@ -266,7 +266,7 @@ fn no_server() {
     let output = run(binaries().agent(&case.root(), &["run", "--server", "http://127.0.0.1:9"]));
     assert_refused(&output, &["127.0.0.1:9", "connect"]);
     for (url, names) in
-        [("gopher://x", &["gopher"][..]), ("", &["server"]), ("unix:/nonexistent/socket", &["/nonexistent/socket"])]
+        [("gopher://x", &["http:", "unix:"][..]), ("", &["server"]), ("unix:/nonexistent/socket", &["/nonexistent/socket"])]
     {
         assert_refused(&run(binaries().agent(&case.root(), &["run", "--server", url])), names);
     }

@@ -32,6 +32,9 @@ pub(crate) struct CompiledCatalog {
     pub(crate) facts: Digest,
     /// Name and version of the compiler.
     pub(crate) compiler: String,
+    /// No check-in is answered from it any more; its contents are still served to who is fetching them.
+    #[serde(default)]
+    pub(crate) is_forgotten: bool,
     pub(crate) time_unix_seconds: u64,
 }
 
@@ -111,16 +114,11 @@ impl Nodes {
         node.file.code_id = held.map(|held| held.1);
     }
 
-    /// Returns the catalog that `code_id` made for a node with this compiler.
-    pub(crate) fn catalog(
-        &self,
-        certname: &Certname,
-        environment: &Environment,
-        code_id: CodeId,
-        compiler: &str,
-    ) -> Option<CompiledCatalog> {
+    /// Returns the catalog that `code_id` made for a node, unless it was forgotten. Another version of the compiler is no cause
+    /// to compile: only code and administrators are.
+    pub(crate) fn catalog(&self, certname: &Certname, environment: &Environment, code_id: CodeId) -> Option<CompiledCatalog> {
         let is_it = |catalog: &&CompiledCatalog| {
-            catalog.code_id == code_id && catalog.environment == *environment && catalog.compiler == compiler
+            catalog.code_id == code_id && catalog.environment == *environment && !catalog.is_forgotten
         };
         self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
     }
@@ -209,8 +207,7 @@ impl Nodes {
         let file = {
             let mut nodes = self.lock();
             let node = nodes.get_mut(certname).ok_or_else(|| ServerError::UnknownNode { certname: certname.to_string() })?;
-            // The compiler's name no longer fits, so no check-in is answered from them.
-            node.file.catalogs.iter_mut().for_each(|catalog| catalog.compiler.clear());
+            node.file.catalogs.iter_mut().for_each(|catalog| catalog.is_forgotten = true);
             node.file.clone()
         };
         // A node that only ever checked in has no directory yet.
@@ -222,7 +219,7 @@ impl Nodes {
     pub(crate) fn lose(&self, certname: &Certname, catalog_id: CatalogId) {
         if let Some(node) = self.lock().get_mut(certname) {
             let lost = node.file.catalogs.iter_mut().filter(|catalog| catalog.catalog_id == catalog_id);
-            lost.for_each(|catalog| catalog.compiler.clear());
+            lost.for_each(|catalog| catalog.is_forgotten = true);
         }
     }
 

@@ -30,6 +30,10 @@ pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Resu
 /// second run compiles nothing.
 pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<MemoryTransport> {
     let environment = common.environment.clone().unwrap_or_default();
+    let root = common.root()?;
+    if !root.is_dir() {
+        bail!("managed root {} is not there: create it first", root.display());
+    }
     let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
     let options = ServerOptions::new(common.state_dir()?.join("server"), staging);
     let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;

@@ -112,8 +112,7 @@ impl Server {
             return Ok(Boarded::Flight(flight.clone()));
         }
         // A flight lands after its catalog is with the node: under this lock it is in one place or the other.
-        let compiler = self.options.compiler.name_and_version();
-        if let Some(compiled) = self.nodes.catalog(&key.0, &key.1, key.2, compiler) {
+        if let Some(compiled) = self.nodes.catalog(&key.0, &key.1, key.2) {
             return Ok(Boarded::Landed(compiled));
         }
         flights.retain(|(name, place, _), flight| *name != key.0 || *place != key.1 || flight.peek().is_none());
@@ -142,8 +141,7 @@ impl Server {
 
     /// Answers from what is compiled already.
     fn reply(&self, check_in: &CheckIn, code: &Code) -> Result<CatalogReply, Refusal> {
-        let compiler = self.options.compiler.name_and_version();
-        match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id, compiler) {
+        match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id) {
             Some(compiled) => self.deliver(check_in, code, &compiled),
             None => {
                 let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
@@ -187,6 +185,7 @@ impl Server {
                 code_id: compile.code.version.code_id,
                 facts,
                 compiler: compiler.name_and_version().to_owned(),
+                is_forgotten: false,
                 time_unix_seconds: now(),
             };
             nodes.keep(&compile.certname, compiled.clone(), &bytes)?;
