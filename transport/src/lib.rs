@@ -12,6 +12,8 @@ pub mod handler;
 pub mod memory;
 pub mod protocol;
 pub mod retry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod timeout;
 pub mod transport;
 

@@ -1,0 +1,9 @@
+//! Test doubles for both ends of a call, and the suite that every transport passes. Feature `testing`.
+
+mod faulty;
+mod mock;
+mod recording;
+
+pub use faulty::{Fault, Faulty};
+pub use mock::{MockHandler, MockTransport};
+pub use recording::{Recorded, Recording};
