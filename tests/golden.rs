@@ -3,7 +3,7 @@
 //! A difference here is a change of the protocol. If it is meant, write the files anew with `BLESS=1 cargo test --test golden`
 //! and say in the commit how older agents and servers read it.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::path::PathBuf;
 

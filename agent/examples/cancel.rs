@@ -1,5 +1,7 @@
 //! Cancelling a run: nothing half done, and an error that says so.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use direct_puppet_agent::{Agent, RunError, RunOptions};

@@ -1,5 +1,7 @@
 //! The events of a run as a stream, for a progress display.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use direct_puppet_agent::{Agent, RunEvent, RunOptions};

@@ -1,5 +1,7 @@
 //! The smallest run: a catalog from memory, applied below a directory of its own.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use direct_puppet_agent::{Agent, RunOptions};

@@ -2,6 +2,8 @@
 //!
 //! Run it as what it is: `cargo test -p direct-puppet-agent --example mocked_transport`.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use direct_puppet_agent::{Agent, RunError, RunOptions};
 use direct_puppet_transport::testing::MockTransport;
 use direct_puppet_transport::{Transport, TransportError, TransportErrorKind};

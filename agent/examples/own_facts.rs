@@ -1,5 +1,7 @@
 //! Facts, time and randomness of one's own: what a host that embeds the agent knows better than the machine.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use std::collections::BTreeMap;

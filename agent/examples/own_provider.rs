@@ -1,5 +1,7 @@
 //! A provider for a type of one's own: here, lines in a shared counter.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! A transport of one's own: one that logs every call and passes it on.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! What a run would change, as JSON; nothing is changed.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 mod support;
 
 use direct_puppet_agent::Agent;

@@ -22,7 +22,6 @@ pub const DEFAULT_STATE_DIR: &str = "var/lib/direct-puppet";
 
 /// How one run goes.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct RunOptions {
     /// Change nothing, tell what would be changed. Default: false.
     pub noop: bool,

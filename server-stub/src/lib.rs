@@ -1,1 +1,37 @@
-//! Placeholder.
+//! The reference server: publish staged code, compile catalogs from it, answer nodes.
+//!
+//! [`Server`] is a [`Handler`](direct_puppet_transport::Handler): put it behind a listener, or in the same process behind a
+//! [`MemoryTransport`](direct_puppet_transport::MemoryTransport).
+//!
+//! ```text
+//! <data>/lock                                  held while a process works with the directory
+//!       /store/                                every content, by digest
+//!       /code/<environment>/live.json          which code is live: replaced atomically, this is the switch
+//!                          /history.jsonl      every publish that changed something
+//!                          /manifests/<hex>    the manifest of a code_id, MessagePack
+//!                          /staging-index      what staging files were when they were last read, MessagePack
+//!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
+//!                                            /<hex>.catalog    canonical bytes of a catalog
+//!                                            /reports/<uuid>.json
+//!       /audit.jsonl                           what administrators did
+//! ```
+
+mod answer;
+mod blobs;
+pub mod code;
+pub mod compile;
+mod disk;
+mod error;
+pub mod listen;
+mod nodes;
+pub mod publish;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use blobs::BlobRoutes;
+pub use error::ServerError;
+pub use nodes::NodeSummary;
+pub use routes::AdminRoutes;
+pub use server::{Server, ServerOptions, Staging};

@@ -1,2 +1,9 @@
-//! Placeholder.
-fn main() {}
+//! `direct-puppet-server`: the reference server as a program.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,7 +1,9 @@
 //! What the suites share: the real programs, sites, and trees.
 
 pub mod binaries;
+pub mod link;
 pub mod site;
+pub mod world;
 
 /// How much a campaign (kills, power cuts) does: `CAMPAIGN=long` for the whole number, anything else for a tenth.
 #[must_use]

@@ -7,8 +7,11 @@
 //! What this crate does not do: no retry unless asked for, no file system, no knowledge of what a catalog means.
 
 pub mod client;
+pub mod connect;
 pub mod error;
 pub mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod memory;
 pub mod protocol;
 pub mod retry;
@@ -16,11 +19,18 @@ pub mod retry;
 pub mod testing;
 pub mod timeout;
 pub mod transport;
+#[cfg(feature = "unix")]
+pub mod unix;
 
 pub use client::{CallError, Client, FetchStream};
+pub use connect::{ConnectOptions, connect};
 pub use error::{TransportError, TransportErrorKind};
 pub use handler::{Content, FetchItem, FetchItems, Handler, Peer, dispatch};
+#[cfg(feature = "http")]
+pub use http::{HttpOptions, HttpTransport, HttpVersion, TlsFiles};
 pub use memory::MemoryTransport;
 pub use retry::{Retry, RetryPolicy};
 pub use timeout::{Timeout, Timeouts};
 pub use transport::{BodyStream, Request, Response, Status, Transport};
+#[cfg(feature = "unix")]
+pub use unix::UnixTransport;

@@ -24,6 +24,20 @@ pub struct RetryPolicy {
     pub random: fn() -> u32,
 }
 
+impl Default for RetryPolicy {
+    /// Four tries within two minutes, waits of up to a second at first and of 30 at most: enough for a server that restarts,
+    /// short against the half hour between runs.
+    fn default() -> Self {
+        Self {
+            max_attempts: 4,
+            budget: Duration::from_secs(120),
+            base_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(30),
+            random: system_random,
+        }
+    }
+}
+
 /// Returns a number from the operating system; the longest wait where it has none.
 #[must_use]
 pub fn system_random() -> u32 {

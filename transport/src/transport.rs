@@ -85,10 +85,12 @@ impl Response {
             }
             if whole.is_empty() && self.length == Some(chunk.len() as u64) {
                 // The common case of one chunk is not copied; only the end of the stream is left.
-                return match self.body.next().await.transpose()? {
-                    None => Ok(chunk),
-                    Some(_) => Err(too_large()),
-                };
+                while let Some(more) = self.body.next().await.transpose()? {
+                    if !more.is_empty() {
+                        return Err(too_large());
+                    }
+                }
+                return Ok(chunk);
             }
             whole.extend_from_slice(&chunk);
         }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
+use direct_puppet_server_stub::publish::PublishRequest;
+use direct_puppet_server_stub::{Server, ServerOptions, Staging};
 use direct_puppet_transport::MemoryTransport;
 
 use crate::options::Common;
@@ -23,7 +26,22 @@ pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Resu
     crate::run::print(&outcome, common.json)
 }
 
-/// Publishes `site` and returns a transport to the server that did.
-pub(crate) async fn embedded(_common: &Common, _site: &Path) -> anyhow::Result<MemoryTransport> {
-    anyhow::bail!("later")
+/// Publishes `site` to a server inside this process, and returns a transport to it. Its data lie in the state directory, so a
+/// second run compiles nothing.
+pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<MemoryTransport> {
+    let environment = common.environment.clone().unwrap_or_default();
+    let root = common.root()?;
+    if !root.is_dir() {
+        bail!("managed root {} is not there: create it first", root.display());
+    }
+    let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
+    let options = ServerOptions::new(common.state_dir()?.join("server"), staging);
+    let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
+    let request = PublishRequest { environments: vec![environment], message: "apply".to_owned(), ..PublishRequest::default() };
+    for result in server.publish(request).await? {
+        if let Some(error) = result.error {
+            bail!("site {} is refused: {}", site.display(), error.message);
+        }
+    }
+    Ok(MemoryTransport::new(server))
 }

@@ -45,16 +45,17 @@ pub(crate) struct RunArguments {
 
 impl RunArguments {
     pub(crate) fn options(&self) -> RunOptions {
-        let mut options = RunOptions::default();
-        options.noop = self.noop;
-        options.tags.clone_from(&self.tags);
-        options.skip_tags.clone_from(&self.skip_tags);
-        options.show_diff = self.show_diff || self.test;
-        options.use_cached_catalog = self.use_cached_catalog;
-        options.use_cache_on_failure = !(self.no_cache_on_failure || self.test);
-        options.accept_older = self.accept_older;
-        options.verify_all = self.verify_all;
-        options
+        RunOptions {
+            noop: self.noop,
+            tags: self.tags.clone(),
+            skip_tags: self.skip_tags.clone(),
+            show_diff: self.show_diff || self.test,
+            use_cached_catalog: self.use_cached_catalog,
+            use_cache_on_failure: !(self.no_cache_on_failure || self.test),
+            accept_older: self.accept_older,
+            verify_all: self.verify_all,
+            ..RunOptions::default()
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! A server for examples: one catalog for everybody, straight from memory.
-#![allow(dead_code, reason = "each example uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each example uses a part of this")]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -65,7 +65,12 @@ fn classify(source: &io::Error) -> (FsErrorKind, Option<&'static str>) {
         Some(Errno::LOOP | Errno::XDEV) => {
             (FsErrorKind::NotBeneath, Some("a symbolic link is on the way and none is followed: manage the real path"))
         }
-        Some(Errno::NOTDIR) => (FsErrorKind::NotBeneath, Some("something on the way is no directory")),
+        Some(Errno::NOTDIR) => (
+            FsErrorKind::NotBeneath,
+            Some(
+                "a symbolic link, which is not followed, or something else that is no directory is on the way: manage the real path",
+            ),
+        ),
         Some(Errno::PERM) => {
             (FsErrorKind::Denied, Some("not permitted; if the file is immutable, remove the flag with chattr -i"))
         }

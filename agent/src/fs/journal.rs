@@ -1,4 +1,4 @@
-//! Which directories may hold staged files.
+//! Which directories may hold staged files, and how ours are told from others'.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -10,19 +10,27 @@ use std::sync::{Mutex, PoisonError};
 
 use direct_puppet_transport::protocol::TreePath;
 use rustix::fs::{AtFlags, Dir, unlinkat};
+use rustix::io::Errno;
 
 use super::resolve::open_directory;
-use super::stage::is_temporary;
-use super::{FsError, Root};
+use super::stage::{STAGED_PREFIX, random_hex};
+use super::{FsError, Root, write_state};
 
 /// Name of the journal in the state directory.
 const JOURNAL: &str = "staged";
 
-/// Remembers, durably and before they exist, where staged files lie, so that a later run can remove what a crash left; see
-/// the module's head.
+/// Hexadecimal digits of a staged name that say whose it is, and as many that tell it from the others: 64 bits each.
+const HALF_DIGITS: usize = 16;
+
+/// Remembers, durably and before they exist, where staged files lie, so that a later run can remove what a crash left.
+///
+/// One line for each directory: a random mark of this journal, a space, the escaped path. All staged names of the journal
+/// begin with [`STAGED_PREFIX`] and the mark, so that what another agent, with another state directory, has staged in the same
+/// directory is not touched. Names are never written: a line is synced once for each directory, not for each file.
 #[derive(Debug)]
 pub struct StageJournal {
     path: PathBuf,
+    mark: String,
     state: Mutex<State>,
 }
 
@@ -33,28 +41,44 @@ struct State {
 }
 
 impl StageJournal {
-    /// Opens the journal in `state_dir`, removing below `root` whatever an interrupted run left staged; returns how many.
-    /// The caller holds the run lock. Blocking.
+    /// Opens the journal in `state_dir`, removing below `root` whatever an interrupted run left staged; returns how many. What
+    /// cannot be removed now, as on a file system that became read-only, is tried again by the next run. The caller holds the
+    /// run lock. Blocking.
     ///
     /// # Errors
     ///
     /// When the journal cannot be read or emptied.
     pub fn open(state_dir: &Path, root: &Root) -> Result<(Self, u64), FsError> {
         let path = state_dir.join(JOURNAL);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(FsError::new(&path, "read the journal of staged files", error)),
         };
-        let mut removed = 0;
-        for directory in text.lines().filter_map(|line| line.parse::<TreePath>().ok()) {
-            removed += clean(root, &directory)?;
+        let (mut removed, mut left) = (0, Vec::new());
+        // The last line may be torn: then nothing was staged in its directory yet.
+        for line in bytes.split(|&byte| byte == b'\n') {
+            let Some((mark, directory)) = parse(line) else { continue };
+            let cleaned = clean(root, &directory, mark);
+            removed += cleaned.removed;
+            if let Some(error) = cleaned.error {
+                tracing::warn!(%error, "staged files of an interrupted run stay until they can be removed");
+                left.extend_from_slice(line);
+                left.push(b'\n');
+            }
         }
-        let journal = Self { path, state: Mutex::default() };
-        if !text.is_empty() {
+        let journal = Self { path, mark: random_hex(HALF_DIGITS), state: Mutex::default() };
+        if !left.is_empty() {
+            write_state(&journal.path, &left, 0o600)?;
+        } else if !bytes.is_empty() {
             journal.clear()?;
         }
         Ok((journal, removed))
+    }
+
+    /// Returns a new name for a staged file: nobody can guess it, and a later run knows it for ours.
+    pub(super) fn name(&self) -> Vec<u8> {
+        format!("{STAGED_PREFIX}{}{}", self.mark, random_hex(HALF_DIGITS)).into_bytes()
     }
 
     /// Says that a file will be staged in `directory`.
@@ -68,7 +92,7 @@ impl StageJournal {
             File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         }
         if let Some(file) = &mut state.file {
-            file.write_all(format!("{directory}\n").as_bytes())?;
+            file.write_all(format!("{} {directory}\n", self.mark).as_bytes())?;
             file.sync_data()?;
         }
         state.announced.insert(directory.clone());
@@ -92,19 +116,41 @@ impl StageJournal {
     }
 }
 
-/// Removes staged files from one directory; one that is gone, or reached through a link by now, has none of ours.
-fn clean(root: &Root, path: &TreePath) -> Result<u64, FsError> {
-    let Ok(directory) = open_directory(root.fd(), path) else { return Ok(0) };
-    let clean = || -> io::Result<u64> {
-        let mut removed = 0;
+/// Takes a line apart; none of ours is skipped.
+fn parse(line: &[u8]) -> Option<(&str, TreePath)> {
+    let (mark, directory) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    let is_mark = mark.len() == HALF_DIGITS && mark.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    Some((mark, directory.parse().ok()?)).filter(|_| is_mark)
+}
+
+/// What came of one directory.
+struct Cleaned {
+    removed: u64,
+    error: Option<FsError>,
+}
+
+/// Removes staged files of one mark from one directory; one that is gone, or reached through a link by now, has none of ours.
+fn clean(root: &Root, path: &TreePath, mark: &str) -> Cleaned {
+    let mut cleaned = Cleaned { removed: 0, error: None };
+    let result = open_directory(root.fd(), path).and_then(|directory| {
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
-            if is_temporary(entry.file_name().to_bytes()) {
-                unlinkat(directory.as_fd(), entry.file_name(), AtFlags::empty())?;
-                removed += 1;
+            let name = entry.file_name();
+            let ours = name.to_bytes().strip_prefix(STAGED_PREFIX.as_bytes()).and_then(|rest| rest.strip_prefix(mark.as_bytes()));
+            if ours.is_some_and(|rest| rest.len() == HALF_DIGITS) {
+                match unlinkat(directory.as_fd(), name, AtFlags::empty()) {
+                    Ok(()) => cleaned.removed += 1,
+                    // Gone; or a directory, which we never stage: somebody put it in the way, it is theirs.
+                    Err(Errno::NOENT | Errno::ISDIR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
-        Ok(removed)
+        Ok(())
+    });
+    cleaned.error = match result.map_err(|error| (Errno::from_io_error(&error), error)) {
+        Ok(()) | Err((Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), _)) => None,
+        Err((_, error)) => Some(root.error(path, "remove staged files from", error)),
     };
-    clean().map_err(|error| root.error(path, "remove staged files from", error))
+    cleaned
 }

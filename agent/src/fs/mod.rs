@@ -2,9 +2,12 @@
 //! files.
 
 mod attributes;
+mod content;
+mod directories;
 mod error;
 mod journal;
 mod own;
+mod remove;
 mod resolve;
 mod root;
 mod stage;

@@ -37,7 +37,7 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
     })
 }
 
-/// Makes a directory of the agent's own, mode 0700, with what is above it. One that is there is accepted if it is ours.
+/// Makes a directory of the agent's own, mode 0700, with what is above it; durable but for what is above. One that is there is accepted if it is ours.
 /// Blocking.
 ///
 /// # Errors
@@ -49,7 +49,10 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), FsError> {
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(fail)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => return Ok(()),
+        Ok(()) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return File::open(parent).and_then(|parent| parent.sync_all()).map_err(fail);
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(fail(error)),
     }

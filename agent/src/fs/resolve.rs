@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
 /// How often a resolution that raced with a rename is tried again.
-const MAX_RACES: usize = 128;
+pub(super) const MAX_RACES: usize = 128;
 
 /// Opens `path` below `root`. No component may be a symbolic link, a magic link or lead outside; the last one may be a link
 /// only with `O_PATH | O_NOFOLLOW`, and is then opened itself.
@@ -20,8 +20,9 @@ pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &TreePath, flags: OFlags,
         match openat2(root, relative, flags | OFlags::CLOEXEC, mode, how) {
             // EAGAIN: a rename or mount happened on the way and the kernel could not prove that it stayed beneath.
             Err(Errno::AGAIN | Errno::INTR) => {}
-            // Kernels before 5.6, and containers that do not know the call.
-            Err(Errno::NOSYS) => return open_by_component(root, path, flags, mode),
+            // Kernels before 5.6; containers whose filter does not know the call answer with EPERM, which the call itself never
+            // gives for these flags.
+            Err(Errno::NOSYS | Errno::PERM) => return open_by_component(root, path, flags, mode),
             other => return Ok(other?),
         }
     }

@@ -8,18 +8,14 @@ use std::sync::Arc;
 
 use direct_puppet_transport::protocol::TreePath;
 use rustix::fs::{
-    AtFlags, Dir, Mode, OFlags, chownat, fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat, symlinkat,
-    unlinkat,
+    AtFlags, Mode, OFlags, chownat, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
 
+use super::attributes::apply;
+use super::remove::names;
 use super::resolve::{open_beneath, open_directory, open_parent};
-use super::stage::temporary_name;
 use super::{Attributes, FileKind, FsError, FsErrorKind, StageJournal, Stat};
-
-/// Deepest tree that [`Root::remove_tree`] holds descriptors for; below it directories are reopened by path.
-const MAX_OPEN_DEPTH: usize = 24;
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,97 +150,25 @@ impl Root {
     ///
     /// When something is there, or its directory is not.
     pub fn create_dir(&self, path: &TreePath, attributes: Attributes) -> Result<(), FsError> {
+        let attributes = Attributes { mode: Some(attributes.mode.unwrap_or(0o755)), ..attributes };
         let create = || -> io::Result<()> {
             let (parent, name) = open_parent(self.fd(), path)?;
             mkdirat(&parent, name, Mode::RWXU)?;
-            let fd =
-                openat(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-            apply(fd.as_fd(), Attributes { mode: Some(attributes.mode.unwrap_or(0o755)), ..attributes })?;
-            fsync(&parent)?;
-            Ok(())
+            let finish = || -> io::Result<()> {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let fd = openat(&parent, name, flags, Mode::empty())?;
+                apply(fd.as_fd(), attributes)?;
+                // Its own inode too: the name alone says nothing of owner and mode.
+                fsync(&fd)?;
+                Ok(fsync(&parent)?)
+            };
+            finish().inspect_err(|_| {
+                if let Err(error) = unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+                    tracing::debug!(%path, %error, "an unfinished directory stays, readable by its owner alone");
+                }
+            })
         };
         create().map_err(|error| self.error(path, "create the directory", error))
-    }
-
-    /// Sets owner, then mode, of a file or directory; of a link only the owner. A file with several names in a directory that
-    /// others can write to is refused: the other name may be somebody's trap.
-    ///
-    /// # Errors
-    ///
-    /// When it is not there, or may not be changed.
-    pub fn set_attributes(&self, path: &TreePath, attributes: Attributes) -> Result<(), FsError> {
-        let Some(stat) = self.stat(path)? else {
-            return Err(self.error(path, "set owner and mode of", io::Error::from(Errno::NOENT)));
-        };
-        if stat.kind() == FileKind::Link {
-            return self.set_link_owner(path, attributes);
-        }
-        if stat.kind() == FileKind::File && stat.nlink > 1 {
-            self.refuse_trap(path)?;
-        }
-        let set = || -> io::Result<()> {
-            // Opening for reading may be denied to an unprivileged owner of a 0200 file; O_PATH never is, but cannot fchmod.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-            let fd = open_beneath(self.fd(), path, flags, Mode::empty())?;
-            let opened = fstat(&fd)?;
-            if (opened.st_dev, opened.st_ino) != (stat.dev, stat.ino) {
-                return Err(io::Error::other("it was replaced meanwhile"));
-            }
-            apply(fd.as_fd(), attributes)?;
-            fsync(&fd)?;
-            Ok(())
-        };
-        match set() {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.set_unreadable(path, attributes),
-            other => other.map_err(|error| self.error(path, "set owner and mode of", error)),
-        }
-    }
-
-    /// For what its own owner may not read: by name, in a directory opened safely. `chmodat` follows links, so a link that
-    /// takes the name's place in that instant is possible only to who can write the directory, and such a one is refused.
-    fn set_unreadable(&self, path: &TreePath, attributes: Attributes) -> Result<(), FsError> {
-        self.refuse_trap(path)?;
-        let set = || -> io::Result<()> {
-            let (parent, name) = open_parent(self.fd(), path)?;
-            if attributes.uid.is_some() || attributes.gid.is_some() {
-                chownat(
-                    &parent,
-                    name,
-                    attributes.uid.map(Uid::from_raw),
-                    attributes.gid.map(Gid::from_raw),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )?;
-            }
-            if let Some(mode) = attributes.mode {
-                rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
-            }
-            fsync(&parent)?;
-            Ok(())
-        };
-        set().map_err(|error| self.error(path, "set owner and mode of", error))
-    }
-
-    fn refuse_trap(&self, path: &TreePath) -> Result<(), FsError> {
-        let parent = self.stat(&path.parent().unwrap_or_default())?;
-        // Group or others may write.
-        if parent.is_none_or(|parent| parent.mode & 0o022 == 0) {
-            return Ok(());
-        }
-        let error = self.error(path, "set owner and mode of", io::Error::other("others can put what they like at this path"));
-        Err(error.with_kind(FsErrorKind::Denied, Some("make its directory writable by its owner alone, or replace the file")))
-    }
-
-    fn set_link_owner(&self, path: &TreePath, attributes: Attributes) -> Result<(), FsError> {
-        let (uid, gid) = (attributes.uid.map(Uid::from_raw), attributes.gid.map(Gid::from_raw));
-        if uid.is_none() && gid.is_none() {
-            return Ok(());
-        }
-        open_parent(self.fd(), path)
-            .and_then(|(parent, name)| {
-                chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-                Ok(fsync(&parent)?)
-            })
-            .map_err(|error| self.error(path, "set the owner of", error))
     }
 
     /// Puts a link in place, atomically, over a file or link if one is there; durable.
@@ -261,22 +185,23 @@ impl Root {
     ) -> Result<(), FsError> {
         let put = || -> io::Result<()> {
             let (parent, name) = open_parent(self.fd(), path)?;
-            match symlinkat(target, &parent, name) {
-                Ok(()) => {}
-                Err(Errno::EXIST) => {
-                    journal.announce(&path.parent().unwrap_or_default())?;
-                    let temporary = temporary_name();
-                    symlinkat(target, &parent, &temporary[..])?;
-                    if let Err(error) = renameat(&parent, &temporary[..], &parent, name) {
-                        unlinkat(&parent, &temporary[..], AtFlags::empty())?;
-                        return Err(error.into());
-                    }
+            let owner = attributes.owner();
+            if owner.is_none() {
+                match symlinkat(target, &parent, name) {
+                    Err(Errno::EXIST) => {}
+                    other => return Ok(other.and_then(|()| fsync(&parent))?),
                 }
-                Err(error) => return Err(error.into()),
             }
-            if attributes.uid.is_some() || attributes.gid.is_some() {
-                let (uid, gid) = (attributes.uid.map(Uid::from_raw), attributes.gid.map(Gid::from_raw));
-                chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            journal.announce(&path.parent().unwrap_or_default())?;
+            let temporary = journal.name();
+            symlinkat(target, &parent, &temporary[..])?;
+            // The owner is set before the link is seen under its name.
+            let placed = owner
+                .map_or(Ok(()), |(uid, gid)| chownat(&parent, &temporary[..], uid, gid, AtFlags::SYMLINK_NOFOLLOW))
+                .and_then(|()| renameat(&parent, &temporary[..], &parent, name));
+            if let Err(error) = placed {
+                unlinkat(&parent, &temporary[..], AtFlags::empty())?;
+                return Err(error.into());
             }
             Ok(fsync(&parent)?)
         };
@@ -308,94 +233,5 @@ impl Root {
                 Ok(fsync(&parent)?)
             })
             .map_err(|error| self.error(path, attempt, error))
-    }
-
-    /// Removes a directory and everything in it; never crosses a mount, follows no link.
-    ///
-    /// # Errors
-    ///
-    /// When something in it cannot be removed, or is another file system; the rest may be gone by then.
-    pub fn remove_tree(&self, path: &TreePath) -> Result<(), FsError> {
-        let remove = || -> io::Result<()> {
-            let (parent, name) = open_parent(self.fd(), path)?;
-            let stat = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let tree =
-                openat(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-            empty(tree, stat.st_dev)?;
-            unlinkat(&parent, name, AtFlags::REMOVEDIR)?;
-            Ok(fsync(&parent)?)
-        };
-        remove().map_err(|error| self.error(path, "remove the tree", error))
-    }
-}
-
-/// Sets owner, then mode (a change of owner clears setuid), through a descriptor.
-pub(super) fn apply(fd: BorrowedFd<'_>, attributes: Attributes) -> io::Result<()> {
-    if attributes.uid.is_some() || attributes.gid.is_some() {
-        fchown(fd, attributes.uid.map(Uid::from_raw), attributes.gid.map(Gid::from_raw))?;
-    }
-    if let Some(mode) = attributes.mode {
-        fchmod(fd, Mode::from_raw_mode(mode))?;
-    }
-    Ok(())
-}
-
-fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// Removes everything in a directory. Goes down with at most [`MAX_OPEN_DEPTH`] descriptors; what lies deeper is first moved
-/// up beside its ancestor, so that depth costs no more of them.
-fn empty(top: OwnedFd, device: u64) -> io::Result<()> {
-    let mut stack: Vec<(OwnedFd, Vec<Vec<u8>>)> = Vec::new();
-    let listed = names(&top)?;
-    stack.push((top, listed));
-    // Names of the directories that the stack is in, below the first.
-    let mut inside: Vec<Vec<u8>> = Vec::new();
-    loop {
-        let depth = stack.len();
-        let Some((directory, left)) = stack.last_mut() else { return Ok(()) };
-        let Some(name) = left.pop() else {
-            stack.pop();
-            if let (Some((parent, _)), Some(name)) = (stack.last(), inside.pop()) {
-                unlinkat(parent, &name[..], AtFlags::REMOVEDIR)?;
-            }
-            continue;
-        };
-        let stat = match statat(&*directory, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            other => other?,
-        };
-        if Stat::from_raw(&stat).kind() != FileKind::Directory {
-            unlinkat(&*directory, &name[..], AtFlags::empty())?;
-            continue;
-        }
-        if stat.st_dev != device {
-            return Err(io::Error::other(format!("{} is another file system", String::from_utf8_lossy(&name))));
-        }
-        if depth >= MAX_OPEN_DEPTH {
-            let moved = temporary_name();
-            let directory = directory.try_clone()?;
-            let (top, left) = &mut stack[0];
-            renameat(&directory, &name[..], &*top, &moved[..])?;
-            left.push(moved);
-            continue;
-        }
-        let fd = openat(
-            &*directory,
-            &name[..],
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let listed = names(&fd)?;
-        inside.push(name);
-        stack.push((fd, listed));
     }
 }

@@ -1,36 +1,38 @@
 //! Files written in batches: all contents durable first, then only renames.
 //!
 //! What a batch leaves when the process dies are files named [`STAGED_PREFIX`] and 32 random hexadecimal digits, beside their
-//! targets. The journal says in which directories to look for them: `<state dir>/staged`, one escaped path a line, written and
-//! synced *before* the first staged file of that directory is created. So every staged file, however the machine stops, lies in
-//! a directory that the next run knows; it removes just the files with such names there. The journal is emptied when the last
-//! batch is committed.
+//! targets. The journal says in which directories to look for them, and by which mark to know them: `<state dir>/staged`, one
+//! line a directory, written and synced *before* the first staged file of that directory is created. So every staged file,
+//! however the machine stops, lies in a directory that the next run knows; it removes just the files with that mark there.
+//! The journal is emptied when the last batch is committed.
+//!
+//! Limits: access control lists and extended attributes other than the SELinux label are not carried over from the file that
+//! is replaced.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, TreePath};
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, openat, renameat, syncfs, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::attributes::apply;
+use super::content::{Mismatch, Source, copy, keep_label};
+use super::directories::Directories;
 use super::journal::StageJournal;
-use super::resolve::open_directory;
-use super::root::apply;
 use super::{Attributes, FsError, FsErrorKind, Root, Stat};
+use crate::store::Taken;
 
 /// What staged files begin with.
 pub const STAGED_PREFIX: &str = ".direct-puppet-";
 
 /// From how many files on one `syncfs` per file system is cheaper than an `fsync` of each (performance notes: 6 times at 1,000
-/// files, no gain below some dozens, and `syncfs` pays for other writers too).
+/// files, no gain below some dozens, and `syncfs` pays for other writers too). Also how many staged files are kept open.
 const SYNCFS_FROM: usize = 64;
-
-/// Bytes copied at a time.
-const COPY_BYTES: usize = 256 * 1024;
 
 /// Where the bytes of a file come from.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub enum ContentSource {
     Copy(File),
     /// A file of the store that is used for the last time, verified when it came in during this run: renamed into place when
     /// it is on the same file system, else copied and then removed.
-    Take(PathBuf),
+    Take(Taken),
 }
 
 /// What a commit put in place.
@@ -54,11 +56,13 @@ pub struct Written {
 }
 
 /// A batch of files to be put in place. What is not committed is removed when it is dropped.
+///
+/// However large, it holds some dozens of descriptors.
 #[derive(Debug)]
 pub struct Stage<'a> {
     root: &'a Root,
     journal: &'a StageJournal,
-    directories: HashMap<TreePath, OwnedFd>,
+    directories: Directories,
     files: Vec<Staged>,
 }
 
@@ -66,22 +70,34 @@ pub struct Stage<'a> {
 struct Staged {
     path: TreePath,
     digest: Digest,
+    attributes: Attributes,
     origin: Origin,
+    /// Open while the batch is small, to be synced by itself.
+    file: Option<File>,
+    /// What it was when it was complete.
+    stat: Stat,
 }
 
 #[derive(Debug)]
 enum Origin {
-    /// A staged file beside the target.
-    Beside { name: Vec<u8>, file: File },
+    /// A staged file beside the target; with the file of the store that it was copied from for the last time.
+    Beside { name: Vec<u8>, used: Option<Taken> },
     /// A file of the store on the same file system, to be renamed.
-    Store { path: PathBuf, file: File, attributes: Attributes },
+    Store(Taken),
+}
+
+/// A staged file that was just written.
+struct Copied {
+    name: Vec<u8>,
+    file: File,
+    stat: Stat,
 }
 
 impl<'a> Stage<'a> {
     /// Starts an empty batch.
     #[must_use]
     pub fn new(root: &'a Root, journal: &'a StageJournal) -> Self {
-        Self { root, journal, directories: HashMap::new(), files: Vec::new() }
+        Self { root, journal, directories: Directories::default(), files: Vec::new() }
     }
 
     /// Stages a content for `path`, owner and mode set, verified against `digest`. The directory of `path` must exist; nothing
@@ -92,40 +108,70 @@ impl<'a> Stage<'a> {
     /// When the content is another, or the disk does not take it; nothing stays behind then.
     pub fn add(&mut self, path: &TreePath, source: ContentSource, digest: Digest, attributes: Attributes) -> Result<(), FsError> {
         let attributes = Attributes { mode: Some(attributes.mode.unwrap_or(0o644)), ..attributes };
-        let parent = path.parent().unwrap_or_default();
-        self.open_directory(&parent)?;
-        let Some(directory) = self.directories.get(&parent) else {
-            return Err(self.root.error(path, "stage", io::Error::from(Errno::NOENT)));
-        };
-        let origin = match source {
-            ContentSource::Take(store_path) => match take(directory, &store_path, attributes) {
-                Ok(Some(origin)) => Ok(origin),
-                Ok(None) => File::open(&store_path).and_then(|file| {
-                    let origin = self.write(directory, &parent, Source::File(file), digest, attributes)?;
-                    std::fs::remove_file(&store_path)?;
-                    Ok(origin)
-                }),
-                Err(error) => Err(error),
-            },
-            ContentSource::Copy(file) => self.write(directory, &parent, Source::File(file), digest, attributes),
-            ContentSource::Bytes(bytes) => self.write(directory, &parent, Source::Bytes(bytes), digest, attributes),
-        };
-        let origin = origin.map_err(|error| {
+        let mut staged = self.stage(path, source, digest, attributes).map_err(|error| {
             let is_mismatch = error.get_ref().is_some_and(|inner| inner.is::<Mismatch>());
             let error = self.root.error(path, "stage a new content for", error);
             if is_mismatch { error.with_kind(FsErrorKind::DigestMismatch, Some("the next run fetches it anew")) } else { error }
         })?;
-        self.files.push(Staged { path: path.clone(), digest, origin });
+        if self.files.len() >= SYNCFS_FROM {
+            staged.file = None;
+        }
+        self.files.push(staged);
         Ok(())
     }
 
-    /// Returns where the staged content of `path` lies on disk, for a check before the commit; only files that are not
-    /// renamed out of the store have such a place of their own beside the target.
+    fn stage(&mut self, path: &TreePath, source: ContentSource, digest: Digest, attributes: Attributes) -> io::Result<Staged> {
+        let directory = self.directories.get(self.root, &path.parent().unwrap_or_default())?;
+        let (source, used) = match source {
+            ContentSource::Take(taken) => {
+                let file = File::open(taken.path())?;
+                let (here, there) = (fstat(&directory)?, fstat(&file)?);
+                if here.st_dev == there.st_dev && there.st_nlink == 1 {
+                    let (origin, stat) = (Origin::Store(taken), Stat::from_raw(&there));
+                    return Ok(Staged { path: path.clone(), digest, attributes, origin, file: Some(file), stat });
+                }
+                (Source::File(file), Some(taken))
+            }
+            ContentSource::Copy(file) => (Source::File(file), None),
+            ContentSource::Bytes(bytes) => (Source::Bytes(bytes), None),
+        };
+        let Copied { name, file, stat } = self.write(&directory, path, source, digest, attributes)?;
+        Ok(Staged { path: path.clone(), digest, attributes, origin: Origin::Beside { name, used }, file: Some(file), stat })
+    }
+
+    /// Writes a staged file beside the target.
+    fn write(
+        &self,
+        directory: &OwnedFd,
+        path: &TreePath,
+        source: Source,
+        digest: Digest,
+        attributes: Attributes,
+    ) -> io::Result<Copied> {
+        self.journal.announce(&path.parent().unwrap_or_default())?;
+        let name = self.journal.name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(directory, &name[..], flags, Mode::RUSR | Mode::WUSR)?);
+        let written = copy(source, &mut file, digest)
+            .and_then(|()| apply(file.as_fd(), attributes))
+            .and_then(|()| keep_label(directory, path.name().unwrap_or_default(), &file))
+            .and_then(|()| Ok(Stat::from_raw(&fstat(&file)?)));
+        match written {
+            Ok(stat) => Ok(Copied { name, file, stat }),
+            Err(error) => {
+                unlinkat(directory, &name[..], AtFlags::empty())?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns where the staged content of `path` lies on disk, for a check before the commit: beside its target, or in the
+    /// store's directory if it will be renamed from there.
     #[must_use]
     pub fn staged_path(&self, path: &TreePath) -> Option<PathBuf> {
         let staged = self.files.iter().find(|staged| staged.path == *path)?;
         match &staged.origin {
-            Origin::Store { path, .. } => Some(path.clone()),
+            Origin::Store(taken) => Some(taken.path().to_owned()),
             Origin::Beside { name, .. } => {
                 let parent = path.parent().unwrap_or_default();
                 Some(self.root.display(&parent.child(name).ok()?))
@@ -150,129 +196,137 @@ impl<'a> Stage<'a> {
     #[must_use]
     pub fn commit(mut self) -> Vec<(TreePath, Result<Written, FsError>)> {
         let files = std::mem::take(&mut self.files);
-        if let Err(error) = self.make_durable(&files) {
-            files.iter().for_each(|staged| self.remove(staged));
-            let failed = |staged: Staged| {
-                let again = io::Error::new(error.kind(), error.to_string());
-                let failure = self.root.error(&staged.path, "make durable the content of", again);
-                (staged.path, Err(failure))
-            };
-            return files.into_iter().map(failed).collect();
+        let mut prepared: Vec<(Staged, Result<(), FsError>)> = Vec::with_capacity(files.len());
+        for mut staged in files {
+            let result =
+                self.prepare(&mut staged).map_err(|error| self.root.error(&staged.path, "prepare the content of", error));
+            prepared.push((staged, result));
         }
-        let mut touched: BTreeSet<TreePath> = BTreeSet::new();
-        let mut results: Vec<(TreePath, Digest, Result<(), FsError>)> = Vec::with_capacity(files.len());
-        for staged in files {
-            let result = self.rename(&staged);
-            if result.is_ok() {
-                touched.insert(staged.path.parent().unwrap_or_default());
-            } else {
+        if let Err(error) = self.make_durable(&prepared) {
+            for (staged, result) in prepared.iter_mut().filter(|(_, result)| result.is_ok()) {
+                *result = Err(self.root.error(&staged.path, "make durable the content of", again(&error)));
+            }
+        }
+        let mut renamed = Vec::with_capacity(prepared.len());
+        for (mut staged, result) in prepared {
+            let result = result.and_then(|()| self.rename(&mut staged));
+            if result.is_err() {
                 self.remove(&staged);
             }
-            results.push((staged.path, staged.digest, result));
+            renamed.push((staged, result));
         }
-        let unsynced: BTreeMap<TreePath, String> = touched
-            .into_iter()
-            .filter_map(|parent| {
-                let error = fsync(self.directories.get(&parent)?).err()?;
-                Some((parent, error.to_string()))
-            })
-            .collect();
-        let finish = |(path, digest, result): (TreePath, Digest, Result<(), FsError>)| {
-            let written = result.and_then(|()| match unsynced.get(&path.parent().unwrap_or_default()) {
-                Some(error) => Err(self.root.error(&path, "make durable the name of", io::Error::other(error.clone()))),
-                None => self.written(&path, digest),
+        let touched = renamed.iter().filter(|(_, result)| result.is_ok());
+        let unsynced = self.sync_directories(touched.map(|(staged, _)| staged.path.parent().unwrap_or_default()).collect());
+        let finish = |(staged, result): (Staged, Result<(), FsError>)| {
+            let written = result.and_then(|()| match unsynced.get(&staged.path.parent().unwrap_or_default()) {
+                Some(error) => Err(self.root.error(&staged.path, "make durable the name of", again(error))),
+                None => self.written(&staged),
             });
-            (path, written)
+            (staged.path, written)
         };
-        results.into_iter().map(finish).collect()
+        renamed.into_iter().map(finish).collect()
     }
 
-    fn open_directory(&mut self, parent: &TreePath) -> Result<(), FsError> {
-        if !self.directories.contains_key(parent) {
-            let fd =
-                open_directory(self.root.fd(), parent).map_err(|error| self.root.error(parent, "open the directory", error))?;
-            self.directories.insert(parent.clone(), fd);
-        }
+    /// Gives a file of the store its owner and mode, before it is made durable with its content; the store is private to us.
+    fn prepare(&mut self, staged: &mut Staged) -> io::Result<()> {
+        let Origin::Store(taken) = &staged.origin else { return Ok(()) };
+        let open = staged.file.as_ref().map_or_else(|| File::open(taken.path()), File::try_clone)?;
+        let directory = self.directories.get(self.root, &staged.path.parent().unwrap_or_default())?;
+        apply(open.as_fd(), staged.attributes)?;
+        keep_label(&directory, staged.path.name().unwrap_or_default(), &open)?;
+        staged.stat = Stat::from_raw(&fstat(&open)?);
         Ok(())
     }
 
-    /// Writes a staged file beside the target.
-    fn write(
-        &self,
-        directory: &OwnedFd,
-        parent: &TreePath,
-        source: Source,
-        digest: Digest,
-        attributes: Attributes,
-    ) -> io::Result<Origin> {
-        self.journal.announce(parent)?;
-        let name = temporary_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(directory, &name[..], flags, Mode::RUSR | Mode::WUSR)?);
-        let written = copy(source, &mut file, digest).and_then(|()| apply(file.as_fd(), attributes));
-        match written {
-            Ok(()) => Ok(Origin::Beside { name, file }),
-            Err(error) => {
-                unlinkat(directory, &name[..], AtFlags::empty())?;
-                Err(error)
+    fn make_durable(&self, prepared: &[(Staged, Result<(), FsError>)]) -> io::Result<()> {
+        let good = prepared.iter().filter(|(_, result)| result.is_ok());
+        let open: Option<Vec<&File>> = good.map(|(staged, _)| staged.file.as_ref()).collect();
+        match open {
+            Some(open) if open.len() < SYNCFS_FROM => open.into_iter().try_for_each(File::sync_all),
+            _ => self.directories.sync_all(),
+        }
+    }
+
+    fn rename(&mut self, staged: &mut Staged) -> Result<(), FsError> {
+        self.try_rename(staged).map_err(|error| {
+            let is_directory = Errno::from_io_error(&error) == Some(Errno::ISDIR);
+            let error = self.root.error(&staged.path, "rename a new content to", error);
+            let hint = "a directory is there: remove it, or set force => true";
+            if is_directory { error.with_kind(FsErrorKind::WrongKind, Some(hint)) } else { error }
+        })
+    }
+
+    fn try_rename(&mut self, staged: &mut Staged) -> io::Result<()> {
+        let name = staged.path.name().ok_or(Errno::INVAL)?;
+        let directory = self.directories.get(self.root, &staged.path.parent().unwrap_or_default())?;
+        if let Origin::Store(taken) = &staged.origin {
+            match renameat(rustix::fs::CWD, taken.path(), &directory, name) {
+                Err(Errno::XDEV) => self.copy_instead(staged, &directory)?,
+                other => return Ok(other?),
             }
         }
-    }
-
-    fn make_durable(&self, files: &[Staged]) -> io::Result<()> {
-        let file = |staged: &Staged| match &staged.origin {
-            Origin::Beside { file, .. } | Origin::Store { file, .. } => file.try_clone(),
-        };
-        // Attributes of store files are set here, so that they are durable with the content; the store is private to us.
-        for staged in files {
-            if let Origin::Store { file, attributes, .. } = &staged.origin {
-                apply(file.as_fd(), *attributes)?;
-            }
-        }
-        if files.len() < SYNCFS_FROM {
-            return files.iter().try_for_each(|staged| file(staged)?.sync_all());
-        }
-        let mut synced = BTreeSet::new();
-        for staged in files {
-            let file = file(staged)?;
-            if synced.insert(fstat(&file)?.st_dev) {
-                syncfs(&file)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn rename(&self, staged: &Staged) -> Result<(), FsError> {
-        let fail = |error: io::Error| self.root.error(&staged.path, "rename a new content to", error);
-        let (Some(directory), Some(name)) = (self.directories.get(&staged.path.parent().unwrap_or_default()), staged.path.name())
-        else {
-            return Err(fail(Errno::INVAL.into()));
-        };
-        let renamed = match &staged.origin {
-            Origin::Beside { name: temporary, .. } => renameat(directory, &temporary[..], directory, name),
-            Origin::Store { path, .. } => renameat(rustix::fs::CWD, path, directory, name),
-        };
-        match renamed {
-            Ok(()) => Ok(()),
-            Err(Errno::ISDIR) => Err(fail(Errno::ISDIR.into())
-                .with_kind(FsErrorKind::WrongKind, Some("a directory is there: remove it, or set force => true"))),
-            Err(error) => Err(fail(error.into())),
-        }
-    }
-
-    fn written(&self, path: &TreePath, digest: Digest) -> Result<Written, FsError> {
-        match self.root.stat(path)? {
-            Some(stat) => Ok(Written { stat, digest }),
-            None => Err(self.root.error(path, "find after the rename", io::Error::from(Errno::NOENT))),
-        }
-    }
-
-    fn remove(&self, staged: &Staged) {
-        if let Origin::Beside { name, .. } = &staged.origin
-            && let Some(directory) = self.directories.get(&staged.path.parent().unwrap_or_default())
-            && let Err(error) = unlinkat(directory, &name[..], AtFlags::empty())
+        let name = staged.path.name().ok_or(Errno::INVAL)?;
+        let Origin::Beside { name: temporary, used } = &staged.origin else { return Err(Errno::INVAL.into()) };
+        renameat(&directory, &temporary[..], &directory, name)?;
+        if let Some(used) = used
+            && let Err(error) = std::fs::remove_file(used.path())
         {
-            tracing::debug!(path = %staged.path, %error, "a staged file stays until the next run");
+            tracing::debug!(path = %used.path().display(), %error, "a content that is not needed any more stays in the store");
+        }
+        Ok(())
+    }
+
+    /// Stages a file of the store by copying. It looked as if it could be renamed, yet a mount is in between (a bind mount has
+    /// the device of what it shows) or a project quota.
+    fn copy_instead(&self, staged: &mut Staged, directory: &OwnedFd) -> io::Result<()> {
+        let Origin::Store(taken) = &staged.origin else { return Ok(()) };
+        let source = Source::File(File::open(taken.path())?);
+        let Copied { name, file, stat } = self.write(directory, &staged.path, source, staged.digest, staged.attributes)?;
+        if let Err(error) = file.sync_all() {
+            unlinkat(directory, &name[..], AtFlags::empty())?;
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut staged.origin, Origin::Beside { name, used: None });
+        if let (Origin::Beside { used, .. }, Origin::Store(taken)) = (&mut staged.origin, before) {
+            *used = Some(taken);
+        }
+        staged.stat = stat;
+        Ok(())
+    }
+
+    /// Makes the names in directories durable; returns those for which that failed.
+    fn sync_directories(&mut self, touched: BTreeSet<TreePath>) -> BTreeMap<TreePath, io::Error> {
+        if touched.len() >= SYNCFS_FROM {
+            return match self.directories.sync_all() {
+                Ok(()) => BTreeMap::new(),
+                Err(error) => touched.into_iter().map(|parent| (parent, again(&error))).collect(),
+            };
+        }
+        let sync = |parent: TreePath| {
+            let result = self.directories.get(self.root, &parent).and_then(|directory| Ok(fsync(&directory)?));
+            result.err().map(|error| (parent, error))
+        };
+        touched.into_iter().filter_map(sync).collect()
+    }
+
+    /// Returns what is at the path now, if it is still what was staged: the stat will be taken for a proof of the content.
+    fn written(&self, staged: &Staged) -> Result<Written, FsError> {
+        let fail = |error| self.root.error(&staged.path, "find after the rename", error);
+        let stat = self.root.stat(&staged.path)?.ok_or_else(|| fail(Errno::NOENT.into()))?;
+        let identity = |stat: &Stat| (stat.dev, stat.ino, stat.size, stat.mtime);
+        if identity(&stat) == identity(&staged.stat) {
+            return Ok(Written { stat, digest: staged.digest });
+        }
+        Err(fail(io::Error::other("somebody else changed it at the same time"))
+            .with_kind(FsErrorKind::Other, Some("find out who else manages it; the next run looks at it again")))
+    }
+
+    fn remove(&mut self, staged: &Staged) {
+        if let Origin::Beside { name, .. } = &staged.origin {
+            let directory = self.directories.get(self.root, &staged.path.parent().unwrap_or_default());
+            if let Err(error) = directory.and_then(|directory| Ok(unlinkat(&directory, &name[..], AtFlags::empty())?)) {
+                tracing::debug!(path = %staged.path, %error, "a staged file stays until the next run");
+            }
         }
     }
 }
@@ -285,62 +339,40 @@ impl Drop for Stage<'_> {
     }
 }
 
-enum Source {
-    Bytes(Bytes),
-    File(File),
-}
-
-/// The content had another digest; inside an `io::Error`.
-#[derive(Debug, thiserror::Error)]
-#[error("content has digest {actual}, wanted is {wanted}")]
-struct Mismatch {
-    wanted: Digest,
-    actual: Digest,
-}
-
-/// Copies and hashes in one pass.
-fn copy(source: Source, target: &mut File, wanted: Digest) -> io::Result<()> {
-    let mut hasher = wanted.verifier();
-    match source {
-        Source::Bytes(bytes) => {
-            hasher.update(&bytes);
-            target.write_all(&bytes)?;
-        }
-        Source::File(mut file) => {
-            let length = file.metadata()?.len();
-            let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(length).unwrap_or(COPY_BYTES) + 1)];
-            loop {
-                let count = file.read(&mut buffer)?;
-                if count == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..count]);
-                target.write_all(&buffer[..count])?;
-            }
-        }
-    }
-    let actual = hasher.finish();
-    if actual == wanted { Ok(()) } else { Err(io::Error::other(Mismatch { wanted, actual })) }
-}
-
-/// Takes a store file for renaming, if it is on the file system of `directory` and has no other name.
-fn take(directory: &OwnedFd, path: &Path, attributes: Attributes) -> io::Result<Option<Origin>> {
-    let file = File::open(path)?;
-    let (here, there) = (fstat(directory)?, fstat(&file)?);
-    let is_fit = here.st_dev == there.st_dev && there.st_nlink == 1;
-    Ok(is_fit.then(|| Origin::Store { path: path.to_owned(), file, attributes }))
+/// Returns the same error once more, for another file.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// Returns a name that nobody can guess.
 pub(super) fn temporary_name() -> Vec<u8> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).expect("the kernel gives random bytes on every supported system");
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{STAGED_PREFIX}{hex}").into_bytes()
+    format!("{STAGED_PREFIX}{}", random_hex(32)).into_bytes()
 }
 
-/// Whether a name is one of [`temporary_name`].
-pub(super) fn is_temporary(name: &[u8]) -> bool {
-    name.strip_prefix(STAGED_PREFIX.as_bytes())
-        .is_some_and(|hex| hex.len() == 32 && hex.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+/// Returns random hexadecimal digits, an even number of them.
+pub(super) fn random_hex(digits: usize) -> String {
+    let mut random = vec![0; digits / 2];
+    getrandom::fill(&mut random).expect("the kernel gives random bytes on every supported system");
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_put_at_once_is_not_reported_as_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, path) = (Root::open(dir.path()).unwrap(), TreePath::root().child(b"file").unwrap());
+        let (journal, _) = StageJournal::open(dir.path(), &root).unwrap();
+        let mut stage = Stage::new(&root, &journal);
+        stage.add(&path, ContentSource::Bytes("ours".into()), Digest::of(b"ours"), Attributes::default()).unwrap();
+        let mut staged = stage.files.pop().unwrap();
+        stage.rename(&mut staged).unwrap();
+        assert_eq!(stage.written(&staged).unwrap().stat.ino, staged.stat.ino);
+        // Of the same length, so that only the inode tells.
+        std::fs::write(dir.path().join("other"), "evil").unwrap();
+        std::fs::rename(dir.path().join("other"), dir.path().join("file")).unwrap();
+        assert!(stage.written(&staged).is_err());
+    }
 }

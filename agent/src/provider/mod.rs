@@ -182,5 +182,5 @@ pub trait Provider: Debug + Send + Sync + 'static {
 #[cfg(feature = "providers")]
 #[must_use]
 pub fn builtin() -> Vec<Arc<dyn Provider>> {
-    vec![Arc::new(file::FileProvider::new())]
+    vec![Arc::new(file::FileProvider::new()), Arc::new(exec::ExecProvider), Arc::new(notify::NotifyProvider)]
 }

@@ -64,6 +64,7 @@ impl<T: Transport> Run<'_, T> {
             self.client.submit_facts(&SubmitFacts { check_in, facts }).await.map_err(RunError::CheckIn)
         };
         tokio::select! {
+            biased;
             () = self.cancel.cancelled() => Err(RunError::Cancelled),
             reply = asked => reply,
         }

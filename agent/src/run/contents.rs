@@ -133,11 +133,11 @@ impl ScanJob {
         let result = self.cache.as_mut().map_or_else(
             || Err(RunError::Config { reason: "one run scans once".to_owned() }),
             |cache| {
-                let scanned = scan(&self.root, &self.wanted, cache, &self.options, self.now, &self.interrupt, &self.progress)?;
+                let scanned = scan(&self.root, &self.wanted, cache, &self.options, self.now, &self.interrupt, &self.progress);
                 if self.interrupt.load(Ordering::Relaxed) {
                     return Err(RunError::Cancelled);
                 }
-                resolve(&self.store, &self.wanted, &self.carried, scanned)
+                resolve(&self.store, &self.wanted, &self.carried, scanned?)
             },
         );
         (result, self.cache)
@@ -183,7 +183,7 @@ fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, m
 fn copy_all(root: &Root, store: &Store, copies: Vec<LocalCopy>) -> Result<Vec<LocalCopy>, RunError> {
     let is_copied = |copy: &LocalCopy| {
         let file = root.open_file(&copy.holder)?;
-        store.put_file(&file).map(|(found, _)| found == copy.digest)
+        store.put_file(&file).map(|put| put.digest == copy.digest)
     };
     let failed = copies.into_iter().filter(|copy| !is_copied(copy).unwrap_or(false)).collect();
     store.sync()?;

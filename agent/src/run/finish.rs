@@ -132,7 +132,7 @@ impl<T: Transport> Run<'_, T> {
     }
 
     async fn keep_state(&self, state: &mut State, result: &EngineResult, context: &Context) -> Result<(), RunError> {
-        let written = context.take_written();
+        let (written, owner) = (context.take_written(), context.clone());
         let cache = state.cache.take();
         let job = KeepState {
             is_noop: self.options.noop,
@@ -155,7 +155,7 @@ impl<T: Transport> Run<'_, T> {
         };
         let done = tokio::task::spawn_blocking(move || {
             let mut cache = cache;
-            let result = job.run(cache.as_mut(), written);
+            let result = owner.stage_journal().clear().and_then(|()| job.run(cache.as_mut(), written));
             (result, cache)
         });
         let (result, cache) = done.await.map_err(RunError::Lost)?;

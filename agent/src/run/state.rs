@@ -35,8 +35,10 @@ impl State {
         }
         let lock = RunLock::take(state_dir)?;
         let (journal, leftovers) = StageJournal::open(state_dir, &root)?;
+        let store = Store::ensure(&state_dir.join("store"))?;
+        store.remove_leftovers()?;
         Ok(Self {
-            store: Store::ensure(&state_dir.join("store"))?,
+            store,
             journal: Some(journal),
             leftovers,
             cache: Some(StatCache::load(state_dir)?),

@@ -5,30 +5,34 @@
 //!      /sha256/<2 hex>/<62 hex>       SHA-256 contents
 //!      /incoming/<hex>.partial        a fetch that is under way or broke off
 //!      /incoming/<32 hex>.put         a content being copied in; removed when the store is opened
+//!      /taken/<digest>                a content that is about to be renamed into place; put back when the store is opened
 //!      /damaged/<hex>                 contents that were found not to match their name
 //! ```
 //!
 //! A content is written under a name in `incoming` and renamed under its digest when it is complete, so what lies under a
 //! digest is whole as long as the disk is; readers verify all the same. All of it blocks.
 
+mod durable;
 mod incoming;
+mod put;
+mod taken;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Algorithm, Digest};
 
+use self::durable::Unsynced;
 use crate::fs::{FsError, FsErrorKind, ensure_private_dir};
 
 pub use incoming::Incoming;
+pub use taken::Taken;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -36,22 +40,25 @@ const READ_BYTES: usize = 256 * 1024;
 /// How long a partial fetch waits to be resumed.
 const MAX_PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// From how many new contents on one `syncfs` is cheaper than an `fsync` of each.
-const SYNCFS_FROM: usize = 64;
-
 /// Contents by digest in one directory. Cheap to clone; safe for use by several threads.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: Arc<PathBuf>,
+    /// The store's directory, open since before anything was put: a failed write-back is then reported by `syncfs`, however many
+    /// others have called it since.
+    opened: Arc<File>,
     unsynced: Arc<Mutex<Unsynced>>,
 }
 
-/// New contents that [`Store::sync`] will make durable.
-#[derive(Debug, Default)]
-struct Unsynced {
-    files: Vec<PathBuf>,
-    is_many: bool,
-    directories: BTreeSet<PathBuf>,
+/// A content that was put into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether the store did not have it before, or had it damaged.
+    pub is_new: bool,
 }
 
 impl Store {
@@ -64,16 +71,18 @@ impl Store {
         ensure_private_dir(dir)?;
         ensure_private_dir(&dir.join("blobs"))?;
         ensure_private_dir(&dir.join("incoming"))?;
-        let store = Self { dir: Arc::new(dir.to_owned()), unsynced: Arc::default() };
-        Ok(store)
+        let opened = File::open(dir).map_err(|error| FsError::new(dir, "open the store", error))?;
+        Ok(Self { dir: Arc::new(dir.to_owned()), opened: Arc::new(opened), unsynced: Arc::default() })
     }
 
-    /// Removes what copies that a crash cut off have left. Only for the one process that owns the store.
+    /// Removes copies that a crash cut off, and puts back what was being taken out; returns how many copies there were. Only for
+    /// the one process that owns the store, before it uses it.
     ///
     /// # Errors
     ///
     /// When the store cannot be listed.
     pub fn remove_leftovers(&self) -> Result<u64, FsError> {
+        self.put_back_taken()?;
         let mut removed = 0;
         for path in list(&self.dir.join("incoming"))? {
             if path.extension().is_some_and(|extension| extension == "put") {
@@ -153,106 +162,6 @@ impl Store {
         self.dir.join(area).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Copies an open file in, from where it is read now, and returns the BLAKE3 digest and length of what was copied. That it
-    /// is there already is success.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read or the disk does not take it.
-    pub fn put_file(&self, source: &File) -> Result<(Digest, u64), FsError> {
-        let mut source = source;
-        self.put_reader(&mut source)
-    }
-
-    /// Copies everything that a reader gives; as [`Store::put_file`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::put_file`].
-    pub fn put_reader(&self, source: &mut dyn Read) -> Result<(Digest, u64), FsError> {
-        let mut buffer = vec![0; READ_BYTES];
-        let first = fill(source, &mut buffer).map_err(|error| FsError::new(&self.dir, "read what is to be stored in", error))?;
-        if first < buffer.len() {
-            // It is whole already: what is there need not be written again.
-            let digest = self.put_bytes(&buffer[..first])?;
-            return Ok((digest, first as u64));
-        }
-        let temporary = self.temporary();
-        let copied = self.copy(source, &buffer, &temporary).map_err(|error| FsError::new(&temporary, "copy a content to", error));
-        match copied {
-            Ok((digest, size)) => {
-                self.publish(&temporary, &digest)?;
-                Ok((digest, size))
-            }
-            Err(error) => {
-                remove_if_there(&temporary)?;
-                Err(error)
-            }
-        }
-    }
-
-    fn copy(&self, source: &mut dyn Read, first: &[u8], temporary: &Path) -> io::Result<(Digest, u64)> {
-        let mut target = create(temporary)?;
-        let mut hasher = direct_puppet_transport::protocol::Hasher::new(Algorithm::Blake3);
-        hasher.update(first);
-        target.write_all(first)?;
-        let mut size = first.len() as u64;
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let count = source.read(&mut buffer)?;
-            if count == 0 {
-                return Ok((hasher.finish(), size));
-            }
-            hasher.update(&buffer[..count]);
-            target.write_all(&buffer[..count])?;
-            size += count as u64;
-        }
-    }
-
-    /// Puts bytes in; that they are there already is success.
-    ///
-    /// # Errors
-    ///
-    /// When the disk does not take them.
-    pub fn put_bytes(&self, content: &[u8]) -> Result<Digest, FsError> {
-        let digest = Digest::of(content);
-        let path = self.path_of(&digest);
-        // The length tells a content that a power cut left empty from a whole one.
-        if std::fs::metadata(&path).is_ok_and(|found| found.len() == content.len() as u64) {
-            return Ok(digest);
-        }
-        let temporary = self.temporary();
-        let written = create(&temporary).and_then(|mut file| file.write_all(content));
-        if let Err(error) = written {
-            remove_if_there(&temporary)?;
-            return Err(FsError::new(&temporary, "write a content to", error));
-        }
-        self.publish(&temporary, &digest)?;
-        Ok(digest)
-    }
-
-    /// Makes everything put or received so far durable.
-    ///
-    /// # Errors
-    ///
-    /// When the disk does not take it; nothing that was put since the last success may then be relied on.
-    pub fn sync(&self) -> Result<(), FsError> {
-        let Unsynced { files, is_many, directories } = std::mem::take(&mut *self.unsynced());
-        let fail = |error: io::Error| FsError::new(&self.dir, "make durable the contents in", error);
-        if is_many {
-            return File::open(&*self.dir).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?)).map_err(fail);
-        }
-        for path in files.iter().chain(&directories) {
-            match File::open(path) {
-                Ok(file) => file.sync_all().map_err(fail)?,
-                // Removed since.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(fail(error)),
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a content; that it is gone already is success.
     ///
     /// # Errors
@@ -262,7 +171,7 @@ impl Store {
         remove_if_there(&self.path_of(digest))
     }
 
-    /// Removes every content that `keep` does not want, and partial fetches older than a day; returns count and bytes.
+    /// Removes every content that `keep` does not want, and partial fetches and damaged contents older than a day; returns count and bytes.
     ///
     /// # Errors
     ///
@@ -281,40 +190,15 @@ impl Store {
                 }
             }
         }
-        for path in list(&self.dir.join("incoming"))? {
-            let modified = std::fs::metadata(&path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-            if modified.elapsed().is_ok_and(|age| age > MAX_PARTIAL_AGE) {
-                remove_if_there(&path)?;
+        for area in ["incoming", "damaged"] {
+            for path in list(&self.dir.join(area))? {
+                let modified = std::fs::metadata(&path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+                if modified.elapsed().is_ok_and(|age| age > MAX_PARTIAL_AGE) {
+                    remove_if_there(&path)?;
+                }
             }
         }
         Ok((count, bytes))
-    }
-
-    /// Renames a complete content under its digest.
-    fn publish(&self, temporary: &Path, digest: &Digest) -> Result<(), FsError> {
-        let path = self.path_of(digest);
-        let directory = path.parent().unwrap_or(&self.dir).to_owned();
-        let rename = || std::fs::rename(temporary, &path);
-        let renamed = rename().or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
-            }
-            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-            rename()
-        });
-        renamed.map_err(|error| FsError::new(&path, "put in place the content", error))?;
-        let mut unsynced = self.unsynced();
-        if unsynced.files.len() >= SYNCFS_FROM {
-            unsynced.is_many = true;
-            unsynced.files.clear();
-            unsynced.directories.clear();
-        }
-        if !unsynced.is_many {
-            unsynced.directories.extend(directory.parent().map(Path::to_owned));
-            unsynced.directories.insert(directory);
-            unsynced.files.push(path);
-        }
-        Ok(())
     }
 
     fn move_aside(&self, digest: &Digest) -> Result<(), FsError> {
@@ -325,35 +209,6 @@ impl Store {
         std::fs::rename(&path, aside.join(digest.to_hex()))
             .map_err(|error| FsError::new(&path, "move aside the damaged content", error))
     }
-
-    fn temporary(&self) -> PathBuf {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).expect("the kernel gives random bytes on every supported system");
-        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join("incoming").join(format!("{hex}.put"))
-    }
-
-    fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
-        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Reads until the buffer is full or the reader is at its end.
-fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn hash(mut file: File, algorithm: Algorithm) -> io::Result<(Digest, u64)> {
@@ -377,11 +232,11 @@ fn remove_if_there(path: &Path) -> Result<(), FsError> {
     }
 }
 
-/// Lists a directory; none there is an empty one.
+/// Lists a directory; none there, or something else that got there, is an empty one.
 fn list(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
         Err(error) => return Err(FsError::new(directory, "list", error)),
     };
     entries

@@ -233,7 +233,7 @@ impl Application<'_> {
             Some(stat) if stat.kind() == FileKind::Link => self.identities.of_replacement(self.parameters, &job.desired, stat),
             _ => self.identities.of_new(self.parameters, &job.desired, FileKind::Link),
         };
-        self.context.root().put_link(&job.path, target, Attributes { mode: None, ..attributes })
+        self.context.root().put_link(&job.path, target, Attributes { mode: None, ..attributes }, self.context.stage_journal())
     }
 
     fn set_attributes(&mut self, job: &Job) -> Result<(), FsError> {

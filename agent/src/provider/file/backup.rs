@@ -62,7 +62,7 @@ impl<'a> Keeper<'a> {
             FileKind::Link => {
                 let target = self.context.root().read_link(path)?;
                 if let Some(copy) = self.suffixed(path)? {
-                    self.context.root().put_link(&copy, &target, Attributes::default())?;
+                    self.context.root().put_link(&copy, &target, Attributes::default(), self.context.stage_journal())?;
                 }
                 Ok(Previous::Link { target: escape(&target).into_owned() })
             }
@@ -80,7 +80,7 @@ impl<'a> Keeper<'a> {
     /// Copies a file into the store and makes sure that it stays there.
     fn put(&self, path: &TreePath) -> Result<Digest, FsError> {
         let file = self.context.root().open_file(path)?;
-        let (digest, _) = self.context.store().put_file(&file)?;
+        let digest = self.context.store().put_file(&file)?.digest;
         self.context.keep_in_store(&digest);
         if !self.context.store().has(&digest) {
             // It was there already and was moved out, as its last use, before it was said to stay.

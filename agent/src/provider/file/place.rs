@@ -141,9 +141,10 @@ fn open(application: &Application<'_>, content: Option<&Content>) -> Result<(Con
             Ok((ContentSource::Copy(context.root().open_file(path)?), digest))
         }
         Some(Content::Stored { digest, size }) => {
-            let last = context.is_last_use(digest);
-            if last && context.store().has(digest) {
-                return Ok((ContentSource::Take(context.store().path_of(digest)), *digest));
+            if context.is_last_use(digest)
+                && let Some(taken) = context.store().take(digest)?
+            {
+                return Ok((ContentSource::Take(taken), *digest));
             }
             match context.store().open(digest)? {
                 Some(file) => Ok((ContentSource::Copy(file), *digest)),

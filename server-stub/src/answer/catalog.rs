@@ -1,0 +1,199 @@
+//! Check-in and facts: is the catalog current, and if not, one compile for everybody who asks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::{
+    CatalogReply, Certname, CheckIn, CodeId, Digest, Environment, Refusal, RefusalCode, SubmitFacts, codec,
+};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
+
+use super::{internal, refusal};
+use crate::code::Code;
+use crate::compile::{CompileRequest, Compiled};
+use crate::error::ServerError;
+use crate::nodes::CompiledCatalog;
+use crate::server::{Server, now};
+
+/// Longest time that a check-in is held, whatever it asks for.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
+/// Compiles that may wait at once; each holds the facts of a node.
+const MAX_FLIGHTS: usize = 10_000;
+
+/// When a node that was turned away shall come back, in seconds.
+const BUSY_SECONDS: u32 = 30;
+
+/// One compile: node, environment, code.
+type Key = (Certname, Environment, CodeId);
+
+/// The one result that all callers of a compile share.
+type Flight = Shared<BoxFuture<'static, Result<CompiledCatalog, Refusal>>>;
+
+/// Compiles under way, and those that failed: a node whose code does not compile is not compiled again until there is other
+/// code, or an administrator says so.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Flights(Arc<Mutex<HashMap<Key, Flight>>>);
+
+impl Flights {
+    /// Returns why a compile failed, if it did.
+    fn failure(&self, key: &Key) -> Option<Refusal> {
+        self.lock().get(key)?.peek()?.as_ref().err().cloned()
+    }
+
+    /// Ends a flight. A catalog is with its node by now; what went wrong in the server may go right the next time.
+    fn land(&self, key: &Key, result: &Result<CompiledCatalog, Refusal>) {
+        let is_final = matches!(result, Err(refusal) if refusal.code == RefusalCode::CompileFailed);
+        if !is_final {
+            self.lock().remove(key);
+        }
+    }
+
+    /// Forgets everything of a node.
+    pub(crate) fn forget(&self, certname: &Certname) {
+        self.lock().retain(|(name, _, _), _| name != certname);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a caller that needs a catalog gets on.
+enum Boarded {
+    Flight(Flight),
+    /// It landed between the caller's first look and now.
+    Landed(CompiledCatalog),
+}
+
+impl Server {
+    pub(super) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
+        self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
+        let mut changes = self.environments.changes();
+        loop {
+            changes.mark_unchanged();
+            let code = self.live(&request.environment)?;
+            let is_news = request.held.is_none_or(|held| held.code_id != code.version.code_id);
+            let reply = self.reply(request, &code)?;
+            let is_current = matches!(reply, CatalogReply::Current { .. });
+            if is_news || !is_current || tokio::time::Instant::now() >= deadline {
+                return Ok(reply);
+            }
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Ok(reply);
+            }
+        }
+    }
+
+    pub(super) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
+        let check_in = &request.check_in;
+        let code = self.live(&check_in.environment)?;
+        let reply = self.reply(check_in, &code)?;
+        if reply != CatalogReply::FactsNeeded {
+            // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
+            return Ok(reply);
+        }
+        let compiled = match self.board(request, &code)? {
+            Boarded::Flight(flight) => flight.await?,
+            Boarded::Landed(compiled) => compiled,
+        };
+        self.deliver(check_in, &code, &compiled)
+    }
+
+    /// Joins the compile of this node and code, or begins it. It goes on when the caller goes away, so that it is never begun twice.
+    fn board(&self, request: &SubmitFacts, code: &Arc<Code>) -> Result<Boarded, Refusal> {
+        let check_in = &request.check_in;
+        let key: Key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
+        let mut flights = self.flights.lock();
+        if let Some(flight) = flights.get(&key) {
+            return Ok(Boarded::Flight(flight.clone()));
+        }
+        // A flight lands after its catalog is with the node: under this lock it is in one place or the other.
+        if let Some(compiled) = self.nodes.catalog(&key.0, &key.1, key.2) {
+            return Ok(Boarded::Landed(compiled));
+        }
+        flights.retain(|(name, place, _), flight| *name != key.0 || *place != key.1 || flight.peek().is_none());
+        if flights.len() >= MAX_FLIGHTS && flights.values().filter(|flight| flight.peek().is_none()).count() >= MAX_FLIGHTS {
+            let busy = Refusal::new(RefusalCode::Busy, "too many catalogs wait to be compiled");
+            return Err(Refusal { retry_after_seconds: Some(BUSY_SECONDS), ..busy });
+        }
+        let compile = CompileRequest { certname: key.0.clone(), code: Arc::clone(code), facts: request.facts.clone() };
+        let (work, all, own) = (self.compile(compile), self.flights.clone(), key.clone());
+        let task = tokio::spawn(async move {
+            let result = work.await;
+            all.land(&own, &result);
+            result
+        });
+        let flight = async move { task.await.unwrap_or_else(|error| Err(internal(&error))) }.boxed().shared();
+        flights.insert(key, flight.clone());
+        Ok(Boarded::Flight(flight))
+    }
+
+    fn live(&self, environment: &Environment) -> Result<Arc<Code>, Refusal> {
+        self.environments.live(environment).ok_or_else(|| {
+            let message = format!("nothing is published in environment {environment}: publish it, or choose another");
+            Refusal::new(RefusalCode::NotPublished, message)
+        })
+    }
+
+    /// Answers from what is compiled already.
+    fn reply(&self, check_in: &CheckIn, code: &Code) -> Result<CatalogReply, Refusal> {
+        match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id) {
+            Some(compiled) => self.deliver(check_in, code, &compiled),
+            None => {
+                let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
+                self.flights.failure(&key).map_or(Ok(CatalogReply::FactsNeeded), Err)
+            }
+        }
+    }
+
+    fn deliver(&self, check_in: &CheckIn, code: &Code, compiled: &CompiledCatalog) -> Result<CatalogReply, Refusal> {
+        let (code_id, version) = (code.version.code_id, code.version.version);
+        let catalog_id = compiled.catalog_id;
+        if check_in.held.is_some_and(|held| held.catalog_id == catalog_id) {
+            return Ok(CatalogReply::Current { code_id, version });
+        }
+        match self.nodes.read(&check_in.certname, catalog_id) {
+            Some(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, catalog }),
+            // Gone or damaged on disk: then it is made again.
+            None => {
+                tracing::error!(certname = %check_in.certname, %catalog_id, "a catalog is gone or damaged on disk: it is compiled again");
+                self.nodes.lose(&check_in.certname, catalog_id);
+                Ok(CatalogReply::FactsNeeded)
+            }
+        }
+    }
+
+    /// Returns the work of one compile; it holds nothing of a request.
+    fn compile(&self, compile: CompileRequest) -> impl Future<Output = Result<CompiledCatalog, Refusal>> + Send + 'static {
+        let compiler = Arc::clone(&self.options.compiler);
+        let (store, nodes, workers) = (self.store.clone(), Arc::clone(&self.nodes), Arc::clone(&self.workers));
+        let work = move || -> Result<CompiledCatalog, ServerError> {
+            let facts = Digest::of(&codec::encode(&compile.facts)?);
+            let Compiled { catalog, contents } = compiler.compile(&compile)?;
+            for content in &contents {
+                store.put_bytes(content)?;
+            }
+            store.sync()?;
+            let (catalog_id, bytes) = catalog.encode()?;
+            let compiled = CompiledCatalog {
+                environment: compile.code.version.environment.clone(),
+                catalog_id,
+                code_id: compile.code.version.code_id,
+                facts,
+                compiler: compiler.name_and_version().to_owned(),
+                is_forgotten: false,
+                time_unix_seconds: now(),
+            };
+            nodes.keep(&compile.certname, compiled.clone(), &bytes)?;
+            Ok(compiled)
+        };
+        async move {
+            let _worker = workers.acquire_owned().await.map_err(|error| internal(&error))?;
+            tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Who may act for which node.
+
+use direct_puppet_transport::Peer;
+use direct_puppet_transport::protocol::{Certname, Refusal, RefusalCode};
+
+/// Checks that `peer` may speak for `certname`.
+///
+/// A certificate speaks for its own name. A local process of root or of the server's own user, a plain connection that the
+/// administrator opened, and the process itself may speak for any.
+pub(super) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> {
+    let is_allowed = match peer {
+        Peer::Certificate(name) => name == certname,
+        Peer::Process { uid, .. } => is_own(*uid),
+        Peer::Plain | Peer::InProcess => true,
+        _ => false,
+    };
+    if is_allowed {
+        return Ok(());
+    }
+    tracing::warn!(?peer, %certname, "a peer asked in another's name");
+    Err(Refusal::new(RefusalCode::Forbidden, format!("you are not {certname}: ask in the name of your certificate")))
+}
+
+/// Whether `peer` may publish and look at everything; `admins` are certificates that may.
+pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
+    match peer {
+        Peer::Certificate(name) => admins.contains(name),
+        Peer::Process { uid, .. } => is_own(*uid),
+        Peer::Plain | Peer::InProcess => true,
+        _ => false,
+    }
+}
+
+fn is_own(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_speaks_for_itself_alone() {
+        let (a, b): (Certname, Certname) = ("a".parse().unwrap(), "b".parse().unwrap());
+        assert!(acts_for(&Peer::Certificate(a.clone()), &a).is_ok());
+        assert_eq!(acts_for(&Peer::Certificate(b.clone()), &a).unwrap_err().code, RefusalCode::Forbidden);
+        assert!(!is_administrator(&Peer::Certificate(a.clone()), std::slice::from_ref(&b)));
+        assert!(is_administrator(&Peer::Certificate(b.clone()), &[b]));
+        let stranger = Peer::Process { uid: 4_000_000_000, gid: 0, pid: 1 };
+        assert!(acts_for(&stranger, &a).is_err() && !is_administrator(&stranger, &[]));
+    }
+}

@@ -1,0 +1,67 @@
+//! Answers to nodes: check-in, facts, contents, reports.
+
+mod catalog;
+mod contents;
+mod identity;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{
+    CatalogReply, CheckIn, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
+};
+use direct_puppet_transport::{FetchItems, Handler, Peer};
+use std::sync::Arc;
+
+use crate::error::{ServerError, chain};
+use crate::server::Server;
+
+pub(crate) use catalog::Flights;
+pub(crate) use identity::is_administrator;
+
+/// Digits of a run's id.
+const UUID_DIGITS: usize = 32;
+
+/// [`Handler`] is for `Arc<Server>` behind this: work goes on in the background for several callers at once.
+#[async_trait]
+impl Handler for Server {
+    async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
+        identity::acts_for(peer, &request.certname)?;
+        self.answer_check_in(&request).await
+    }
+
+    async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
+        identity::acts_for(peer, &request.check_in.certname)?;
+        self.answer_facts(&request).await
+    }
+
+    async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
+        identity::acts_for(peer, &request.certname)?;
+        contents::stream(self.store.clone(), Arc::clone(&self.nodes), request).await.map_err(|error| internal(&error))
+    }
+
+    async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
+        identity::acts_for(peer, &report.host)?;
+        let uuid = &report.transaction_uuid;
+        if uuid.len() != UUID_DIGITS || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let message = format!("transaction_uuid {uuid:?} is not {UUID_DIGITS} hexadecimal digits");
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        let nodes = Arc::clone(&self.nodes);
+        let kept = tokio::task::spawn_blocking(move || nodes.report(&report)).await;
+        let duplicate = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+        Ok(ReportAccepted { duplicate })
+    }
+}
+
+/// Logs what broke, and tells the peer no more than that something did.
+fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    tracing::error!("{}", chain(error));
+    Refusal::new(RefusalCode::Internal, "something broke in the server; its log says what")
+}
+
+/// What a peer hears of a failed compile: where and what, which is the administrator's own text.
+fn refusal(error: &ServerError) -> Refusal {
+    match error {
+        ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
+        other => internal(other),
+    }
+}

@@ -1,0 +1,154 @@
+//! The administrator's way to a server: in this process when none runs, else over its socket.
+//!
+//! A running server listens on `<data>/admin.sock`, mode 0600: one JSON object a line, one answer a line. Only processes of
+//! root and of the server's own user are heard.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use direct_puppet_server_stub::code::Version;
+use direct_puppet_server_stub::publish::{EnvironmentResult, PublishRequest};
+use direct_puppet_server_stub::{NodeSummary, Server, ServerError, ServerOptions};
+use direct_puppet_transport::protocol::{Certname, Environment};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use super::options;
+
+/// Longest question, in bytes.
+const MAX_QUESTION_BYTES: u64 = 1 << 20;
+
+/// What an administrator asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Question {
+    Publish(PublishRequest),
+    Versions(Option<Environment>),
+    Nodes,
+    Recompile(Certname),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Publish(Vec<EnvironmentResult>),
+    Versions(Vec<Version>),
+    Nodes(Vec<NodeSummary>),
+    Done,
+    Failed(String),
+}
+
+/// Asks the server of a data directory; answers in this process when none runs.
+pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>, question: Question) -> anyhow::Result<T> {
+    let options = ServerOptions::new(data, options::staging(staging)?);
+    let opened = tokio::task::spawn_blocking(move || Server::open(options)).await?;
+    let answer = match opened {
+        Ok(server) => answer(&server, question, "root").await,
+        Err(ServerError::Busy { .. }) => ask_running(data, &question).await?,
+        Err(error) => return Err(error.into()),
+    };
+    let value = match answer {
+        Answer::Publish(value) => serde_json::to_value(value)?,
+        Answer::Versions(value) => serde_json::to_value(value)?,
+        Answer::Nodes(value) => serde_json::to_value(value)?,
+        Answer::Done => serde_json::Value::Null,
+        Answer::Failed(message) => bail!("{message}"),
+    };
+    Ok(serde_json::from_value(value)?)
+}
+
+async fn ask_running(data: &Path, question: &Question) -> anyhow::Result<Answer> {
+    let path = socket_path(data);
+    let stream = UnixStream::connect(&path)
+        .await
+        .with_context(|| format!("another process works with {}, and nothing answers at {}", data.display(), path.display()))?;
+    let mut stream = BufReader::new(stream);
+    let mut line = serde_json::to_vec(question)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut text = String::new();
+    stream.read_line(&mut text).await?;
+    serde_json::from_str(&text).context("the server's answer could not be read")
+}
+
+async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
+    let result = match question {
+        Question::Publish(request) => server.publish(request).await.map(Answer::Publish),
+        Question::Versions(environment) => server.versions(environment.as_ref()).map(Answer::Versions),
+        Question::Nodes => Ok(Answer::Nodes(server.nodes())),
+        Question::Recompile(certname) => server.recompile(&certname, who).map(|()| Answer::Done),
+    };
+    result.unwrap_or_else(|error| Answer::Failed(format!("{:#}", anyhow::Error::from(error))))
+}
+
+/// Binds the socket of a server that has its data directory's lock.
+pub(super) fn bind(data: &Path) -> anyhow::Result<UnixListener> {
+    let path = socket_path(data);
+    // The lock is ours, so whoever made this socket is gone.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("could not remove the old {}", path.display()));
+        }
+        _ => {}
+    }
+    // The directory is for its owner alone, so nobody else reaches the socket before its mode is set.
+    let listener = UnixListener::bind(&path).with_context(|| format!("could not listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers administrators until `shutdown`.
+pub(super) async fn serve(
+    server: Arc<Server>,
+    listener: UnixListener,
+    data: PathBuf,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let server = Arc::clone(&server);
+                tokio::spawn(async move {
+                    if let Err(error) = converse(&server, stream).await {
+                        tracing::debug!(%error, "an administrator's question was not answered");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no administrator can be accepted for now");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+    Ok(std::fs::remove_file(socket_path(&data))?)
+}
+
+async fn converse(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        bail!("user {uid} is no administrator");
+    }
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(MAX_QUESTION_BYTES)).read_line(&mut line).await?;
+    let answered = match serde_json::from_str(&line) {
+        Ok(question) => answer(server, question, &format!("uid {uid}")).await,
+        Err(error) => Answer::Failed(format!("the question could not be read: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answered)?;
+    text.push(b'\n');
+    Ok(write.write_all(&text).await?)
+}
+
+fn socket_path(data: &Path) -> PathBuf {
+    data.join("admin.sock")
+}

@@ -1,0 +1,84 @@
+//! The program: one file for each verb; the only place of the server that prints.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+
+mod admin;
+mod nodes;
+mod options;
+mod publish;
+mod recompile;
+mod serve;
+mod versions;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+/// Publish code, and answer nodes from it.
+#[derive(Debug, Parser)]
+#[command(name = "direct-puppet-server", version, about, long_about = None, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Log more; twice for everything
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Answer nodes and administrators until SIGTERM.
+    Serve(serve::Arguments),
+    /// Make staged code live.
+    Publish(publish::Arguments),
+    /// List what was published.
+    Versions(versions::Arguments),
+    /// List the nodes that have checked in.
+    Nodes(nodes::Arguments),
+    /// Have the catalogs of a node compiled again at its next check-in.
+    Recompile(recompile::Arguments),
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DIRECT_PUPPET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.verb {
+            Verb::Serve(arguments) => serve::serve(arguments).await,
+            Verb::Publish(arguments) => publish::publish(arguments).await,
+            Verb::Versions(arguments) => versions::versions(arguments).await,
+            Verb::Nodes(arguments) => nodes::nodes(arguments).await,
+            Verb::Recompile(arguments) => recompile::recompile(arguments).await,
+        }
+    })
+}
+
+/// Prints one JSON value.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// Prints a line for people.
+fn print_line(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,69 @@
+//! `publish`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use direct_puppet_server_stub::code::Author;
+use direct_puppet_server_stub::publish::{EnvironmentResult, PublishRequest};
+use direct_puppet_transport::protocol::Environment;
+
+use super::admin::{self, Question};
+use super::options::Data;
+
+/// Arguments of `publish`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    data: Data,
+    /// Staged code; a running server has its own
+    #[arg(long, value_name = "DIR")]
+    staging: Option<PathBuf>,
+    /// Only these environments
+    #[arg(long = "environment", value_name = "ENV", value_delimiter = ',')]
+    environments: Vec<Environment>,
+    /// Why
+    #[arg(long, short, value_name = "TEXT", default_value = "")]
+    message: String,
+    /// Who
+    #[arg(long, value_name = "NAME", default_value = "")]
+    author: String,
+    /// Asked again with the same id, nothing is published twice
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Check, but publish nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
+    let request = PublishRequest {
+        environments: arguments.environments,
+        message: arguments.message,
+        author: Author { name: arguments.author, email: String::new() },
+        request_id: arguments.request_id,
+        dry_run: arguments.dry_run,
+    };
+    let staging = arguments.staging.as_deref();
+    let results: Vec<EnvironmentResult> = admin::ask(&arguments.data.data, staging, Question::Publish(request)).await?;
+    if arguments.data.json {
+        super::print_json(&serde_json::json!({ "environments": results }))?;
+    } else {
+        results.iter().for_each(|result| super::print_line(&line(result)));
+    }
+    Ok(u8::from(results.iter().any(|result| result.error.is_some())))
+}
+
+fn line(result: &EnvironmentResult) -> String {
+    let EnvironmentResult { environment, files, new_contents, .. } = result;
+    let code_id = result.code_id.map(|id| id.to_string()).unwrap_or_else(|| "nothing".to_owned());
+    match &result.error {
+        Some(error) => format!("{environment}: refused, {code_id} stays live: {}", error.message),
+        None if result.changed => {
+            format!(
+                "{environment}: {code_id} is live as {}.{}, {files} files, {new_contents} new contents",
+                result.epoch, result.sequence
+            )
+        }
+        None => format!("{environment}: unchanged, {code_id} is live as {}.{}", result.epoch, result.sequence),
+    }
+}

@@ -1,0 +1,197 @@
+//! `serve`.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Server, ServerOptions, Staging};
+use direct_puppet_transport::http::TlsFiles;
+use direct_puppet_transport::protocol::Certname;
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::admin;
+
+/// Puppet's port.
+const DEFAULT_PORT: u16 = 8140;
+
+/// Arguments of `serve`; each can stand in the configuration file too.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Directory for everything that the server keeps
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Directory with staged code: environments/<environment>/site.yaml
+    #[arg(long, value_name = "DIR")]
+    staging: Option<PathBuf>,
+    /// Where to listen: http://127.0.0.1:8141, https://0.0.0.0:8140, unix:/run/direct-puppet/agent.sock
+    #[arg(long, value_name = "URL")]
+    listen: Vec<String>,
+    /// Certificates in Puppet's layout, for https
+    #[arg(long, value_name = "DIR")]
+    ssldir: Option<PathBuf>,
+    /// Name of this server's certificate in --ssldir
+    #[arg(long, value_name = "NAME")]
+    certname: Option<Certname>,
+    /// This server's certificate in PEM, where there is no --ssldir
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], conflicts_with = "ssldir")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The authorities whose clients are let in, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Their revocation lists, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_crl: Option<PathBuf>,
+    /// A certificate that may publish and look at everything
+    #[arg(long, value_name = "CERTNAME")]
+    admin: Vec<Certname>,
+    /// Let plain HTTP be reached from other machines: any of them may then say to be any node
+    #[arg(long)]
+    allow_plain_http: bool,
+    /// Do not serve published files by digest to caches
+    #[arg(long)]
+    no_blobs: bool,
+    /// Configuration file in TOML, with these options as keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    data: Option<PathBuf>,
+    staging: Option<PathBuf>,
+    listen: Vec<String>,
+    ssldir: Option<PathBuf>,
+    certname: Option<Certname>,
+    admin: Vec<Certname>,
+    allow_plain_http: bool,
+    no_blobs: bool,
+}
+
+pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
+    let arguments = merged(arguments)?;
+    let data = arguments.data.clone().context("no data directory: give one with --data")?;
+    let staging = arguments.staging.clone().context("no staging directory: give one with --staging")?;
+    if arguments.listen.is_empty() {
+        bail!("nowhere to listen: give --listen, as http://127.0.0.1:8141");
+    }
+    let options = ServerOptions::new(data.clone(), Staging::Environments(std::path::absolute(staging)?));
+    let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
+    let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));
+    if !arguments.no_blobs {
+        routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));
+    }
+    let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
+    let service = Service { handler, routes: Some(routes) };
+
+    let shutdown = CancellationToken::new();
+    let mut listeners = JoinSet::new();
+    for url in &arguments.listen {
+        listen(url, &arguments, &service, &shutdown, &mut listeners).await?;
+    }
+    let administration = admin::bind(&data)?;
+    listeners.spawn(admin::serve(Arc::clone(&server), administration, data, shutdown.clone()));
+    let result = tokio::select! {
+        stopped = stop_signal() => stopped,
+        Some(ended) = listeners.join_next() => ended?.and_then(|()| bail!("a listener ended by itself")),
+    };
+    shutdown.cancel();
+    while let Some(ended) = listeners.join_next().await {
+        ended??;
+    }
+    result.map(|()| 0)
+}
+
+async fn listen(
+    url: &str,
+    arguments: &Arguments,
+    service: &Service,
+    shutdown: &CancellationToken,
+    listeners: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let (service, shutdown) = (service.clone(), shutdown.clone());
+    if let Some(path) = url.strip_prefix("unix:") {
+        let listener = UnixListener::bind(path.as_ref(), 0o600).await?;
+        super::print_line(&format!("listening on unix:{path}"));
+        listeners.spawn(async move {
+            listener.serve(service.handler, Limits::default(), shutdown).await;
+            Ok(())
+        });
+        return Ok(());
+    }
+    let (address, tls) = match url.split_once("://") {
+        Some(("http", rest)) => (address(rest)?, None),
+        Some(("https", rest)) => (address(rest)?, Some(tls(arguments)?)),
+        _ => bail!("cannot listen on {url}: write http://ADDRESS:PORT, https://ADDRESS:PORT or unix:/PATH"),
+    };
+    let listener = HttpListener::bind(address, tls, arguments.allow_plain_http).await?;
+    super::print_line(&format!("listening on {}", listener.url()));
+    listeners.spawn(async move {
+        listener.serve(service, Limits::default(), shutdown).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    let text = text.trim_end_matches('/');
+    let has_port =
+        text.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let whole = if has_port { text.to_owned() } else { format!("{text}:{DEFAULT_PORT}") };
+    let mut addresses = whole.to_socket_addrs().with_context(|| format!("{whole} is no address to listen on"))?;
+    addresses.next().with_context(|| format!("{whole} has no address"))
+}
+
+fn tls(arguments: &Arguments) -> anyhow::Result<ServerTls> {
+    if let (Some(certificate), Some(key), Some(ca)) = (&arguments.tls_cert, &arguments.tls_key, &arguments.tls_ca) {
+        let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
+        return Ok(ServerTls { ca, certificate, key, crl: arguments.tls_crl.clone() });
+    }
+    let ssldir =
+        arguments.ssldir.as_ref().context("https needs certificates: give --ssldir, or --tls-cert, --tls-key and --tls-ca")?;
+    let certname = match &arguments.certname {
+        Some(certname) => certname.clone(),
+        None => {
+            let name = direct_puppet_agent::system::hostname();
+            name.parse().with_context(|| format!("the host's name {name:?} names no certificate: give --certname"))?
+        }
+    };
+    Ok(TlsFiles::from_ssldir(ssldir, &certname).into())
+}
+
+fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
+    let Some(path) = &arguments.config else { return Ok(arguments) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read configuration {}", path.display()))?;
+    let config: Config = toml::from_str(&text).with_context(|| format!("configuration {} is not valid", path.display()))?;
+    arguments.data = arguments.data.or(config.data);
+    arguments.staging = arguments.staging.or(config.staging);
+    arguments.ssldir = arguments.ssldir.or(config.ssldir);
+    arguments.certname = arguments.certname.or(config.certname);
+    if arguments.listen.is_empty() {
+        arguments.listen = config.listen;
+    }
+    arguments.admin.extend(config.admin);
+    arguments.allow_plain_http |= config.allow_plain_http;
+    arguments.no_blobs |= config.no_blobs;
+    Ok(arguments)
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! `versions`.
+
+use clap::Args;
+use direct_puppet_server_stub::code::Version;
+use direct_puppet_transport::protocol::Environment;
+
+use super::admin::{self, Question};
+use super::options::Data;
+
+/// Arguments of `versions`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    data: Data,
+    /// Only this environment
+    #[arg(long, value_name = "ENV")]
+    environment: Option<Environment>,
+}
+
+pub(super) async fn versions(arguments: Arguments) -> anyhow::Result<u8> {
+    let versions: Vec<Version> = admin::ask(&arguments.data.data, None, Question::Versions(arguments.environment)).await?;
+    if arguments.data.json {
+        super::print_json(&versions)?;
+    } else {
+        for version in &versions {
+            let Version { environment, code_id, version, files, message, author, .. } = version;
+            super::print_line(&format!("{environment} {version} {code_id} {files} files {} {message}", author.name));
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,225 @@
+//! Published code: which is live in each environment, and everything that ever was.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use direct_puppet_agent::fs::{ensure_private_dir, write_state};
+use direct_puppet_agent::store::Store;
+use direct_puppet_transport::protocol::{
+    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath, VersionCounter, codec,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::disk;
+use crate::error::ServerError;
+
+/// Longest manifest, in bytes: room for some million files.
+const MAX_MANIFEST_BYTES: u64 = 1 << 30;
+
+/// The format of `live.json`.
+const FORMAT: u32 = 1;
+
+/// Who published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// A name.
+    #[serde(default)]
+    pub name: String,
+    /// An address.
+    #[serde(default)]
+    pub email: String,
+}
+
+/// One publish that changed something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The environment.
+    pub environment: Environment,
+    /// The code.
+    pub code_id: CodeId,
+    /// Where it stands in the environment's history.
+    #[serde(flatten)]
+    pub version: VersionCounter,
+    /// When it was published, in seconds since 1970 UTC.
+    pub time_unix_seconds: u64,
+    /// Who published it.
+    #[serde(default)]
+    pub author: Author,
+    /// Why.
+    #[serde(default)]
+    pub message: String,
+    /// The request that published it, so that asking twice publishes once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Files in it.
+    pub files: u64,
+    /// Contents that no earlier version had.
+    pub new_contents: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct LiveFile {
+    format: u32,
+    #[serde(flatten)]
+    version: Version,
+}
+
+/// The live code of one environment; whoever holds it goes on with it, whatever is published meanwhile.
+#[derive(Debug)]
+pub struct Code {
+    /// How it was published.
+    pub version: Version,
+    /// What is in it.
+    pub manifest: Manifest,
+    store: Store,
+}
+
+impl Code {
+    /// Returns code that is not live, as for a check before it becomes so.
+    #[must_use]
+    pub const fn new(version: Version, manifest: Manifest, store: Store) -> Self {
+        Self { version, manifest, store }
+    }
+
+    /// Returns whether a file of the code has this content.
+    #[must_use]
+    pub fn has_content(&self, wanted: &Digest) -> bool {
+        let is_it = |entry: &ManifestEntry| matches!(&entry.kind, EntryKind::File { digest, .. } if digest == wanted);
+        self.manifest.entries().iter().any(is_it)
+    }
+
+    /// Reads a file of the code, at most `limit` bytes, verified. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the code has it and the store does not.
+    pub fn read(&self, path: &TreePath, limit: u64) -> Result<Option<bytes::Bytes>, ServerError> {
+        let Some(entry) = self.manifest.get(path) else { return Ok(None) };
+        let EntryKind::File { digest, .. } = &entry.kind else { return Ok(None) };
+        match self.store.read(digest, limit)? {
+            Some(content) => Ok(Some(content)),
+            None => Err(ServerError::Damaged {
+                path: self.store.path_of(digest),
+                reason: format!("content of {path} is missing: publish again"),
+            }),
+        }
+    }
+}
+
+/// All environments.
+#[derive(Debug)]
+pub(crate) struct Environments {
+    dir: PathBuf,
+    live: ArcSwap<HashMap<Environment, Arc<Code>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Environments {
+    /// Loads what is live. Blocking.
+    pub(crate) fn open(data: &Path, store: &Store) -> Result<Self, ServerError> {
+        let dir = data.join("code");
+        ensure_private_dir(&dir)?;
+        let mut live = HashMap::new();
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let Some(environment) = entry.file_name().to_str().and_then(|name| name.parse::<Environment>().ok()) else {
+                continue;
+            };
+            if let Some(code) = load(&dir, &environment, store)? {
+                mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
+                live.insert(environment, Arc::new(code));
+            }
+        }
+        Ok(Self { dir, live: ArcSwap::from_pointee(live), changed: watch::channel(0).0 })
+    }
+
+    /// Returns the directory of an environment.
+    pub(crate) fn dir(&self, environment: &Environment) -> PathBuf {
+        self.dir.join(environment.as_str())
+    }
+
+    /// Returns the live code.
+    pub(crate) fn live(&self, environment: &Environment) -> Option<Arc<Code>> {
+        self.live.load().get(environment).map(Arc::clone)
+    }
+
+    /// Returns the live code of all environments, by name.
+    pub(crate) fn all_live(&self) -> Vec<Arc<Code>> {
+        let mut all: Vec<Arc<Code>> = self.live.load().values().map(Arc::clone).collect();
+        all.sort_by(|a, b| a.version.environment.cmp(&b.version.environment));
+        all
+    }
+
+    /// Returns a receiver that hears of every switch.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Makes code live: durable first, then at once for everybody. Its contents must be durable. Blocking; one at a time.
+    pub(crate) fn switch(&self, code: Code) -> Result<(), ServerError> {
+        let environment = code.version.environment.clone();
+        let dir = self.dir(&environment);
+        ensure_private_dir(&dir.join("manifests"))?;
+        // A new environment's own name must last as well; `write_state` sees to what lies within.
+        disk::sync_dir(&self.dir)?;
+        disk::sync_dir(&dir)?;
+        write_state(&manifest_path(&dir, code.version.code_id), &codec::encode(&code.manifest)?, 0o600)?;
+        disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
+        disk::append_json(&dir.join("history.jsonl"), &code.version)?;
+        let code = Arc::new(code);
+        self.live.rcu(|live| {
+            let mut next = HashMap::clone(live);
+            next.insert(environment.clone(), Arc::clone(&code));
+            next
+        });
+        self.changed.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Returns the history of an environment, oldest first. Blocking.
+    pub(crate) fn history(&self, environment: &Environment) -> Result<Vec<Version>, ServerError> {
+        let path = self.dir(environment).join("history.jsonl");
+        let mut history: Vec<Version> = disk::read_json_lines(&path)?;
+        // The switch was made and its line could not be written.
+        if let Some(live) = self.live(environment)
+            && history.last().is_none_or(|last| last.version < live.version.version)
+        {
+            history.push(live.version.clone());
+        }
+        Ok(history)
+    }
+}
+
+/// Ends what a crash in the middle of [`Environments::switch`] left: half a line is cut off, and the live version gets its line.
+fn mend_history(path: &Path, live: &Version) -> Result<(), ServerError> {
+    disk::cut_torn_line(path)?;
+    let history: Vec<Version> = disk::read_json_lines(path)?;
+    if history.last().is_none_or(|last| last.version < live.version) {
+        disk::append_json(path, live)?;
+    }
+    Ok(())
+}
+
+fn manifest_path(dir: &Path, code_id: CodeId) -> PathBuf {
+    dir.join("manifests").join(code_id.digest().to_hex())
+}
+
+fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<Code>, ServerError> {
+    let dir = dir.join(environment.as_str());
+    let path = dir.join("live.json");
+    let Some(live) = disk::read_json::<LiveFile>(&path)? else { return Ok(None) };
+    let damaged = |path: &Path, reason: &str| ServerError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
+    if live.format != FORMAT {
+        return Err(damaged(&path, "its format is newer than this program: update it"));
+    }
+    let manifest_path = manifest_path(&dir, live.version.code_id);
+    let bytes = disk::read(&manifest_path)?.ok_or_else(|| damaged(&manifest_path, "it is missing: publish again"))?;
+    let manifest: Manifest =
+        codec::decode(&bytes, MAX_MANIFEST_BYTES).map_err(|error| damaged(&manifest_path, &error.to_string()))?;
+    if manifest.code_id() != live.version.code_id {
+        return Err(damaged(&manifest_path, "it does not add up to its code_id: publish again"));
+    }
+    Ok(Some(Code { version: live.version, manifest, store: store.clone() }))
+}

@@ -1,0 +1,92 @@
+//! From code and facts to a catalog.
+
+mod manifest;
+mod resource;
+mod site;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::{Catalog, Certname, Value};
+
+use crate::code::Code;
+
+pub use manifest::ManifestCompiler;
+
+/// What to compile.
+#[derive(Debug, Clone)]
+pub struct CompileRequest {
+    /// The node.
+    pub certname: Certname,
+    /// The code, all of it of one version.
+    pub code: Arc<Code>,
+    /// The node's facts.
+    pub facts: BTreeMap<String, Value>,
+}
+
+/// A catalog, and the contents in it that stand in no published file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compiled {
+    /// The catalog; every content in it is named by digest.
+    pub catalog: Catalog,
+    /// Contents made by the compile, as rendered templates.
+    pub contents: Vec<Bytes>,
+}
+
+/// Why code does not compile; names the place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}{}{}: {message}", line.map(|line| format!(":{line}")).unwrap_or_default(), column.map(|column| format!(":{column}")).unwrap_or_default())]
+pub struct CompileError {
+    /// The file, within the environment.
+    pub file: String,
+    /// The line, from 1.
+    pub line: Option<u64>,
+    /// The column, from 1.
+    pub column: Option<u64>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl CompileError {
+    /// Returns an error at a file as a whole.
+    pub(crate) fn at(file: &str, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: None, column: None, message: message.into() }
+    }
+
+    /// Returns the same at a line; 0 for none.
+    pub(crate) const fn with_line(mut self, line: u64) -> Self {
+        self.line = if line == 0 { None } else { Some(line) };
+        self
+    }
+}
+
+/// Makes catalogs.
+///
+/// # Obligations
+///
+/// * The same code, certname and facts give the same catalog, byte for byte.
+/// * Nothing is read but the code given.
+/// * Both methods block, and end in bounded time.
+pub trait Compiler: Debug + Send + Sync + 'static {
+    /// Returns name and version, as `manifest 1`; a new version compiles everything anew.
+    fn name_and_version(&self) -> &str;
+
+    /// Checks code that is about to be published, for whatever can be found out without a node.
+    ///
+    /// # Errors
+    ///
+    /// Names file, line and column.
+    fn check(&self, code: &Code) -> Result<(), CompileError>;
+
+    /// Compiles the catalog of one node.
+    ///
+    /// # Errors
+    ///
+    /// Names the place in the code, and what is wrong with it for this node.
+    fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError>;
+}

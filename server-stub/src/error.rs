@@ -1,0 +1,122 @@
+//! Why the server cannot do what it was asked; for its administrator. What a node hears is a
+//! [`Refusal`](direct_puppet_transport::protocol::Refusal).
+
+use std::path::PathBuf;
+
+use direct_puppet_agent::fs::FsError;
+use direct_puppet_transport::protocol::{CodecError, Environment};
+
+use crate::compile::CompileError;
+
+/// Why the server cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Another process works with the data directory.
+    #[error("data directory {} is in use by another process: stop it, or talk to it", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// A file of the server's own cannot be read or written.
+    #[error("server's own files")]
+    Disk(#[from] FsError),
+    /// A file of the server's own is damaged.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something could not be encoded.
+    #[error("server's own state could not be encoded")]
+    Codec(#[from] CodecError),
+    /// There is no such environment in staging.
+    #[error("environment {environment} is not in staging: expected {}", path.display())]
+    NoEnvironment {
+        /// The environment.
+        environment: Environment,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Staging cannot be read.
+    #[error("staging could not be read at {}", path.display())]
+    Staging {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Staging has something that cannot be published.
+    #[error("staging has what cannot be published: {}", list(paths))]
+    Unpublishable {
+        /// Paths within the environment, each with what is wrong with it.
+        paths: Vec<String>,
+    },
+    /// Staging changed while it was copied.
+    #[error("staging changed while it was copied, publish again when it is still: {}", list(paths))]
+    Unstable {
+        /// Paths within the environment that changed.
+        paths: Vec<String>,
+    },
+    /// The code does not compile.
+    #[error("code is refused")]
+    Compile(#[from] CompileError),
+    /// A node that never checked in.
+    #[error("no node {certname} has checked in")]
+    UnknownNode {
+        /// The node.
+        certname: String,
+    },
+    /// A part of the work ended without an answer.
+    #[error("a part of the work ended without an answer")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+impl ServerError {
+    /// Returns the stable code of the error, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "busy",
+            Self::Disk(_) => "disk",
+            Self::Damaged { .. } => "damaged",
+            Self::NoEnvironment { .. } => "no_environment",
+            Self::Staging { .. } => "staging",
+            Self::Unpublishable { .. } => "unpublishable",
+            Self::Unstable { .. } => "unstable",
+            Self::Compile(_) => "compile",
+            Self::UnknownNode { .. } => "unknown_node",
+            Self::Codec(_) | Self::Lost(_) => "internal",
+        }
+    }
+
+    /// Returns the paths that the error names.
+    #[must_use]
+    pub fn paths(&self) -> &[String] {
+        match self {
+            Self::Unpublishable { paths } | Self::Unstable { paths } => paths,
+            _ => &[],
+        }
+    }
+}
+
+fn list(paths: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let shown = paths.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if paths.len() > SHOWN { format!("{shown} and {} more", paths.len() - SHOWN) } else { shown }
+}
+
+/// Returns an error with all its causes, as one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

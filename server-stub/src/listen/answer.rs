@@ -1,0 +1,212 @@
+//! One HTTP request to one HTTP response.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use direct_puppet_transport::http::wire;
+use direct_puppet_transport::protocol::limits::MAX_SMALL_MESSAGE_BYTES;
+use direct_puppet_transport::protocol::{Operation, Refusal, RefusalCode, codec};
+use direct_puppet_transport::{Peer, Request as Call, Response as Answer, Status, TransportError, dispatch, handler};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::activity::Activity;
+use super::{Limits, Routes, Service};
+
+/// A response body; an error in it aborts the stream or the connection, so that the peer never takes it for whole.
+pub(super) type Body = UnsyncBoxBody<Bytes, TransportError>;
+
+/// How much of a body that is too long is still read, so that the peer gets to reading why; then the connection is cut.
+const DISCARD_BYTES: u64 = 64 << 20;
+
+/// Answers `request`; never fails, and a panic of what answers becomes a refusal.
+pub(super) async fn answer(
+    service: &Service,
+    peer: &Peer,
+    limits: &Limits,
+    activity: &Activity,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let working = activity.request();
+    let path = request.uri().path().to_owned();
+    let answered = AssertUnwindSafe(route(service, peer, limits, activity, request)).catch_unwind().await;
+    drop(working);
+    answered.unwrap_or_else(|_| {
+        tracing::error!(path, ?peer, "a request made the server panic; this is a bug");
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the server has a bug: its log says where")
+    })
+}
+
+async fn route(
+    service: &Service,
+    peer: &Peer,
+    limits: &Limits,
+    activity: &Activity,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    match (wire::operation_at(request.uri().path()), &service.routes) {
+        (Some(operation), _) => operate(service, peer, limits, activity, operation, request).await,
+        (None, Some(routes)) => elsewhere(&**routes, peer, limits, request).await,
+        (None, None) => no_such_path(),
+    }
+}
+
+async fn operate(
+    service: &Service,
+    peer: &Peer,
+    limits: &Limits,
+    activity: &Activity,
+    operation: Operation,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    if request.method() != Method::POST {
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, RefusalCode::BadRequest, "use POST");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    // Also keeps a web page from making a browser on this machine ask in its name: it may not set this type.
+    if request.headers().get(CONTENT_TYPE).is_none_or(|value| value.as_bytes() != wire::CONTENT_TYPE.as_bytes()) {
+        let message = format!("content type must be {}", wire::CONTENT_TYPE);
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, RefusalCode::BadRequest, message);
+    }
+    match read(request.into_body(), operation.max_request_bytes(), limits.request_body_timeout).await {
+        Ok(body) => respond(dispatch(&*service.handler, peer, Call { operation, body }).await, activity).await,
+        Err(refusal) => refusal.response(operation.name()),
+    }
+}
+
+async fn elsewhere(routes: &dyn Routes, peer: &Peer, limits: &Limits, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    match read(body, routes.max_body_bytes(), limits.request_body_timeout).await {
+        Ok(body) => match routes.route(peer, Request::from_parts(parts, body)).await {
+            Some(response) => response.map(full),
+            None => no_such_path(),
+        },
+        Err(refusal) => refusal.response(&path),
+    }
+}
+
+/// Why a request body was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BadBody {
+    TooLong { limit: u64 },
+    TooSlow { limit: Duration },
+    Broken,
+}
+
+impl BadBody {
+    fn response(self, what: &str) -> Response<Body> {
+        match self {
+            Self::TooLong { limit } => {
+                let message = format!("{what} request is longer than {limit} bytes");
+                refuse(StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::BadRequest, message)
+            }
+            Self::TooSlow { limit } => {
+                let message = format!("{what} request did not come within {limit:?}");
+                refuse(StatusCode::REQUEST_TIMEOUT, RefusalCode::BadRequest, message)
+            }
+            Self::Broken => refuse(StatusCode::BAD_REQUEST, RefusalCode::BadRequest, format!("{what} request broke off")),
+        }
+    }
+}
+
+/// Reads a whole request body within `limit` bytes and `deadline`.
+async fn read(body: Incoming, limit: u64, deadline: Duration) -> Result<Bytes, BadBody> {
+    let read = async {
+        let mut body = body;
+        // What is announced too long is not even begun to be kept.
+        if body.size_hint().lower() > limit {
+            discard(body).await;
+            return Err(BadBody::TooLong { limit });
+        }
+        let mut whole = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| BadBody::Broken)?.into_data() else { continue };
+            if (whole.len() + data.len()) as u64 > limit {
+                drop(whole);
+                discard(body).await;
+                return Err(BadBody::TooLong { limit });
+            }
+            if whole.is_empty() && body.is_end_stream() {
+                return Ok(data);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    };
+    tokio::time::timeout(deadline, read).await.unwrap_or(Err(BadBody::TooSlow { limit: deadline }))
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = DISCARD_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// Puts the answer of a handler on HTTP.
+async fn respond(answer: Answer, activity: &Activity) -> Response<Body> {
+    let (retry_after, length) = (answer.retry_after, answer.length);
+    let mut response = match answer.status {
+        Status::Accepted => {
+            let body = activity.body(answer.body).map_ok(Frame::data);
+            let mut response = Response::new(StreamBody::new(body).boxed_unsync());
+            set(&mut response, wire::ACCEPTED);
+            if let Some(length) = length {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            response
+        }
+        Status::Refused => match answer.into_bytes(MAX_SMALL_MESSAGE_BYTES, "the handler").await {
+            Ok(body) => {
+                let code = codec::decode::<Refusal>(&body, MAX_SMALL_MESSAGE_BYTES).map_or(RefusalCode::Internal, |it| it.code);
+                let status = StatusCode::from_u16(wire::http_status(code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                refusal(status, body)
+            }
+            Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the refusal could not be encoded"),
+        },
+    };
+    if let Some(delay) = retry_after {
+        // Rounded up: earlier than asked for would be too early.
+        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn no_such_path() -> Response<Body> {
+    refuse(StatusCode::NOT_FOUND, RefusalCode::NotFound, "no such path: is this the right server?")
+}
+
+fn refuse(status: StatusCode, code: RefusalCode, message: impl Into<String>) -> Response<Body> {
+    let body = handler::refused(&Refusal::new(code, message)).body;
+    // The body of a refusal is one chunk at hand; nothing is waited for.
+    let body = body.filter_map(|chunk| async { chunk.ok() }).collect::<Vec<_>>().now_or_never().unwrap_or_default();
+    refusal(status, body.concat().into())
+}
+
+fn refusal(status: StatusCode, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    set(&mut response, wire::REFUSED);
+    response
+}
+
+fn set(response: &mut Response<Body>, status: &'static str) {
+    let headers = response.headers_mut();
+    headers.insert(wire::STATUS_HEADER, HeaderValue::from_static(status));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wire::CONTENT_TYPE));
+}
+
+fn full(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}

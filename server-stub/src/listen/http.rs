@@ -1,0 +1,266 @@
+//! HTTP/1.1 and HTTP/2 over TCP, with TLS or plain.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use direct_puppet_transport::Peer;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
+use super::answer::answer;
+use super::tls::{ServerTls, certname_of};
+use super::{Limits, ListenError, Service};
+
+/// A bound TCP socket that speaks HTTP.
+pub struct HttpListener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for HttpListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpListener").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+/// How long to wait when no file descriptor is left for a connection; connections that end free some.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a client that was refused in the handshake may take to read why.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often a quiet HTTP/2 connection with open requests is asked whether it still lives, and how long it may think.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+impl HttpListener {
+    /// Binds `address` (port 0 for any free one) and reads the files of `tls`. Without `tls` only a loopback address is
+    /// bound, unless `allow_plain_beyond_loopback`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`].
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<ServerTls>,
+        allow_plain_beyond_loopback: bool,
+    ) -> Result<Self, ListenError> {
+        if tls.is_none() && !address.ip().to_canonical().is_loopback() && !allow_plain_beyond_loopback {
+            return Err(ListenError::PlainBeyondLoopback { address });
+        }
+        let config = tls.map(|tls| tls.config()).transpose().map_err(|source| ListenError::Tls { address, source })?;
+        let bind = |source| ListenError::Bind { address, source };
+        let socket = TcpListener::bind(address).await.map_err(bind)?;
+        let address = socket.local_addr().map_err(bind)?;
+        Ok(Self { socket, address, tls: config.map(|config| TlsAcceptor::from(Arc::new(config))) })
+    }
+
+    /// Returns the address that is bound, with its real port.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the URL that is served, by address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish within [`Limits::drain_timeout`] and cuts the rest.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts all connections.
+    pub async fn serve(self, service: Service, limits: Limits, shutdown: CancellationToken) {
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let shared = Arc::new(Shared { service, limits, tls: self.tls, shutdown });
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => break,
+                Some(ended) = connections.join_next() => {
+                    log_end(&ended);
+                    continue;
+                }
+                accepted = accept(&self.socket, &places) => accepted,
+            };
+            let Some((stream, remote, place)) = accepted else { continue };
+            let shared = Arc::clone(&shared);
+            connections.spawn(async move {
+                shared.connection(stream, remote).await;
+                drop(place);
+            });
+        }
+        drop(self.socket);
+        let drained = async {
+            while let Some(ended) = connections.join_next().await {
+                log_end(&ended);
+            }
+        };
+        if tokio::time::timeout(shared.limits.drain_timeout, drained).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections are cut: they did not finish in time");
+        }
+        connections.shutdown().await;
+    }
+}
+
+fn log_end(ended: &Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection made the server panic; this is a bug");
+    }
+}
+
+type Place = tokio::sync::OwnedSemaphorePermit;
+
+/// Waits for a place, then for a connection; `None` when this one came to nothing. Cancel safe.
+async fn accept(socket: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, Place)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match socket.accept().await {
+        Ok((stream, remote)) => Some((stream, remote, place)),
+        // The peer has gone away again.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => None,
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept connections; trying again");
+            tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            None
+        }
+    }
+}
+
+/// What all connections of a listener share.
+struct Shared {
+    service: Service,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    shutdown: CancellationToken,
+}
+
+impl Shared {
+    async fn connection(&self, stream: TcpStream, remote: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%remote, %error, "cannot send small answers at once");
+        }
+        let Some(tls) = &self.tls else { return self.speak(stream, remote, Peer::Plain).await };
+        let handshake = self.handshake(tls, stream, remote);
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.limits.tls_handshake_timeout, handshake) => shaken,
+            () = self.shutdown.cancelled() => return,
+        };
+        match shaken {
+            Ok(Some((stream, peer))) => self.speak(stream, remote, peer).await,
+            Ok(None) => {}
+            Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        tls: &TlsAcceptor,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, Peer)> {
+        match tls.accept(stream).into_fallible().await {
+            Ok(stream) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let name = certificates.and_then(|chain| chain.first()).and_then(certname_of)?;
+                Some((stream, Peer::Certificate(name)))
+            }
+            Err((error, stream)) => {
+                tracing::info!(%remote, %error, "a TLS client was refused");
+                linger(stream).await;
+                None
+            }
+        }
+    }
+
+    /// Serves one connection to its end.
+    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, remote: SocketAddr, peer: Peer) {
+        let activity = Activity::new();
+        let service = {
+            let (service, limits, activity) = (self.service.clone(), self.limits.clone(), activity.clone());
+            let context = Arc::new((service, peer, limits, activity));
+            service_fn(move |request| {
+                let context = Arc::clone(&context);
+                async move {
+                    let (service, peer, limits, activity) = &*context;
+                    Ok::<_, Infallible>(answer(service, peer, limits, activity, request).await)
+                }
+            })
+        };
+        let builder = self.builder();
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let (mut closing, mut asked) = (None, false);
+        loop {
+            // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.
+            let next = Instant::now() + self.limits.shortest_patience();
+            let look = closing.or_else(|| activity.quiet_until(&self.limits)).map_or(next, |quiet| quiet.min(next));
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%remote, error, "a connection ended early");
+                    }
+                    return;
+                }
+                () = self.shutdown.cancelled(), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep_until(look) => match activity.quiet_until(&self.limits) {
+                    _ if closing.is_some_and(|closing| closing <= Instant::now()) => return,
+                    _ if closing.is_some() => {}
+                    Some(quiet) if quiet <= Instant::now() && activity.is_answering() => {
+                        tracing::info!(%remote, "a connection is cut: its peer takes nothing");
+                        return;
+                    }
+                    Some(quiet) if quiet <= Instant::now() => {
+                        closing = Some(Instant::now() + self.limits.drain_timeout);
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.header_read_timeout);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.max_streams_per_connection)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        builder
+    }
+}
+
+/// Reads on for a moment after a refused handshake: closing with bytes unread would make the kernel throw away the alert
+/// that tells the client why.
+async fn linger(mut stream: TcpStream) {
+    let read = async {
+        stream.shutdown().await?;
+        let mut buffer = [0; 4096];
+        while stream.read(&mut buffer).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER, read).await {
+        tracing::debug!(%error, "a refused TLS client left at once");
+    }
+}

@@ -1,0 +1,79 @@
+//! Listeners: from sockets to a [`Handler`].
+
+mod activity;
+mod answer;
+pub mod http;
+pub mod limits;
+pub mod tls;
+pub mod unix;
+
+use std::fmt::Debug;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use direct_puppet_transport::{Handler, Peer};
+
+pub use self::http::HttpListener;
+pub use self::limits::Limits;
+pub use self::tls::{ServerTls, ServerTlsError};
+pub use self::unix::UnixListener;
+
+/// What a listener serves.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Answers the protocol's operations.
+    pub handler: Arc<dyn Handler>,
+    /// Answers every other HTTP path; `None` for none.
+    pub routes: Option<Arc<dyn Routes>>,
+}
+
+/// HTTP paths beside the protocol's own: publishing, administration, blobs for caches.
+///
+/// # Obligations
+///
+/// Only `peer` says who asks. Whoever may not ask gets an answer that says so; the listener has checked no rights.
+///
+/// # Cancel safety
+///
+/// `route` may be dropped at any await point, when the peer goes away.
+#[async_trait]
+pub trait Routes: Debug + Send + Sync + 'static {
+    /// Answers a request, or returns `None` where there is no such path.
+    async fn route(&self, peer: &Peer, request: hyper::Request<Bytes>) -> Option<hyper::Response<Bytes>>;
+
+    /// Returns the most bytes that a request body may have.
+    fn max_body_bytes(&self) -> u64;
+}
+
+/// Why a listener cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The address is taken, not this machine's, or not allowed.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Plain HTTP was to be served to other machines.
+    #[error("refused to serve plain HTTP on {address}, which other machines reach: configure TLS or allow plain HTTP there")]
+    PlainBeyondLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot serve TLS on {address}")]
+    Tls {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: ServerTlsError,
+    },
+}

@@ -1,0 +1,157 @@
+//! Who a server is, and whom it lets in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use direct_puppet_transport::TlsFiles;
+use direct_puppet_transport::http::pem::{self, PemError};
+use direct_puppet_transport::protocol::Certname;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+
+/// The PEM files of a server; clients must show a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The authorities whose clients are let in.
+    pub ca: PathBuf,
+    /// The server's certificate, followed by the intermediate ones, if any.
+    pub certificate: PathBuf,
+    /// The private key of `certificate`, unencrypted.
+    pub key: PathBuf,
+    /// Revocation lists; with them, a client that no list covers is refused as well.
+    pub crl: Option<PathBuf>,
+}
+
+impl From<TlsFiles> for ServerTls {
+    fn from(files: TlsFiles) -> Self {
+        let TlsFiles { ca, certificate, key, crl } = files;
+        Self { ca, certificate, key, crl }
+    }
+}
+
+/// Why a server's TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerTlsError {
+    /// A file cannot be used.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// The authorities or the revocation lists make no sense.
+    #[error("cannot check clients with {}", path.display())]
+    Clients {
+        /// The file with the lists, or with the authorities.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::server::VerifierBuilderError,
+    },
+    /// Certificate and key do not go together.
+    #[error("cannot use certificate {} with key {}", certificate.display(), key.display())]
+    Identity {
+        /// The certificate.
+        certificate: PathBuf,
+        /// The key.
+        key: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The cryptography in this program offers no protocol version.
+    #[error("no TLS version can be used")]
+    Versions(#[source] rustls::Error),
+}
+
+impl ServerTls {
+    /// Reads the files and returns what a TLS acceptor needs: TLS 1.2 and later, HTTP/2 and HTTP/1.1, clients only with
+    /// a certificate.
+    pub(super) fn config(&self) -> Result<ServerConfig, ServerTlsError> {
+        let roots = Arc::new(pem::authorities(&self.ca)?);
+        let lists = self.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
+            .with_crls(lists)
+            .build()
+            .map_err(|source| ServerTlsError::Clients { path: self.crl.clone().unwrap_or_else(|| self.ca.clone()), source })?;
+        let (chain, key) = (pem::certificates(&self.certificate)?, pem::private_key(&self.key)?);
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(ServerTlsError::Versions)?
+            .with_client_cert_verifier(Arc::new(NamedClients(verifier)))
+            .with_single_cert(chain, key)
+            .map_err(|source| ServerTlsError::Identity {
+                certificate: self.certificate.clone(),
+                key: self.key.clone(),
+                source,
+            })?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // A resumed session would skip the look at dates and revocation lists; nodes connect seldom enough to afford it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+/// Returns the certname in a certificate: its subject's one common name.
+pub(super) fn certname_of(certificate: &CertificateDer<'_>) -> Option<Certname> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let mut names = certificate.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?.parse().ok()?;
+    // With two names, one check might read the first and another the last.
+    names.next().is_none().then_some(name)
+}
+
+/// Lets in whom the inner verifier does, if the certificate also holds a certname: who has none hears it in the handshake.
+#[derive(Debug)]
+struct NamedClients(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for NamedClients {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        match certname_of(end_entity) {
+            Some(_) => Ok(verified),
+            None => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,304 @@
+//! What is known of each node, and the catalogs compiled for it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use direct_puppet_agent::fs::{ensure_private_dir, write_state};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, Report, RunStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::disk;
+use crate::error::ServerError;
+use crate::server::now;
+
+/// How many catalogs of one environment a node keeps: the live one, and the one before, which agents may still be fetching.
+const KEPT_CATALOGS: usize = 2;
+
+/// How many nodes' files may be written at once; more than disks do in parallel.
+const WRITERS: usize = 32;
+
+/// Format of `node.json`.
+const FORMAT: u32 = 1;
+
+/// One compiled catalog, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CompiledCatalog {
+    pub(crate) environment: Environment,
+    pub(crate) catalog_id: CatalogId,
+    pub(crate) code_id: CodeId,
+    /// Digest of the facts that were used.
+    pub(crate) facts: Digest,
+    /// Name and version of the compiler.
+    pub(crate) compiler: String,
+    /// No check-in is answered from it any more; its contents are still served to who is fetching them.
+    #[serde(default)]
+    pub(crate) is_forgotten: bool,
+    pub(crate) time_unix_seconds: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct NodeFile {
+    format: u32,
+    certname: Certname,
+    compiles: u64,
+    last_seen_unix_seconds: u64,
+    status: Option<RunStatus>,
+    environment: Option<Environment>,
+    /// What the node last said, or reported, that it holds.
+    catalog_id: Option<CatalogId>,
+    code_id: Option<CodeId>,
+    /// Newest last.
+    catalogs: Vec<CompiledCatalog>,
+}
+
+#[derive(Debug)]
+struct Node {
+    file: NodeFile,
+    /// Contents that its catalogs name, by catalog; filled when first needed.
+    contents: HashMap<CatalogId, Arc<HashSet<Digest>>>,
+}
+
+/// What is known of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Its name.
+    pub certname: Certname,
+    /// The environment it was last in.
+    pub environment: Option<Environment>,
+    /// The catalog it last said it holds.
+    pub catalog_id: Option<CatalogId>,
+    /// The code that made it.
+    pub code_id: Option<CodeId>,
+    /// How often a catalog was compiled for it.
+    pub compiles: u64,
+    /// When it was last heard of, in seconds since 1970 UTC. Check-ins that change nothing are remembered in memory only.
+    pub last_seen: u64,
+    /// How its last run ended.
+    pub status: Option<RunStatus>,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    dir: PathBuf,
+    reports_per_node: usize,
+    nodes: Mutex<BTreeMap<Certname, Node>>,
+    /// Held while files of a node are written, so that what is newest lands last; by a byte of the digest of its name.
+    writing: [Mutex<()>; WRITERS],
+}
+
+impl Nodes {
+    /// Loads what is known. Blocking.
+    pub(crate) fn open(data: &Path, reports_per_node: usize) -> Result<Self, ServerError> {
+        let dir = data.join("nodes");
+        ensure_private_dir(&dir)?;
+        let mut nodes = BTreeMap::new();
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let Some(file) = disk::read_json::<NodeFile>(&entry.path().join("node.json"))? else { continue };
+            if file.format == FORMAT {
+                nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
+            }
+        }
+        Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes), writing: Default::default() })
+    }
+
+    /// Notes that a node was heard of, and what it says it holds.
+    pub(crate) fn seen(&self, certname: &Certname, environment: &Environment, held: Option<(CatalogId, CodeId)>) {
+        let mut nodes = self.lock();
+        let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
+        node.file.last_seen_unix_seconds = now();
+        node.file.environment = Some(environment.clone());
+        node.file.catalog_id = held.map(|held| held.0);
+        node.file.code_id = held.map(|held| held.1);
+    }
+
+    /// Returns the catalog that `code_id` made for a node, unless it was forgotten. Another version of the compiler is no cause
+    /// to compile: only code and administrators are.
+    pub(crate) fn catalog(&self, certname: &Certname, environment: &Environment, code_id: CodeId) -> Option<CompiledCatalog> {
+        let is_it = |catalog: &&CompiledCatalog| {
+            catalog.code_id == code_id && catalog.environment == *environment && !catalog.is_forgotten
+        };
+        self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
+    }
+
+    /// Keeps a compiled catalog, durably, and counts the compile. Blocking.
+    pub(crate) fn keep(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
+        let dir = self.node_dir(certname);
+        let _turn = self.turn(certname);
+        ensure_private_dir(&dir)?;
+        write_state(&catalog_path(&dir, compiled.catalog_id), bytes, 0o600)?;
+        let (file, dropped) = {
+            let mut nodes = self.lock();
+            let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
+            node.file.compiles += 1;
+            node.file.last_seen_unix_seconds = now();
+            node.add(compiled)
+        };
+        disk::write_json(&dir.join("node.json"), &file)?;
+        for catalog_id in dropped {
+            if let Err(error) = std::fs::remove_file(catalog_path(&dir, catalog_id)) {
+                tracing::debug!(%certname, %catalog_id, %error, "an old catalog stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes of a catalog; `None` when they are gone or damaged. Blocking.
+    pub(crate) fn read(&self, certname: &Certname, catalog_id: CatalogId) -> Option<Bytes> {
+        let bytes = std::fs::read(catalog_path(&self.node_dir(certname), catalog_id)).ok()?;
+        (CatalogId::of(&bytes) == catalog_id).then(|| bytes.into())
+    }
+
+    /// Returns the contents that a node's catalogs name, one set for each. Blocking.
+    pub(crate) fn contents(&self, certname: &Certname) -> Vec<Arc<HashSet<Digest>>> {
+        let ids: Vec<CatalogId> = match self.lock().get(certname) {
+            Some(node) => node.file.catalogs.iter().map(|catalog| catalog.catalog_id).collect(),
+            None => Vec::new(),
+        };
+        let mut sets = Vec::new();
+        for id in ids {
+            let known = self.lock().get(certname).and_then(|node| node.contents.get(&id).map(Arc::clone));
+            let set = known.or_else(|| {
+                let catalog = Catalog::decode(&self.read(certname, id)?, id).ok()?;
+                let set = Arc::new(catalog.contents().map(|(digest, _)| digest).collect::<HashSet<_>>());
+                if let Some(node) = self.lock().get_mut(certname) {
+                    node.contents.insert(id, Arc::clone(&set));
+                }
+                Some(set)
+            });
+            sets.extend(set);
+        }
+        sets
+    }
+
+    /// Keeps a report once; returns whether it had been kept before. Blocking.
+    pub(crate) fn report(&self, report: &Report) -> Result<bool, ServerError> {
+        let certname = &report.host;
+        let dir = self.node_dir(certname);
+        let _turn = self.turn(certname);
+        ensure_private_dir(&dir)?;
+        ensure_private_dir(&dir.join("reports"))?;
+        // The id names a file: only hexadecimal digits get this far.
+        let path = dir.join("reports").join(format!("{:020}-{}.json", report.time_unix_nanos.max(0), report.transaction_uuid));
+        if path.exists() {
+            return Ok(true);
+        }
+        disk::write_json(&path, report)?;
+        let file = {
+            let mut nodes = self.lock();
+            let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
+            node.file.last_seen_unix_seconds = now();
+            node.file.status = Some(report.status);
+            node.file.environment = Some(report.environment.clone());
+            node.file.catalog_id = report.catalog_id.or(node.file.catalog_id);
+            node.file.code_id = report.code_id.or(node.file.code_id);
+            node.file.clone()
+        };
+        disk::write_json(&dir.join("node.json"), &file)?;
+        prune_reports(&dir.join("reports"), self.reports_per_node);
+        Ok(false)
+    }
+
+    /// Forgets which catalogs a node has, so that the next check-in compiles; their contents stay until then. Blocking.
+    pub(crate) fn forget_catalogs(&self, certname: &Certname) -> Result<(), ServerError> {
+        let _turn = self.turn(certname);
+        let file = {
+            let mut nodes = self.lock();
+            let node = nodes.get_mut(certname).ok_or_else(|| ServerError::UnknownNode { certname: certname.to_string() })?;
+            node.file.catalogs.iter_mut().for_each(|catalog| catalog.is_forgotten = true);
+            node.file.clone()
+        };
+        // A node that only ever checked in has no directory yet.
+        ensure_private_dir(&self.node_dir(certname))?;
+        disk::write_json(&self.node_dir(certname).join("node.json"), &file)
+    }
+
+    /// Answers no check-in from a catalog any more, because its bytes are gone.
+    pub(crate) fn lose(&self, certname: &Certname, catalog_id: CatalogId) {
+        if let Some(node) = self.lock().get_mut(certname) {
+            let lost = node.file.catalogs.iter_mut().filter(|catalog| catalog.catalog_id == catalog_id);
+            lost.for_each(|catalog| catalog.is_forgotten = true);
+        }
+    }
+
+    fn turn(&self, certname: &Certname) -> MutexGuard<'_, ()> {
+        let at = usize::from(Digest::of(certname.as_str().as_bytes()).bytes()[0]) % WRITERS;
+        self.writing[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn summaries(&self) -> Vec<NodeSummary> {
+        let summary = |node: &Node| NodeSummary {
+            certname: node.file.certname.clone(),
+            environment: node.file.environment.clone(),
+            catalog_id: node.file.catalog_id,
+            code_id: node.file.code_id,
+            compiles: node.file.compiles,
+            last_seen: node.file.last_seen_unix_seconds,
+            status: node.file.status,
+        };
+        self.lock().values().map(summary).collect()
+    }
+
+    /// The directory of a node: named by the digest of its name, never by the name.
+    fn node_dir(&self, certname: &Certname) -> PathBuf {
+        self.dir.join(Digest::of(certname.as_str().as_bytes()).to_hex())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Certname, Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    fn new(certname: &Certname) -> Self {
+        let file = NodeFile {
+            format: FORMAT,
+            certname: certname.clone(),
+            compiles: 0,
+            last_seen_unix_seconds: now(),
+            status: None,
+            environment: None,
+            catalog_id: None,
+            code_id: None,
+            catalogs: Vec::new(),
+        };
+        Self { file, contents: HashMap::new() }
+    }
+
+    /// Adds a catalog; returns what is to be written, and catalogs that nothing refers to any more.
+    fn add(&mut self, compiled: CompiledCatalog) -> (NodeFile, Vec<CatalogId>) {
+        let environment = compiled.environment.clone();
+        let catalogs = &mut self.file.catalogs;
+        catalogs.retain(|catalog| catalog.code_id != compiled.code_id || catalog.environment != environment);
+        catalogs.push(compiled);
+        let ids = |catalogs: &[CompiledCatalog]| catalogs.iter().map(|catalog| catalog.catalog_id).collect::<HashSet<_>>();
+        let before = ids(catalogs);
+        let here = catalogs.iter().filter(|catalog| catalog.environment == environment).count();
+        let mut surplus = here.saturating_sub(KEPT_CATALOGS);
+        catalogs.retain(|catalog| {
+            let goes = catalog.environment == environment && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+        let after = ids(catalogs);
+        self.contents.retain(|id, _| after.contains(id));
+        (self.file.clone(), before.difference(&after).copied().collect())
+    }
+}
+
+fn catalog_path(dir: &Path, id: CatalogId) -> PathBuf {
+    dir.join(format!("{}.catalog", id.digest().to_hex()))
+}
+
+/// Removes the oldest reports; their names begin with their time.
+fn prune_reports(dir: &Path, keep: usize) {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in &paths[..paths.len().saturating_sub(keep)] {
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::debug!(path = %path.display(), %error, "an old report stays");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The private copy of staging.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use direct_puppet_agent::fs::{FileKind, Root, Stat};
+use direct_puppet_agent::tree::{Pool, Tree, TreeEntry, WalkOptions, list_tree};
+use direct_puppet_transport::protocol::path::escape;
+use direct_puppet_transport::protocol::{EntryKind, Environment, ManifestEntry, TreePath};
+use rayon::prelude::*;
+
+use super::index::StagingIndex;
+use crate::error::ServerError;
+use crate::server::Server;
+
+/// What was copied.
+pub(super) struct Copied {
+    pub(super) entries: Vec<ManifestEntry>,
+    pub(super) files: u64,
+    pub(super) files_read: u64,
+    pub(super) new_contents: u64,
+    pub(super) index: StagingIndex,
+}
+
+/// Copies an environment into the store. Blocking.
+pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Result<Copied, ServerError> {
+    let begun = SystemTime::now();
+    let mut index = StagingIndex::load(&server.environments.dir(environment))?;
+    let before = list(dir)?;
+    check(&before)?;
+    let root = Root::open(dir)?;
+    let counts = Counts::default();
+    let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
+    let copier = Copier { server, root: &root, index: &index, counts: &counts };
+    let entries: Result<Vec<ManifestEntry>, ServerError> =
+        pool.install(|| before.entries.par_iter().map(|entry| copier.entry(entry)).collect());
+    let entries = entries?;
+    let changed = differences(&before, &list(dir)?);
+    if !changed.is_empty() {
+        return Err(ServerError::Unstable { paths: changed });
+    }
+    let digests = entries.iter().zip(&before.entries).filter_map(|(entry, listed)| match entry.kind {
+        EntryKind::File { digest, .. } => Some((entry.path.clone(), listed.stat, digest)),
+        _ => None,
+    });
+    index.replace(digests, begun);
+    Ok(Copied {
+        files: entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })).count() as u64,
+        entries,
+        files_read: counts.read.into_inner(),
+        new_contents: counts.new.into_inner(),
+        index,
+    })
+}
+
+fn list(dir: &Path) -> Result<Tree, ServerError> {
+    let is_left_out = |path: &TreePath, kind: FileKind| kind == FileKind::Directory && path.name() == Some(b".git");
+    let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
+    let tree = list_tree(dir, &options).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
+    match tree.unlisted.into_iter().next() {
+        Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
+        None => Ok(Tree { entries: tree.entries, unlisted: Vec::new() }),
+    }
+}
+
+/// Refuses what cannot be published, all of it at once.
+fn check(tree: &Tree) -> Result<(), ServerError> {
+    let problem = |entry: &TreeEntry| match (entry.stat.kind(), &entry.target) {
+        (FileKind::Other, _) => Some(format!("{} (a device, socket or fifo)", entry.path)),
+        (FileKind::Link, Some(target)) if leads_out(&entry.path, target) => {
+            Some(format!("{} (a link that leads out of the environment, to {})", entry.path, escape(target)))
+        }
+        _ => None,
+    };
+    let paths: Vec<String> = tree.entries.iter().filter_map(problem).collect();
+    if paths.is_empty() { Ok(()) } else { Err(ServerError::Unpublishable { paths }) }
+}
+
+/// Whether a relative target climbs above the environment. An absolute one is meant for the node and is only data here.
+fn leads_out(path: &TreePath, target: &[u8]) -> bool {
+    if target.starts_with(b"/") {
+        return false;
+    }
+    let mut depth = path.depth() - 1;
+    for name in target.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." if depth == 0 => return true,
+            b".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
+/// Paths that came, went or changed between two listings.
+fn differences(before: &Tree, after: &Tree) -> Vec<String> {
+    let by_path = |tree: &Tree| -> BTreeMap<TreePath, (Stat, Option<Vec<u8>>)> {
+        tree.entries.iter().map(|entry| (entry.path.clone(), (entry.stat, entry.target.clone()))).collect()
+    };
+    let (before, after) = (by_path(before), by_path(after));
+    let differs = |path: &&TreePath| before.get(*path) != after.get(*path);
+    let mut paths: Vec<&TreePath> =
+        before.keys().filter(differs).chain(after.keys().filter(|path| !before.contains_key(*path))).collect();
+    paths.sort();
+    paths.into_iter().map(ToString::to_string).collect()
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicU64,
+    new: AtomicU64,
+}
+
+struct Copier<'a> {
+    server: &'a Server,
+    root: &'a Root,
+    index: &'a StagingIndex,
+    counts: &'a Counts,
+}
+
+impl Copier<'_> {
+    fn entry(&self, entry: &TreeEntry) -> Result<ManifestEntry, ServerError> {
+        let kind = match entry.stat.kind() {
+            FileKind::Directory => EntryKind::Directory,
+            FileKind::Link => EntryKind::Link { target: entry.target.clone().unwrap_or_default() },
+            _ => self.file(entry)?,
+        };
+        let mode = if matches!(kind, EntryKind::Link { .. }) { 0 } else { entry.stat.permissions() };
+        Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
+    }
+
+    fn file(&self, entry: &TreeEntry) -> Result<EntryKind, ServerError> {
+        let size = entry.stat.size;
+        if let Some(digest) = self.index.proved(&entry.path, &entry.stat).filter(|digest| self.server.store.has(digest)) {
+            return Ok(EntryKind::File { digest, size });
+        }
+        let file = match self.root.open_file(&entry.path) {
+            Ok(file) => file,
+            // It went away, or became something else, since it was listed.
+            Err(_) if self.root.stat(&entry.path).ok().flatten() != Some(entry.stat) => {
+                return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let put = self.server.store.put_file(&file)?;
+        self.counts.read.fetch_add(1, Ordering::Relaxed);
+        self.counts.new.fetch_add(u64::from(put.is_new), Ordering::Relaxed);
+        if put.size != size {
+            return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
+        }
+        Ok(EntryKind::File { digest: put.digest, size })
+    }
+}

@@ -1,0 +1,152 @@
+//! Publishing: staging becomes an immutable version, and that version becomes live.
+//!
+//! Staging is copied into the store file by file, by descriptor and hashed while copied, so what is published is what was
+//! read and nothing that changes later. Then staging is listed again: if anything changed meanwhile, nothing is published.
+//! `.git` directories are left out. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
+//! and so are links that lead out of the environment.
+
+mod copy;
+mod index;
+
+use std::sync::PoisonError;
+
+use direct_puppet_transport::protocol::{CodeId, Environment, Manifest};
+use serde::{Deserialize, Serialize};
+
+use crate::code::{Author, Code, Version};
+use crate::error::{ServerError, chain};
+use crate::server::{Server, now};
+
+/// What to publish.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublishRequest {
+    /// Which environments; all that are staged if none is named.
+    pub environments: Vec<Environment>,
+    /// Why.
+    pub message: String,
+    /// Who.
+    pub author: Author,
+    /// An id of the request: asked again with the same, the server answers the same and publishes once.
+    pub request_id: Option<String>,
+    /// Copy and check, but publish nothing.
+    pub dry_run: bool,
+}
+
+/// What became of one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentResult {
+    /// The environment.
+    pub environment: Environment,
+    /// The code that is live now; in a dry run that would be.
+    pub code_id: Option<CodeId>,
+    /// Where it stands.
+    pub epoch: u64,
+    /// Where it stands.
+    pub sequence: u64,
+    /// Whether it is another than before.
+    pub changed: bool,
+    /// Files in it.
+    pub files: u64,
+    /// Contents that the store did not have.
+    pub new_contents: u64,
+    /// Files that were read; the others are as they were when they were last read.
+    pub files_read: u64,
+    /// Why it was not published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<PublishError>,
+}
+
+/// Why an environment was not published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishError {
+    /// The stable code, as `unstable`, `compile`, `unpublishable`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// The paths that it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// Publishes each environment by itself. Blocking; one publish at a time.
+pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+    let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+    let environments =
+        if request.environments.is_empty() { server.options.staging.environments()? } else { request.environments.clone() };
+    let result = |environment: Environment| {
+        publish_one(server, request, &environment).unwrap_or_else(|error| {
+            let live = server.environments.live(&environment).map(|code| code.version.clone());
+            let error = PublishError { code: error.code().to_owned(), paths: error.paths().to_vec(), message: chain(&error) };
+            EnvironmentResult { error: Some(error), ..unchanged(environment, live.as_ref()) }
+        })
+    };
+    Ok(environments.into_iter().map(result).collect())
+}
+
+fn unchanged(environment: Environment, live: Option<&Version>) -> EnvironmentResult {
+    EnvironmentResult {
+        environment,
+        code_id: live.map(|live| live.code_id),
+        epoch: live.map_or(0, |live| live.version.epoch),
+        sequence: live.map_or(0, |live| live.version.sequence),
+        changed: false,
+        files: live.map_or(0, |live| live.files),
+        new_contents: 0,
+        files_read: 0,
+        error: None,
+    }
+}
+
+fn publish_one(server: &Server, request: &PublishRequest, environment: &Environment) -> Result<EnvironmentResult, ServerError> {
+    let live = server.environments.live(environment);
+    let before = live.as_ref().map(|code| &code.version);
+    if request.request_id.is_some()
+        && let Some(done) =
+            server.environments.history(environment)?.into_iter().find(|done| done.request_id == request.request_id)
+    {
+        let answer = unchanged(environment.clone(), Some(&done));
+        return Ok(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer });
+    }
+    let dir = server.options.staging.dir_of(environment).filter(|dir| dir.is_dir());
+    let Some(dir) = dir else {
+        let path = server.options.staging.dir_of(environment).unwrap_or_default();
+        return Err(ServerError::NoEnvironment { environment: environment.clone(), path });
+    };
+    let copied = copy::copy(server, environment, &dir)?;
+    let manifest =
+        Manifest::new(copied.entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
+    let code_id = manifest.code_id();
+    let mut version = before.map(|before| before.version).unwrap_or_default();
+    if before.is_some_and(|before| before.code_id == code_id) {
+        copied.index.save()?;
+        return Ok(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) });
+    }
+    version.epoch = version.epoch.max(1);
+    version.sequence += 1;
+    let version = Version {
+        environment: environment.clone(),
+        code_id,
+        version,
+        time_unix_seconds: now(),
+        author: request.author.clone(),
+        message: request.message.clone(),
+        request_id: request.request_id.clone(),
+        files: copied.files,
+        new_contents: copied.new_contents,
+    };
+    let code = Code::new(version.clone(), manifest, server.store.clone());
+    server.options.compiler.check(&code)?;
+    let result = EnvironmentResult {
+        changed: true,
+        new_contents: copied.new_contents,
+        files_read: copied.files_read,
+        ..unchanged(environment.clone(), Some(&version))
+    };
+    if !request.dry_run {
+        server.store.sync()?;
+        server.environments.switch(code)?;
+        copied.index.save()?;
+    }
+    Ok(result)
+}

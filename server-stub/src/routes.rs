@@ -1,0 +1,200 @@
+//! What administrators ask over HTTP; JSON in and out.
+//!
+//! | Path | Answer |
+//! |---|---|
+//! | `POST /file-sync/v1/publish` | a [`PublishRequest`] (or nothing, for all of staging) → `{"environments": [EnvironmentResult]}` |
+//! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
+//! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
+//! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
+//! | `GET /status/v1/simple` | `running`, for anybody |
+//!
+//! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
+//! underneath, 422 if what is staged cannot be published, 404 if it is not there, 500 if the server's disk failed.
+//!
+//! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
+//! connections, which are this machine's own unless the administrator opened more. A request with an `Origin` comes from a web
+//! page and is refused: a browser on this machine must not publish for whoever wrote the page.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use direct_puppet_transport::Peer;
+use direct_puppet_transport::protocol::Certname;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::answer::is_administrator;
+use crate::error::{ServerError, chain};
+use crate::listen::Routes;
+use crate::publish::{EnvironmentResult, PublishRequest};
+use crate::server::Server;
+
+/// Longest request: a message and a list of environments.
+const MAX_BODY_BYTES: u64 = 1 << 20;
+
+/// The administrators' paths of a server.
+#[derive(Debug)]
+pub struct AdminRoutes {
+    server: Arc<Server>,
+    admins: Vec<Certname>,
+}
+
+#[derive(Serialize)]
+struct Published {
+    environments: Vec<EnvironmentResult>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recompile {
+    certname: Certname,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: FailureBody<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureBody<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl AdminRoutes {
+    /// Returns the paths of `server`; `admins` are the certificates that may use them.
+    #[must_use]
+    pub const fn new(server: Arc<Server>, admins: Vec<Certname>) -> Self {
+        Self { server, admins }
+    }
+
+    fn refusal(&self, peer: &Peer, request: &Request<Bytes>) -> Option<Response<Bytes>> {
+        if request.headers().contains_key(ORIGIN) {
+            return Some(failure(StatusCode::FORBIDDEN, "forbidden", "web pages may not ask this"));
+        }
+        if !is_administrator(peer, &self.admins) {
+            tracing::warn!(?peer, path = request.uri().path(), "a peer that is no administrator was turned away");
+            let message = "you are no administrator of this server: ask as root on its machine, or have your certificate named";
+            return Some(failure(StatusCode::FORBIDDEN, "forbidden", message));
+        }
+        None
+    }
+
+    async fn publish(&self, body: &Bytes) -> Response<Bytes> {
+        let request = if body.is_empty() { Ok(PublishRequest::default()) } else { serde_json::from_slice(body) };
+        let request: PublishRequest = match request {
+            Ok(request) => request,
+            Err(error) => return bad_request(&error),
+        };
+        match self.server.publish(request).await {
+            Ok(environments) => json(status_of(&environments), &Published { environments }),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn versions(&self) -> Response<Bytes> {
+        let server = Arc::clone(&self.server);
+        match tokio::task::spawn_blocking(move || server.versions(None)).await {
+            Ok(Ok(versions)) => json(StatusCode::OK, &versions),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error.into()),
+        }
+    }
+
+    async fn recompile(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
+        let request: Recompile = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => return bad_request(&error),
+        };
+        let (server, who) = (Arc::clone(&self.server), format!("{peer:?}"));
+        match tokio::task::spawn_blocking(move || server.recompile(&request.certname, &who)).await {
+            Ok(Ok(())) => respond(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Routes for AdminRoutes {
+    async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
+        let method = match request.uri().path() {
+            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" => Method::GET,
+            "/file-sync/v1/publish" | "/admin/v1/recompile" => Method::POST,
+            _ => return None,
+        };
+        if *request.method() != method {
+            let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("use {method}"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(if method == Method::GET { "GET" } else { "POST" }));
+            return Some(response);
+        }
+        if request.uri().path() == "/status/v1/simple" {
+            return Some(respond(StatusCode::OK, "text/plain", Bytes::from_static(b"running")));
+        }
+        if let Some(refusal) = self.refusal(peer, &request) {
+            return Some(refusal);
+        }
+        Some(match request.uri().path() {
+            "/file-sync/v1/publish" => self.publish(request.body()).await,
+            "/file-sync/v1/versions" => self.versions().await,
+            "/admin/v1/nodes" => json(StatusCode::OK, &self.server.nodes()),
+            _ => self.recompile(peer, request.body()).await,
+        })
+    }
+
+    fn max_body_bytes(&self) -> u64 {
+        MAX_BODY_BYTES
+    }
+}
+
+/// The status of a publish as a whole; see the table above.
+fn status_of(results: &[EnvironmentResult]) -> StatusCode {
+    let errors: Vec<&str> = results.iter().filter_map(|result| result.error.as_ref()).map(|error| error.code.as_str()).collect();
+    match errors.first() {
+        None => StatusCode::OK,
+        Some(_) if errors.len() < results.len() => StatusCode::MULTI_STATUS,
+        Some(code) => status_of_code(code),
+    }
+}
+
+fn status_of_code(code: &str) -> StatusCode {
+    match code {
+        "unstable" => StatusCode::CONFLICT,
+        "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
+        "no_environment" | "unknown_node" => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn failed(error: &ServerError) -> Response<Bytes> {
+    let message = chain(error);
+    tracing::warn!("{message}");
+    failure(status_of_code(error.code()), error.code(), &message)
+}
+
+fn bad_request(error: &serde_json::Error) -> Response<Bytes> {
+    failure(StatusCode::BAD_REQUEST, "bad_request", &format!("the request could not be read: {error}"))
+}
+
+fn failure(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {
+    json(status, &Failure { error: FailureBody { code, message } })
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Bytes> {
+    match serde_json::to_vec(value) {
+        Ok(text) => respond(status, "application/json", text.into()),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be encoded");
+            respond(StatusCode::INTERNAL_SERVER_ERROR, "application/json", Bytes::new())
+        }
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

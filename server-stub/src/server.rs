@@ -1,0 +1,205 @@
+//! The server: everything that its parts share.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use direct_puppet_agent::fs::ensure_private_dir;
+use direct_puppet_agent::store::Store;
+use direct_puppet_transport::protocol::{Certname, Digest, Environment};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+
+use crate::answer::Flights;
+use crate::code::{Environments, Version};
+use crate::compile::{Compiler, ManifestCompiler};
+use crate::disk;
+use crate::error::ServerError;
+use crate::nodes::{NodeSummary, Nodes};
+use crate::publish::{self, EnvironmentResult, PublishRequest};
+
+/// Where staged code is.
+#[derive(Debug, Clone)]
+pub enum Staging {
+    /// `<dir>/environments/<environment>/…`, as Puppet's code directory.
+    Environments(PathBuf),
+    /// One directory that is an environment itself.
+    Single {
+        /// The environment.
+        environment: Environment,
+        /// Its directory.
+        dir: PathBuf,
+    },
+}
+
+impl Staging {
+    /// Returns the staging that `site` is: with a `site.yaml` it is `environment` itself, else it holds environments.
+    #[must_use]
+    pub fn of_site(site: &Path, environment: &Environment) -> Self {
+        if site.join("site.yaml").exists() {
+            Self::Single { environment: environment.clone(), dir: site.to_owned() }
+        } else {
+            Self::Environments(site.to_owned())
+        }
+    }
+
+    /// Returns where an environment is staged; `None` if it cannot be.
+    pub(crate) fn dir_of(&self, wanted: &Environment) -> Option<PathBuf> {
+        match self {
+            Self::Environments(dir) => Some(dir.join("environments").join(wanted.as_str())),
+            Self::Single { environment, dir } => (environment == wanted).then(|| dir.clone()),
+        }
+    }
+
+    /// Returns the environments that are staged, by name. Blocking.
+    pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
+        match self {
+            Self::Single { environment, .. } => Ok(vec![environment.clone()]),
+            Self::Environments(dir) => {
+                let path = dir.join("environments");
+                let fail = |source| ServerError::Staging { path: path.clone(), source };
+                let mut found = Vec::new();
+                for entry in std::fs::read_dir(&path).map_err(fail)? {
+                    let entry = entry.map_err(fail)?;
+                    let name = entry.file_name();
+                    if let Some(environment) = name.to_str().and_then(|name| name.parse().ok())
+                        && entry.path().is_dir()
+                    {
+                        found.push(environment);
+                    }
+                }
+                found.sort();
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// What a server is made from.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Where code is staged.
+    pub staging: Staging,
+    /// What makes catalogs. Default: the manifest compiler.
+    pub compiler: Arc<dyn Compiler>,
+    /// How many catalogs are compiled at once. Default: one per core.
+    pub compile_workers: usize,
+    /// How many reports are kept for each node. Default: 100.
+    pub reports_per_node: usize,
+}
+
+impl ServerOptions {
+    /// Returns defaults for these directories.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>, staging: Staging) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            staging,
+            compiler: Arc::new(ManifestCompiler::default()),
+            compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            reports_per_node: 100,
+        }
+    }
+}
+
+/// The reference server. Shared by reference among listeners; holds its data directory's lock.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) options: ServerOptions,
+    pub(crate) store: Store,
+    pub(crate) environments: Environments,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) flights: Flights,
+    pub(crate) workers: Arc<Semaphore>,
+    pub(crate) publishing: Mutex<()>,
+    _lock: File,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Serialize)]
+struct Audit<'a> {
+    time_unix_seconds: u64,
+    act: &'a str,
+    who: &'a str,
+    what: &'a str,
+}
+
+impl Server {
+    /// Opens the data directory, or makes it. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When another process works with it, or a file in it is damaged.
+    pub fn open(options: ServerOptions) -> Result<Arc<Self>, ServerError> {
+        ensure_private_dir(&options.data_dir)?;
+        let lock = disk::lock(&options.data_dir)?;
+        let store = Store::ensure(&options.data_dir.join("store"))?;
+        store.remove_leftovers()?;
+        Ok(Arc::new(Self {
+            environments: Environments::open(&options.data_dir, &store)?,
+            nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),
+            flights: Flights::default(),
+            workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
+            publishing: Mutex::new(()),
+            store,
+            options,
+            _lock: lock,
+        }))
+    }
+
+    /// Publishes staged code; one result for each environment.
+    ///
+    /// # Errors
+    ///
+    /// When staging cannot be listed at all; what is wrong with one environment is in its result.
+    pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+        let server = Arc::clone(self);
+        tokio::task::spawn_blocking(move || publish::publish(&server, &request)).await?
+    }
+
+    /// Returns every version of an environment, or of all, oldest first. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the history cannot be read.
+    pub fn versions(&self, environment: Option<&Environment>) -> Result<Vec<Version>, ServerError> {
+        let mut versions = Vec::new();
+        for code in self.environments.all_live() {
+            if environment.is_none_or(|wanted| *wanted == code.version.environment) {
+                versions.extend(self.environments.history(&code.version.environment)?);
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Returns whether a file of the live code of some environment has this content.
+    pub(crate) fn is_published(&self, digest: &Digest) -> bool {
+        self.environments.all_live().iter().any(|code| code.has_content(digest))
+    }
+
+    /// Returns what is known of every node, by name.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeSummary> {
+        self.nodes.summaries()
+    }
+
+    /// Has the catalogs of a node compiled again when it next checks in: the only cause of a compile beside new code. It is
+    /// recorded who asked. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When no such node is known, or the record cannot be written.
+    pub fn recompile(&self, certname: &Certname, who: &str) -> Result<(), ServerError> {
+        let act = Audit { time_unix_seconds: now(), act: "recompile", who, what: certname.as_str() };
+        disk::append_json(&self.options.data_dir.join("audit.jsonl"), &act)?;
+        self.flights.forget(certname);
+        self.nodes.forget_catalogs(certname)
+    }
+}
+
+/// Seconds since 1970 UTC.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}

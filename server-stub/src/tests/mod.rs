@@ -1,0 +1,145 @@
+//! The server as nodes and administrators meet it, over real directories and no socket.
+
+mod answers;
+mod contents;
+mod publish;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogReply, Certname, CheckIn, Environment, Held, ProtocolVersion, Refusal, SubmitFacts, Value,
+};
+use direct_puppet_transport::{Handler as _, Peer};
+
+use crate::code::Code;
+use crate::compile::{CompileError, CompileRequest, Compiled, Compiler, ManifestCompiler};
+use crate::publish::{EnvironmentResult, PublishRequest};
+use crate::{Server, ServerOptions, Staging};
+
+const SITE: &str = "\
+nodes:
+  - match: \"*\"
+    classes: [base]
+classes:
+  base:
+    - file: /etc/motd
+      content: \"{{ node }} runs {{ facts.kernel }}\\n\"
+    - file: /srv/app
+      source: puppet:///modules/app/tree
+      recurse: true
+";
+
+/// The manifest compiler, counting.
+#[derive(Debug, Default)]
+struct Counting {
+    inner: ManifestCompiler,
+    compiles: AtomicU64,
+    /// Whoever holds it keeps compiles from ending.
+    gate: tokio::sync::Mutex<()>,
+}
+
+impl Compiler for Counting {
+    fn name_and_version(&self) -> &str {
+        self.inner.name_and_version()
+    }
+
+    fn check(&self, code: &Code) -> Result<(), CompileError> {
+        self.inner.check(code)
+    }
+
+    fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {
+        self.compiles.fetch_add(1, Ordering::SeqCst);
+        drop(self.gate.blocking_lock());
+        self.inner.compile(request)
+    }
+}
+
+/// A data directory and a staging directory with one environment.
+struct World {
+    dir: tempfile::TempDir,
+    compiler: Arc<Counting>,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { dir: tempfile::tempdir().unwrap(), compiler: Arc::default() };
+        world.stage("site.yaml", SITE);
+        world.stage("modules/app/files/tree/a", "content a");
+        world
+    }
+
+    fn environment(&self) -> PathBuf {
+        self.dir.path().join("staging/environments/production")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn stage(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.environment().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn open(&self) -> Arc<Server> {
+        let staging = Staging::Environments(self.dir.path().join("staging"));
+        let compiler: Arc<dyn Compiler> = Arc::<Counting>::clone(&self.compiler);
+        Server::open(ServerOptions { compiler, ..ServerOptions::new(self.data(), staging) }).unwrap()
+    }
+
+    fn compiles(&self) -> u64 {
+        self.compiler.compiles.load(Ordering::SeqCst)
+    }
+}
+
+async fn publish(server: &Arc<Server>, request: PublishRequest) -> EnvironmentResult {
+    let mut results = server.publish(request).await.unwrap();
+    assert_eq!(results.len(), 1);
+    results.remove(0)
+}
+
+async fn publish_all(server: &Arc<Server>) -> EnvironmentResult {
+    let result = publish(server, PublishRequest::default()).await;
+    assert_eq!(result.error, None);
+    result
+}
+
+fn certname(name: &str) -> Certname {
+    name.parse().unwrap()
+}
+
+fn check_in(name: &str, held: Option<Held>) -> CheckIn {
+    CheckIn {
+        protocol: ProtocolVersion::CURRENT,
+        certname: certname(name),
+        environment: Environment::default(),
+        held,
+        features: Vec::new(),
+        wait_seconds: 0,
+    }
+}
+
+fn facts(kernel: &str) -> BTreeMap<String, Value> {
+    BTreeMap::from([("kernel".to_owned(), kernel.into())])
+}
+
+async fn submit(server: &Server, name: &str, held: Option<Held>, kernel: &str) -> Result<CatalogReply, Refusal> {
+    let request = SubmitFacts { check_in: check_in(name, held), facts: facts(kernel) };
+    server.submit_facts(&Peer::InProcess, request).await
+}
+
+/// Sends facts and returns the catalog that comes back.
+async fn compiled(server: &Server, name: &str) -> (Held, Catalog) {
+    match submit(server, name, None, "Linux").await.unwrap() {
+        CatalogReply::Catalog { catalog_id, code_id, version, catalog } => {
+            (Held { catalog_id, code_id, version }, Catalog::decode(&catalog, catalog_id).unwrap())
+        }
+        other => panic!("no catalog but {other:?}"),
+    }
+}

@@ -1,0 +1,71 @@
+//! Administrators over HTTP, without a socket.
+
+use bytes::Bytes;
+use hyper::{Method, Request, StatusCode};
+
+use super::*;
+use crate::AdminRoutes;
+use crate::listen::Routes as _;
+
+async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
+    let request = Request::builder().method(method).uri(path).body(Bytes::from(body.to_owned())).unwrap();
+    let response = routes.route(peer, request).await.unwrap();
+    (response.status(), String::from_utf8(response.into_body().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn publish_answers_with_honest_codes() {
+    const PUBLISH: &str = "/file-sync/v1/publish";
+    let world = World::new();
+    let routes = AdminRoutes::new(world.open(), Vec::new());
+    let publish = async |body: &str| {
+        let (status, text) = ask(&routes, &Peer::Plain, Method::POST, PUBLISH, body).await;
+        (status, serde_json::from_str::<serde_json::Value>(&text).unwrap())
+    };
+    let (status, first) = publish("").await;
+    assert_eq!((status, &first["environments"][0]["sequence"]), (StatusCode::OK, &1.into()));
+    let (status, answer) = publish(r#"{"environments":["production"],"message":"m","author":{"name":"a","email":"b"}}"#).await;
+    assert_eq!((status, &answer["environments"][0]["changed"]), (StatusCode::OK, &false.into()));
+    for body in ["{", r#"{"enviroments":[]}"#, r#"{"environments":["../x"]}"#] {
+        let (status, answer) = publish(body).await;
+        assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &"bad_request".into()), "{body}");
+    }
+    assert_eq!(publish(r#"{"environments":["nowhere"]}"#).await.0, StatusCode::NOT_FOUND);
+    world.stage("site.yaml", "nodes: [");
+    let (status, answer) = publish("").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer["environments"][0]["code_id"], first["environments"][0]["code_id"]);
+    let other = world.dir.path().join("staging/environments/other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("site.yaml"), SITE.replace("puppet:///modules/app/tree", "/local")).unwrap();
+    assert_eq!(publish("").await.0, StatusCode::MULTI_STATUS);
+}
+
+#[tokio::test]
+async fn only_administrators_are_answered() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    compiled(&server, "n1").await;
+    let routes = AdminRoutes::new(server, vec![certname("boss")]);
+    let (boss, node) = (Peer::Certificate(certname("boss")), Peer::Certificate(certname("n1")));
+    for (method, path, body, expected) in [
+        (Method::POST, "/file-sync/v1/publish", "", StatusCode::OK),
+        (Method::GET, "/file-sync/v1/versions", "", StatusCode::OK),
+        (Method::GET, "/admin/v1/nodes", "", StatusCode::OK),
+        (Method::POST, "/admin/v1/recompile", r#"{"certname":"n1"}"#, StatusCode::NO_CONTENT),
+        (Method::POST, "/admin/v1/recompile", r#"{"certname":"unknown"}"#, StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(ask(&routes, &node, method.clone(), path, body).await.0, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(ask(&routes, &boss, method.clone(), path, body).await.0, expected, "{path} {body}");
+        let other = if method == Method::GET { Method::POST } else { Method::GET };
+        assert_eq!(ask(&routes, &boss, other, path, body).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    let (status, text) = ask(&routes, &node, Method::GET, "/status/v1/simple", "").await;
+    assert_eq!((status, text.as_str()), (StatusCode::OK, "running"));
+    let elsewhere = Request::builder().uri("/elsewhere").body(Bytes::new()).unwrap();
+    assert!(routes.route(&boss, elsewhere).await.is_none());
+    let page = Request::builder().method(Method::POST).uri("/file-sync/v1/publish").header("origin", "http://x");
+    let response = routes.route(&Peer::Plain, page.body(Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
