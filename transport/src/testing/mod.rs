@@ -1,5 +1,6 @@
 //! Test doubles for both ends of a call, and the suite that every transport passes. Feature `testing`.
 
+pub mod conformance;
 mod faulty;
 mod mock;
 mod recording;
