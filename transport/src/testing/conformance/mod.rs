@@ -38,13 +38,6 @@ impl Guard for () {
     }
 }
 
-impl Guard for tokio::task::JoinHandle<()> {
-    fn cut(&mut self) -> bool {
-        self.abort();
-        true
-    }
-}
-
 /// Makes every check over the transports that `make` returns, each in front of the handler it is given.
 ///
 /// Needs a tokio runtime with real time.
