@@ -176,6 +176,7 @@ impl Breaker {
                 }
             }
         })
+        .fuse()
         .boxed()
     }
 
