@@ -56,6 +56,19 @@ pub enum UnixListenError {
 pub struct UnixListener {
     socket: tokio::net::UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket file, so that another server's is never removed.
+    identity: (u64, u64),
+}
+
+/// Returns device and inode of what is at `path`.
+fn identity_of(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Returns whether nobody but root and user `own` can write to a directory of this mode and owner.
+const fn is_closed(mode: u32, owner: u32, own: u32) -> bool {
+    mode & 0o022 == 0 && (owner == 0 || owner == own)
 }
 
 impl UnixListener {
@@ -67,25 +80,36 @@ impl UnixListener {
     /// been there first).
     pub async fn bind(path: &Path, mode: u32) -> Result<Self, UnixListenError> {
         let fail = |source| UnixListenError::Bind { path: path.to_owned(), source };
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        if std::fs::metadata(directory).map_err(fail)?.mode() & 0o022 != 0 {
+        let directory = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => Path::new("/"),
+        };
+        let found = std::fs::metadata(directory).map_err(fail)?;
+        let own = rustix::process::geteuid().as_raw();
+        if !is_closed(found.mode(), found.uid(), own) {
             return Err(UnixListenError::OpenDirectory { path: path.to_owned() });
         }
         match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail(error)),
             Ok(found) if !found.file_type().is_socket() => return Err(UnixListenError::NoSocket { path: path.to_owned() }),
-            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(UnixListenError::Busy { path: path.to_owned() }),
-            Ok(_) => std::fs::remove_file(path).map_err(fail)?,
+            Ok(_) => match UnixStream::connect(path).await {
+                // Only this says that nobody listens; a server that is busy may say something else.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(fail)?,
+                _ => return Err(UnixListenError::Busy { path: path.to_owned() }),
+            },
         }
-        // The directory is ours alone, so nobody can connect between these two.
         let socket = tokio::net::UnixListener::bind(path).map_err(fail)?;
+        // Whoever connects between these two gained nothing: the kernel says who it is, and the handler asks at each request
+        // what that user may do.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail)?;
-        Ok(Self { socket, path: path.to_owned() })
+        let identity = identity_of(path).map_err(fail)?;
+        Ok(Self { socket, path: path.to_owned(), identity })
     }
 
-    /// Serves until `shutdown`, then lets requests under way finish within [`Limits::drain_timeout`], cuts the rest, and
-    /// removes the socket.
+    /// Serves until `shutdown`, then removes the socket, lets requests under way finish within [`Limits::drain_timeout`] and
+    /// cuts the rest.
     ///
     /// # Cancel safety
     ///
@@ -102,7 +126,10 @@ impl UnixListener {
             let stream = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(_ended) = connections.join_next() => continue,
+                Some(ended) = connections.join_next() => {
+                    log_end(&ended);
+                    continue;
+                }
                 stream = self.accept(&places) => stream,
             };
             let Some((stream, place)) = stream else { break };
@@ -121,11 +148,22 @@ impl UnixListener {
                 }
             });
         }
-        let drained = async { while connections.join_next().await.is_some() {} };
+        // Gone first: who comes now hears at once that nobody listens, and a new server can take the place.
+        self.close();
+        let drained = async {
+            while let Some(ended) = connections.join_next().await {
+                log_end(&ended);
+            }
+        };
         if tokio::time::timeout(limits.drain_timeout, drained).await.is_err() {
-            tracing::warn!("requests under way were cut off");
+            tracing::warn!(connections = connections.len(), "connections are cut: they did not finish in time");
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        connections.shutdown().await;
+    }
+
+    fn close(self) {
+        let is_ours = identity_of(&self.path).is_ok_and(|found| found == self.identity);
+        if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "the socket stays");
         }
     }
@@ -141,5 +179,25 @@ impl UnixListener {
                 }
             }
         }
+    }
+}
+
+fn log_end(ended: &Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection made the server panic; this is a bug");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_closed;
+
+    #[test]
+    fn only_a_directory_of_ours_or_of_root_that_others_cannot_write_is_closed() {
+        assert!(is_closed(0o755, 0, 1000) && is_closed(0o700, 1000, 1000));
+        assert!(!is_closed(0o700, 1001, 1000), "its owner can write");
+        assert!(!is_closed(0o1777, 0, 1000) && !is_closed(0o775, 0, 1000) && !is_closed(0o702, 1000, 1000));
     }
 }

@@ -1,5 +1,10 @@
-//! Doubles for tests: mocks, a transport that fails on purpose, one that records, and the suite that every transport passes.
+//! Test doubles for both ends of a call, and the suite that every transport passes. Feature `testing`.
 
+pub mod conformance;
+mod faulty;
 mod mock;
+mod recording;
 
+pub use faulty::{Fault, Faulty};
 pub use mock::{MockHandler, MockTransport};
+pub use recording::{Recorded, Recording};

@@ -2,6 +2,8 @@
 
 mod frame;
 mod serve;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,6 @@ impl UnixTransport {
         let fail = |kind, error: io::Error| TransportError::new(kind, self.endpoint.as_str()).with_source(error);
         let stream = UnixStream::connect(&self.path).await.map_err(|error| fail(TransportErrorKind::Connect, error))?;
         let owner = stream.peer_cred().map_err(|error| fail(TransportErrorKind::Identity, error))?.uid();
-        // The uid of a file that we make is ours; there is no other safe way to ask for it without a dependency.
         let own = stream_owner().map_err(|error| fail(TransportErrorKind::Identity, error))?;
         if owner != 0 && owner != own {
             let detail = format!("the server runs as user {owner}, neither root nor this user ({own})");
@@ -71,11 +72,12 @@ fn stream_owner() -> io::Result<u32> {
 #[async_trait]
 impl Transport for UnixTransport {
     async fn call(&self, request: Request) -> Result<Response, TransportError> {
-        let kept = self.idle().pop();
+        // The server may just be closing a connection that was idle. What may be asked twice is then asked again on a new
+        // one; the rest goes on a new one at once, as nobody could tell whether it had been done.
+        let kept = if request.operation.is_idempotent() { self.idle().pop() } else { None };
         if let Some(connection) = kept {
             match exchange(connection, &request, &self.endpoint, Some(Arc::clone(&self.idle))).await {
-                // The server closed it while it was idle: that says nothing of this call, if it may be made twice.
-                Err(error) if error.kind() == TransportErrorKind::Closed && request.operation.is_idempotent() => {}
+                Err(error) if error.kind() == TransportErrorKind::Closed => {}
                 other => return other,
             }
         }
@@ -163,6 +165,7 @@ fn body<IO: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
             Err(error) => Some((Err(error), None)),
         }
     })
+    .fuse()
     .boxed()
 }
 

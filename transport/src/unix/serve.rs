@@ -130,7 +130,8 @@ async fn send<IO: AsyncRead + AsyncWrite + Send + Unpin>(
 ) -> io::Result<()> {
     let header = ResponseHeader {
         refused: response.status == Status::Refused,
-        retry_after_seconds: response.retry_after.map(|delay| delay.as_secs()),
+        // Rounded up: earlier than asked for would be too early.
+        retry_after_seconds: response.retry_after.map(|delay| delay.as_secs() + u64::from(delay.subsec_nanos() > 0)),
         length: response.length,
     };
     push(connection, encode_header(&header).map_err(io::Error::other)?, limits).await?;
