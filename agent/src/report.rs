@@ -73,7 +73,7 @@ impl ReportParts {
 }
 
 /// Builds the report.
-pub(crate) fn build(parts: &ReportParts) -> Report {
+pub(crate) fn build(parts: ReportParts) -> Report {
     let level = if parts.status == RunStatus::Failed { "err" } else { "notice" };
     let log = |message: &String| Log {
         level: level.to_owned(),
@@ -96,9 +96,9 @@ pub(crate) fn build(parts: &ReportParts) -> Report {
         noop: parts.noop,
         noop_pending: parts.noop && parts.resources.out_of_sync > 0,
         corrective_change: parts.resources.corrective_change > 0,
-        metrics: metrics(parts),
+        metrics: metrics(&parts),
         logs: parts.messages.iter().map(log).collect(),
-        resource_statuses: parts.statuses.clone(),
+        resource_statuses: parts.statuses,
     }
 }
 

@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn has_the_keys_that_checks_read() {
-        let text = text(&build(&ReportParts::for_tests()));
+        let text = text(&build(ReportParts::for_tests()));
         for key in [
             "version:",
             "  config:",

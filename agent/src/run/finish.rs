@@ -103,31 +103,33 @@ impl<T: Transport> Run<'_, T> {
         parts.completed = !result.cancelled;
         parts.resources = result.counters;
         parts.scan = scanned;
-        parts.statuses.clone_from(&result.statuses);
-        let report = report::build(&parts);
+        let events = result.events().cloned().collect();
+        parts.statuses = result.statuses;
+        let (catalog_id, code_id, version) = (parts.catalog_id, parts.code_id, parts.version);
+        let report = Arc::new(report::build(parts));
         self.deliver(&report).await;
         self.inner.sink.send(RunEvent::Finished(status));
         Ok(Outcome {
             status,
             transaction_uuid: self.uuid.clone(),
-            catalog_id: parts.catalog_id,
-            code_id: parts.code_id,
-            version: parts.version,
+            catalog_id,
+            code_id,
+            version,
             answer: Some(source.answer),
             noop: self.options.noop,
             resources: result.counters,
             scan: scanned,
             wire: self.wire(),
-            events: result.events().cloned().collect(),
+            events,
             messages: std::mem::take(&mut self.messages),
-            report: Some(report),
+            report: Some(Arc::unwrap_or_clone(report)),
             diffs: result.diffs,
         })
     }
 
     /// Leaves a summary and a report of a run that did not come to applying anything.
     pub(super) async fn finish_failed(&mut self, _state: &State) {
-        let report = report::build(&self.report_parts());
+        let report = Arc::new(report::build(self.report_parts()));
         self.deliver(&report).await;
     }
 
@@ -164,8 +166,8 @@ impl<T: Transport> Run<'_, T> {
     }
 
     /// Writes the report and its summary, and sends it with those that wait. What cannot be sent waits for the next run.
-    async fn deliver(&mut self, report: &Report) {
-        let (state_dir, last) = (self.inner.state_dir.clone(), report.clone());
+    async fn deliver(&mut self, report: &Arc<Report>) {
+        let (state_dir, last) = (self.inner.state_dir.clone(), Arc::clone(report));
         let written = tokio::task::spawn_blocking(move || {
             report::write_last(&state_dir, &last)
                 .and_then(|()| summary::write(&state_dir, &last))
