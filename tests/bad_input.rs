@@ -69,7 +69,7 @@ fn catalogs_that_cannot_be_applied() {
         ("- file: relative\n  content: x", &["relative", "absolute"]),
         ("- file: \"/a\\0b\"\n  content: x", &["NUL"]),
         ("- file: /a\n  content: x\n  before: File[/nope]", &["File[/nope]", "not in the catalog"]),
-        ("- file: /a\n  ensure: sideways", &["File[/a]", "ensure", "sideways"]),
+        ("- file: /a\n  ensure: sideways", &["File[/a]", "ensure", "must be present, absent"]),
         ("- file: /a\n  contnet: x", &["File[/a]", "contnet"]),
         ("- file: /a\n  content: x\n  mode: \"0999\"", &["File[/a]", "mode", "0999"]),
         ("- frobnicate: /a", &["Frobnicate[/a]", "no provider"]),

@@ -21,8 +21,16 @@ struct Kills {
 }
 
 impl Kills {
-    /// Kills `child` after `delay` unless it has ended before.
-    fn after(&mut self, mut child: Child, delay: Duration) {
+    /// Kills `child` at a point of its life, from 0 to 1 of `whole`, unless it has ended before; then `whole` was too long.
+    fn at(&mut self, point: usize, mut child: Child, whole: &mut Duration) {
+        // In an order that does not depend on the machine's speed today.
+        let delay = whole.mul_f64(((point * 37) % 100) as f64 / 100.0);
+        let missed = self.missed;
+        self.after(&mut child, delay);
+        *whole = whole.mul_f64(if self.missed > missed { 0.9 } else { 1.02 });
+    }
+
+    fn after(&mut self, child: &mut Child, delay: Duration) {
         let until = Instant::now() + delay;
         while Instant::now() < until {
             if child.try_wait().unwrap().is_some() {
@@ -77,7 +85,7 @@ fn an_agent_killed_anywhere_leaves_old_or_new() {
     let _ = binaries();
     let begun = Instant::now();
     assert_eq!(run(apply()).status.code(), Some(2));
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
 
     let points = campaign(200);
     let mut kills = Kills::default();
@@ -87,9 +95,7 @@ fn an_agent_killed_anywhere_leaves_old_or_new() {
         assert!(attempt < points * 4, "too few kills fire: {kills:?}");
         let (old, new) = (format!("v{version}"), format!("v{}", version + 1));
         site.fill(FILES, &new);
-        // Spread over the length of a run, in an order that does not depend on its speed today.
-        let delay = whole.mul_f64(((attempt * 37) % 100) as f64 / 100.0);
-        kills.after(quiet(&mut apply()), delay);
+        kills.at(attempt, quiet(&mut apply()), &mut whole);
         attempt += 1;
         assert_whole(&root.join("srv/tree"), &[&old, &new], false);
         let output = run(apply());
@@ -121,7 +127,7 @@ fn a_server_killed_anywhere_in_publish_keeps_old_or_new() {
     let begun = Instant::now();
     let first = run(server("publish"));
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
     let code_id = |output: &std::process::Output| json(output)["environments"][0]["code_id"].as_str().unwrap().to_owned();
     let mut live = code_id(&first);
 
@@ -131,8 +137,7 @@ fn a_server_killed_anywhere_in_publish_keeps_old_or_new() {
     while kills.fired < points {
         assert!(attempt < points * 4, "too few kills fire: {kills:?}");
         site.fill(FILES, &format!("v{}", attempt + 1));
-        let delay = whole.mul_f64(((attempt * 37) % 100) as f64 / 100.0);
-        kills.after(quiet(&mut server("publish")), delay);
+        kills.at(attempt, quiet(&mut server("publish")), &mut whole);
         attempt += 1;
         // Whatever happened, the next publish goes through, and what is live then is what staging holds.
         let output = run(server("publish"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use direct_puppet_agent::fs::{ensure_private_dir, write_state};
+use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
     CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath, VersionCounter, codec,
@@ -127,6 +127,9 @@ impl Environments {
             let Some(environment) = entry.file_name().to_str().and_then(|name| name.parse::<Environment>().ok()) else {
                 continue;
             };
+            for left in [dir.join(environment.as_str()), dir.join(environment.as_str()).join("manifests")] {
+                remove_unfinished(&left)?;
+            }
             if let Some(code) = load(&dir, &environment, store)? {
                 mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
                 live.insert(environment, Arc::new(code));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use direct_puppet_agent::fs::{ensure_private_dir, write_state};
+use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, Report, RunStatus};
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,9 @@ impl Nodes {
         ensure_private_dir(&dir)?;
         let mut nodes = BTreeMap::new();
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            for dir in [entry.path(), entry.path().join("reports")] {
+                remove_unfinished(&dir)?;
+            }
             let Some(file) = disk::read_json::<NodeFile>(&entry.path().join("node.json"))? else { continue };
             if file.format == FORMAT {
                 nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerOptions, Staging};
@@ -32,7 +32,9 @@ pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<Mem
     let environment = common.environment.clone().unwrap_or_default();
     let root = common.root()?;
     if !root.is_dir() {
-        bail!("managed root {} is not there: create it first", root.display());
+        // One level only: a mistyped path is an error.
+        std::fs::create_dir(&root)
+            .with_context(|| format!("managed root {} is not there and could not be made", root.display()))?;
     }
     let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
     let options = ServerOptions::new(common.state_dir()?.join("server"), staging);

@@ -37,6 +37,29 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
     })
 }
 
+/// Removes what interrupted calls of [`write_state`] left in a directory; returns how many. For the one process that owns it,
+/// before it writes there. One that is not there has none. Blocking.
+///
+/// # Errors
+///
+/// When the directory cannot be listed or something cannot be removed.
+pub fn remove_unfinished(dir: &Path) -> Result<u64, FsError> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(FsError::new(dir, "list", error)),
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let path = entry.map_err(|error| FsError::new(dir, "list", error))?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            std::fs::remove_file(&path).map_err(|error| FsError::new(&path, "remove what a crash left", error))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// Makes a directory of the agent's own, mode 0700, with what is above it; durable but for what is above. One that is there is accepted if it is ours.
 /// Blocking.
 ///

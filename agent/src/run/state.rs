@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::agent::Inner;
 use crate::catalog_cache::CatalogCache;
 use crate::error::RunError;
-use crate::fs::{Root, StageJournal, ensure_private_dir};
+use crate::fs::{Root, StageJournal, ensure_private_dir, remove_unfinished};
 use crate::lock::{self, RunLock};
 use crate::store::Store;
 use crate::tree::StatCache;
@@ -34,6 +34,9 @@ impl State {
             return Err(RunError::Disabled { message });
         }
         let lock = RunLock::take(state_dir)?;
+        for dir in [state_dir.clone(), state_dir.join("catalog"), state_dir.join("pending_reports")] {
+            remove_unfinished(&dir)?;
+        }
         let (journal, leftovers) = StageJournal::open(state_dir, &root)?;
         let store = Store::ensure(&state_dir.join("store"))?;
         store.remove_leftovers()?;
