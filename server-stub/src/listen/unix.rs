@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use direct_puppet_transport::unix::{ConnectionLimits, serve_connection};
 use direct_puppet_transport::{Handler, Peer};
-use tokio::net::UnixStream;
+use tokio::net::{UnixSocket, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,9 @@ use super::Limits;
 
 /// How long to wait when no file descriptor is left for a connection; connections that end free some.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Connections that the kernel keeps until they are accepted; it lowers this to its own limit (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// Why a socket cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +103,11 @@ impl UnixListener {
                 _ => return Err(UnixListenError::Busy { path: path.to_owned() }),
             },
         }
-        let socket = tokio::net::UnixListener::bind(path).map_err(fail)?;
-        // Whoever connects between these two gained nothing: the kernel says who it is, and the handler asks at each request
-        // what that user may do.
+        let socket = UnixSocket::new_stream().map_err(fail)?;
+        socket.bind(path).map_err(fail)?;
+        // Before anybody is listened to, so that nobody gets in whom the mode keeps out.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+        let socket = socket.listen(BACKLOG).map_err(fail)?;
         let identity = identity_of(path).map_err(fail)?;
         Ok(Self { socket, path: path.to_owned(), identity })
     }

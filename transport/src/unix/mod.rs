@@ -2,7 +2,8 @@
 
 mod frame;
 mod serve;
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests;
 
 use std::io;
