@@ -120,7 +120,6 @@ async fn http_1() {
 }
 
 #[tokio::test]
-#[ignore = "a broken body of HTTP/2 gives more than one error"]
 async fn http_2() {
     conformance::run("HTTP/2", |handler| http(handler, HttpVersion::Http2, None)).await;
 }
@@ -131,7 +130,6 @@ async fn http_1_over_tls() {
 }
 
 #[tokio::test]
-#[ignore = "a broken body of HTTP/2 gives more than one error"]
 async fn http_2_over_tls() {
     https("HTTP/2 over TLS", HttpVersion::Http2).await;
 }

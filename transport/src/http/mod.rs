@@ -144,6 +144,12 @@ impl Transport for HttpTransport {
         let body = answer.bytes_stream().map(move |chunk| chunk.map_err(|error| failure::of_body(error, &base)));
         // HTTP/2 may end a body with an empty frame, which is no chunk.
         let body = body.filter(|chunk| std::future::ready(!matches!(chunk, Ok(data) if data.is_empty())));
+        // A stream of HTTP/2 that was reset says so again and again, but an error is the last thing in a body.
+        let body = body.scan(false, |is_broken, chunk| {
+            let item = (!*is_broken).then_some(chunk);
+            *is_broken |= matches!(item, Some(Err(_)));
+            std::future::ready(item)
+        });
         Ok(Response { status, retry_after, length, body: body.boxed() })
     }
 
