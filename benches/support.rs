@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 
 use direct_puppet_agent::tree::WantedContent;
+use direct_puppet_server_stub::publish::PublishRequest;
+use direct_puppet_server_stub::{Server, ServerOptions, Staging};
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::{
     Catalog, Digest, EntryKind, Environment, ManifestEntry, ResolvedSource, Resource, TreePath,
@@ -112,4 +114,48 @@ pub fn catalog(files: usize) -> Catalog {
         resources: vec![resource],
         edges: Vec::new(),
     }
+}
+
+/// Returns how many files to use: `BENCH_FILES`, else `default`.
+///
+/// # Panics
+///
+/// When the variable is no number.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one knob of the benches")]
+pub fn files(default: usize) -> usize {
+    std::env::var("BENCH_FILES").map_or(default, |text| text.parse().expect("BENCH_FILES is a number"))
+}
+
+/// Stages a site whose nodes get a tree of `files` files.
+///
+/// # Errors
+///
+/// When the disk does not take it.
+pub fn make_site(staging: &Path, files: usize) -> io::Result<()> {
+    let environment = staging.join("environments/production");
+    make_tree(&environment.join("modules/app/files/tree"), files)?;
+    let text = "nodes: [{ match: \"*\", classes: [base] }]\nclasses:\n  base:\n    - file: /tree\n      \
+                source: puppet:///modules/app/tree\n      recurse: true\n";
+    fs::write(environment.join("site.yaml"), text)
+}
+
+/// Returns a server for `staging`.
+///
+/// # Panics
+///
+/// When its directory cannot be made.
+#[must_use]
+pub fn server(data: &Path, staging: &Path) -> std::sync::Arc<Server> {
+    Server::open(ServerOptions::new(data, Staging::Environments(staging.to_owned()))).expect("a server can be opened")
+}
+
+/// Publishes everything.
+///
+/// # Panics
+///
+/// When it is refused.
+pub async fn staged(server: &std::sync::Arc<Server>) {
+    let results = server.publish(PublishRequest::default()).await.expect("staging can be listed");
+    assert!(results.iter().all(|result| result.error.is_none()), "{results:?}");
 }

@@ -1,4 +1,17 @@
-//! The Direct Puppet agent as a library.
+//! The Direct Puppet agent as a library: check in, scan, fetch, apply, report, over any
+//! [`Transport`](direct_puppet_transport::Transport).
+//!
+//! [`Agent::builder`] is the front door; [`Agent::run`] makes one run and returns an [`Outcome`] with counters and events.
+//! What it manages lies below one root, what it remembers below one state directory; it reads no environment, installs no
+//! signal handler, subscriber or pool, and starts nothing that outlives a run. Types are managed by
+//! [`Provider`](provider::Provider)s; files, commands and messages come with the feature `providers`.
+//!
+//! What it does not do: serve, compile, or decide which catalog is right for a node.
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
 
 mod agent;
 mod apply;
