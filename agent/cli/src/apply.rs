@@ -14,7 +14,7 @@ use crate::run::RunArguments;
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Directory with site.yaml, or with environments/<environment>/site.yaml
+    /// Directory with site.yaml, or with environments/ENV/site.yaml
     site: PathBuf,
     #[command(flatten)]
     run: RunArguments,

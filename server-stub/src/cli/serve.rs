@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     /// Directory for everything that the server keeps
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Directory with staged code: environments/<environment>/site.yaml
+    /// Directory with staged code: environments/ENV/site.yaml
     #[arg(long, value_name = "DIR")]
     staging: Option<PathBuf>,
     /// Where to listen: http://127.0.0.1:8141, https://0.0.0.0:8140, unix:/run/direct-puppet/agent.sock
