@@ -138,7 +138,7 @@ async fn of_10000_files_the_3_that_drift_are_asked_for_at_once() {
         let outcome = node.run().await;
         assert_eq!((outcome.scan.missing, outcome.wire.contents_requested, outcome.wire.contents_received), (3, 3, 3));
         assert_eq!((outcome.resources.out_of_sync, outcome.resources.changed), (3, 3));
-        assert!(outcome.events.iter().all(|event| event.corrective_change), "{:?}", outcome.events);
+        assert!(outcome.events().all(|event| event.corrective_change), "{:?}", outcome.report.resource_statuses);
         let calls = node.log.take();
         let fetches: Vec<Fetch> = calls
             .iter()

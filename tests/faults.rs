@@ -271,11 +271,7 @@ async fn a_cancelled_run_says_so_and_leaves_each_file_old_or_new() {
         assert!(text == body(number, "one") || text == body(number, "two"), "{} is torn", path.display());
     }
     if let Ok(outcome) = result {
-        assert!(
-            outcome.report.unwrap().transaction_completed
-                || outcome.status != RunStatus::Unchanged
-                || outcome.resources.skipped > 0
-        );
+        assert!(outcome.report.transaction_completed || outcome.status != RunStatus::Unchanged || outcome.resources.skipped > 0);
     }
     assert_eq!(node.run().await.status, RunStatus::Changed);
     assert_eq!(files(&node.path("/srv/tree")), files(&world.site.tree()));

@@ -76,7 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     let outcome = agent.run(&RunOptions::default()).await?;
     assert_eq!(level.load(Ordering::SeqCst), 7);
-    for event in &outcome.events {
+    for event in outcome.events() {
         println!("{}/{}: {}", event.resource, event.property, event.message);
     }
     Ok(())

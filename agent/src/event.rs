@@ -85,6 +85,13 @@ impl EventSink {
         let _listeners = self.sender.send(event);
     }
 
+    /// Sends what `event` makes, if somebody listens.
+    pub(crate) fn send_with(&self, event: impl FnOnce() -> RunEvent) {
+        if self.sender.receiver_count() > 0 {
+            self.send(event());
+        }
+    }
+
     pub(crate) fn listen(&self) -> impl Stream<Item = RunEvent> + Send + Unpin + 'static {
         let receiver = self.sender.subscribe();
         Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {

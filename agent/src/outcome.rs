@@ -1,8 +1,10 @@
 //! What a run did, in numbers and events.
 
+use std::sync::Arc;
+
 use direct_puppet_transport::protocol::report::Event;
 use direct_puppet_transport::protocol::{CatalogId, CodeId, Report, RunStatus, VersionCounter};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::tree::ScanCounters;
 
@@ -78,19 +80,22 @@ pub struct Outcome {
     pub scan: ScanCounters,
     /// What the transport carried.
     pub wire: WireCounters,
-    /// One per change, made, failed or (in noop) pending.
-    pub events: Vec<Event>,
     /// Warnings and errors for people, in order.
     pub messages: Vec<String>,
-    /// The report, as it was or will be sent.
-    #[serde(skip)]
-    pub report: Option<Report>,
+    /// The report, as it was or will be sent; its events are serialised, as `events`.
+    #[serde(rename = "events", serialize_with = "events_of")]
+    pub report: Arc<Report>,
     /// Unified diffs by resource, where asked for.
     #[serde(skip)]
     pub diffs: Vec<(String, String)>,
 }
 
 impl Outcome {
+    /// Returns one event per change, made, failed or (in noop) pending, by resource.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.report.resource_statuses.iter().flat_map(|status| &status.events)
+    }
+
     /// Returns whether something was changed, or in noop would have been.
     #[must_use]
     pub const fn has_changes(&self) -> bool {
@@ -103,4 +108,9 @@ impl Outcome {
         let failed = self.resources.failed > 0 || self.resources.failed_to_restart > 0;
         (if self.has_changes() { 2 } else { 0 }) + (if failed { 4 } else { 0 })
     }
+}
+
+/// A run that changes tens of thousands of files has as many events; they are not copied for this.
+fn events_of<S: Serializer>(report: &Arc<Report>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(report.resource_statuses.iter().flat_map(|status| &status.events))
 }

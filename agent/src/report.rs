@@ -9,8 +9,7 @@ use direct_puppet_transport::protocol::report::{CachedCatalogStatus, EventStatus
 use direct_puppet_transport::protocol::{CatalogId, Certname, CodeId, Environment, Report, RunStatus, VersionCounter, codec};
 
 use crate::error::RunError;
-use crate::fs::{FsError, ensure_private_dir, write_state};
-use crate::lock::own_file;
+use crate::fs::{FsError, ensure_private_dir, write_state, write_state_with};
 use crate::outcome::{ResourceCounters, WireCounters};
 use crate::tree::ScanCounters;
 
@@ -169,8 +168,7 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
 /// Writes the report where people and tools look for the last one. Blocking.
 pub(crate) fn write_last(state_dir: &Path, report: &Report) -> Result<(), FsError> {
     let path = state_dir.join(LAST_REPORT);
-    let text = serde_json::to_vec_pretty(report).map_err(|error| own_file(&path, "encode the report", error.into()))?;
-    write_state(&path, &text, 0o640)
+    write_state_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, report).map_err(Into::into))
 }
 
 /// Keeps a report that could not be sent, for the next run. Blocking.

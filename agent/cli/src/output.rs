@@ -1,7 +1,7 @@
 //! Printing, for people and for programs.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+#![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use direct_puppet_agent::{Answer, Outcome};
@@ -11,37 +11,46 @@ use serde::Serialize;
 
 /// Prints one JSON object.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("could not encode the result")?);
-    Ok(())
+    // Not first into a string: a run that changed many files has many events.
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    unless_gone(written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())).context("could not print the result")
 }
 
 /// Prints a line for people.
 pub(crate) fn line(text: &str) {
-    println!("{text}");
+    if let Err(error) = unless_gone(writeln!(io::stdout(), "{text}")) {
+        tracing::warn!(%error, "could not print to standard output");
+    }
+}
+
+/// A reader that went away, as `head` does, is no failure: the exit code still tells how it went.
+fn unless_gone(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// Prints an error with its causes; as JSON on standard output too, when that was asked for.
 pub(crate) fn error(error: &anyhow::Error, is_json: bool) {
     let text = format!("{error:#}");
     if is_json {
-        println!("{}", serde_json::json!({ "status": "failed", "error": text }));
+        line(&serde_json::json!({ "status": "failed", "error": text }).to_string());
     }
-    let (on, off) = if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let (on, off) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     eprintln!("{on}Error: {text}{off}");
 }
 
 /// Prints what a run did.
 pub(crate) fn outcome(outcome: &Outcome) {
     for (resource, diff) in &outcome.diffs {
-        println!("Notice: {resource}/content:\n{diff}");
+        line(&format!("Notice: {resource}/content:\n{diff}"));
     }
-    for event in &outcome.events {
-        println!("{}", event_line(event));
+    for event in outcome.events() {
+        line(&event_line(event));
     }
     for message in &outcome.messages {
         eprintln!("Warning: {message}");
     }
-    println!("{}", summary_line(outcome));
+    line(&summary_line(outcome));
 }
 
 fn event_line(event: &Event) -> String {

@@ -1,6 +1,6 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use direct_puppet_transport::protocol::report::{Event, EventStatus, ResourceStatus};
@@ -62,12 +62,6 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
-}
-
-impl EngineResult {
-    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
-        self.statuses.iter().flat_map(|status| &status.events)
-    }
 }
 
 /// What one place of the order passes on.
@@ -136,6 +130,7 @@ impl Engine<'_> {
             self.result.messages.push(format!("{reference}: {reason}"));
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
+        statuses.list.reserve_exact(checked.changes.len());
         self.record(resource, checked.changes, applied, &mut statuses);
         let mut passed = statuses.passed();
         if notified && !passed.failed {
@@ -144,8 +139,9 @@ impl Engine<'_> {
         if passed.changed && provider.disturbs_files() {
             self.context.mark_scan_stale();
         }
+        let statuses = statuses.complete();
         self.count(&statuses);
-        self.result.statuses.extend(statuses.into_list());
+        self.result.statuses.extend(statuses);
         passed
     }
 
@@ -162,39 +158,42 @@ impl Engine<'_> {
     }
 
     fn record(&mut self, resource: &Resource, changes: Vec<Change>, applied: Option<Applied>, statuses: &mut Statuses) {
-        for (at, change) in changes.into_iter().enumerate() {
+        for (at, mut change) in changes.into_iter().enumerate() {
             let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
-            let event = self.event(resource, &change, applied.is_none(), failure);
-            if let Some(diff) = change.diff {
-                self.result.diffs.push((change.resource.to_string(), diff));
-            }
             if let Some(reason) = failure {
                 self.result.messages.push(format!("{}: {}: {reason}", change.resource, change.property));
             }
             let status = statuses.of(&change.resource, resource);
+            let diff = change.diff.take();
+            let event = self.event(resource, change, applied.is_none(), failure);
+            if let Some(diff) = diff {
+                self.result.diffs.push((event.resource.clone(), diff));
+            }
             status.out_of_sync = true;
             status.failed |= event.status == EventStatus::Failure;
             status.changed |= event.status == EventStatus::Success;
             status.corrective_change |= event.corrective_change;
-            self.sink.send(RunEvent::Change(Box::new(event.clone())));
+            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            // Nearly all have one, and there may be very many.
+            status.events.reserve_exact(1);
             status.events.push(event);
         }
     }
 
-    fn event(&self, resource: &Resource, change: &Change, noop: bool, failure: Option<&String>) -> Event {
+    fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
         let (status, message) = match (noop, failure) {
             (true, _) => (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired)),
             (false, Some(reason)) => (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired)),
-            (false, None) => (EventStatus::Success, done_message(change)),
+            (false, None) => (EventStatus::Success, done_message(&change)),
         };
         Event {
             resource: change.resource.to_string(),
-            property: change.property.clone(),
-            previous_value: change.previous.clone(),
-            desired_value: change.desired.clone(),
+            corrective_change: self.prior.had_settled(resource, &change.resource),
+            property: change.property,
+            previous_value: change.previous,
+            desired_value: change.desired,
             message,
             status,
-            corrective_change: self.prior.had_settled(resource, &change.resource),
             redacted: change.redacted,
             time_unix_nanos: unix_nanos(self.system.now()),
         }
@@ -227,9 +226,9 @@ impl Engine<'_> {
         passed
     }
 
-    fn count(&mut self, statuses: &Statuses) {
+    fn count(&mut self, statuses: &[ResourceStatus]) {
         let counters = &mut self.result.counters;
-        for status in statuses.by_resource.values() {
+        for status in statuses {
             counters.out_of_sync += u64::from(status.out_of_sync);
             counters.changed += u64::from(status.changed);
             counters.failed += u64::from(status.failed);
@@ -269,24 +268,48 @@ impl Engine<'_> {
     }
 }
 
-/// The statuses of one declared resource and of those that it generates, in order of appearance by name.
+/// The statuses of one declared resource and of those that it generates, by name once they are complete.
 #[derive(Default)]
 struct Statuses {
-    by_resource: BTreeMap<ResourceRef, ResourceStatus>,
+    list: Vec<ResourceStatus>,
 }
 
 impl Statuses {
+    /// Returns the status of a resource, or a part of it: [`Statuses::complete`] joins them.
     fn of(&mut self, reference: &ResourceRef, declared: &Resource) -> &mut ResourceStatus {
-        self.by_resource.entry(reference.clone()).or_insert_with(|| status_of(reference, declared))
+        let name = reference.to_string();
+        if self.list.last().is_none_or(|last| last.resource != name) {
+            self.list.push(ResourceStatus {
+                resource: name,
+                file: declared.file.clone(),
+                line: declared.line,
+                ..Default::default()
+            });
+        }
+        let last = self.list.len() - 1;
+        &mut self.list[last]
     }
 
     fn passed(&self) -> Passed {
-        let any = |what: fn(&ResourceStatus) -> bool| self.by_resource.values().any(what);
+        let any = |what: fn(&ResourceStatus) -> bool| self.list.iter().any(what);
         Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) }
     }
 
-    fn into_list(self) -> impl Iterator<Item = ResourceStatus> {
-        self.by_resource.into_values()
+    /// Returns one status for each resource.
+    fn complete(mut self) -> Vec<ResourceStatus> {
+        self.list.sort_by(|a, b| a.resource.cmp(&b.resource));
+        self.list.dedup_by(|part, whole| {
+            let is_same = part.resource == whole.resource;
+            if is_same {
+                whole.events.append(&mut part.events);
+                whole.out_of_sync |= part.out_of_sync;
+                whole.changed |= part.changed;
+                whole.failed |= part.failed;
+                whole.corrective_change |= part.corrective_change;
+            }
+            is_same
+        });
+        self.list
     }
 }
 

@@ -18,7 +18,7 @@ mod tests;
 pub use attributes::Attributes;
 pub use error::{FsError, FsErrorKind};
 pub use journal::StageJournal;
-pub use own::{ensure_private_dir, remove_unfinished, write_state};
+pub use own::{ensure_private_dir, remove_unfinished, write_state, write_state_with};
 pub use root::{DirEntry, Root};
 pub use stage::{ContentSource, STAGED_PREFIX, Stage, Written};
 pub use stat::{FileKind, Stat, Time};

@@ -1,7 +1,7 @@
 //! Files of the agent's own: state, caches, summaries.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,19 @@ use super::{FsError, FsErrorKind};
 ///
 /// When the disk does not take it; the old file is still there then.
 pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    write_state_with(path, mode, |file| file.write_all(bytes))
+}
+
+/// As [`write_state`], with the content written piece by piece, so that a large one is never in memory whole. Blocking.
+///
+/// # Errors
+///
+/// Also those of `fill`.
+pub fn write_state_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FsError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -22,8 +35,9 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
+        let mut writer = BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?);
+        fill(&mut writer)?;
+        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;

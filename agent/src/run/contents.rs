@@ -112,6 +112,8 @@ impl<T: Transport> Run<'_, T> {
         };
         let result = fetch(request, &mut fetched).await;
         self.fetched = fetched;
+        // Nobody needs it during the apply.
+        contents.missing = Missing::new();
         result
     }
 }

@@ -80,9 +80,11 @@ impl<T: Transport> Run<'_, T> {
         source: &Source,
         scanned: ScanCounters,
         result: EngineResult,
-        context: &Context,
+        context: Context,
     ) -> Result<Outcome, RunError> {
         self.keep_state(state, &result, context).await?;
+        // What was seen of the tree is on disk now; the report may be large itself.
+        state.cache = None;
         let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0;
         let has_changed = result.counters.changed > 0 || result.counters.restarted > 0;
         let status = match () {
@@ -103,7 +105,6 @@ impl<T: Transport> Run<'_, T> {
         parts.completed = !result.cancelled;
         parts.resources = result.counters;
         parts.scan = scanned;
-        let events = result.events().cloned().collect();
         parts.statuses = result.statuses;
         let (catalog_id, code_id, version) = (parts.catalog_id, parts.code_id, parts.version);
         let report = Arc::new(report::build(parts));
@@ -120,9 +121,8 @@ impl<T: Transport> Run<'_, T> {
             resources: result.counters,
             scan: scanned,
             wire: self.wire(),
-            events,
             messages: std::mem::take(&mut self.messages),
-            report: Some(Arc::unwrap_or_clone(report)),
+            report,
             diffs: result.diffs,
         })
     }
@@ -133,8 +133,8 @@ impl<T: Transport> Run<'_, T> {
         self.deliver(&report).await;
     }
 
-    async fn keep_state(&self, state: &mut State, result: &EngineResult, context: &Context) -> Result<(), RunError> {
-        let (written, owner) = (context.take_written(), context.clone());
+    async fn keep_state(&self, state: &mut State, result: &EngineResult, context: Context) -> Result<(), RunError> {
+        let written = context.take_written();
         let cache = state.cache.take();
         let job = KeepState {
             is_noop: self.options.noop,
@@ -157,7 +157,10 @@ impl<T: Transport> Run<'_, T> {
         };
         let done = tokio::task::spawn_blocking(move || {
             let mut cache = cache;
-            let result = owner.stage_journal().clear().and_then(|()| job.run(cache.as_mut(), written));
+            let cleared = context.stage_journal().clear();
+            // What the scan saw is not needed any more.
+            drop(context);
+            let result = cleared.and_then(|()| job.run(cache.as_mut(), written));
             (result, cache)
         });
         let (result, cache) = done.await.map_err(RunError::Lost)?;
@@ -241,8 +244,8 @@ impl KeepState {
         written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, direct_puppet_transport::protocol::Digest)>,
     ) -> Result<(), FsError> {
         if let Some(cache) = cache {
-            for (path, stat, digest) in &written {
-                cache.record(path, stat, *digest);
+            for (path, stat, digest) in written {
+                cache.record(&path, &stat, digest);
             }
             cache.save(&self.root)?;
         }

@@ -106,7 +106,7 @@ impl<T: Transport> Run<'_, T> {
         let (result, context) = self.apply(state, &plan, contents, &prior).await?;
 
         self.begin(Phase::Report);
-        self.finish(state, &source, scanned, result, &context).await
+        self.finish(state, &source, scanned, result, context).await
     }
 
     /// Says that the next phase begins, and takes the time of the last.

@@ -1,5 +1,5 @@
 //! The program: one file for each verb; the only place of the server that prints.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+#![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 mod admin;
 mod nodes;
@@ -9,6 +9,7 @@ mod recompile;
 mod serve;
 mod versions;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,7 +50,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("DIRECT_PUPPET_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).without_time().init();
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -74,11 +75,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
 
 /// Prints one JSON value.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print_line(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Prints a line for people.
+/// Prints a line for people. A reader that went away, as `head` does, is no failure: the exit code still tells how it went.
 fn print_line(text: &str) {
-    println!("{text}");
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tracing::warn!(%error, "could not print to standard output");
+        }
+        _ => {}
+    }
 }

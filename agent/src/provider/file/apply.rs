@@ -1,11 +1,11 @@
 //! Makes changes, in an order in which each finds what it needs: directories, files, links, attributes, removals.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-use direct_puppet_transport::protocol::{Resource, TreePath};
+use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath};
 
 use super::backup::{Keeper, MAX_ENTRIES};
-use super::desired::{self, Desired, Exclusions, Expansion, Want};
+use super::desired::{self, Desired, Exclusions, Expansion, SourceAttributes, Want};
 use super::identity::Identities;
 use super::owner::AccountCache;
 use super::parameters::Parameters;
@@ -31,11 +31,11 @@ pub(super) enum Action {
 /// One path with its changes.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) desired: Desired,
     /// Where it really is, when links are followed.
     pub(super) path: TreePath,
-    /// What is there now.
-    pub(super) stat: Option<Stat>,
+    pub(super) source: SourceAttributes,
+    /// What is there now; most often nothing, or nothing that changes.
+    pub(super) stat: Option<Box<Stat>>,
     pub(super) action: Action,
     /// The changes that it makes, by index.
     pub(super) indexes: Vec<usize>,
@@ -44,8 +44,36 @@ pub(super) struct Job {
 impl Job {
     /// Returns whether a whole directory goes.
     pub(super) fn destroys_directory(&self) -> bool {
-        self.stat.is_some_and(|stat| stat.kind() == FileKind::Directory)
+        self.stat.as_ref().is_some_and(|stat| stat.kind() == FileKind::Directory)
     }
+}
+
+/// As much of a [`Change`] as applying it needs: there may be very many.
+#[derive(Debug)]
+pub(super) struct Announced {
+    resource: ResourceRef,
+    /// It is more than an attribute.
+    changes_more: bool,
+    /// It is the removal of something.
+    purges: bool,
+}
+
+impl Announced {
+    pub(super) fn of(change: &Change) -> Self {
+        Self {
+            resource: change.resource.clone(),
+            changes_more: matches!(change.property.as_str(), "ensure" | "content" | "target"),
+            purges: change.property == "ensure" && change.desired == "absent",
+        }
+    }
+}
+
+/// What is to be done at one path, before anybody has looked there.
+#[derive(Debug)]
+struct Task {
+    desired: Desired,
+    indexes: Vec<usize>,
+    changes_more: bool,
 }
 
 /// The state of applying one resource.
@@ -66,7 +94,7 @@ pub(super) fn apply(
     context: &Context,
     cache: &AccountCache,
     resource: &Resource,
-    changes: &[Change],
+    changes: Vec<Announced>,
 ) -> Result<Applied, ProviderError> {
     let parameters = Parameters::parse(resource)?;
     if context.cancel().is_cancelled() {
@@ -76,48 +104,54 @@ pub(super) fn apply(
     let expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
     let identities = Identities::load(context, cache, resource, &parameters)?;
     let mut application = Application { context, parameters: &parameters, identities: &identities, applied: Applied::default() };
-    let jobs = application.jobs(resource, expansion, &exclusions, changes);
-    application.run(jobs);
+    let tasks = application.tasks(resource, expansion, &exclusions, changes);
+    application.run(tasks);
     Ok(application.applied)
 }
 
 /// Jobs by what they do, each in the order of paths.
 #[derive(Debug, Default)]
 struct Order {
-    directories: Vec<Job>,
-    files: Vec<Job>,
-    links: Vec<Job>,
-    attributes: Vec<Job>,
-    removals: Vec<Job>,
+    directories: VecDeque<Job>,
+    files: VecDeque<Job>,
+    links: VecDeque<Job>,
+    attributes: VecDeque<Job>,
+    removals: VecDeque<Job>,
 }
 
 impl Application<'_> {
     /// Groups changes by path.
-    fn jobs(
+    fn tasks(
         &mut self,
         resource: &Resource,
-        mut expansion: Expansion,
+        expansion: Expansion,
         exclusions: &Exclusions<'_>,
-        changes: &[Change],
-    ) -> Vec<(Desired, Vec<usize>, bool)> {
-        let mut jobs: BTreeMap<TreePath, (Desired, Vec<usize>, bool)> = BTreeMap::new();
-        for (index, change) in changes.iter().enumerate() {
+        changes: Vec<Announced>,
+    ) -> Vec<Task> {
+        let mut placed = Vec::with_capacity(changes.len());
+        for (index, change) in changes.into_iter().enumerate() {
             let path = desired::path_of(resource, self.parameters, &change.resource).filter(|path| !exclusions.covers(path));
-            let Some(path) = path else {
-                self.fail(&[index], format!("{} is not managed by {}", change.resource, resource.reference()));
-                continue;
-            };
-            let changes_more = matches!(change.property.as_str(), "ensure" | "content" | "target");
-            let purges = change.property == "ensure" && change.desired == "absent";
-            let job = jobs.entry(path).or_insert_with_key(|path| {
-                let plain = |want| Desired::plain(path.clone(), want);
-                let desired = expansion.desired.remove(path);
-                (desired.unwrap_or_else(|| plain(if purges { Want::Absent } else { Want::Attributes })), Vec::new(), false)
-            });
-            job.1.push(index);
-            job.2 |= changes_more;
+            match path {
+                Some(path) => placed.push((path, index, change.changes_more, change.purges)),
+                None => self.fail(&[index], format!("{} is not managed by {}", change.resource, resource.reference())),
+            }
         }
-        jobs.into_values().collect()
+        placed.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut wanted = expansion.desired.into_iter().peekable();
+        let mut tasks: Vec<Task> = Vec::with_capacity(placed.len());
+        for (path, index, changes_more, purges) in placed {
+            if let Some(task) = tasks.last_mut().filter(|task| task.desired.path == path) {
+                task.indexes.push(index);
+                task.changes_more |= changes_more;
+                continue;
+            }
+            while wanted.next_if(|desired| desired.path < path).is_some() {}
+            let desired = wanted
+                .next_if(|desired| desired.path == path)
+                .unwrap_or_else(|| Desired::plain(path, if purges { Want::Absent } else { Want::Attributes }));
+            tasks.push(Task { desired, indexes: vec![index], changes_more });
+        }
+        tasks
     }
 
     /// Records a failure of changes.
@@ -132,7 +166,7 @@ impl Application<'_> {
     }
 
     /// Returns whether the run goes on; if not, says so of all `jobs`.
-    pub(super) fn goes_on(&mut self, jobs: &[Job]) -> bool {
+    pub(super) fn goes_on(&mut self, jobs: &VecDeque<Job>) -> bool {
         if !self.context.cancel().is_cancelled() {
             return true;
         }
@@ -142,8 +176,8 @@ impl Application<'_> {
         false
     }
 
-    fn run(&mut self, jobs: Vec<(Desired, Vec<usize>, bool)>) {
-        let order = self.order(jobs);
+    fn run(&mut self, tasks: Vec<Task>) {
+        let order = self.order(tasks);
         let late = self.create_directories(order.directories);
         place::files(self, order.files);
         self.in_chunks(order.links, Self::put_link);
@@ -153,23 +187,25 @@ impl Application<'_> {
                 self.fail_with(&indexes, &error);
             }
         }
-        let mut removals = order.removals;
-        removals.reverse();
-        self.in_chunks(removals, Self::remove);
+        self.in_chunks(order.removals.into_iter().rev().collect(), Self::remove);
     }
 
-    fn order(&mut self, jobs: Vec<(Desired, Vec<usize>, bool)>) -> Order {
+    fn order(&mut self, tasks: Vec<Task>) -> Order {
         let mut order = Order::default();
-        for (desired, indexes, changes_more) in jobs {
-            match self.job(desired, indexes.clone(), changes_more) {
-                Ok(job) => match job.action {
-                    Action::Nothing => {}
-                    Action::CreateDirectory => order.directories.push(job),
-                    Action::PutFile(_) => order.files.push(job),
-                    Action::PutLink(_) => order.links.push(job),
-                    Action::SetAttributes => order.attributes.push(job),
-                    Action::Remove => order.removals.push(job),
-                },
+        for mut task in tasks {
+            let indexes = std::mem::take(&mut task.indexes);
+            match self.job(task) {
+                Ok(job) => {
+                    let list = match job.action {
+                        Action::Nothing => continue,
+                        Action::CreateDirectory => &mut order.directories,
+                        Action::PutFile(_) => &mut order.files,
+                        Action::PutLink(_) => &mut order.links,
+                        Action::SetAttributes => &mut order.attributes,
+                        Action::Remove => &mut order.removals,
+                    };
+                    list.push_back(Job { indexes, ..job });
+                }
                 Err(reason) => self.fail(&indexes, reason),
             }
         }
@@ -177,7 +213,7 @@ impl Application<'_> {
     }
 
     /// Looks at a path again, and finds out what is to be done there.
-    fn job(&self, desired: Desired, indexes: Vec<usize>, changes_more: bool) -> Result<Job, String> {
+    fn job(&self, Task { desired, changes_more, .. }: Task) -> Result<Job, String> {
         let root = self.context.root();
         let stat = match root.stat(&desired.path) {
             // A file or link on the way that is about to become a directory.
@@ -187,13 +223,13 @@ impl Application<'_> {
         let (path, stat) =
             desired::effective_path(root, self.parameters, &desired, stat).map_err(|error| super::errors::chain(&error))?;
         let action = if changes_more {
-            action_of(&desired.want, stat.as_ref())
+            action_of(desired.want, stat.as_ref())
         } else if stat.is_some() {
             Action::SetAttributes
         } else {
             return Err("it was removed meanwhile".to_owned());
         };
-        let job = Job { desired, path, stat, action, indexes };
+        let job = Job { path, source: desired.source, stat: stat.map(Box::new), action, indexes: Vec::new() };
         let replaces = matches!(job.action, Action::PutFile(_) | Action::PutLink(_) | Action::Remove);
         if replaces && job.destroys_directory() && !self.parameters.force {
             return Err("a directory is there: set force => true to replace or remove it".to_owned());
@@ -202,11 +238,11 @@ impl Application<'_> {
     }
 
     /// Creates directories, and returns attributes that have to wait until they are filled.
-    fn create_directories(&mut self, jobs: Vec<Job>) -> Vec<(TreePath, Attributes, Vec<usize>)> {
+    fn create_directories(&mut self, jobs: VecDeque<Job>) -> Vec<(TreePath, Attributes, Vec<usize>)> {
         let mut late = Vec::new();
         self.in_chunks(jobs, |this, job| {
             let root = this.context.root();
-            let attributes = this.identities.of_new(this.parameters, &job.desired, FileKind::Directory);
+            let attributes = this.identities.of_new(this.parameters, job.source, FileKind::Directory);
             if job.stat.is_some() {
                 root.remove_file(&job.path)?;
             }
@@ -230,15 +266,15 @@ impl Application<'_> {
             self.remove_tree(&job.path)?;
         }
         let attributes = match &job.stat {
-            Some(stat) if stat.kind() == FileKind::Link => self.identities.of_replacement(self.parameters, &job.desired, stat),
-            _ => self.identities.of_new(self.parameters, &job.desired, FileKind::Link),
+            Some(stat) if stat.kind() == FileKind::Link => self.identities.of_replacement(self.parameters, job.source, stat),
+            _ => self.identities.of_new(self.parameters, job.source, FileKind::Link),
         };
         self.context.root().put_link(&job.path, target, Attributes { mode: None, ..attributes }, self.context.stage_journal())
     }
 
     fn set_attributes(&mut self, job: &Job) -> Result<(), FsError> {
         let Some(stat) = &job.stat else { return Ok(()) };
-        let attributes = self.identities.of_existing(self.parameters, &job.desired, stat);
+        let attributes = self.identities.of_existing(self.parameters, job.source, stat);
         if attributes == Attributes::default() {
             return Ok(());
         }
@@ -256,13 +292,13 @@ impl Application<'_> {
     }
 
     /// Does jobs in chunks: what each chunk replaces is kept first, then recorded at once, then the chunk is done.
-    fn in_chunks(&mut self, mut jobs: Vec<Job>, mut work: impl FnMut(&mut Self, &Job) -> Result<(), FsError>) {
+    fn in_chunks(&mut self, mut jobs: VecDeque<Job>, mut work: impl FnMut(&mut Self, &Job) -> Result<(), FsError>) {
         while !jobs.is_empty() {
             if !self.goes_on(&jobs) {
                 return;
             }
-            let rest = jobs.split_off(jobs.len().min(MAX_ENTRIES));
-            for job in self.kept(std::mem::replace(&mut jobs, rest)) {
+            let chunk = jobs.drain(..jobs.len().min(MAX_ENTRIES)).collect();
+            for job in self.kept(chunk) {
                 if let Err(error) = work(self, &job) {
                     self.fail_with(&job.indexes, &error);
                 }
@@ -278,7 +314,7 @@ impl Application<'_> {
         for job in jobs {
             let result = match job.action {
                 Action::SetAttributes | Action::Nothing => Ok(()),
-                _ => keeper.keep(&job.path, job.stat.as_ref()),
+                _ => keeper.keep(&job.path, job.stat.as_deref()),
             };
             match result {
                 Ok(()) => kept.push(job),
@@ -294,16 +330,16 @@ impl Application<'_> {
     }
 }
 
-fn action_of(want: &Want, stat: Option<&Stat>) -> Action {
+fn action_of(want: Want, stat: Option<&Stat>) -> Action {
     let kind = stat.map(Stat::kind);
     match want {
         Want::Absent if stat.is_none() => Action::Nothing,
         Want::Absent => Action::Remove,
         Want::Present if stat.is_none() => Action::PutFile(None),
         Want::File(None) if kind == Some(FileKind::File) => Action::SetAttributes,
-        Want::File(content) => Action::PutFile(content.clone()),
+        Want::File(content) => Action::PutFile(content),
         Want::Directory if kind != Some(FileKind::Directory) => Action::CreateDirectory,
-        Want::Link(target) => Action::PutLink(target.clone()),
+        Want::Link(target) => Action::PutLink(target),
         Want::Present | Want::Directory | Want::Attributes if stat.is_some() => Action::SetAttributes,
         Want::Present | Want::Directory | Want::Attributes => Action::Nothing,
     }

@@ -26,6 +26,9 @@ pub(super) enum Phase {
     Removal,
 }
 
+/// How many phases there are.
+const PHASES: usize = Phase::Removal as usize + 1;
+
 /// A property that is out of sync.
 #[derive(Debug)]
 struct Difference {
@@ -50,7 +53,8 @@ struct Comparison<'a> {
     parameters: &'a Parameters,
     identities: Identities,
     observer: Observer<'a>,
-    found: Vec<(Phase, TreePath, Change)>,
+    /// By phase, each in the order of paths.
+    found: [Vec<Change>; PHASES],
     /// The last directory in order that is none yet: nothing can be below it.
     blocked: Option<TreePath>,
     checked: Checked,
@@ -72,7 +76,7 @@ pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource
         parameters: &parameters,
         identities,
         observer: Observer::new(context),
-        found: Vec::new(),
+        found: Default::default(),
         blocked: None,
         checked: Checked::default(),
     };
@@ -90,14 +94,15 @@ pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource
         )?;
         desired::check_max_files(resource, &parameters, expansion.desired.len())?;
     }
-    for entry in expansion.desired.values() {
+    let entries = expansion.desired.len();
+    for entry in expansion.desired {
         if context.cancel().is_cancelled() {
             return Err(ProviderError::Cancelled { resource: resource.reference() });
         }
-        comparison.compare(entry)?;
+        comparison.compare(&entry)?;
     }
     comparison.note_left_out();
-    Ok(comparison.finish(expansion.desired.len()))
+    Ok(comparison.finish(entries))
 }
 
 impl Comparison<'_> {
@@ -145,7 +150,7 @@ impl Comparison<'_> {
             diff: difference.diff,
             redacted: self.parameters.sensitive && difference.property == "content",
         };
-        self.found.push((difference.phase, path.clone(), change));
+        self.found[difference.phase as usize].push(change);
     }
 
     fn differences(&self, entry: &Desired, path: &TreePath, stat: Option<&Stat>) -> Result<Vec<Difference>, String> {
@@ -210,11 +215,11 @@ impl Comparison<'_> {
         let mut differs = |property, previous: String, desired: String| {
             differences.push(Difference::new(Phase::Attributes, property, previous, desired));
         };
-        if let Some(mode) = wanted_mode(self.parameters, entry, stat).filter(|&mode| mode != stat.permissions()) {
+        if let Some(mode) = wanted_mode(self.parameters, entry.source, stat).filter(|&mode| mode != stat.permissions()) {
             differs("mode", format!("{:04o}", stat.permissions()), format!("{mode:04o}"));
         }
         let identities = &self.identities;
-        let (uid, gid) = identities.wanted_ids(self.parameters, entry, false);
+        let (uid, gid) = identities.wanted_ids(self.parameters, entry.source, false);
         if let Some(uid) = uid.filter(|&uid| uid != stat.uid) {
             differs("owner", identities.user_name(stat.uid), identities.user_name(uid));
         } else if let Identity::Unknown(name) = &identities.user {
@@ -298,11 +303,14 @@ impl Comparison<'_> {
 
     fn finish(mut self, entries: usize) -> Checked {
         // Removals from below, everything else from above.
-        self.found.sort_by(|(phase_a, path_a, _), (phase_b, path_b, _)| {
-            let by_path = if *phase_a == Phase::Removal { path_b.cmp(path_a) } else { path_a.cmp(path_b) };
-            phase_a.cmp(phase_b).then(by_path)
-        });
-        self.checked.changes = self.found.into_iter().map(|(_, _, change)| change).collect();
+        self.found[Phase::Removal as usize].reverse();
+        for changes in self.found {
+            if self.checked.changes.is_empty() {
+                self.checked.changes = changes;
+            } else {
+                self.checked.changes.extend(changes);
+            }
+        }
         // A usize fits in 64 bits.
         self.checked.resources = (entries + self.checked.failures.len()).max(1) as u64;
         self.checked

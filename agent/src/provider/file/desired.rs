@@ -1,9 +1,10 @@
 //! What shall be at each path that a resource manages.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use direct_puppet_transport::protocol::{ResolvedSource, Resource, ResourceRef, TreePath};
 
+use super::by_path::ByPath;
 use super::parameters::{Ensure, Links, Parameters, Recurse, SourcePermissions};
 use super::source::{self, Content, Entry, EntryContent};
 use crate::fs::{Root, Stat};
@@ -28,16 +29,22 @@ pub(super) enum Want {
 pub(super) struct Desired {
     pub(super) path: TreePath,
     pub(super) want: Want,
-    /// Permissions of the source, where they count.
-    pub(super) source_mode: Option<u32>,
-    /// Owner and group of the source, where they count.
-    pub(super) source_owner: Option<(u32, u32)>,
+    pub(super) source: SourceAttributes,
+}
+
+/// What a source says besides content, where it counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SourceAttributes {
+    /// Its permissions.
+    pub(super) mode: Option<u32>,
+    /// Its owner and group.
+    pub(super) owner: Option<(u32, u32)>,
 }
 
 impl Desired {
     /// Returns what stands for a path that only has to go, or to have attributes.
     pub(super) const fn plain(path: TreePath, want: Want) -> Self {
-        Self { path, want, source_mode: None, source_owner: None }
+        Self { path, want, source: SourceAttributes { mode: None, owner: None } }
     }
 }
 
@@ -74,8 +81,7 @@ impl<'a> Exclusions<'a> {
 /// Everything that a resource and its sources say.
 #[derive(Debug)]
 pub(super) struct Expansion {
-    /// By path: a directory comes right before what it holds.
-    pub(super) desired: BTreeMap<TreePath, Desired>,
+    pub(super) desired: ByPath,
     /// Entries that cannot be had, and why.
     pub(super) failures: Vec<(TreePath, String)>,
 }
@@ -92,13 +98,14 @@ impl Expansion {
         parameters: &Parameters,
         exclusions: &Exclusions<'_>,
     ) -> Result<Self, ProviderError> {
-        let mut expansion = Self { desired: BTreeMap::new(), failures: Vec::new() };
+        let mut expansion = Self { desired: ByPath::default(), failures: Vec::new() };
         let path = &parameters.path;
         let compiled = resource.resolved.as_ref().filter(|resolved| resolved.uri.is_none());
         let uses_source = compiled.is_none() && (resource.resolved.is_some() || !parameters.sources.is_empty());
         if parameters.ensure == Some(Ensure::Absent) || !uses_source {
             let want = own_want(parameters, compiled);
-            expansion.desired.insert(path.clone(), Desired::plain(path.clone(), want));
+            expansion.desired.add(Desired::plain(path.clone(), want));
+            expansion.desired.settle();
             return Ok(expansion);
         }
         let entries = source::entries(root, parameters, resource.resolved.as_ref())
@@ -106,6 +113,7 @@ impl Expansion {
         for entry in entries.unwrap_or_default() {
             expansion.add(parameters, exclusions, entry);
         }
+        expansion.desired.settle();
         check_max_files(resource, parameters, expansion.desired.len())?;
         Ok(expansion)
     }
@@ -128,13 +136,8 @@ impl Expansion {
             }
         };
         let counts = parameters.source_permissions != SourcePermissions::Ignore && !matches!(want, Want::Link(_));
-        let desired = Desired {
-            path: path.clone(),
-            want,
-            source_mode: Some(entry.mode).filter(|_| counts),
-            source_owner: entry.owner.filter(|_| counts),
-        };
-        self.desired.insert(path, desired);
+        let source = SourceAttributes { mode: Some(entry.mode).filter(|_| counts), owner: entry.owner.filter(|_| counts) };
+        self.desired.add(Desired { path, want, source });
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn add(
             }
         }
     }
+    expansion.desired.settle();
     note_kept(expansion, resource, parameters, exclusions, observer, checked);
     Ok(())
 }
@@ -82,7 +83,7 @@ fn add_one(
         // It is in the source but could not be had: no reason to lose what is here.
         return Descend::No;
     }
-    let mut add = |want| expansion.desired.insert(path.clone(), Desired::plain(path.clone(), want));
+    let mut add = |want| expansion.desired.add(Desired::plain(path.clone(), want));
     if !parameters.purge {
         add(Want::Attributes);
         return descend;
@@ -111,7 +112,7 @@ fn note_kept(
         return;
     }
     for directory in
-        observer.listed_directories().filter(|path| !expansion.desired.contains_key(*path) && !exclusions.lie_below(path))
+        observer.listed_directories().filter(|path| expansion.desired.get(path).is_none() && !exclusions.lie_below(path))
     {
         let reference = desired::reference_at(resource, parameters, directory);
         checked.skipped.push((reference, "directories are purged with force => true only".to_owned()));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use direct_puppet_transport::protocol::Resource;
 
-use super::desired::Desired;
+use super::desired::SourceAttributes;
 use super::mode::{NEW_DIRECTORY_MODE, NEW_FILE_MODE};
 use super::owner::{AccountCache, AccountKind, Accounts};
 use super::parameters::{Account, Parameters, SourcePermissions};
@@ -78,44 +78,49 @@ impl Identities {
     }
 
     /// Returns the owner and group that a path shall have, given what is there; names that are not known are left out.
-    pub(super) fn wanted_ids(&self, parameters: &Parameters, desired: &Desired, is_new: bool) -> (Option<u32>, Option<u32>) {
-        let source = desired.source_owner.filter(|_| self.managed && source_counts(parameters, is_new));
+    pub(super) fn wanted_ids(
+        &self,
+        parameters: &Parameters,
+        source: SourceAttributes,
+        is_new: bool,
+    ) -> (Option<u32>, Option<u32>) {
+        let owner = source.owner.filter(|_| self.managed && source_counts(parameters, is_new));
         let pick = |identity: &Identity, from_source: Option<u32>| match identity {
             Identity::Id(id) => Some(*id),
             Identity::Unknown(_) => None,
             Identity::Any => from_source,
         };
-        (pick(&self.user, source.map(|(user, _)| user)), pick(&self.group, source.map(|(_, group)| group)))
+        (pick(&self.user, owner.map(|(user, _)| user)), pick(&self.group, owner.map(|(_, group)| group)))
     }
 
     /// Returns the attributes of an object that is put where there was nothing, or something of another kind.
-    pub(super) fn of_new(&self, parameters: &Parameters, desired: &Desired, kind: FileKind) -> Attributes {
+    pub(super) fn of_new(&self, parameters: &Parameters, source: SourceAttributes, kind: FileKind) -> Attributes {
         let is_directory = kind == FileKind::Directory;
         let default = if is_directory { NEW_DIRECTORY_MODE } else { NEW_FILE_MODE };
         let mode = match &parameters.mode {
             Some(mode) => mode.resolve_new(is_directory),
-            None => desired.source_mode.filter(|_| source_counts(parameters, true)).unwrap_or(default),
+            None => source.mode.filter(|_| source_counts(parameters, true)).unwrap_or(default),
         };
-        let (uid, gid) = self.wanted_ids(parameters, desired, true);
+        let (uid, gid) = self.wanted_ids(parameters, source, true);
         Attributes { mode: Some(mode).filter(|_| kind != FileKind::Link), uid, gid }
     }
 
     /// Returns the attributes of new content for a file that is there: what is not managed stays as it is.
-    pub(super) fn of_replacement(&self, parameters: &Parameters, desired: &Desired, old: &Stat) -> Attributes {
-        let (uid, gid) = self.wanted_ids(parameters, desired, false);
+    pub(super) fn of_replacement(&self, parameters: &Parameters, source: SourceAttributes, old: &Stat) -> Attributes {
+        let (uid, gid) = self.wanted_ids(parameters, source, false);
         let keep = |id| Some(id).filter(|_| self.managed);
         Attributes {
-            mode: Some(wanted_mode(parameters, desired, old).unwrap_or_else(|| old.permissions())),
+            mode: Some(wanted_mode(parameters, source, old).unwrap_or_else(|| old.permissions())),
             uid: uid.or_else(|| keep(old.uid)),
             gid: gid.or_else(|| keep(old.gid)),
         }
     }
 
     /// Returns the attributes to be changed on what is there: only those that differ.
-    pub(super) fn of_existing(&self, parameters: &Parameters, desired: &Desired, old: &Stat) -> Attributes {
-        let (uid, gid) = self.wanted_ids(parameters, desired, false);
+    pub(super) fn of_existing(&self, parameters: &Parameters, source: SourceAttributes, old: &Stat) -> Attributes {
+        let (uid, gid) = self.wanted_ids(parameters, source, false);
         Attributes {
-            mode: wanted_mode(parameters, desired, old).filter(|&mode| mode != old.permissions()),
+            mode: wanted_mode(parameters, source, old).filter(|&mode| mode != old.permissions()),
             uid: uid.filter(|&uid| uid != old.uid),
             gid: gid.filter(|&gid| gid != old.gid),
         }
@@ -123,13 +128,13 @@ impl Identities {
 }
 
 /// Returns the permissions that what is there shall have; `None` when they are not managed, as those of links.
-pub(super) fn wanted_mode(parameters: &Parameters, desired: &Desired, old: &Stat) -> Option<u32> {
+pub(super) fn wanted_mode(parameters: &Parameters, source: SourceAttributes, old: &Stat) -> Option<u32> {
     if old.kind() == FileKind::Link {
         return None;
     }
     match &parameters.mode {
         Some(mode) => Some(mode.resolve(old.permissions(), old.kind() == FileKind::Directory)),
-        None => desired.source_mode.filter(|_| source_counts(parameters, false)),
+        None => source.mode.filter(|_| source_counts(parameters, false)),
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod apply;
 mod backup;
+mod by_path;
 mod checksum;
 mod compare;
 mod desired;
@@ -99,8 +100,8 @@ impl Provider for FileProvider {
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
-        let changes = changes.to_vec();
-        blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, &changes)).await
+        let changes = changes.iter().map(apply::Announced::of).collect();
+        blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, changes)).await
     }
 
     fn disturbs_files(&self) -> bool {

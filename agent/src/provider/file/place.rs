@@ -1,5 +1,7 @@
 //! Puts files in place in bounded batches: all contents staged and checked first, then only renames.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Algorithm, Digest};
 
@@ -16,18 +18,18 @@ const MAX_BATCH_FILES: usize = 1024;
 const MAX_BATCH_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Puts all files in place; stops between batches when the run is cancelled.
-pub(super) fn files(application: &mut Application<'_>, mut jobs: Vec<Job>) {
+pub(super) fn files(application: &mut Application<'_>, mut jobs: VecDeque<Job>) {
     while !jobs.is_empty() {
         if !application.goes_on(&jobs) {
             return;
         }
-        let rest = jobs.split_off(batch_len(&jobs));
-        batch(application, std::mem::replace(&mut jobs, rest));
+        let next = jobs.drain(..batch_len(&jobs)).collect();
+        batch(application, next);
     }
 }
 
 /// Returns how many jobs from the first make a batch: at least one.
-fn batch_len(jobs: &[Job]) -> usize {
+fn batch_len(jobs: &VecDeque<Job>) -> usize {
     let mut bytes = 0_u64;
     let full = jobs.iter().take(MAX_BATCH_FILES).position(|job| {
         bytes = bytes.saturating_add(size_of(job));
@@ -53,7 +55,7 @@ fn batch(application: &mut Application<'_>, jobs: Vec<Job>) {
     let mut staged: Vec<Job> = Vec::with_capacity(jobs.len());
     for job in jobs {
         let prepared = prepare(application, &mut stage, &job).and_then(|()| {
-            keeper.keep(&job.path, job.stat.as_ref()).map_err(|error| {
+            keeper.keep(&job.path, job.stat.as_deref()).map_err(|error| {
                 stage.discard(&job.path);
                 super::errors::chain(&error)
             })
@@ -97,8 +99,8 @@ fn prepare(application: &Application<'_>, stage: &mut Stage<'_>, job: &Job) -> R
     let parameters = application.parameters;
     let (source, digest) = open(application, content.as_ref()).map_err(text)?;
     let attributes = match &job.stat {
-        Some(stat) if stat.kind() == FileKind::File => application.identities.of_replacement(parameters, &job.desired, stat),
-        _ => application.identities.of_new(parameters, &job.desired, FileKind::File),
+        Some(stat) if stat.kind() == FileKind::File => application.identities.of_replacement(parameters, job.source, stat),
+        _ => application.identities.of_new(parameters, job.source, FileKind::File),
     };
     stage.add(&job.path, source, digest, attributes).map_err(text)?;
     let checked = check(application, stage, job, content.is_some());

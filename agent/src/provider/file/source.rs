@@ -20,7 +20,7 @@ pub(super) enum Content {
     /// In the resource itself.
     Inline { bytes: Bytes, digest: Digest },
     /// A file on this machine, hashed when it is compared or copied.
-    Local { path: TreePath, stat: Stat },
+    Local { path: TreePath, stat: Box<Stat> },
 }
 
 /// What one entry of a source is.
@@ -226,12 +226,14 @@ fn local_entries(root: &Root, parameters: &Parameters, source: &TreePath, stat: 
 
 fn local_content(root: &Root, parameters: &Parameters, path: &TreePath, stat: &Stat) -> Result<EntryContent, FsError> {
     Ok(match stat.kind() {
-        FileKind::File => EntryContent::File(Content::Local { path: path.clone(), stat: *stat }),
+        FileKind::File => EntryContent::File(Content::Local { path: path.clone(), stat: Box::new(*stat) }),
         FileKind::Directory => EntryContent::Directory,
         FileKind::Link if parameters.links == Links::Manage => EntryContent::Link(root.read_link(path)?),
         FileKind::Link => match resolve_links(root, path)? {
             Some(target) => match root.stat(&target)? {
-                Some(stat) if stat.kind() == FileKind::File => EntryContent::File(Content::Local { path: target, stat }),
+                Some(stat) if stat.kind() == FileKind::File => {
+                    EntryContent::File(Content::Local { path: target, stat: Box::new(stat) })
+                }
                 _ => EntryContent::Unusable("only links to files can be followed: use links => manage".to_owned()),
             },
             None => EntryContent::Unusable("the link of the source points to nothing".to_owned()),
