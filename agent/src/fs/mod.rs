@@ -3,6 +3,7 @@
 
 mod attributes;
 mod content;
+mod create;
 mod directories;
 mod error;
 mod journal;

@@ -7,12 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use direct_puppet_transport::protocol::TreePath;
-use rustix::fs::{
-    AtFlags, Mode, OFlags, chownat, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, chownat, fstat, fsync, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
-use super::attributes::apply;
 use super::remove::names;
 use super::resolve::{open_beneath, open_directory, open_parent};
 use super::{Attributes, FileKind, FsError, FsErrorKind, StageJournal, Stat};
@@ -141,34 +138,6 @@ impl Root {
             Ok(entries)
         };
         list().map_err(|error| self.error(path, "list", error))
-    }
-
-    /// Creates a directory with exactly these attributes, whatever the umask; never wider in between; durable. Mode is 0755
-    /// where none is given.
-    ///
-    /// # Errors
-    ///
-    /// When something is there, or its directory is not.
-    pub fn create_dir(&self, path: &TreePath, attributes: Attributes) -> Result<(), FsError> {
-        let attributes = Attributes { mode: Some(attributes.mode.unwrap_or(0o755)), ..attributes };
-        let create = || -> io::Result<()> {
-            let (parent, name) = open_parent(self.fd(), path)?;
-            mkdirat(&parent, name, Mode::RWXU)?;
-            let finish = || -> io::Result<()> {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = openat(&parent, name, flags, Mode::empty())?;
-                apply(fd.as_fd(), attributes)?;
-                // Its own inode too: the name alone says nothing of owner and mode.
-                fsync(&fd)?;
-                Ok(fsync(&parent)?)
-            };
-            finish().inspect_err(|_| {
-                if let Err(error) = unlinkat(&parent, name, AtFlags::REMOVEDIR) {
-                    tracing::debug!(%path, %error, "an unfinished directory stays, readable by its owner alone");
-                }
-            })
-        };
-        create().map_err(|error| self.error(path, "create the directory", error))
     }
 
     /// Puts a link in place, atomically, over a file or link if one is there; durable.

@@ -32,7 +32,7 @@ pub const STAGED_PREFIX: &str = ".direct-puppet-";
 
 /// From how many files on one `syncfs` per file system is cheaper than an `fsync` of each (performance notes: 6 times at 1,000
 /// files, no gain below some dozens, and `syncfs` pays for other writers too). Also how many staged files are kept open.
-const SYNCFS_FROM: usize = 64;
+pub(super) const SYNCFS_FROM: usize = 64;
 
 /// Where the bytes of a file come from.
 #[derive(Debug)]
@@ -259,19 +259,26 @@ impl<'a> Stage<'a> {
     fn try_rename(&mut self, staged: &mut Staged) -> io::Result<()> {
         let name = staged.path.name().ok_or(Errno::INVAL)?;
         let directory = self.directories.get(self.root, &staged.path.parent().unwrap_or_default())?;
-        if let Origin::Store(taken) = &staged.origin {
+        if let Origin::Store(taken) = &mut staged.origin {
             match renameat(rustix::fs::CWD, taken.path(), &directory, name) {
                 Err(Errno::XDEV) => self.copy_instead(staged, &directory)?,
-                other => return Ok(other?),
+                Err(error) => return Err(error.into()),
+                Ok(()) => {
+                    taken.used();
+                    return Ok(());
+                }
             }
         }
         let name = staged.path.name().ok_or(Errno::INVAL)?;
-        let Origin::Beside { name: temporary, used } = &staged.origin else { return Err(Errno::INVAL.into()) };
+        let Origin::Beside { name: temporary, used } = &mut staged.origin else { return Err(Errno::INVAL.into()) };
         renameat(&directory, &temporary[..], &directory, name)?;
-        if let Some(used) = used
-            && let Err(error) = std::fs::remove_file(used.path())
-        {
-            tracing::debug!(path = %used.path().display(), %error, "a content that is not needed any more stays in the store");
+        if let Some(used) = used {
+            match std::fs::remove_file(used.path()) {
+                Ok(()) => used.used(),
+                Err(error) => {
+                    tracing::debug!(path = %used.path().display(), %error, "a content that is not needed any more stays in the store");
+                }
+            }
         }
         Ok(())
     }
@@ -340,7 +347,7 @@ impl Drop for Stage<'_> {
 }
 
 /// Returns the same error once more, for another file.
-fn again(error: &io::Error) -> io::Error {
+pub(super) fn again(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 

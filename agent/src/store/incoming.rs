@@ -1,16 +1,17 @@
 //! A content on its way in over a transport.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use direct_puppet_transport::protocol::{Digest, Hasher};
+use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::put::create;
-use super::{READ_BYTES, Store, remove_if_there};
+use super::{READ_BYTES, Store, list, remove_if_there};
 use crate::fs::{FsError, FsErrorKind};
 
 /// How often a partial file that was finished or removed just now is looked for again.
@@ -36,6 +37,24 @@ impl Store {
     #[must_use]
     pub fn partial_len(&self, digest: &Digest) -> u64 {
         std::fs::metadata(self.partial_path(digest)).map_or(0, |found| found.len())
+    }
+
+    /// Returns all fetches that broke off, with how many bytes of each are there.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be listed.
+    pub fn partials(&self) -> Result<BTreeMap<Digest, u64>, FsError> {
+        let mut partials = BTreeMap::new();
+        for path in list(&self.dir.join("incoming"))? {
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".partial"));
+            let algorithms = [Algorithm::Blake3, Algorithm::Sha256];
+            // Both have as many digits: whose it is shows when it is asked for.
+            let digests = name.into_iter().flat_map(|hex| algorithms.map(|one| format!("{}:{hex}", one.name()).parse()));
+            let length = std::fs::metadata(&path).map_or(0, |found| found.len());
+            partials.extend(digests.flatten().map(|digest| (digest, length)));
+        }
+        Ok(partials)
     }
 
     /// Starts or resumes receiving a content of `size` bytes at `offset`, which is 0 or at most [`Store::partial_len`].

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher};
 
 use super::{Put, READ_BYTES, Store, remove_if_there};
-use crate::fs::FsError;
+use crate::fs::{FsError, FsErrorKind};
 
 impl Store {
     /// Copies an open file in, from where it is read now, and says what was copied, by its BLAKE3 digest. That it is
@@ -72,6 +72,27 @@ impl Store {
             target.write_all(&buffer[..count])?;
             size += count as u64;
         }
+    }
+
+    /// Puts a content in that came from somewhere, verified; it is durable after [`Store::sync`].
+    ///
+    /// # Errors
+    ///
+    /// [`FsErrorKind::DigestMismatch`] when the bytes have another digest; or when the disk does not take them.
+    pub fn put_expected(&self, digest: &Digest, content: &[u8]) -> Result<(), FsError> {
+        let path = self.path_of(digest);
+        if !digest.verifies(content) {
+            let error = io::Error::other(format!("it has digest {}", Digest::of(content)));
+            let hint = "it was thrown away; the next run fetches it anew";
+            return Err(FsError::new(&path, "receive a content for", error).with_kind(FsErrorKind::DigestMismatch, Some(hint)));
+        }
+        let temporary = self.temporary();
+        let written = create(&temporary).and_then(|mut file| file.write_all(content));
+        if let Err(error) = written {
+            remove_if_there(&temporary)?;
+            return Err(FsError::new(&temporary, "receive a content in", error));
+        }
+        self.publish(&temporary, digest)
     }
 
     /// Puts bytes in; that they are there already is success.

@@ -13,6 +13,7 @@ use crate::fs::{FsError, ensure_private_dir};
 pub struct Taken {
     path: PathBuf,
     home: PathBuf,
+    is_used: bool,
 }
 
 impl Taken {
@@ -21,10 +22,18 @@ impl Taken {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Says that it is not there any more: it was renamed into place, or copied and removed.
+    pub const fn used(&mut self) {
+        self.is_used = true;
+    }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        if self.is_used {
+            return;
+        }
         if let Err(error) = put_back(&self.path, &self.home) {
             tracing::debug!(%error, "a content that was not used stays aside until the store is opened again");
         }
@@ -49,7 +58,7 @@ impl Store {
             rename()
         });
         match renamed {
-            Ok(()) => Ok(Some(Taken { path, home })),
+            Ok(()) => Ok(Some(Taken { path, home, is_used: false })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(FsError::new(&home, "take the content out of the store", error)),
         }

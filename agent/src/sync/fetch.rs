@@ -7,20 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use direct_puppet_transport::protocol::frame::FetchEvent;
 use direct_puppet_transport::protocol::{Certname, Digest, Fetch};
-use direct_puppet_transport::{CallError, Client, FetchStream, Transport, TransportError, TransportErrorKind};
+use direct_puppet_transport::{CallError, Client, Transport, TransportError, TransportErrorKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::write::{Gathering, Stopped, write_contents};
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
-use crate::fs::{FsError, FsErrorKind};
-use crate::store::{Incoming, Store};
+use crate::fs::FsErrorKind;
+use crate::store::Store;
 
 /// How often a fetch is begun again while no content arrives in between.
 const MAX_IDLE_ATTEMPTS: u32 = 3;
-
-/// How many chunks may wait for the disk; with the transports' 256 KiB chunks, 2 MiB.
-const WRITE_BACKLOG: usize = 8;
 
 /// What to fetch, and with what.
 pub(crate) struct FetchRequest<'a, T> {
@@ -52,6 +50,8 @@ pub(crate) async fn fetch<T: Transport>(request: FetchRequest<'_, T>, counters: 
             Ok(()) if wanted.is_empty() => break,
             Ok(()) => return Err(not_there(&request, &wanted)),
             Err(Broken::Final(error)) => return Err(error),
+            // Each content can be resumed wrongly once only.
+            Err(Broken::Resumed) => {}
             Err(Broken::Call(error)) => {
                 idle = if wanted.len() < before { 0 } else { idle + 1 };
                 if !error.is_retryable() || idle >= MAX_IDLE_ATTEMPTS {
@@ -72,6 +72,8 @@ pub(crate) async fn fetch<T: Transport>(request: FetchRequest<'_, T>, counters: 
 enum Broken {
     /// The stream broke: another attempt may do.
     Call(CallError),
+    /// What earlier attempts had left was no good, and is removed.
+    Resumed,
     /// No other attempt can help.
     Final(RunError),
 }
@@ -88,30 +90,39 @@ async fn attempt<T: Transport>(
     wanted: &mut BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<(), Broken> {
+    let (mut gathering, inbox) = Gathering::new();
+    let (done, mut outbox) = mpsc::unbounded_channel();
+    let store = request.store.clone();
+    let partials = tokio::task::spawn_blocking(move || store.partials());
+    let partials = partials.await.map_err(RunError::Lost).and_then(|listed| Ok(listed?)).map_err(Broken::Final)?;
     let message = Fetch {
         certname: request.certname.clone(),
         digests: wanted.iter().copied().collect(),
-        offsets: wanted
-            .iter()
-            .map(|digest| (*digest, request.store.partial_len(digest)))
-            .filter(|(_, offset)| *offset > 0)
+        offsets: partials
+            .into_iter()
+            .filter(|(digest, offset)| *offset > 0 && wanted.contains(digest))
+            .filter(|(digest, offset)| request.missing.get(digest).is_some_and(|(size, _)| offset <= size))
             .collect(),
     };
-    let (chunks, inbox) = mpsc::channel(WRITE_BACKLOG);
-    let (done, mut outbox) = mpsc::unbounded_channel();
     let store = request.store.clone();
     let writer = tokio::task::spawn_blocking(move || write_contents(&store, inbox, &done));
     let received = tokio::select! {
         () = request.cancel.cancelled() => Err(Broken::Final(RunError::Cancelled)),
-        received = receive(request, &message, &chunks, &mut outbox, wanted, progress) => received,
+        received = receive(request, &message, &mut gathering, &mut outbox, wanted, progress) => received,
     };
-    drop(chunks);
+    // That the writer has stopped is said by its own error.
+    let _stopped = gathering.finish().await;
     let written = writer.await.map_err(|error| Broken::Final(RunError::Lost(error)))?;
     while let Some(digest) = outbox.recv().await {
         progress.complete(wanted, &digest);
     }
     match (written, received) {
         // The writer's own failure is the cause, that its inbox closed is the consequence.
+        (Err((digest, source)), _) if source.kind == FsErrorKind::DigestMismatch && message.offsets.contains_key(&digest) => {
+            // What was there from an earlier attempt may have been damaged meanwhile. It is gone now: all of it is asked for.
+            tracing::info!(%digest, error = %source, "a resumed content is fetched anew");
+            Err(Broken::Resumed)
+        }
         (Err((digest, source)), _) if source.kind == FsErrorKind::DigestMismatch => {
             let path = request.missing.get(&digest).map(|(_, path)| path.clone()).unwrap_or_default();
             Err(Broken::Final(RunError::ContentDamaged { path, source }))
@@ -121,41 +132,34 @@ async fn attempt<T: Transport>(
     }
 }
 
-/// What the writer is told.
-enum Chunk {
-    Begin { digest: Digest, size: u64, offset: u64 },
-    Data(bytes::Bytes),
-    End,
-}
-
 async fn receive<T: Transport>(
     request: &FetchRequest<'_, T>,
     message: &Fetch,
-    chunks: &mpsc::Sender<Chunk>,
+    gathering: &mut Gathering,
     outbox: &mut mpsc::UnboundedReceiver<Digest>,
     wanted: &mut BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<(), Broken> {
     let mut stream = request.client.fetch(message).await.map_err(Broken::Call)?;
     while let Some(event) = stream.next().await? {
-        let chunk = match event {
+        let gathered = match event {
             FetchEvent::Blob { digest, size, offset } => {
-                check_announced(request, wanted, &stream, (digest, size))?;
-                Chunk::Begin { digest, size, offset }
+                check_announced(request, wanted, (digest, size))?;
+                gathering.begin(digest, size, offset).await
             }
             FetchEvent::Data(data) => {
                 progress.bytes += data.len() as u64;
-                Chunk::Data(data)
+                gathering.data(data).await
             }
-            FetchEvent::BlobEnd => Chunk::End,
+            FetchEvent::BlobEnd => gathering.end().await,
             _ => continue,
         };
+        if let Err(Stopped) = gathered {
+            // Its own error says why.
+            return Ok(());
+        }
         while let Ok(digest) = outbox.try_recv() {
             progress.complete(wanted, &digest);
-        }
-        if chunks.send(chunk).await.is_err() {
-            // The writer has stopped; its own error says why.
-            return Ok(());
         }
     }
     Ok(())
@@ -166,7 +170,6 @@ async fn receive<T: Transport>(
 fn check_announced<T: Transport>(
     request: &FetchRequest<'_, T>,
     wanted: &BTreeSet<Digest>,
-    _stream: &FetchStream,
     (digest, size): (Digest, u64),
 ) -> Result<(), Broken> {
     let reason = match request.missing.get(&digest) {
@@ -178,36 +181,6 @@ fn check_announced<T: Transport>(
     };
     let error = TransportError::new(TransportErrorKind::Protocol, request.client.transport().endpoint()).with_detail(reason);
     Err(error.into())
-}
-
-/// Writes contents as they come; tells `done` each that is verified and in the store.
-fn write_contents(
-    store: &Store,
-    mut inbox: mpsc::Receiver<Chunk>,
-    done: &mpsc::UnboundedSender<Digest>,
-) -> Result<(), (Digest, FsError)> {
-    let mut open: Option<(Digest, Incoming)> = None;
-    while let Some(chunk) = inbox.blocking_recv() {
-        match chunk {
-            Chunk::Begin { digest, size, offset } => {
-                let incoming = store.receive(digest, size, offset).map_err(|error| (digest, error))?;
-                open = Some((digest, incoming));
-            }
-            Chunk::Data(data) => {
-                if let Some((digest, incoming)) = &mut open {
-                    incoming.write(&data).map_err(|error| (*digest, error))?;
-                }
-            }
-            Chunk::End => {
-                if let Some((digest, incoming)) = open.take() {
-                    incoming.finish().map_err(|error| (digest, error))?;
-                    // Nobody listens any more once the run was given up.
-                    let _ignored = done.send(digest);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 fn not_there<T>(request: &FetchRequest<'_, T>, wanted: &BTreeSet<Digest>) -> RunError {

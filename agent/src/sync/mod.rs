@@ -2,6 +2,7 @@
 
 mod fetch;
 mod wire;
+mod write;
 
 pub(crate) use fetch::{FetchRequest, Fetched, fetch};
 pub(crate) use wire::Counted;

@@ -240,20 +240,30 @@ impl Application<'_> {
     /// Creates directories, and returns attributes that have to wait until they are filled.
     fn create_directories(&mut self, jobs: VecDeque<Job>) -> Vec<(TreePath, Attributes, Vec<usize>)> {
         let mut late = Vec::new();
-        self.in_chunks(jobs, |this, job| {
+        self.in_chunks_at_once(jobs, |this, chunk| {
             let root = this.context.root();
-            let attributes = this.identities.of_new(this.parameters, job.source, FileKind::Directory);
-            if job.stat.is_some() {
-                root.remove_file(&job.path)?;
-            }
-            let mut first = attributes;
             let is_privileged = this.context.options().ownership == Ownership::Managed;
-            first.mode = attributes.mode.map(|mode| if is_privileged { mode } else { mode | OWN_WRITE_AND_SEARCH });
-            root.create_dir(&job.path, first)?;
-            if first != attributes {
-                late.push((job.path.clone(), attributes, job.indexes.clone()));
+            let mut wanted = Vec::with_capacity(chunk.len());
+            for job in chunk {
+                if let Some(Err(error)) = job.stat.as_ref().map(|_| root.remove_file(&job.path)) {
+                    this.fail_with(&job.indexes, &error);
+                    continue;
+                }
+                let attributes = this.identities.of_new(this.parameters, job.source, FileKind::Directory);
+                let mut first = attributes;
+                first.mode = attributes.mode.map(|mode| if is_privileged { mode } else { mode | OWN_WRITE_AND_SEARCH });
+                if first != attributes {
+                    late.push((job.path.clone(), attributes, job.indexes.clone()));
+                }
+                wanted.push((job, first));
             }
-            Ok(())
+            let list: Vec<_> = wanted.iter().map(|(job, first)| (&job.path, *first)).collect();
+            for (result, (job, _)) in root.create_dirs(&list).into_iter().zip(&wanted) {
+                if let Err(error) = result {
+                    late.retain(|(path, ..)| *path != job.path);
+                    this.fail_with(&job.indexes, &error);
+                }
+            }
         });
         // From below: a directory that cannot be searched any more hides what it holds.
         late.reverse();
@@ -291,18 +301,26 @@ impl Application<'_> {
         self.context.root().remove_tree(path)
     }
 
+    /// Does jobs one by one, in chunks as [`Application::in_chunks_at_once`].
+    fn in_chunks(&mut self, jobs: VecDeque<Job>, mut work: impl FnMut(&mut Self, &Job) -> Result<(), FsError>) {
+        self.in_chunks_at_once(jobs, |this, chunk| {
+            for job in chunk {
+                if let Err(error) = work(this, &job) {
+                    this.fail_with(&job.indexes, &error);
+                }
+            }
+        });
+    }
+
     /// Does jobs in chunks: what each chunk replaces is kept first, then recorded at once, then the chunk is done.
-    fn in_chunks(&mut self, mut jobs: VecDeque<Job>, mut work: impl FnMut(&mut Self, &Job) -> Result<(), FsError>) {
+    fn in_chunks_at_once(&mut self, mut jobs: VecDeque<Job>, mut work: impl FnMut(&mut Self, Vec<Job>)) {
         while !jobs.is_empty() {
             if !self.goes_on(&jobs) {
                 return;
             }
             let chunk = jobs.drain(..jobs.len().min(MAX_ENTRIES)).collect();
-            for job in self.kept(chunk) {
-                if let Err(error) = work(self, &job) {
-                    self.fail_with(&job.indexes, &error);
-                }
-            }
+            let kept = self.kept(chunk);
+            work(self, kept);
         }
     }
 
