@@ -56,13 +56,18 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
 }
 
 fn list(dir: &Path) -> Result<Tree, ServerError> {
-    let is_left_out = |path: &TreePath, kind: FileKind| kind == FileKind::Directory && path.name() == Some(b".git");
+    let is_left_out = |path: &TreePath, kind: FileKind| kind == FileKind::Directory && is_checkout(path);
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
     let tree = list_tree(dir, &options).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
     match tree.unlisted.into_iter().next() {
         Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
         None => Ok(Tree { entries: tree.entries, unlisted: Vec::new() }),
     }
+}
+
+/// Whether a directory is what a checkout keeps about itself. Below `files` it is a content for nodes like any other.
+fn is_checkout(path: &TreePath) -> bool {
+    path.name() == Some(b".git") && !path.as_bytes().split(|&byte| byte == b'/').any(|name| name == b"files")
 }
 
 /// Refuses what cannot be published, all of it at once.

@@ -2,7 +2,7 @@
 //!
 //! Staging is copied into the store file by file, by descriptor and hashed while copied, so what is published is what was
 //! read and nothing that changes later. Then staging is listed again: if anything changed meanwhile, nothing is published.
-//! `.git` directories are left out. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
+//! `.git` directories are left out, but for those below `files`, which are contents. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
 //! and so are links that lead out of the environment.
 
 mod copy;

@@ -85,10 +85,12 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
     fs::create_dir(tree.join("empty dir")).unwrap();
     let odd = std::ffi::OsStr::from_bytes(b"sp ace\nnew\xffline");
     fs::write(tree.join(odd), "odd").unwrap();
-    fs::create_dir(tree.join(".git")).unwrap();
-    fs::write(tree.join(".git/HEAD"), "left out").unwrap();
+    for dir in [tree.join(".git"), world.environment().join("modules/app/.git")] {
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("HEAD"), "").unwrap();
+    }
     let server = world.open();
-    assert_eq!(publish_all(&server).await.files, 4);
+    assert_eq!(publish_all(&server).await.files, 5);
     let code = live(&server);
     let kind = |name: &[u8]| {
         let path = TreePath::from_bytes(&[b"modules/app/files/tree/", name].concat()).unwrap();
@@ -98,7 +100,9 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
     assert!(matches!(kind(b"empty"), Some(EntryKind::File { size: 0, .. })));
     assert_eq!(kind(b"empty dir"), Some(EntryKind::Directory));
     assert!(matches!(kind(odd.as_bytes()), Some(EntryKind::File { size: 3, .. })));
-    assert_eq!(kind(b".git"), None);
+    // A content for nodes like any other; that of the module's own checkout is not.
+    assert_eq!(kind(b".git"), Some(EntryKind::Directory));
+    assert!(!code.manifest.entries().iter().any(|entry| entry.path.as_bytes().starts_with(b"modules/app/.git")));
 }
 
 /// While a writer replaces files as fast as it can, what is published is one state of staging or nothing.
