@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::publish::PublishRequest;
-use direct_puppet_server_stub::{Server, ServerOptions, Staging};
+use direct_puppet_server_stub::{Server, ServerError, ServerOptions, Staging};
 use direct_puppet_transport::MemoryTransport;
 
 use crate::options::Common;
@@ -38,7 +38,12 @@ pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<Mem
     }
     let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
     let options = ServerOptions::new(common.state_dir()?.join("server"), staging);
-    let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
+    let server = match tokio::task::spawn_blocking(move || Server::open(options)).await? {
+        Err(ServerError::Busy { .. }) => {
+            bail!("another apply or plan works with state directory {}: wait for it to end", common.state_dir()?.display())
+        }
+        opened => opened?,
+    };
     let request = PublishRequest { environments: vec![environment], message: "apply".to_owned(), ..PublishRequest::default() };
     for result in server.publish(request).await? {
         if let Some(error) = result.error {

@@ -12,7 +12,8 @@ use crate::options::Common;
 use crate::run::{RunArguments, once, print};
 use crate::{connect, output};
 
-/// How long to leave a server alone that could not be asked for news.
+/// How long to leave a server alone that could not be asked, or whose news could not be applied; twice as long after each
+/// further failure, up to the interval of runs.
 const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Arguments of `daemon`.
@@ -41,17 +42,24 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
     let agent = common.agent(connect::server(common)?)?;
     let mut signals = Signals::new()?;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
+    let interval = Duration::from_secs(arguments.interval_seconds);
     let mut next = Instant::now() + splay;
+    let mut failures = 0;
     loop {
-        if matches!(pause(&agent, &arguments, next, &mut signals).await, Wake::Stop) {
+        let quiet = Instant::now() + quiet_after(failures, interval);
+        if matches!(pause(&agent, &arguments, quiet, next, &mut signals).await, Wake::Stop) {
             return Ok(0);
         }
-        next = Instant::now() + Duration::from_secs(arguments.interval_seconds);
+        next = Instant::now() + interval;
         match once(&agent, &arguments.run.options(), true).await {
             Ok(outcome) => {
+                failures = 0;
                 print(&outcome, common.json)?;
             }
-            Err(error) => output::error(&error, common.json),
+            Err(error) => {
+                failures += 1;
+                output::run_error(&error, common.json);
+            }
         }
         if signals.stopped() {
             return Ok(0);
@@ -59,13 +67,28 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
     }
 }
 
-/// Waits for the next run: its time, news, or SIGUSR1.
-async fn pause<T: Transport>(agent: &Agent<T>, arguments: &Arguments, until: Instant, signals: &mut Signals) -> Wake {
+/// How long news are not listened to: what could not be applied a moment ago is still news.
+fn quiet_after(failures: u32, interval: Duration) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        _ => QUIET_AFTER_FAILURE.saturating_mul(1 << (failures - 1).min(16)).min(interval),
+    }
+}
+
+/// Waits for the next run: its time, news that come after `quiet`, or SIGUSR1.
+async fn pause<T: Transport>(
+    agent: &Agent<T>,
+    arguments: &Arguments,
+    quiet: Instant,
+    until: Instant,
+    signals: &mut Signals,
+) -> Wake {
     loop {
         let news = async {
             if arguments.no_wait {
                 return std::future::pending().await;
             }
+            tokio::time::sleep_until(quiet).await;
             match agent.wait_for_news(until.saturating_duration_since(Instant::now())).await {
                 Ok(is_new) => is_new,
                 Err(error) => {
@@ -116,4 +139,16 @@ fn random_fraction() -> f64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     let hash = std::collections::hash_map::RandomState::new().build_hasher().finish();
     f64::from(u32::try_from(hash >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_make_it_quieter_up_to_the_interval() {
+        let interval = Duration::from_secs(100);
+        let quiet: Vec<u64> = [0, 1, 2, 3, 100].iter().map(|&failures| quiet_after(failures, interval).as_secs()).collect();
+        assert_eq!(quiet, [0, 30, 60, 100, 100]);
+    }
 }

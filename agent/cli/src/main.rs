@@ -55,13 +55,22 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Not clap's own 2: that says that something changed.
+        Err(error) => return ExitCode::from(u8::from(error.print().is_err() || error.use_stderr())),
+    };
     start_logs(cli.common.verbosity());
     let is_json = cli.common.json;
+    let is_run = matches!(cli.verb, Verb::Apply(_) | Verb::Run(_) | Verb::Plan(_) | Verb::Verify);
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            output::error(&error, is_json);
+            if is_run {
+                output::run_error(&error, is_json);
+            } else {
+                output::error(&error, is_json);
+            }
             ExitCode::from(1)
         }
     }

@@ -4,7 +4,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
-use direct_puppet_agent::{Answer, Outcome};
+use direct_puppet_agent::tree::ScanCounters;
+use direct_puppet_agent::{Answer, Outcome, ResourceCounters, WireCounters};
 use direct_puppet_transport::protocol::RunStatus;
 use direct_puppet_transport::protocol::report::{Event, EventStatus};
 use serde::Serialize;
@@ -31,10 +32,30 @@ fn unless_gone(written: io::Result<()>) -> io::Result<()> {
 
 /// Prints an error with its causes; as JSON on standard output too, when that was asked for.
 pub(crate) fn error(error: &anyhow::Error, is_json: bool) {
-    let text = format!("{error:#}");
     if is_json {
-        line(&serde_json::json!({ "status": "failed", "error": text }).to_string());
+        line(&serde_json::json!({ "status": "failed", "error": format!("{error:#}") }).to_string());
     }
+    on_stderr(error);
+}
+
+/// Prints why a run did not happen; as JSON, with everything that a run's JSON has.
+pub(crate) fn run_error(error: &anyhow::Error, is_json: bool) {
+    if is_json {
+        let counted = (ResourceCounters::default(), ScanCounters::default(), WireCounters::default());
+        let (resources, scan, wire) = counted;
+        line(
+            &serde_json::json!({
+                "status": RunStatus::Failed, "error": format!("{error:#}"), "catalog_id": null, "code_id": null, "version": null,
+                "answer": null, "resources": resources, "scan": scan, "wire": wire, "events": [], "messages": [],
+            })
+            .to_string(),
+        );
+    }
+    on_stderr(error);
+}
+
+fn on_stderr(error: &anyhow::Error) {
+    let text = printable(&format!("{error:#}"));
     let (on, off) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
     eprintln!("{on}Error: {text}{off}");
 }
@@ -42,15 +63,28 @@ pub(crate) fn error(error: &anyhow::Error, is_json: bool) {
 /// Prints what a run did.
 pub(crate) fn outcome(outcome: &Outcome) {
     for (resource, diff) in &outcome.diffs {
-        line(&format!("Notice: {resource}/content:\n{diff}"));
+        line(&format!("Notice: {}/content:", printable(resource)));
+        diff.lines().for_each(|text| line(&printable(text)));
     }
     for event in outcome.events() {
         line(&event_line(event));
     }
     for message in &outcome.messages {
-        eprintln!("Warning: {message}");
+        eprintln!("Warning: {}", printable(message));
     }
     line(&summary_line(outcome));
+}
+
+/// What came from a catalog or a file must not steer the terminal, nor look like another line.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, next| {
+        match next {
+            '\t' => out.push(next),
+            _ if next.is_control() => out.extend(next.escape_default()),
+            _ => out.push(next),
+        }
+        out
+    })
 }
 
 fn event_line(event: &Event) -> String {
@@ -60,7 +94,7 @@ fn event_line(event: &Event) -> String {
         _ if event.corrective_change => ("Notice", " (corrective)"),
         _ => ("Notice", ""),
     };
-    format!("{level}: {resource}/{property}: {message}{drift}")
+    printable(&format!("{level}: {resource}/{property}: {message}{drift}"))
 }
 
 fn summary_line(outcome: &Outcome) -> String {
@@ -91,4 +125,14 @@ fn summary_line(outcome: &Outcome) -> String {
         wire.bytes_sent,
         wire.bytes_received,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_title_steers_the_terminal() {
+        assert_eq!(printable("a\tb \u{e4}\u{1b}[2J\nError: forged"), "a\tb \u{e4}\\u{1b}[2J\\nError: forged");
+    }
 }

@@ -84,12 +84,14 @@ pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
 
 pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::Result<u8> {
     let run = RunArguments { noop: true, show_diff: true, tags: arguments.tags, ..RunArguments::default() };
+    // The last run stays the one that did something.
+    let options = RunOptions { report: false, ..run.options() };
     let outcome = if let Some(site) = &arguments.site {
         let agent = common.agent(apply::embedded(common, site).await?)?;
-        once(&agent, &run.options(), common.json).await?
+        once(&agent, &options, common.json).await?
     } else {
         let agent = common.agent(connect::server(common)?)?;
-        once(&agent, &run.options(), common.json).await?
+        once(&agent, &options, common.json).await?
     };
     print(&outcome, common.json)
 }

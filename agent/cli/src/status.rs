@@ -64,6 +64,6 @@ fn print(disabled: Option<&str>, report: Option<&Report>) {
         output::line(&format!("  {name}: {value}"));
     }
     for log in &report.logs {
-        output::line(&format!("{}: {}", log.level, log.message));
+        output::line(&output::printable(&format!("{}: {}", log.level, log.message)));
     }
 }
