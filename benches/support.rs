@@ -83,7 +83,13 @@ pub fn make_tree(root: &Path, files: usize) -> io::Result<Vec<WantedContent>> {
             fs::create_dir_all(parent)?;
         }
         fs::write(&target, &content)?;
-        wanted.push(WantedContent { path, digest: Digest::of(&content), size: content.len() as u64, replace: true });
+        wanted.push(WantedContent {
+            path,
+            digest: Digest::of(&content),
+            size: content.len() as u64,
+            replace: true,
+            follow: false,
+        });
     }
     Ok(wanted)
 }

@@ -41,7 +41,7 @@ pub struct RunOptions {
     pub verify_all: bool,
     /// Get missing contents. Without it, a run can only tell that they differ; for noop runs. Default: true.
     pub fetch: bool,
-    /// Send a report. Default: true.
+    /// Write a report as that of the last run, and send it. Default: true.
     pub report: bool,
 }
 
@@ -168,7 +168,7 @@ impl<T: Transport> Agent<T> {
     ///
     /// # Errors
     ///
-    /// When the server cannot be asked.
+    /// When the server cannot be asked, or the agent is disabled.
     ///
     /// # Cancel safety
     ///

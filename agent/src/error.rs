@@ -64,12 +64,16 @@ pub enum RunError {
         accepted: VersionCounter,
     },
     /// A type that no provider manages.
-    #[error("{resource} cannot be managed: no provider for type {resource_type}")]
+    #[error("{resource}{} cannot be managed: there is no type {resource_type} here, there are {}", declared.as_ref().map(|at| format!(" ({at})")).unwrap_or_default(), known.join(", "))]
     NoProvider {
         /// The resource.
         resource: String,
         /// Its type.
         resource_type: String,
+        /// Where it was declared, `file:line`.
+        declared: Option<String>,
+        /// The types that have a provider.
+        known: Vec<String>,
     },
     /// A resource whose parameters make no sense.
     #[error("catalog cannot be applied")]

@@ -6,6 +6,7 @@ mod content;
 mod create;
 mod directories;
 mod error;
+mod follow;
 mod journal;
 mod own;
 mod remove;
@@ -18,6 +19,8 @@ mod tests;
 
 pub use attributes::Attributes;
 pub use error::{FsError, FsErrorKind};
+pub(crate) use follow::MAX_LINKS;
+pub use follow::link_destination;
 pub use journal::StageJournal;
 pub use own::{ensure_private_dir, remove_unfinished, write_state, write_state_with};
 pub use root::{DirEntry, Root};

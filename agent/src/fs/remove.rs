@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use direct_puppet_transport::protocol::TreePath;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fstat, fsync, openat, openat2, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, fsync, openat, openat2, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::resolve::{MAX_RACES, open_parent};
@@ -20,21 +20,29 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// When something in it cannot be removed, or it is or holds a mount point; the rest may be gone by then.
+    /// When it is or holds a mount point: then nothing is removed. When something in it cannot be removed: part of it is gone then.
     pub fn remove_tree(&self, path: &TreePath) -> Result<(), FsError> {
-        let remove = || -> io::Result<()> {
+        let mut has_begun = false;
+        let mut remove = || -> io::Result<()> {
             let (parent, name) = open_parent(self.fd(), path)?;
-            empty(open_on_same_mount(&parent, name)?)?;
+            let top = open_on_same_mount(&parent, name)?;
+            refuse_mounts(&top)?;
+            has_begun = true;
+            empty(top)?;
             unlinkat(&parent, name, AtFlags::REMOVEDIR)?;
             Ok(fsync(&parent)?)
         };
-        remove().map_err(|error| {
+        let removed = remove();
+        removed.map_err(|error| {
             let is_mount = matches!(Errno::from_io_error(&error), Some(Errno::XDEV | Errno::BUSY));
             let error = self.error(path, "remove the tree", error);
-            if is_mount {
-                error.with_kind(FsErrorKind::WrongKind, Some("something is mounted there: unmount it first"))
-            } else {
-                error
+            match is_mount {
+                true => error.with_kind(FsErrorKind::WrongKind, Some("something is mounted there: unmount it first")),
+                false if has_begun => {
+                    let kind = error.kind;
+                    error.with_kind(kind, Some("part of it may be gone: the undo log has what it held"))
+                }
+                false => error,
             }
         })
     }
@@ -57,6 +65,38 @@ fn open_on_same_mount(parent: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+/// Looks for mounts in a whole tree before anything in it is removed. Directories below are opened anew by path, so that depth
+/// costs no descriptors; `EXDEV` when something is mounted on one.
+fn refuse_mounts(top: &OwnedFd) -> io::Result<()> {
+    let mut open = vec![TreePath::root()];
+    while let Some(path) = open.pop() {
+        let directory = if path.is_root() { top.try_clone()? } else { open_below(top, &path)? };
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let is_directory = match entry.file_type() {
+                FileType::Directory => name != b"." && name != b"..",
+                FileType::Unknown => {
+                    let stat = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                    name != b"." && name != b".." && Stat::from_raw(&stat).kind() == FileKind::Directory
+                }
+                _ => false,
+            };
+            // A path that is too long for one call is looked at while removing.
+            if is_directory && let Ok(child) = path.child(name) {
+                open.push(child);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_below(top: &OwnedFd, path: &TreePath) -> io::Result<OwnedFd> {
+    let mut components = path.as_bytes().split(|&byte| byte == b'/');
+    let first = open_on_same_mount(top, components.next().unwrap_or_default())?;
+    components.try_fold(first, |directory, name| open_on_same_mount(&directory, name))
 }
 
 /// Returns the names in a directory.

@@ -111,7 +111,12 @@ impl<'a> Stage<'a> {
         let mut staged = self.stage(path, source, digest, attributes).map_err(|error| {
             let is_mismatch = error.get_ref().is_some_and(|inner| inner.is::<Mismatch>());
             let error = self.root.error(path, "stage a new content for", error);
-            if is_mismatch { error.with_kind(FsErrorKind::DigestMismatch, Some("the next run fetches it anew")) } else { error }
+            match error.kind {
+                _ if is_mismatch => error.with_kind(FsErrorKind::DigestMismatch, Some("the next run fetches it anew")),
+                FsErrorKind::NotFound => error
+                    .with_kind(FsErrorKind::NotFound, Some("is its directory there? Manage that too, with ensure => directory")),
+                _ => error,
+            }
         })?;
         if self.files.len() >= SYNCFS_FROM {
             staged.file = None;

@@ -53,6 +53,8 @@ pub struct ContextParts {
     pub scan: Scan,
     /// Paths of all `File` resources that stand in the catalog by themselves: recursion leaves them alone.
     pub managed: HashSet<TreePath>,
+    /// Where the agent keeps its own state, when that is below the root: nobody removes or replaces it.
+    pub own_state: Option<TreePath>,
     /// How the run goes.
     pub options: ApplyOptions,
     /// The way back.
@@ -102,6 +104,12 @@ impl Context {
     #[must_use]
     pub fn cancel(&self) -> &CancellationToken {
         &self.parts.cancel
+    }
+
+    /// Returns whether the agent's own state is at, below or around `path`: such a path is never removed or replaced.
+    #[must_use]
+    pub fn holds_own_state(&self, path: &TreePath) -> bool {
+        self.parts.own_state.as_ref().is_some_and(|state| state.is_within(path) || path.is_within(state))
     }
 
     /// Returns whether a `File` resource of its own manages `path`.

@@ -16,6 +16,7 @@ use crate::agent::Inner;
 use crate::apply::error_chain;
 use crate::catalog_cache::CatalogCache;
 use crate::error::RunError;
+use crate::lock;
 use crate::outcome::Answer;
 
 /// Longest wait that one check-in asks for, in seconds: below what proxies cut off.
@@ -139,6 +140,9 @@ impl<T: Transport> Run<'_, T> {
 pub(crate) async fn wait_for_news<T: Transport>(inner: &Arc<Inner<T>>, wait: Duration) -> Result<bool, RunError> {
     let shared = Arc::clone(inner);
     let held = tokio::task::spawn_blocking(move || -> Result<Option<Held>, RunError> {
+        if let Some(message) = lock::disabled(&shared.state_dir)? {
+            return Err(RunError::Disabled { message });
+        }
         let catalogs = CatalogCache::ensure(&shared.state_dir, &shared.certname)?;
         Ok(catalogs.held(&shared.environment))
     })

@@ -135,6 +135,7 @@ impl ScanJob {
         let result = self.cache.as_mut().map_or_else(
             || Err(RunError::Config { reason: "one run scans once".to_owned() }),
             |cache| {
+                follow_links(&self.root, &mut self.wanted);
                 let scanned = scan(&self.root, &self.wanted, cache, &self.options, self.now, &self.interrupt, &self.progress);
                 if self.interrupt.load(Ordering::Relaxed) {
                     return Err(RunError::Cancelled);
@@ -146,6 +147,15 @@ impl ScanJob {
     }
 }
 
+/// Looks through links that a resource follows. What cannot be followed stays: checking the resource says why.
+fn follow_links(root: &Root, wanted: &mut [WantedContent]) {
+    for want in wanted.iter_mut().filter(|want| want.follow) {
+        if let Ok(Some(path)) = root.resolve_links(&want.path) {
+            want.path = path;
+        }
+    }
+}
+
 /// Decides for each content that is not in place where it comes from: the store, another path, or the server.
 fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, mut scan: Scan) -> Result<Contents, RunError> {
     let mut uses = Uses::new();
@@ -153,7 +163,8 @@ fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, m
     for want in wanted {
         let state = scan.files.get(&want.path).map(|scanned| &scanned.content);
         let is_needed = match state {
-            Some(ContentState::Absent) => true,
+            // If nothing replaces what blocks the way, the resource fails, as it must.
+            Some(ContentState::Absent | ContentState::Blocked) => true,
             Some(ContentState::Different(_) | ContentState::OtherKind) => want.replace,
             _ => false,
         };

@@ -170,6 +170,9 @@ impl<T: Transport> Run<'_, T> {
 
     /// Writes the report and its summary, and sends it with those that wait. What cannot be sent waits for the next run.
     async fn deliver(&mut self, report: &Arc<Report>) {
+        if !self.options.report {
+            return;
+        }
         let (state_dir, last) = (self.inner.state_dir.clone(), Arc::clone(report));
         let written = tokio::task::spawn_blocking(move || {
             report::write_last(&state_dir, &last)
@@ -187,9 +190,6 @@ impl<T: Transport> Run<'_, T> {
                 Vec::new()
             }
         };
-        if !self.options.report {
-            return;
-        }
         for (path, waiting) in pending {
             if self.client.report(&waiting).await.is_err() {
                 break;

@@ -8,12 +8,14 @@ mod contents;
 mod finish;
 mod state;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus, TreePath};
 use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
@@ -140,12 +142,23 @@ impl<T: Transport> Run<'_, T> {
         let providers = &self.inner.providers;
         for resource in catalog.resources.iter().filter(|resource| !is_container(&resource.resource_type)) {
             let Some(provider) = providers.get(&resource.resource_type) else {
-                let resource_type = resource.resource_type.clone();
-                return Err(RunError::NoProvider { resource: resource.reference().to_string(), resource_type });
+                let mut known: Vec<String> = providers.keys().cloned().collect();
+                known.sort();
+                return Err(RunError::NoProvider {
+                    resource: resource.reference().to_string(),
+                    resource_type: resource.resource_type.clone(),
+                    declared: resource.file.as_ref().map(|file| match resource.line {
+                        Some(line) => format!("{file}:{line}"),
+                        None => file.clone(),
+                    }),
+                    known,
+                });
             };
             provider.validate(resource)?;
         }
-        let managed = managed_paths(catalog)?;
+        let mut managed = managed_paths(catalog)?;
+        // Recursion and purging leave the agent's own state alone, as if a resource of its own managed it.
+        managed.extend(own_state(&self.inner.root, &self.inner.state_dir));
         let autorequire = |at: usize| {
             let resource: &Resource = &catalog.resources[at];
             providers.get(&resource.resource_type).map(|provider| provider.autorequire(resource, catalog)).unwrap_or_default()
@@ -166,6 +179,7 @@ impl<T: Transport> Run<'_, T> {
             stage_journal: state.take_journal()?,
             scan: contents.scan,
             managed: plan.managed.clone(),
+            own_state: own_state(&self.inner.root, &self.inner.state_dir),
             options: ApplyOptions {
                 show_diff: self.options.show_diff,
                 max_diff_bytes: self.inner.max_diff_bytes,
@@ -196,10 +210,16 @@ impl<T: Transport> Run<'_, T> {
     }
 }
 
+/// Returns where the agent's own state is below the root, by name.
+fn own_state(root: &Path, state_dir: &Path) -> Option<TreePath> {
+    TreePath::from_absolute(state_dir.strip_prefix(root).ok().map(|below| Path::new("/").join(below))?.as_os_str().as_bytes())
+        .ok()
+}
+
 /// A catalog in order.
 struct Plan {
     graph: Graph,
-    managed: std::collections::HashSet<direct_puppet_transport::protocol::TreePath>,
+    managed: HashSet<TreePath>,
 }
 
 /// Where the catalog of this run came from.

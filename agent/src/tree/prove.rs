@@ -48,6 +48,10 @@ impl Looked {
         Self::new(None, ContentState::Absent, Update::Forget)
     }
 
+    pub(super) fn blocked() -> Self {
+        Self::new(None, ContentState::Blocked, Update::Keep)
+    }
+
     pub(super) fn failed(attempt: &str, errno: Errno) -> Self {
         let hint = match errno {
             Errno::LOOP | Errno::NOTDIR => ": a component on the way is a symbolic link or no directory, which is never followed",

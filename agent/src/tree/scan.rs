@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Digest, TreePath};
 use rayon::prelude::*;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{StatCache, error};
@@ -41,6 +42,8 @@ pub struct WantedContent {
     pub size: u64,
     /// Whether other content there is to be replaced (`replace => true`); if not, only absence makes it missing.
     pub replace: bool,
+    /// Whether a link at `path` is followed (`links => follow`): the run then looks at what it points to instead.
+    pub follow: bool,
 }
 
 /// What was found at one path.
@@ -56,6 +59,8 @@ pub enum ContentState {
     Absent,
     /// Something that is no regular file.
     OtherKind,
+    /// On the way to it is something that is no directory, which the run may replace with one.
+    Blocked,
     /// It could not be looked at.
     Failed(String),
 }
@@ -224,6 +229,7 @@ fn look_at_run(
         let looked = match &dir {
             Ok(Some(dir)) => prover.look(dir, &wanted[index], buffer, large),
             Ok(None) => Some(Looked::absent()),
+            Err(Errno::NOTDIR | Errno::LOOP) => Some(Looked::blocked()),
             Err(errno) => Some(Looked::failed("open the directory that holds it", *errno)),
         };
         progress.fetch_add(u64::from(looked.is_some()), Ordering::Relaxed);

@@ -92,7 +92,8 @@ impl TreePath {
                 reason: "relative where an absolute path belongs",
             });
         };
-        Self::from_bytes(relative.strip_suffix(b"/").unwrap_or(relative))
+        let names = relative.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+        Self::from_bytes(&names.collect::<Vec<_>>().join(&b'/'))
     }
 
     /// Returns the bytes.
@@ -342,7 +343,9 @@ mod tests {
         assert!(!path.is_within(&"a/b/cc".parse().unwrap()));
         assert!(!"a/bb".parse::<TreePath>().unwrap().is_within(&"a/b".parse().unwrap()));
         assert_eq!("x".parse::<TreePath>().unwrap().parent(), Some(TreePath::root()));
-        assert_eq!(TreePath::from_absolute(b"/etc/motd/").unwrap().absolute(), "/etc/motd");
+        for text in ["/etc/motd/", "//etc//motd", "/etc/motd"] {
+            assert_eq!(TreePath::from_absolute(text.as_bytes()).unwrap().absolute(), "/etc/motd");
+        }
     }
 
     proptest! {

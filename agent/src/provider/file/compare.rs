@@ -159,7 +159,7 @@ impl Comparison<'_> {
         match (&entry.want, stat) {
             (Want::Attributes | Want::Absent, None) => Ok(Vec::new()),
             (Want::Absent, Some(_)) => {
-                self.may_destroy(kind, "remove")?;
+                self.may_destroy(path, kind, "remove")?;
                 create(Phase::Removal, "absent")
             }
             (Want::Present | Want::File(_), None) => create(Phase::File, "file"),
@@ -180,17 +180,20 @@ impl Comparison<'_> {
             (_, Some(stat)) if !self.parameters.replace => Ok(self.attribute_differences(entry, stat)),
             (Want::Directory, Some(_)) => create(Phase::Directory, "directory"),
             (Want::File(_), Some(_)) => {
-                self.may_destroy(kind, "replace")?;
+                self.may_destroy(path, kind, "replace")?;
                 create(Phase::File, "file")
             }
             (Want::Link(_), Some(_)) => {
-                self.may_destroy(kind, "replace")?;
+                self.may_destroy(path, kind, "replace")?;
                 create(Phase::Link, "link")
             }
         }
     }
 
-    fn may_destroy(&self, kind: Option<FileKind>, verb: &str) -> Result<(), String> {
+    fn may_destroy(&self, path: &TreePath, kind: Option<FileKind>, verb: &str) -> Result<(), String> {
+        if self.context.holds_own_state(path) {
+            return Err("the agent's own state is there: leave it out, or keep it elsewhere with --state-dir".to_owned());
+        }
         if kind == Some(FileKind::Directory) && !self.parameters.force {
             return Err(format!("a directory is there: set force => true to {verb} it"));
         }

@@ -206,7 +206,7 @@ pub(super) fn effective_path(
     if !is_link || !follows {
         return Ok((desired.path.clone(), stat));
     }
-    match source::resolve_links(root, &desired.path)? {
+    match root.resolve_links(&desired.path)? {
         Some(path) => {
             let stat = root.stat(&path)?;
             Ok((path, stat))
@@ -236,7 +236,13 @@ pub(super) fn wanted(
             Content::Inline { bytes, digest } => (*digest, bytes.len() as u64),
             Content::Local { .. } => return,
         };
-        wanted.push(crate::tree::WantedContent { path, digest, size, replace: parameters.replace });
+        wanted.push(crate::tree::WantedContent {
+            path,
+            digest,
+            size,
+            replace: parameters.replace,
+            follow: parameters.links == Links::Follow,
+        });
     };
     let by_source = resource.resolved.as_ref().filter(|resolved| resolved.uri.is_some());
     if parameters.ensure == Some(Ensure::Absent) {

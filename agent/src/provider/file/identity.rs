@@ -55,7 +55,12 @@ impl Identities {
                     (None, account) if context.options().noop => Identity::Unknown(shown(account)),
                     (None, account) => {
                         let parameter = if kind == AccountKind::User { "owner" } else { "group" };
-                        let reason = format!("there is no {} {} on this machine", kind.name(), shown(account));
+                        let reason = format!(
+                            "there is no {} {} in {} of the managed root: create it first, or give its number",
+                            kind.name(),
+                            shown(account),
+                            kind.file()
+                        );
                         return Err(super::read::fail(resource, parameter, reason));
                     }
                 };

@@ -43,7 +43,7 @@ impl<'a> Observer<'a> {
     /// Returns the metadata of what is at `path`, without following a link there.
     pub(super) fn stat(&self, path: &TreePath) -> Result<Option<Stat>, FsError> {
         if let Some(scanned) = self.context.scanned(path)
-            && !matches!(scanned.content, ContentState::Failed(_))
+            && !matches!(scanned.content, ContentState::Failed(_) | ContentState::Blocked)
         {
             return Ok(scanned.stat);
         }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use direct_puppet_transport::protocol::TreePath;
 
 use super::parameters::Account;
-use super::source::resolve_links;
 use crate::fs::{FsError, Root, Stat};
 
 /// Longest file of accounts that is read, in bytes: some hundred thousand lines.
@@ -27,6 +26,14 @@ impl AccountKind {
         match self {
             Self::User => b"etc/passwd",
             Self::Group => b"etc/group",
+        }
+    }
+
+    /// Returns the file that says who there is.
+    pub(super) const fn file(self) -> &'static str {
+        match self {
+            Self::User => "/etc/passwd",
+            Self::Group => "/etc/group",
         }
     }
 
@@ -92,7 +99,7 @@ impl AccountCache {
     /// Returns the accounts of a root; none when there is no file. Blocking.
     pub(super) fn load(&self, root: &Root, kind: AccountKind) -> Result<Arc<Accounts>, FsError> {
         // The constant is a valid path; the root itself would be the answer otherwise, which is no file.
-        let path = resolve_links(root, &TreePath::from_bytes(kind.path()).unwrap_or_default())?;
+        let path = root.resolve_links(&TreePath::from_bytes(kind.path()).unwrap_or_default())?;
         let stat = match &path {
             Some(path) => root.stat(path)?,
             None => None,

@@ -143,7 +143,9 @@ fn open(application: &Application<'_>, content: Option<&Content>) -> Result<(Con
             Ok((ContentSource::Copy(context.root().open_file(path)?), digest))
         }
         Some(Content::Stored { digest, size }) => {
-            if context.is_last_use(digest)
+            // A command that checks it finds it beside its target, with its owner and mode.
+            if application.parameters.validate_cmd.is_none()
+                && context.is_last_use(digest)
                 && let Some(taken) = context.store().take(digest)?
             {
                 return Ok((ContentSource::Take(taken), *digest));

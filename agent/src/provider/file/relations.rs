@@ -3,7 +3,7 @@
 use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath};
 
 use super::parameters::{Account, Parameters};
-use super::source::link_destination;
+use crate::fs::link_destination;
 
 /// Returns the `File` of each directory above and of a link's target, and the owner and group. Puppet takes the nearest
 /// directory only; all of them make the same order, because the nearest itself comes after the others.

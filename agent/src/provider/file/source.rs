@@ -7,10 +7,7 @@ use direct_puppet_transport::protocol::{Digest, EntryKind, ResolvedSource, TreeP
 
 use super::parameters::{Links, Parameters, Recurse};
 use super::source_uri::SourceUri;
-use crate::fs::{FileKind, FsError, FsErrorKind, Root, Stat};
-
-/// Links followed before it must be a circle: Linux's own limit.
-const MAX_LINKS: usize = 40;
+use crate::fs::{FileKind, FsError, MAX_LINKS, Root, Stat, link_destination};
 
 /// A content that a file shall have.
 #[derive(Debug, Clone)]
@@ -43,42 +40,6 @@ pub(super) struct Entry {
     /// Its owner and group, which only a source on this machine has.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) content: EntryContent,
-}
-
-/// Follows links at `path`, not on the way to it, within the root. `None` when nothing is there at the end.
-pub(super) fn resolve_links(root: &Root, path: &TreePath) -> Result<Option<TreePath>, FsError> {
-    let mut path = path.clone();
-    for _ in 0..MAX_LINKS {
-        match root.stat(&path)? {
-            None => return Ok(None),
-            Some(stat) if stat.kind() != FileKind::Link => return Ok(Some(path)),
-            Some(_) => {}
-        }
-        let target = root.read_link(&path)?;
-        let Some(next) = link_destination(&path, &target) else { return Ok(None) };
-        path = next;
-    }
-    Err(FsError {
-        path: root.display(&path),
-        attempt: "follow the links at",
-        kind: FsErrorKind::NotBeneath,
-        hint: Some("they form a circle"),
-        source: std::io::Error::from_raw_os_error(rustix::io::Errno::LOOP.raw_os_error()),
-    })
-}
-
-/// Returns the path that a link at `path` with `target` points to, by its text; `None` when it is no valid path. As for the
-/// kernel, `..` at the root is the root.
-pub(super) fn link_destination(path: &TreePath, target: &[u8]) -> Option<TreePath> {
-    let mut destination = if target.starts_with(b"/") { TreePath::root() } else { path.parent()? };
-    for name in target.split(|&byte| byte == b'/') {
-        destination = match name {
-            b"" | b"." => destination,
-            b".." => destination.parent().unwrap_or_default(),
-            name => destination.child(name).ok()?,
-        };
-    }
-    Some(destination)
 }
 
 /// Returns whether recursion reaches the entry at `relative`.
@@ -178,7 +139,7 @@ pub(super) fn entries(
         match source {
             SourceUri::Local(path) => {
                 let found = match parameters.links {
-                    Links::Follow => resolve_links(root, path)?,
+                    Links::Follow => root.resolve_links(path)?,
                     Links::Manage => Some(path.clone()),
                 };
                 if let Some(path) = found
@@ -229,7 +190,7 @@ fn local_content(root: &Root, parameters: &Parameters, path: &TreePath, stat: &S
         FileKind::File => EntryContent::File(Content::Local { path: path.clone(), stat: Box::new(*stat) }),
         FileKind::Directory => EntryContent::Directory,
         FileKind::Link if parameters.links == Links::Manage => EntryContent::Link(root.read_link(path)?),
-        FileKind::Link => match resolve_links(root, path)? {
+        FileKind::Link => match root.resolve_links(path)? {
             Some(target) => match root.stat(&target)? {
                 Some(stat) if stat.kind() == FileKind::File => {
                     EntryContent::File(Content::Local { path: target, stat: Box::new(stat) })

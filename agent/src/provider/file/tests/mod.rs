@@ -117,6 +117,7 @@ impl World {
         let (stage_journal, left) = StageJournal::open(&state, &root).unwrap();
         assert_eq!(left, 0, "staged files were left behind");
         Context::new(ContextParts {
+            own_state: None,
             root,
             store: self.store(),
             stage_journal,
