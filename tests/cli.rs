@@ -3,53 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Command;
 
+use direct_puppet_tests::authority::Authority;
 use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
-
-/// A server on a Unix socket and on a free port; stopped with SIGTERM when dropped.
-struct Serving {
-    child: Child,
-    urls: Vec<String>,
-    data: PathBuf,
-}
-
-impl Serving {
-    fn start(dir: &Path, site: &Site) -> Self {
-        let sockets = dir.join("sockets");
-        fs::DirBuilder::new().mode(0o700).create(&sockets).unwrap();
-        let data = dir.join("data");
-        let mut command = Command::new(&binaries().server);
-        command.arg("serve").arg("--data").arg(&data).arg("--staging").arg(site.dir());
-        command
-            .args(["--listen", "http://127.0.0.1:0"])
-            .arg("--listen")
-            .arg(format!("unix:{}", sockets.join("agent.sock").display()));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let urls = lines.take(2).map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned()).collect();
-        Self { child, urls, data }
-    }
-
-    fn verb(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&binaries().server);
-        command.args(arguments).arg("--data").arg(&self.data).arg("--json");
-        run(command)
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        }
-        assert!(self.child.wait().unwrap().success(), "the server did not stop as it should");
-    }
-}
 
 #[test]
 fn publish_run_plan_drift_and_undo_over_real_sockets() {
@@ -102,4 +61,71 @@ fn publish_run_plan_drift_and_undo_over_real_sockets() {
     assert_eq!(serving.verb(&["recompile", "node1"]).status.code(), Some(0));
     assert_eq!(serving.verb(&["recompile", "nobody"]).status.code(), Some(1));
     assert_eq!(json(&serving.verb(&["versions"])).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn over_https_the_certificate_says_who_a_node_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::new(&dir.path().join("site"));
+    site.fill(3, "one");
+    let mut authority = Authority::new();
+    for (name, alternative) in [("server.example.com", "127.0.0.1"), ("node1.example.com", "node1.example.com")] {
+        authority.install(name, alternative);
+    }
+    let ssldir = authority.ssldir().as_os_str().to_owned();
+    let options = ["--ssldir".into(), ssldir.clone(), "--certname".into(), "server.example.com".into()];
+    let serving = Serving::listening(dir.path(), &site, &["https://127.0.0.1:0"], &options);
+    assert_eq!(serving.verb(&["publish"]).status.code(), Some(0));
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let agent = |node: &str| {
+        let mut command = Command::new(&binaries().agent);
+        command.args(["run", "--server", &serving.urls[0], "--node", node, "--json", "--ssldir"]).arg(&ssldir);
+        run({
+            command.arg("--root").arg(&root);
+            command
+        })
+    };
+    let first = agent("node1.example.com");
+    assert_eq!(first.status.code(), Some(2), "{}", String::from_utf8_lossy(&first.stderr));
+    assert_eq!(files(&root.join("srv/tree")), files(&site.tree()));
+    // Another's name with one's own certificate: the name decides which files are read, so they are put there.
+    for below in ["certs", "private_keys"] {
+        let dir = authority.ssldir().join(below);
+        fs::copy(dir.join("node1.example.com.pem"), dir.join("node2.example.com.pem")).unwrap();
+    }
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut command = Command::new(&binaries().agent);
+    command.args(["run", "--server", &serving.urls[0], "--node", "node2.example.com", "--json", "--ssldir"]).arg(&ssldir);
+    command.arg("--root").arg(&other);
+    let refused = run(command);
+    assert_eq!((refused.status.code(), other.join("srv").exists()), (Some(1), false));
+    let said = json(&refused);
+    assert!(said["error"].as_str().unwrap().contains("ask in the name of your certificate"), "{said}");
+    let nodes = json(&serving.verb(&["nodes"]));
+    assert_eq!(nodes.as_array().unwrap().len(), 1, "{nodes}");
+}
+
+#[test]
+fn what_a_run_prints_has_one_shape_whatever_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["status", "catalog_id", "code_id", "answer", "resources", "scan", "wire", "events"];
+    let nobody = format!("unix:{}", dir.path().join("nobody.sock").display());
+    let output = run(binaries().agent(dir.path(), &["run", "--server", &nobody]));
+    let said = json(&output);
+    assert_eq!((output.status.code(), &said["status"]), (Some(1), &"failed".into()));
+    for key in keys {
+        assert!(said.get(key).is_some(), "{key} is missing in {said}");
+    }
+    assert!(said["error"].as_str().is_some_and(|error| error.contains("nobody.sock")), "{said}");
+    // Usage: 1, for 2 says that something changed.
+    for wrong in [&["run", "--bogus"][..], &["apply"], &["run", "--node", "../x"], &["frobnicate"]] {
+        let mut command = Command::new(&binaries().agent);
+        command.args(wrong);
+        assert_eq!(run(command).status.code(), Some(1), "{wrong:?}");
+    }
+    let mut help = Command::new(&binaries().agent);
+    help.arg("--help");
+    assert_eq!(run(help).status.code(), Some(0));
 }

@@ -4,15 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "http/authority.rs"]
-#[expect(dead_code, reason = "shared with the suite of HTTP")]
-mod authority;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use authority::{Authority, VALID};
 use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service, UnixListener};
+use direct_puppet_tests::authority::{Authority, VALID};
 use direct_puppet_transport::testing::conformance::{self, Guard};
 use direct_puppet_transport::{
     Handler, HttpOptions, HttpTransport, HttpVersion, MemoryTransport, Retry, RetryPolicy, Timeout, Timeouts, TlsFiles,

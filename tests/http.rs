@@ -1,8 +1,6 @@
 //! The HTTP transport against the HTTP listener, over real sockets on loopback.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
 
-#[path = "http/authority.rs"]
-mod authority;
 #[path = "http/identity.rs"]
 mod identity;
 #[path = "http/limits.rs"]
@@ -13,7 +11,7 @@ mod site;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use authority::{Authority, VALID};
+use direct_puppet_tests::authority::{Authority, VALID};
 use direct_puppet_transport::protocol::frame::FetchEvent;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
 use direct_puppet_transport::protocol::{

@@ -4,9 +4,9 @@ use direct_puppet_server_stub::listen::{HttpListener, ListenError, ServerTls};
 use direct_puppet_transport::protocol::CatalogReply;
 use direct_puppet_transport::{CallError, Client, HttpVersion, TlsFiles, TransportError, TransportErrorKind};
 
-use crate::authority::{Authority, EXPIRED, NOT_YET, VALID};
 use crate::check_in;
 use crate::site::{Server, Site};
+use direct_puppet_tests::authority::{Authority, EXPIRED, NOT_YET, VALID};
 
 /// Calls over both versions of HTTP and returns the two errors; the server must not have been asked anything.
 async fn refused(server: &TlsFiles, node: &TlsFiles) -> Vec<TransportError> {

@@ -1,5 +1,7 @@
 //! A certificate authority for one test.
 
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,20 +12,28 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-pub(crate) struct Authority {
+/// An authority with a directory in Puppet's layout, removed when it is dropped.
+#[derive(Debug)]
+pub struct Authority {
     directory: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
     next_serial: u64,
 }
 
 /// From when to when a certificate is valid, in years.
-pub(crate) type Years = (i32, i32);
-pub(crate) const VALID: Years = (2020, 2120);
-pub(crate) const EXPIRED: Years = (2010, 2011);
-pub(crate) const NOT_YET: Years = (2119, 2120);
+pub type Years = (i32, i32);
+/// Valid whenever a test runs.
+pub const VALID: Years = (2020, 2120);
+/// Valid once.
+pub const EXPIRED: Years = (2010, 2011);
+/// Valid one day.
+pub const NOT_YET: Years = (2119, 2120);
 
 impl Authority {
-    pub(crate) fn new() -> Self {
+    /// Makes an authority.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it makes keys and files")]
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "Puppet CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,12 +48,13 @@ impl Authority {
     }
 
     /// An ssldir as Puppet lays it out.
-    pub(crate) fn ssldir(&self) -> &Path {
+    #[must_use]
+    pub fn ssldir(&self) -> &Path {
         self.directory.path()
     }
 
     /// Issues a certificate with that common name and alternative name; returns its files and its serial number.
-    pub(crate) fn issue(&mut self, name: &str, alternative: &str, (from, to): Years) -> (TlsFiles, u64) {
+    pub fn issue(&mut self, name: &str, alternative: &str, (from, to): Years) -> (TlsFiles, u64) {
         let serial = self.next_serial;
         self.next_serial += 1;
         let mut params = CertificateParams::new(vec![alternative.to_owned()]).unwrap();
@@ -60,8 +71,17 @@ impl Authority {
         (files, serial)
     }
 
+    /// Issues a valid certificate for `name`, which reaches a server at `alternative`, and puts it where Puppet has it.
+    pub fn install(&mut self, name: &str, alternative: &str) {
+        let (files, _) = self.issue(name, alternative, VALID);
+        for (file, below) in [(files.certificate, "certs"), (files.key, "private_keys")] {
+            fs::rename(file, self.ssldir().join(below).join(format!("{name}.pem"))).unwrap();
+        }
+    }
+
     /// Writes a revocation list.
-    pub(crate) fn revoke(&self, serials: &[u64]) -> PathBuf {
+    #[must_use]
+    pub fn revoke(&self, serials: &[u64]) -> PathBuf {
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2021, 1, 1),

@@ -1,7 +1,9 @@
 //! What the suites share: the real programs, sites, and trees.
 
+pub mod authority;
 pub mod binaries;
 pub mod link;
+pub mod serving;
 pub mod site;
 pub mod world;
 

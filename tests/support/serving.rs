@@ -1,0 +1,70 @@
+//! The real server program, listening.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::binaries::{binaries, run};
+use crate::site::Site;
+
+/// A server that listens; stopped with SIGTERM when dropped, which must end it well.
+#[derive(Debug)]
+pub struct Serving {
+    child: Child,
+    /// Where it listens, in the order asked for.
+    pub urls: Vec<String>,
+    data: PathBuf,
+}
+
+impl Serving {
+    /// Starts a server on a free port and on a Unix socket.
+    #[must_use]
+    pub fn start(dir: &Path, site: &Site) -> Self {
+        let sockets = dir.join("sockets");
+        fs::DirBuilder::new().mode(0o700).create(&sockets).unwrap();
+        let socket = format!("unix:{}", sockets.join("agent.sock").display());
+        Self::listening(dir, site, &["http://127.0.0.1:0", &socket], &[])
+    }
+
+    /// Starts a server that listens there, with more options.
+    #[must_use]
+    pub fn listening(dir: &Path, site: &Site, urls: &[&str], options: &[OsString]) -> Self {
+        let data = dir.join("data");
+        let mut command = Command::new(&binaries().server);
+        command.arg("serve").arg("--data").arg(&data).arg("--staging").arg(site.dir()).args(options);
+        for url in urls {
+            command.args(["--listen", url]);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let urls = lines.take(urls.len()).map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned()).collect();
+        Self { child, urls, data }
+    }
+
+    /// Runs a verb of the server's program against it.
+    #[must_use]
+    pub fn verb(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&binaries().server);
+        command.args(arguments).arg("--data").arg(&self.data).arg("--json");
+        run(command)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        terminate(&self.child);
+        let status = self.child.wait().unwrap();
+        assert!(status.success() || std::thread::panicking(), "the server did not stop as it should: {status}");
+    }
+}
+
+/// Sends SIGTERM.
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
