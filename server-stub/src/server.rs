@@ -192,10 +192,15 @@ impl Server {
     ///
     /// When no such node is known, or the record cannot be written.
     pub fn recompile(&self, certname: &Certname, who: &str) -> Result<(), ServerError> {
-        let act = Audit { time_unix_seconds: now(), act: "recompile", who, what: certname.as_str() };
-        disk::append_json(&self.options.data_dir.join("audit.jsonl"), &act)?;
+        self.audit("recompile", who, certname.as_str())?;
         self.flights.forget(certname);
         self.nodes.forget_catalogs(certname)
+    }
+
+    /// Records, durably, what an administrator did. Blocking.
+    pub(crate) fn audit(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
+        let line = Audit { time_unix_seconds: now(), act, who, what };
+        disk::append_json(&self.options.data_dir.join("audit.jsonl"), &line)
     }
 }
 

@@ -19,6 +19,7 @@ mod tests;
 
 pub use attributes::Attributes;
 pub use error::{FsError, FsErrorKind};
+#[cfg(feature = "providers")]
 pub(crate) use follow::MAX_LINKS;
 pub use follow::link_destination;
 pub use journal::StageJournal;

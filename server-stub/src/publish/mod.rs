@@ -145,6 +145,8 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
     };
     if !request.dry_run {
         server.store.sync()?;
+        // Before it is live: nothing is ever live of which the log does not say who wanted it.
+        server.audit("publish", &request.author.name, &format!("{environment} {code_id} as {}", version.version))?;
         server.environments.switch(code)?;
         copied.index.save()?;
     }
