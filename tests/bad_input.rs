@@ -72,7 +72,7 @@ fn catalogs_that_cannot_be_applied() {
         ("- file: /a\n  ensure: sideways", &["File[/a]", "ensure", "must be present, absent"]),
         ("- file: /a\n  contnet: x", &["File[/a]", "contnet"]),
         ("- file: /a\n  content: x\n  mode: \"0999\"", &["File[/a]", "mode", "0999"]),
-        ("- frobnicate: /a", &["Frobnicate[/a]", "no provider"]),
+        ("- frobnicate: /a", &["Frobnicate[/a]", "there is no type Frobnicate"]),
     ] {
         let case = Case::new();
         case.resources(resources);
@@ -288,7 +288,7 @@ fn wrong_arguments() {
     let output = run(binaries().agent(&case.root(), &["status", "--config", &config.to_string_lossy()]));
     assert_refused(&output, &["sever", "config.toml"]);
     let unknown = run(binaries().agent(&case.root(), &["frobnicate"]));
-    assert_eq!(unknown.status.code(), Some(2));
+    assert_eq!(unknown.status.code(), Some(1));
 }
 
 #[test]

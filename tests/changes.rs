@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use direct_puppet_agent::undo::UndoOptions;
 use direct_puppet_tests::link::Link;
 use direct_puppet_tests::world::World;
 use direct_puppet_transport::protocol::RunStatus;
@@ -37,6 +38,12 @@ async fn a_file_becomes_a_directory_with_contents_and_back() {
     assert_eq!(fs::read_to_string(node.path("/srv/tree/x/deep/er")).unwrap(), "new below");
     assert_eq!(fs::read_to_string(node.path("/srv/tree/y/below")).unwrap(), "below");
     assert_eq!(node.run().await.status, RunStatus::Unchanged);
+    // And back, by undo; then forward again.
+    let undone = node.agent().undo(UndoOptions::default()).await.unwrap();
+    assert_eq!((undone.failed, undone.run), (vec![], outcome.transaction_uuid));
+    assert_eq!(fs::read_to_string(node.path("/srv/tree/x")).unwrap(), "a file");
+    assert_eq!(fs::read_link(node.path("/srv/tree/y")).unwrap(), std::path::Path::new("/nowhere"));
+    assert_eq!(node.run().await.status, RunStatus::Changed);
     fs::remove_dir_all(tree.join("x")).unwrap();
     fs::write(tree.join("x"), "a file again").unwrap();
     world.publish().await;

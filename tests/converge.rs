@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
+use direct_puppet_agent::undo::UndoOptions;
 use direct_puppet_agent::{Answer, RunOptions};
 use direct_puppet_tests::link::Link;
 use direct_puppet_tests::site::{body, files};
@@ -212,7 +213,7 @@ async fn undo_puts_back_what_the_last_run_replaced() {
     world.publish().await;
     node.run().await;
     assert_ne!(files(&node.path("/srv/tree")), old);
-    let undone = node.agent().undo().await.unwrap();
+    let undone = node.agent().undo(UndoOptions::default()).await.unwrap();
     assert_eq!(undone.failed, []);
     assert_eq!(files(&node.path("/srv/tree")), old);
     // The next run makes it as the catalog says again, from what is here.

@@ -182,9 +182,9 @@ impl<T: Transport> Agent<T> {
     /// # Errors
     ///
     /// When there is nothing to undo, or the run lock is held. Files that could not be put back are in the outcome.
-    pub async fn undo(&self) -> Result<undo::UndoOutcome, RunError> {
+    pub async fn undo(&self, options: undo::UndoOptions) -> Result<undo::UndoOutcome, RunError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || undo::undo(&inner.state_dir, &inner.root)).await.map_err(RunError::Lost)?
+        tokio::task::spawn_blocking(move || undo::undo(&inner.state_dir, &inner.root, options)).await.map_err(RunError::Lost)?
     }
 
     /// Returns the events of all runs from now on. A listener that falls far behind loses some and is told how many.

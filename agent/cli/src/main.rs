@@ -47,7 +47,7 @@ enum Verb {
     /// Compare this node with its cached catalog, reading every file; changes nothing, asks nobody.
     Verify,
     /// Put back the files that the last run replaced.
-    Undo,
+    Undo(undo::Arguments),
     /// Forbid runs until "enable".
     Disable(disable::Arguments),
     /// Allow runs again.
@@ -87,7 +87,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Daemon(arguments) => daemon::daemon(&common, arguments).await,
             Verb::Status => status::status(&common),
             Verb::Verify => verify::verify(&common).await,
-            Verb::Undo => undo::undo(&common).await,
+            Verb::Undo(arguments) => undo::undo(&common, arguments).await,
             Verb::Disable(arguments) => disable::disable(&common, &arguments),
             Verb::Enable => disable::enable(&common),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath};
 
 use super::backup::{Keeper, MAX_ENTRIES};
@@ -13,6 +14,7 @@ use super::place;
 use super::source::Content;
 use crate::fs::{Attributes, FileKind, FsError, Stat};
 use crate::provider::{Applied, Change, Context, Ownership, ProviderError};
+use crate::undo::Left;
 
 /// Permissions that an unprivileged process needs on a directory in which it creates something.
 const OWN_WRITE_AND_SEARCH: u32 = 0o300;
@@ -327,12 +329,21 @@ impl Application<'_> {
     /// Keeps what jobs replace or remove, and returns those of which all was kept.
     fn kept(&mut self, jobs: Vec<Job>) -> Vec<Job> {
         let (context, parameters) = (self.context, self.parameters);
-        let mut keeper = Keeper::new(context, &parameters.backup);
+        let mut keeper = Keeper::new(context, parameters);
         let mut kept = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let result = match job.action {
-                Action::SetAttributes | Action::Nothing => Ok(()),
-                _ => keeper.keep(&job.path, job.stat.as_deref()),
+            let left = match &job.action {
+                Action::CreateDirectory => Some(Left::Directory),
+                Action::PutLink(target) => Some(Left::Link { target: escape(target).into_owned() }),
+                Action::Remove => Some(Left::Absent),
+                Action::SetAttributes | Action::Nothing | Action::PutFile(_) => None,
+            };
+            let result = match (left, &job.stat) {
+                (Some(left), stat) => keeper.keep(&job.path, stat.as_deref(), left),
+                (None, Some(stat)) => {
+                    keeper.keep_attributes(&job.path, stat, self.identities.of_existing(parameters, job.source, stat))
+                }
+                (None, None) => Ok(()),
             };
             match result {
                 Ok(()) => kept.push(job),

@@ -3,10 +3,10 @@
 use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
 
-use super::parameters::Backup;
+use super::parameters::{Backup, Parameters};
 use crate::fs::{Attributes, ContentSource, FileKind, FsError, FsErrorKind, Stage, Stat};
 use crate::provider::{Context, Ownership};
-use crate::undo::{Previous, UndoEntry};
+use crate::undo::{Left, Previous, UndoEntry};
 
 /// Entries that are recorded at once: each record is one wait for the disk.
 pub(super) const MAX_ENTRIES: usize = 1024;
@@ -15,34 +15,46 @@ pub(super) const MAX_ENTRIES: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Keeper<'a> {
     context: &'a Context,
-    backup: &'a Backup,
+    parameters: &'a Parameters,
     entries: Vec<UndoEntry>,
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) const fn new(context: &'a Context, backup: &'a Backup) -> Self {
-        Self { context, backup, entries: Vec::new() }
+    pub(super) const fn new(context: &'a Context, parameters: &'a Parameters) -> Self {
+        Self { context, parameters, entries: Vec::new() }
     }
 
-    /// Keeps what is at `path`; a directory with everything in it. What was kept counts after [`Keeper::record`].
-    pub(super) fn keep(&mut self, path: &TreePath, stat: Option<&Stat>) -> Result<(), FsError> {
+    /// Keeps permissions and owner of what is at `path`, of which only these will change.
+    pub(super) fn keep_attributes(&mut self, path: &TreePath, stat: &Stat, to: Attributes) -> Result<(), FsError> {
+        let previous = Previous::Attributes { mode: stat.permissions(), uid: stat.uid, gid: stat.gid };
+        let left = Left::Attributes { mode: to.mode, uid: to.uid, gid: to.gid };
+        self.push(UndoEntry { path: path.clone(), previous, left })
+    }
+
+    /// Keeps what is at `path`, in place of which will be what `left` says; a directory with everything in it. What was kept
+    /// counts after [`Keeper::record`].
+    pub(super) fn keep(&mut self, path: &TreePath, stat: Option<&Stat>, left: Left) -> Result<(), FsError> {
         let Some(stat) = stat else {
-            self.entries.push(UndoEntry { path: path.clone(), previous: Previous::Absent });
-            return Ok(());
+            return self.push(UndoEntry { path: path.clone(), previous: Previous::Absent, left });
         };
+        let mut left = Some(left);
         let mut open = vec![(path.clone(), *stat)];
         while let Some((path, stat)) = open.pop() {
-            let previous = self.previous(&path, &stat)?;
+            // Of what is below nothing is left.
+            let left = left.take().unwrap_or(Left::Absent);
+            let previous = self.previous(&path, &stat, &left)?;
             if stat.kind() == FileKind::Directory {
                 let children = self.context.root().list(&path)?;
                 open.extend(children.into_iter().filter_map(|child| Some((path.child(&child.name).ok()?, child.stat))));
             }
-            self.entries.push(UndoEntry { path, previous });
-            if self.entries.len() >= MAX_ENTRIES {
-                self.record()?;
-            }
+            self.push(UndoEntry { path, previous, left })?;
         }
         Ok(())
+    }
+
+    fn push(&mut self, entry: UndoEntry) -> Result<(), FsError> {
+        self.entries.push(entry);
+        if self.entries.len() >= MAX_ENTRIES { self.record() } else { Ok(()) }
     }
 
     /// Makes everything kept so far durable, contents before the entries that name them.
@@ -55,20 +67,20 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    fn previous(&self, path: &TreePath, stat: &Stat) -> Result<Previous, FsError> {
+    fn previous(&self, path: &TreePath, stat: &Stat, left: &Left) -> Result<Previous, FsError> {
         let (mode, uid, gid) = (stat.permissions(), stat.uid, stat.gid);
         match stat.kind() {
             FileKind::Directory => Ok(Previous::Directory { mode, uid, gid }),
             FileKind::Link => {
                 let target = self.context.root().read_link(path)?;
-                if let Some(copy) = self.suffixed(path)? {
+                if let Some(copy) = self.suffixed(path, left)? {
                     self.context.root().put_link(&copy, &target, Attributes::default(), self.context.stage_journal())?;
                 }
                 Ok(Previous::Link { target: escape(&target).into_owned() })
             }
-            FileKind::File if *self.backup != Backup::No => {
+            FileKind::File if self.parameters.backup != Backup::No => {
                 let digest = self.put(path)?;
-                if let Some(copy) = self.suffixed(path)? {
+                if let Some(copy) = self.suffixed(path, left)? {
                     self.copy(path, &copy, &digest, stat)?;
                 }
                 Ok(Previous::File { digest, mode, uid, gid })
@@ -90,8 +102,12 @@ impl<'a> Keeper<'a> {
         Ok(digest)
     }
 
-    fn suffixed(&self, path: &TreePath) -> Result<Option<TreePath>, FsError> {
-        let Backup::Suffix(suffix) = self.backup else { return Ok(None) };
+    /// Returns where a copy beside the file goes. What is purged has none: the next run would purge the copy, and copy it again.
+    fn suffixed(&self, path: &TreePath, left: &Left) -> Result<Option<TreePath>, FsError> {
+        let Backup::Suffix(suffix) = &self.parameters.backup else { return Ok(None) };
+        if *left == Left::Absent && *path != self.parameters.path {
+            return Ok(None);
+        }
         let name = [path.as_bytes(), suffix.as_bytes()].concat();
         TreePath::from_bytes(&name).map(Some).map_err(|error| FsError {
             path: self.context.root().display(path),

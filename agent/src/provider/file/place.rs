@@ -11,6 +11,7 @@ use super::observe::hash_file;
 use super::source::Content;
 use super::validate_cmd;
 use crate::fs::{ContentSource, FileKind, FsError, FsErrorKind, Stage};
+use crate::undo::Left;
 
 /// Files of one batch.
 const MAX_BATCH_FILES: usize = 1024;
@@ -51,11 +52,11 @@ fn size_of(job: &Job) -> u64 {
 fn batch(application: &mut Application<'_>, jobs: Vec<Job>) {
     let context = application.context;
     let mut stage = Stage::new(context.root(), context.stage_journal());
-    let mut keeper = Keeper::new(context, &application.parameters.backup);
+    let mut keeper = Keeper::new(context, application.parameters);
     let mut staged: Vec<Job> = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let prepared = prepare(application, &mut stage, &job).and_then(|()| {
-            keeper.keep(&job.path, job.stat.as_deref()).map_err(|error| {
+        let prepared = prepare(application, &mut stage, &job).and_then(|digest| {
+            keeper.keep(&job.path, job.stat.as_deref(), Left::File { digest }).map_err(|error| {
                 stage.discard(&job.path);
                 super::errors::chain(&error)
             })
@@ -92,9 +93,9 @@ fn batch(application: &mut Application<'_>, jobs: Vec<Job>) {
     }
 }
 
-/// Stages the new content of one file and has it checked.
-fn prepare(application: &Application<'_>, stage: &mut Stage<'_>, job: &Job) -> Result<(), String> {
-    let Action::PutFile(content) = &job.action else { return Ok(()) };
+/// Stages the new content of one file and has it checked; returns its digest.
+fn prepare(application: &Application<'_>, stage: &mut Stage<'_>, job: &Job) -> Result<Digest, String> {
+    let content = if let Action::PutFile(content) = &job.action { content } else { &None };
     let text = |error: FsError| super::errors::chain(&error);
     let parameters = application.parameters;
     let (source, digest) = open(application, content.as_ref()).map_err(text)?;
@@ -107,7 +108,7 @@ fn prepare(application: &Application<'_>, stage: &mut Stage<'_>, job: &Job) -> R
     if checked.is_err() {
         stage.discard(&job.path);
     }
-    checked
+    checked.map(|()| digest)
 }
 
 /// Checks staged content by `checksum_value` and `validate_cmd`.
