@@ -1,11 +1,12 @@
 //! A first apply, and a run with nothing to do, beside the floor of writing: all temporary files, one syncfs, all renames.
 //! `BENCH_FILES` sets how many files (default 10,000).
 
+use std::ffi::OsStr;
 use std::fs::File;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use direct_puppet_agent::{Agent, RunOptions};
-use direct_puppet_benches::{content, files, make_site, path, server, staged};
+use direct_puppet_benches::{content, files, make_site, path, peer, server, staged};
 use direct_puppet_transport::MemoryTransport;
 
 fn applies(criterion: &mut Criterion) {
@@ -64,6 +65,16 @@ fn applies(criterion: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
+    let from = dir.path().join("staging/environments/production/modules/app/files/tree/").into_os_string();
+    let mut copy = 0;
+    let mut rsync = || {
+        copy += 1;
+        let to = dir.path().join(format!("copy{copy}")).into_os_string();
+        peer("rsync", &[OsStr::new("-a"), OsStr::new("--fsync"), &from, &to], dir.path())
+    };
+    if rsync() {
+        group.bench_function("peer: rsync -a --fsync, first, whole process", |bencher| bencher.iter(|| assert!(rsync())));
+    }
     group.finish();
 }
 

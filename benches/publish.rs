@@ -1,7 +1,7 @@
 //! Publishing, first and again, beside its floor: read and hash everything. `BENCH_FILES` sets how many (default 100,000).
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use direct_puppet_benches::{files, make_site, server, staged};
+use direct_puppet_benches::{files, git_commit, git_init, make_site, peer, server, staged, words};
 use direct_puppet_transport::protocol::Digest;
 
 fn publishes(criterion: &mut Criterion) {
@@ -33,6 +33,18 @@ fn publishes(criterion: &mut Criterion) {
             paths.map(|path| Digest::of(&std::fs::read(path).expect("a file"))).filter(|digest| digest.bytes()[0] == 0).count()
         });
     });
+    if git_init(&staging) {
+        let start = || {
+            std::fs::remove_dir_all(staging.join(".git")).expect("a repository");
+            assert!(git_init(&staging), "git was there a moment ago");
+        };
+        group.bench_function("peer: git add and commit, first", |bencher| {
+            bencher.iter_batched(start, |()| git_commit(&staging), BatchSize::PerIteration);
+        });
+        group.bench_function("peer: git status, nothing changed", |bencher| {
+            bencher.iter(|| assert!(peer("git", &words(&["status", "--porcelain"]), &staging)));
+        });
+    }
     group.finish();
 }
 

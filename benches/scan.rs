@@ -1,12 +1,13 @@
 //! The scan, cold and warm, beside its floor: one `lstat` of each file. `BENCH_FILES` sets how many (default 100,000).
 
+use std::ffi::OsStr;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use direct_puppet_agent::tree::{ScanOptions, StatCache, scan_below};
-use direct_puppet_benches::{files, make_tree};
+use direct_puppet_benches::{files, git_commit, git_init, make_tree, peer, words};
 
 fn scans(criterion: &mut Criterion) {
     let (dir, count) = (tempfile::tempdir().expect("a directory"), files(100_000));
@@ -34,6 +35,19 @@ fn scans(criterion: &mut Criterion) {
     group.bench_function("floor: lstat of each path, one thread", |bencher| {
         bencher.iter(|| wanted.iter().filter(|want| root.join(want.path.as_path()).symlink_metadata().is_ok()).count());
     });
+    let copy = dir.path().join("copy");
+    let (from, to) = (root.join("").into_os_string(), copy.clone().into_os_string());
+    if peer("rsync", &[OsStr::new("-a"), &from, &to], dir.path()) {
+        let dry = |how: &str| assert!(peer("rsync", &[OsStr::new(how), &from, &to], dir.path()));
+        group.bench_function("peer: rsync -an (stat both trees), whole process", |bencher| bencher.iter(|| dry("-an")));
+        group.bench_function("peer: rsync -anc (read both trees), whole process", |bencher| bencher.iter(|| dry("-anc")));
+    }
+    if git_init(&root) {
+        git_commit(&root);
+        let status = || assert!(peer("git", &words(&["status", "--porcelain"]), &root));
+        status();
+        group.bench_function("peer: git status, whole process", |bencher| bencher.iter(status));
+    }
     group.finish();
 }
 

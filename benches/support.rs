@@ -1,8 +1,11 @@
-//! Seeded trees and catalogs: the same bytes on every machine.
+//! Seeded trees and catalogs: the same bytes on every machine; and the programs that others use for the same work.
+#![expect(clippy::print_stderr, reason = "a peer that is left out is said so")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use direct_puppet_agent::tree::WantedContent;
 use direct_puppet_server_stub::publish::PublishRequest;
@@ -67,6 +70,48 @@ pub fn path(number: usize) -> TreePath {
     let directory = number % 1024;
     TreePath::from_bytes(format!("d{:02}/e{:02}/file{number:06}.conf", directory / 32, directory % 32).as_bytes())
         .expect("generated paths are valid")
+}
+
+/// Runs a peer's program to its end; says so and returns false where it is not installed.
+///
+/// # Panics
+///
+/// When it fails.
+#[must_use]
+pub fn peer(program: &str, arguments: &[&OsStr], dir: &Path) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null());
+    match command.status() {
+        Ok(status) => {
+            assert!(status.success(), "{command:?}: {status}");
+            true
+        }
+        Err(error) => {
+            eprintln!("LEFT OUT: peer {program}: {error}");
+            false
+        }
+    }
+}
+
+/// Makes a git repository of a directory; returns whether there is git.
+#[must_use]
+pub fn git_init(dir: &Path) -> bool {
+    peer("git", &words(&["init", "-q"]), dir)
+        && peer("git", &words(&["config", "user.email", "bench@example.com"]), dir)
+        && peer("git", &words(&["config", "user.name", "bench"]), dir)
+        && peer("git", &words(&["config", "gc.auto", "0"]), dir)
+}
+
+/// Adds and commits everything in a directory.
+pub fn git_commit(dir: &Path) {
+    let committed = peer("git", &words(&["add", "-A"]), dir) && peer("git", &words(&["commit", "-q", "-m", "all"]), dir);
+    assert!(committed, "git was there a moment ago");
+}
+
+/// Returns arguments as programs take them.
+#[must_use]
+pub fn words<'a>(words: &[&'a str]) -> Vec<&'a OsStr> {
+    words.iter().map(|word| OsStr::new(*word)).collect()
 }
 
 /// Writes a tree of `files` files below `root` and returns what it holds.

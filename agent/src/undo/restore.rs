@@ -208,10 +208,11 @@ impl Undo<'_> {
         Ok(match (is_before, is_left) {
             (true, _) => Now::AsBefore,
             (false, true) => Now::AsLeft,
-            (false, false) => Now::Changed(match (found, digest, target) {
-                (None, ..) => "nothing".to_owned(),
-                (_, Some(digest), _) => format!("a file with content {digest}"),
-                (_, _, Some(target)) => format!("a link to {target}"),
+            // An undo that was cut off may have cleared the way. Whoever did: nothing is lost by putting back.
+            (false, false) if found.is_none() => Now::AsLeft,
+            (false, false) => Now::Changed(match (digest, target) {
+                (Some(digest), _) => format!("a file with content {digest}"),
+                (_, Some(target)) => format!("a link to {target}"),
                 _ if is_directory => "a directory, or one with other permissions".to_owned(),
                 _ => "something else".to_owned(),
             }),

@@ -125,8 +125,10 @@ fn it_goes_on_where_it_was_cut_off() {
         std::fs::set_permissions(world.at(name), std::fs::Permissions::from_mode(0o644)).unwrap();
         world.record(name, world.stored("before"), left("new"));
     }
+    // The way was cleared, the link was not put there yet.
+    world.record("c", Previous::Link { target: "a".to_owned() }, Left::Directory);
     let outcome = world.undo(false);
-    assert_eq!((outcome.restored, outcome.failed), (vec!["/b".to_owned()], vec![]));
+    assert_eq!((outcome.restored, outcome.failed), (vec!["/b".to_owned(), "/c".to_owned()], vec![]));
     assert!(undo(&world.dir.path().join("state"), &world.dir.path().join("root"), UndoOptions::default()).is_err());
 }
 
