@@ -11,9 +11,9 @@ use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::frame::FetchHeader;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogReply, CheckIn, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry, ProtocolVersion,
-    Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, RunStatus, SubmitFacts, TreePath, Value,
-    VersionCounter, codec,
+    Catalog, CatalogReply, CheckIn, Deployed, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry,
+    ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, RunStatus,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -135,6 +135,44 @@ fn fetches() {
     golden("fetch_header_blob", &FetchHeader::Blob { digest, size: 6, offset: 3 });
     golden("fetch_header_missing", &FetchHeader::Missing { digest });
     golden("fetch_header_end", &FetchHeader::End { blobs: 1 });
+}
+
+#[test]
+fn replicas() {
+    let deployed = Deployed { code_id: manifest().code_id(), version: version() };
+    golden(
+        "sync_confirm",
+        &SyncConfirm {
+            protocol: ProtocolVersion::CURRENT,
+            replica: "replica1.example.com".parse().unwrap(),
+            deployed: [(Environment::default(), deployed)].into(),
+            wait_seconds: 30,
+        },
+    );
+    let live = PublishedVersion {
+        environment: Environment::default(),
+        code_id: manifest().code_id(),
+        version: version(),
+        time_unix_seconds: 1_700_000_000,
+        author: "A. Operator".to_owned(),
+        email: "a@example.com".to_owned(),
+        message: "a new motd".to_owned(),
+        request_id: None,
+        files: 2,
+    };
+    golden("sync_confirmed", &SyncConfirmed { live: vec![live] });
+    golden(
+        "sync_manifest",
+        &SyncManifest {
+            replica: "replica1.example.com".parse().unwrap(),
+            environment: Environment::default(),
+            code_id: manifest().code_id(),
+            base: Some(Manifest::default().code_id()),
+        },
+    );
+    golden("sync_manifest_whole", &SyncManifestReply::Whole { manifest: codec::encode(&manifest()).unwrap().into() });
+    let changed = manifest().entries().to_vec();
+    golden("sync_manifest_delta", &SyncManifestReply::Delta { removed: vec!["old".parse().unwrap()], changed });
 }
 
 #[test]

@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 use crate::error::{TransportError, TransportErrorKind};
 use crate::protocol::codec::{self, CodecError};
 use crate::protocol::frame::{FetchDecoder, FetchEvent};
-use crate::protocol::limits::{MAX_CATALOG_BYTES, MAX_SMALL_MESSAGE_BYTES};
-use crate::protocol::{CatalogReply, CheckIn, Fetch, Operation, Refusal, Report, ReportAccepted, SubmitFacts};
+use crate::protocol::limits::{MAX_CATALOG_BYTES, MAX_MANIFEST_BYTES, MAX_SMALL_MESSAGE_BYTES, MAX_SYNC_CONFIRM_BYTES};
+use crate::protocol::{
+    CatalogReply, CheckIn, Fetch, Operation, Refusal, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
+    SyncManifest, SyncManifestReply,
+};
 use crate::transport::{BodyStream, Request, Response, Status, Transport};
 
 /// Why a typed call has no answer.
@@ -113,7 +116,50 @@ impl<T: Transport> Client<T> {
     ///
     /// Safe: dropping the stream gives the rest up.
     pub async fn fetch(&self, request: &Fetch) -> Result<FetchStream, CallError> {
-        let response = self.accepted(Operation::Fetch, request).await?;
+        self.stream(Operation::Fetch, request).await
+    }
+
+    /// As a replica: asks which code is live.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: asking again does no harm.
+    pub async fn sync_confirm(&self, request: &SyncConfirm) -> Result<SyncConfirmed, CallError> {
+        self.small(Operation::SyncConfirm, request, MAX_SYNC_CONFIRM_BYTES).await
+    }
+
+    /// As a replica: asks what is in a version; nothing in the answer is verified.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: asking again does no harm.
+    pub async fn sync_manifest(&self, request: &SyncManifest) -> Result<SyncManifestReply, CallError> {
+        self.small(Operation::SyncManifest, request, MAX_MANIFEST_BYTES).await
+    }
+
+    /// As a replica: asks for contents of published code, as [`Client::fetch`].
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: dropping the stream gives the rest up.
+    pub async fn sync_fetch(&self, request: &Fetch) -> Result<FetchStream, CallError> {
+        self.stream(Operation::SyncFetch, request).await
+    }
+
+    async fn stream(&self, operation: Operation, request: &Fetch) -> Result<FetchStream, CallError> {
+        let response = self.accepted(operation, request).await?;
         Ok(FetchStream {
             endpoint: self.transport.endpoint().to_owned(),
             body: response.body,

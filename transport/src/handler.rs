@@ -15,7 +15,7 @@ use crate::error::{TransportError, TransportErrorKind};
 use crate::protocol::frame::{FetchHeader, encode_header};
 use crate::protocol::{
     CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, ProtocolVersion, Refusal, RefusalCode, Report, ReportAccepted,
-    SubmitFacts, codec,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, codec,
 };
 use crate::transport::{Request, Response, Status};
 
@@ -93,6 +93,25 @@ pub trait Handler: Debug + Send + Sync + 'static {
 
     /// Takes a report.
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal>;
+
+    /// Says to a replica which code is live. A handler that is no primary refuses.
+    async fn sync_confirm(&self, _peer: &Peer, _request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
+        Err(no_primary())
+    }
+
+    /// Says to a replica what is in a version. A handler that is no primary refuses.
+    async fn sync_manifest(&self, _peer: &Peer, _request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
+        Err(no_primary())
+    }
+
+    /// Streams contents of published code to a replica. A handler that is no primary refuses.
+    async fn sync_fetch(&self, _peer: &Peer, _request: Fetch) -> Result<FetchItems, Refusal> {
+        Err(no_primary())
+    }
+}
+
+fn no_primary() -> Refusal {
+    Refusal::new(RefusalCode::NotFound, "this server has no code for replicas")
 }
 
 /// Decodes a request, lets `handler` answer it, and encodes the answer: the one way from bytes to a handler.
@@ -119,6 +138,18 @@ pub async fn dispatch<H: Handler + ?Sized>(handler: &H, peer: &Peer, request: Re
             Ok(message) => handler.report(peer, message).await.and_then(|reply| encode(&reply)),
             Err(refusal) => Err(refusal),
         },
+        Operation::SyncConfirm => match decode::<SyncConfirm>(&request).and_then(|message| speaks(message.protocol, message)) {
+            Ok(message) => handler.sync_confirm(peer, message).await.and_then(|reply| encode(&reply)),
+            Err(refusal) => Err(refusal),
+        },
+        Operation::SyncManifest => match decode(&request) {
+            Ok(message) => handler.sync_manifest(peer, message).await.and_then(|reply| encode(&reply)),
+            Err(refusal) => Err(refusal),
+        },
+        Operation::SyncFetch => match decode(&request) {
+            Ok(message) => handler.sync_fetch(peer, message).await.map(encode_items),
+            Err(refusal) => Err(refusal),
+        },
     };
     answer.unwrap_or_else(|refusal| refused(&refusal))
 }
@@ -133,11 +164,15 @@ pub fn refused(refusal: &Refusal) -> Response {
 }
 
 fn supported(check_in: CheckIn) -> Result<CheckIn, Refusal> {
-    if check_in.protocol.is_supported() {
-        return Ok(check_in);
+    speaks(check_in.protocol, check_in)
+}
+
+fn speaks<T>(protocol: ProtocolVersion, message: T) -> Result<T, Refusal> {
+    if protocol.is_supported() {
+        return Ok(message);
     }
-    let (theirs, ours) = (check_in.protocol.0, ProtocolVersion::CURRENT.0);
-    let message = format!("agent speaks protocol {theirs}, this server speaks {ours}: update the older of the two");
+    let (theirs, ours) = (protocol.0, ProtocolVersion::CURRENT.0);
+    let message = format!("peer speaks protocol {theirs}, this server speaks {ours}: update the older of the two");
     Err(Refusal::new(RefusalCode::UnsupportedVersion, message))
 }
 

@@ -6,6 +6,9 @@
 //! | `submit_facts` | [`SubmitFacts`] | [`CatalogReply`] |
 //! | `fetch` | [`Fetch`] | a stream, see [`super::frame`] |
 //! | `report` | [`super::report::Report`] | [`ReportAccepted`] |
+//! | `sync_confirm` | [`super::sync::SyncConfirm`] | [`super::sync::SyncConfirmed`] |
+//! | `sync_manifest` | [`super::sync::SyncManifest`] | [`super::sync::SyncManifestReply`] |
+//! | `sync_fetch` | [`Fetch`], by a replica | a stream, see [`super::frame`] |
 //!
 //! Any of them may be answered by a [`Refusal`] instead. No field is trusted to say who the sender is: a `certname` is
 //! compared with the authenticated peer.
@@ -18,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
-use super::limits::{MAX_FACTS_BYTES, MAX_FETCH_REQUEST_BYTES, MAX_REPORT_BYTES, MAX_SMALL_MESSAGE_BYTES};
+use super::limits::{
+    MAX_FACTS_BYTES, MAX_FETCH_REQUEST_BYTES, MAX_REPORT_BYTES, MAX_SMALL_MESSAGE_BYTES, MAX_SYNC_CONFIRM_BYTES,
+};
 use super::value::Value;
 use super::version::ProtocolVersion;
 
@@ -34,11 +39,18 @@ pub enum Operation {
     Fetch,
     /// Tell how a run went.
     Report,
+    /// As a replica: ask which code is live.
+    SyncConfirm,
+    /// As a replica: ask what is in a version.
+    SyncManifest,
+    /// As a replica: get contents of published code by digest.
+    SyncFetch,
 }
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Self; 4] = [Self::CheckIn, Self::SubmitFacts, Self::Fetch, Self::Report];
+    pub const ALL: [Self; 7] =
+        [Self::CheckIn, Self::SubmitFacts, Self::Fetch, Self::Report, Self::SyncConfirm, Self::SyncManifest, Self::SyncFetch];
 
     /// Returns the name: the last segment of the HTTP path, and the header on a Unix socket.
     #[must_use]
@@ -48,6 +60,9 @@ impl Operation {
             Self::SubmitFacts => "submit_facts",
             Self::Fetch => "fetch",
             Self::Report => "report",
+            Self::SyncConfirm => "sync_confirm",
+            Self::SyncManifest => "sync_manifest",
+            Self::SyncFetch => "sync_fetch",
         }
     }
 
@@ -61,7 +76,7 @@ impl Operation {
     #[must_use]
     pub const fn is_idempotent(self) -> bool {
         match self {
-            Self::CheckIn | Self::SubmitFacts | Self::Fetch => true,
+            Self::CheckIn | Self::SubmitFacts | Self::Fetch | Self::SyncConfirm | Self::SyncManifest | Self::SyncFetch => true,
             Self::Report => false,
         }
     }
@@ -70,9 +85,10 @@ impl Operation {
     #[must_use]
     pub const fn max_request_bytes(self) -> u64 {
         match self {
-            Self::CheckIn => MAX_SMALL_MESSAGE_BYTES,
+            Self::CheckIn | Self::SyncManifest => MAX_SMALL_MESSAGE_BYTES,
+            Self::SyncConfirm => MAX_SYNC_CONFIRM_BYTES,
             Self::SubmitFacts => MAX_FACTS_BYTES,
-            Self::Fetch => MAX_FETCH_REQUEST_BYTES,
+            Self::Fetch | Self::SyncFetch => MAX_FETCH_REQUEST_BYTES,
             Self::Report => MAX_REPORT_BYTES,
         }
     }

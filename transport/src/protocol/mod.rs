@@ -12,6 +12,7 @@ pub mod path;
 pub mod report;
 #[cfg(test)]
 mod round_trip;
+pub mod sync;
 pub mod value;
 pub mod version;
 
@@ -23,5 +24,6 @@ pub use manifest::{EntryKind, Manifest, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 pub use path::TreePath;
 pub use report::{Report, RunStatus};
+pub use sync::{Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply};
 pub use value::Value;
 pub use version::ProtocolVersion;

@@ -18,6 +18,7 @@ use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 use super::path::TreePath;
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
+use super::sync::{Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply};
 use super::value::Value;
 use super::version::ProtocolVersion;
 
@@ -208,6 +209,36 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     })
 }
 
+fn deployed() -> impl Strategy<Value = Deployed> {
+    (code_id(), version()).prop_map(|(code_id, version)| Deployed { code_id, version })
+}
+
+fn published() -> impl Strategy<Value = PublishedVersion> {
+    (environment(), deployed(), any::<u64>(), ".{0,12}", option::of("[a-z]{1,6}"), any::<u64>()).prop_map(
+        |(environment, Deployed { code_id, version }, time_unix_seconds, text, request_id, files)| PublishedVersion {
+            environment,
+            code_id,
+            version,
+            time_unix_seconds,
+            author: text.clone(),
+            email: text.clone(),
+            message: text,
+            request_id,
+            files,
+        },
+    )
+}
+
+fn sync_manifest_reply() -> impl Strategy<Value = SyncManifestReply> {
+    prop_oneof![
+        vec(any::<u8>(), 0..40).prop_map(|bytes| SyncManifestReply::Whole { manifest: bytes.into() }),
+        (entries(), entries()).prop_map(|(removed, changed)| SyncManifestReply::Delta {
+            removed: removed.into_iter().map(|entry| entry.path).collect(),
+            changed,
+        }),
+    ]
+}
+
 fn header() -> impl Strategy<Value = FetchHeader> {
     prop_oneof![
         (digest(), any::<(u64, u64)>()).prop_map(|(digest, (size, offset))| FetchHeader::Blob { digest, size, offset }),
@@ -273,6 +304,12 @@ messages! {
     reports: report(), Report;
     report_answers: any::<bool>().prop_map(|duplicate| ReportAccepted { duplicate }), ReportAccepted;
     refusals: refusal(), Refusal;
+    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>()).prop_map(|(replica, deployed, wait_seconds)|
+        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds }), SyncConfirm;
+    sync_confirmations: vec(published(), 0..3).prop_map(|live| SyncConfirmed { live }), SyncConfirmed;
+    sync_manifests: (certname(), environment(), code_id(), option::of(code_id())).prop_map(|(replica, environment, code_id, base)|
+        SyncManifest { replica, environment, code_id, base }), SyncManifest;
+    sync_manifest_replies: sync_manifest_reply(), SyncManifestReply;
 }
 
 proptest! {

@@ -1,0 +1,105 @@
+//! What a replica asks of its primary.
+//!
+//! A replica confirms which code is live before it answers a node from its own copy, fetches what it lacks, verifies all of it, and
+//! switches. Nothing here is believed: a manifest must add up to its `code_id`, a content to its digest.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Certname, CodeId, Environment, VersionCounter};
+use super::manifest::ManifestEntry;
+use super::path::TreePath;
+use super::version::ProtocolVersion;
+
+/// One version of an environment, as it was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedVersion {
+    /// The environment.
+    pub environment: Environment,
+    /// The code.
+    pub code_id: CodeId,
+    /// Where it stands.
+    pub version: VersionCounter,
+    /// When it was published, in seconds since 1970 UTC.
+    pub time_unix_seconds: u64,
+    /// Who published it: a name.
+    #[serde(default)]
+    pub author: String,
+    /// Who published it: an address.
+    #[serde(default)]
+    pub email: String,
+    /// Why.
+    #[serde(default)]
+    pub message: String,
+    /// The request that published it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Files in it.
+    pub files: u64,
+}
+
+/// What a replica has deployed of one environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The code.
+    pub code_id: CodeId,
+    /// Where it stood.
+    pub version: VersionCounter,
+}
+
+/// A replica asks which code is live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncConfirm {
+    /// Version of the protocol.
+    pub protocol: ProtocolVersion,
+    /// Who the replica thinks it is; the primary compares it with the peer.
+    pub replica: Certname,
+    /// What it has.
+    #[serde(default)]
+    pub deployed: BTreeMap<Environment, Deployed>,
+    /// How long the primary may hold the answer while what the replica has is what is live, in seconds; 0 for no wait.
+    #[serde(default)]
+    pub wait_seconds: u32,
+}
+
+/// What is live at the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncConfirmed {
+    /// The live version of each environment.
+    pub live: Vec<PublishedVersion>,
+}
+
+/// A replica asks what is in a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncManifest {
+    /// Who the replica thinks it is; the primary compares it with the peer.
+    pub replica: Certname,
+    /// The environment.
+    pub environment: Environment,
+    /// The code.
+    pub code_id: CodeId,
+    /// Code of the same environment whose manifest the replica has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<CodeId>,
+}
+
+/// What is in a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SyncManifestReply {
+    /// All of it.
+    Whole {
+        /// An encoded [`Manifest`](super::manifest::Manifest).
+        manifest: Bytes,
+    },
+    /// What differs from the base.
+    Delta {
+        /// Paths that are not in it any more.
+        removed: Vec<TreePath>,
+        /// Entries that are new or differ.
+        changed: Vec<ManifestEntry>,
+    },
+}
