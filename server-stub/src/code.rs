@@ -1,11 +1,11 @@
 //! Published code: which is live in each environment, and everything that ever was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
+use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
     CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath, VersionCounter, codec,
@@ -58,6 +58,15 @@ pub struct Version {
     pub files: u64,
     /// Contents that no earlier version had.
     pub new_contents: u64,
+}
+
+/// Codes whose manifests were collected.
+const COLLECTED: &str = "collected.jsonl";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Forgotten {
+    code_id: CodeId,
+    time_unix_seconds: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,6 +190,33 @@ impl Environments {
         Ok(())
     }
 
+    /// Returns what is in a code that was ever live; `None` when it is not there any more. Blocking.
+    pub(crate) fn manifest(&self, environment: &Environment, code_id: CodeId) -> Result<Option<Manifest>, ServerError> {
+        if let Some(live) = self.live(environment).filter(|live| live.version.code_id == code_id) {
+            return Ok(Some(live.manifest.clone()));
+        }
+        read_manifest(&manifest_path(&self.dir(environment), code_id), code_id)
+    }
+
+    /// Removes the manifest of a code that is not live, and says so first. Blocking.
+    pub(crate) fn forget(&self, environment: &Environment, code_id: CodeId) -> Result<(), ServerError> {
+        let dir = self.dir(environment);
+        disk::append_json(&dir.join(COLLECTED), &Forgotten { code_id, time_unix_seconds: crate::server::now() })?;
+        let path = manifest_path(&dir, code_id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FsError::new(&path, "remove", error).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the codes that were collected, and not published again since. Blocking.
+    pub(crate) fn collected(&self, environment: &Environment) -> Result<HashSet<CodeId>, ServerError> {
+        let dir = self.dir(environment);
+        let forgotten: Vec<Forgotten> = disk::read_json_lines(&dir.join(COLLECTED))?;
+        let codes = forgotten.into_iter().map(|forgotten| forgotten.code_id);
+        Ok(codes.filter(|code_id| !manifest_path(&dir, *code_id).exists()).collect())
+    }
+
     /// Returns the history of an environment, oldest first. Blocking.
     pub(crate) fn history(&self, environment: &Environment) -> Result<Vec<Version>, ServerError> {
         let path = self.dir(environment).join("history.jsonl");
@@ -218,11 +254,18 @@ fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<C
         return Err(damaged(&path, "its format is newer than this program: update it"));
     }
     let manifest_path = manifest_path(&dir, live.version.code_id);
-    let bytes = disk::read(&manifest_path)?.ok_or_else(|| damaged(&manifest_path, "it is missing: publish again"))?;
-    let manifest: Manifest =
-        codec::decode(&bytes, MAX_MANIFEST_BYTES).map_err(|error| damaged(&manifest_path, &error.to_string()))?;
-    if manifest.code_id() != live.version.code_id {
-        return Err(damaged(&manifest_path, "it does not add up to its code_id: publish again"));
-    }
+    let manifest = read_manifest(&manifest_path, live.version.code_id)?;
+    let manifest = manifest.ok_or_else(|| damaged(&manifest_path, "it is missing: publish again"))?;
     Ok(Some(Code { version: live.version, manifest, store: store.clone() }))
+}
+
+/// Reads a manifest and checks that it adds up to its code. Blocking.
+fn read_manifest(path: &Path, code_id: CodeId) -> Result<Option<Manifest>, ServerError> {
+    let damaged = |reason: String| ServerError::Damaged { path: path.to_owned(), reason };
+    let Some(bytes) = disk::read(path)? else { return Ok(None) };
+    let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES).map_err(|error| damaged(error.to_string()))?;
+    if manifest.code_id() != code_id {
+        return Err(damaged("it does not add up to its code_id: publish again".to_owned()));
+    }
+    Ok(Some(manifest))
 }

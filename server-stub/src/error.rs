@@ -64,6 +64,14 @@ pub enum ServerError {
     /// The code does not compile.
     #[error("code is refused")]
     Compile(#[from] CompileError),
+    /// There is no such version.
+    #[error("environment {environment} has no version {name}: list them with \"direct-puppet-server versions\"")]
+    NoVersion {
+        /// The environment.
+        environment: Environment,
+        /// How it was named.
+        name: String,
+    },
     /// A node that never checked in.
     #[error("no node {certname} has checked in")]
     UnknownNode {
@@ -88,6 +96,7 @@ impl ServerError {
             Self::Unpublishable { .. } => "unpublishable",
             Self::Unstable { .. } => "unstable",
             Self::Compile(_) => "compile",
+            Self::NoVersion { .. } => "no_version",
             Self::UnknownNode { .. } => "unknown_node",
             Self::Codec(_) | Self::Lost(_) => "internal",
         }

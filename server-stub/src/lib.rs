@@ -9,6 +9,7 @@
 //!       /code/<environment>/live.json          which code is live: replaced atomically, this is the switch
 //!                          /history.jsonl      every publish that changed something
 //!                          /manifests/<hex>    the manifest of a code_id, MessagePack
+//!                          /collected.jsonl    codes whose manifests were collected
 //!                          /staging-index      what staging files were when they were last read, MessagePack
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog
@@ -22,6 +23,7 @@ pub mod code;
 pub mod compile;
 mod disk;
 mod error;
+pub mod history;
 pub mod listen;
 mod nodes;
 pub mod publish;

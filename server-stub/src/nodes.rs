@@ -176,6 +176,16 @@ impl Nodes {
         sets
     }
 
+    /// Returns the contents that any catalog of any node names. Blocking.
+    pub(crate) fn all_contents(&self) -> HashSet<Digest> {
+        let names: Vec<Certname> = self.lock().keys().cloned().collect();
+        let sets = names.iter().flat_map(|certname| self.contents(certname));
+        sets.fold(HashSet::new(), |mut all, set| {
+            all.extend(set.iter().copied());
+            all
+        })
+    }
+
     /// Keeps a report once; returns whether it had been kept before. Blocking.
     pub(crate) fn report(&self, report: &Report) -> Result<bool, ServerError> {
         let certname = &report.host;
@@ -229,6 +239,14 @@ impl Nodes {
     fn turn(&self, certname: &Certname) -> MutexGuard<'_, ()> {
         let at = usize::from(Digest::of(certname.as_str().as_bytes()).bytes()[0]) % WRITERS;
         self.writing[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the code of every catalog that a node has or says it holds.
+    pub(crate) fn codes(&self) -> HashSet<CodeId> {
+        let nodes = self.lock();
+        let of_node =
+            |node: &Node| node.file.catalogs.iter().map(|catalog| catalog.code_id).chain(node.file.code_id).collect::<Vec<_>>();
+        nodes.values().flat_map(of_node).collect()
     }
 
     pub(crate) fn summaries(&self) -> Vec<NodeSummary> {

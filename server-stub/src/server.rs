@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{Certname, Digest, Environment};
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::Flights;
 use crate::code::{Environments, Version};
@@ -114,6 +115,9 @@ pub struct Server {
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
     pub(crate) publishing: Mutex<()>,
+    pub(crate) stopping: CancellationToken,
+    /// Held for reading by what puts contents into the store, for writing by what removes them.
+    pub(crate) collecting: Arc<RwLock<()>>,
     _lock: File,
 }
 
@@ -143,10 +147,17 @@ impl Server {
             flights: Flights::default(),
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             publishing: Mutex::new(()),
+            stopping: CancellationToken::new(),
+            collecting: Arc::default(),
             store,
             options,
             _lock: lock,
         }))
+    }
+
+    /// Has check-ins that are held for news answered now: call it before the listeners stop, which wait for what is under way.
+    pub fn stop_holding(&self) {
+        self.stopping.cancel();
     }
 
     /// Publishes staged code; one result for each environment.
@@ -172,6 +183,12 @@ impl Server {
             }
         }
         Ok(versions)
+    }
+
+    /// Returns what is live, by environment.
+    #[must_use]
+    pub fn live_versions(&self) -> Vec<Version> {
+        self.environments.all_live().iter().map(|code| code.version.clone()).collect()
     }
 
     /// Returns whether a file of the live code of some environment has this content.

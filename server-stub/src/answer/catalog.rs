@@ -82,8 +82,11 @@ impl Server {
             if is_news || !is_current || tokio::time::Instant::now() >= deadline {
                 return Ok(reply);
             }
-            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
-                return Ok(reply);
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep_until(deadline) => return Ok(reply),
+                // Whoever waits is told that nothing is new, and asks again where somebody answers.
+                () = self.stopping.cancelled() => return Ok(reply),
             }
         }
     }
@@ -171,7 +174,9 @@ impl Server {
     fn compile(&self, compile: CompileRequest) -> impl Future<Output = Result<CompiledCatalog, Refusal>> + Send + 'static {
         let compiler = Arc::clone(&self.options.compiler);
         let (store, nodes, workers) = (self.store.clone(), Arc::clone(&self.nodes), Arc::clone(&self.workers));
+        let collecting = Arc::clone(&self.collecting);
         let work = move || -> Result<CompiledCatalog, ServerError> {
+            let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
             let facts = Digest::of(&codec::encode(&compile.facts)?);
             let Compiled { catalog, contents } = compiler.compile(&compile)?;
             for content in &contents {

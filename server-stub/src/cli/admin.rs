@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use direct_puppet_server_stub::code::Version;
-use direct_puppet_server_stub::publish::{EnvironmentResult, PublishRequest};
-use direct_puppet_server_stub::{NodeSummary, Server, ServerError, ServerOptions};
+use direct_puppet_server_stub::history::{CollectRequest, RollbackRequest, VersionName};
+use direct_puppet_server_stub::publish::PublishRequest;
+use direct_puppet_server_stub::{Server, ServerError, ServerOptions};
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,18 @@ pub(super) enum Question {
     Versions(Option<Environment>),
     Nodes,
     Recompile(Certname),
+    Diff { environment: Environment, from: VersionName, to: VersionName },
+    Rollback(RollbackRequest),
+    Checkout { environment: Environment, version: VersionName, dir: PathBuf },
+    Verify,
+    Collect(CollectRequest),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
-    Publish(Vec<EnvironmentResult>),
-    Versions(Vec<Version>),
-    Nodes(Vec<NodeSummary>),
-    Done,
+    /// What was asked for.
+    Value(serde_json::Value),
     Failed(String),
 }
 
@@ -52,14 +55,10 @@ pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>
         Err(ServerError::Busy { .. }) => ask_running(data, &question).await?,
         Err(error) => return Err(error.into()),
     };
-    let value = match answer {
-        Answer::Publish(value) => serde_json::to_value(value)?,
-        Answer::Versions(value) => serde_json::to_value(value)?,
-        Answer::Nodes(value) => serde_json::to_value(value)?,
-        Answer::Done => serde_json::Value::Null,
+    match answer {
+        Answer::Value(value) => Ok(serde_json::from_value(value)?),
         Answer::Failed(message) => bail!("{message}"),
-    };
-    Ok(serde_json::from_value(value)?)
+    }
 }
 
 async fn ask_running(data: &Path, question: &Question) -> anyhow::Result<Answer> {
@@ -77,13 +76,29 @@ async fn ask_running(data: &Path, question: &Question) -> anyhow::Result<Answer>
 }
 
 async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
-    let result = match question {
-        Question::Publish(request) => server.publish(request).await.map(Answer::Publish),
-        Question::Versions(environment) => server.versions(environment.as_ref()).map(Answer::Versions),
-        Question::Nodes => Ok(Answer::Nodes(server.nodes())),
-        Question::Recompile(certname) => server.recompile(&certname, who).map(|()| Answer::Done),
-    };
-    result.unwrap_or_else(|error| Answer::Failed(format!("{:#}", anyhow::Error::from(error))))
+    if let Question::Publish(request) = question {
+        return told(server.publish(request).await);
+    }
+    let (server, who) = (Arc::clone(server), who.to_owned());
+    let answered = tokio::task::spawn_blocking(move || match question {
+        Question::Publish(_) => told::<()>(Ok(())),
+        Question::Versions(environment) => told(server.versions(environment.as_ref())),
+        Question::Nodes => told(Ok(server.nodes())),
+        Question::Recompile(certname) => told(server.recompile(&certname, &who)),
+        Question::Diff { environment, from, to } => told(server.diff(&environment, from, to)),
+        Question::Rollback(request) => told(server.rollback(&request)),
+        Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
+        Question::Verify => told(server.verify()),
+        Question::Collect(request) => told(server.collect(request)),
+    });
+    answered.await.unwrap_or_else(|error| Answer::Failed(error.to_string()))
+}
+
+fn told<T: Serialize>(result: Result<T, ServerError>) -> Answer {
+    match result.map_err(anyhow::Error::from).and_then(|value| Ok(serde_json::to_value(value)?)) {
+        Ok(value) => Answer::Value(value),
+        Err(error) => Answer::Failed(format!("{error:#}")),
+    }
 }
 
 /// Binds the socket of a server that has its data directory's lock.

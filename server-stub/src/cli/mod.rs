@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 mod admin;
+mod history;
 mod nodes;
 mod options;
 mod publish;
@@ -35,6 +36,16 @@ enum Verb {
     Publish(publish::Arguments),
     /// List what was published.
     Versions(versions::Arguments),
+    /// Tell which paths differ between two versions.
+    Diff(history::DiffArguments),
+    /// Make the code of an old version live again, as a new version.
+    Rollback(history::RollbackArguments),
+    /// Write a version out as files.
+    Checkout(history::CheckoutArguments),
+    /// Read everything that is stored again; exit code 1 when something is damaged.
+    Verify(history::VerifyArguments),
+    /// Remove versions that nothing refers to any more, and their contents.
+    Gc(history::GcArguments),
     /// List the nodes that have checked in.
     Nodes(nodes::Arguments),
     /// Have the catalogs of a node compiled again at its next check-in.
@@ -67,6 +78,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Serve(arguments) => serve::serve(arguments).await,
             Verb::Publish(arguments) => publish::publish(arguments).await,
             Verb::Versions(arguments) => versions::versions(arguments).await,
+            Verb::Diff(arguments) => history::diff(arguments).await,
+            Verb::Rollback(arguments) => history::rollback(arguments).await,
+            Verb::Checkout(arguments) => history::checkout(arguments).await,
+            Verb::Verify(arguments) => history::verify(arguments).await,
+            Verb::Gc(arguments) => history::gc(arguments).await,
             Verb::Nodes(arguments) => nodes::nodes(arguments).await,
             Verb::Recompile(arguments) => recompile::recompile(arguments).await,
         }

@@ -53,7 +53,7 @@ pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
     Ok(u8::from(results.iter().any(|result| result.error.is_some())))
 }
 
-fn line(result: &EnvironmentResult) -> String {
+pub(super) fn line(result: &EnvironmentResult) -> String {
     let EnvironmentResult { environment, files, new_contents, .. } = result;
     let code_id = result.code_id.map(|id| id.to_string()).unwrap_or_else(|| "nothing".to_owned());
     match &result.error {

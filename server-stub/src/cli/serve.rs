@@ -105,6 +105,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         stopped = stop_signal() => stopped,
         Some(ended) = listeners.join_next() => ended?.and_then(|()| bail!("a listener ended by itself")),
     };
+    server.stop_holding();
     shutdown.cancel();
     while let Some(ended) = listeners.join_next().await {
         ended??;

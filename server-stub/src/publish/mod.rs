@@ -84,7 +84,7 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<E
     Ok(environments.into_iter().map(result).collect())
 }
 
-fn unchanged(environment: Environment, live: Option<&Version>) -> EnvironmentResult {
+pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> EnvironmentResult {
     EnvironmentResult {
         environment,
         code_id: live.map(|live| live.code_id),

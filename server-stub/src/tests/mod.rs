@@ -2,6 +2,7 @@
 
 mod answers;
 mod contents;
+mod history;
 mod publish;
 mod routes;
 
@@ -102,6 +103,11 @@ async fn publish(server: &Arc<Server>, request: PublishRequest) -> EnvironmentRe
     let mut results = server.publish(request).await.unwrap();
     assert_eq!(results.len(), 1);
     results.remove(0)
+}
+
+/// Returns the live code of the one environment.
+fn live(server: &Server) -> Arc<Code> {
+    server.environments.live(&Environment::default()).unwrap()
 }
 
 async fn publish_all(server: &Arc<Server>) -> EnvironmentResult {

@@ -8,10 +8,6 @@ use direct_puppet_transport::protocol::{EntryKind, TreePath};
 
 use super::*;
 
-fn live(server: &Server) -> Arc<Code> {
-    server.environments.live(&Environment::default()).unwrap()
-}
-
 #[tokio::test]
 async fn unchanged_staging_publishes_nothing() {
     let world = World::new();

@@ -69,3 +69,41 @@ async fn only_administrators_are_answered() {
     let response = routes.route(&Peer::Plain, page.body(Bytes::new()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn file_sync_answers_as_puppets_does() {
+    let world = World::new();
+    let server = world.open();
+    let routes = AdminRoutes::new(Arc::clone(&server), Vec::new());
+    let post = async |path: &str, body: &str| {
+        let (status, text) = ask(&routes, &Peer::Plain, Method::POST, &format!("/file-sync/v1/{path}"), body).await;
+        (status, serde_json::from_str::<serde_json::Value>(&text).unwrap())
+    };
+    let (_, nothing) = post("latest-commits", "").await;
+    assert_eq!(nothing["puppet-code"]["commit"], serde_json::Value::Null);
+    for body in ["", "{}", r#"{"repo-id":"confd-data"}"#, r#"{"commit-all":true,"submodule-id":"production"}"#] {
+        assert_eq!(post("commit", body).await.0, StatusCode::BAD_REQUEST, "{body}");
+    }
+    let (status, committed) = post("commit", r#"{"commit-all":true,"message":"m","author":{"name":"a","email":"b"}}"#).await;
+    let code_id = live(&server).version.code_id.digest().to_hex();
+    assert_eq!((status, &committed["puppet-code"]["submodules"]["production"]), (StatusCode::OK, &code_id.clone().into()));
+    assert_eq!(post("latest-commits", "{}").await.1, committed);
+    let path = "/status/v1/services/file-sync-storage-service";
+    let (_, status) = ask(&routes, &Peer::Plain, Method::GET, path, "").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let commit = &status["status"]["repos"]["puppet-code"]["submodules"]["production"]["latest_commit"];
+    assert_eq!(
+        (&commit["commit"], &commit["message"], &commit["identity"]["email"]),
+        (&code_id.into(), &"m".into(), &"b".into())
+    );
+    assert!(commit["date"].as_str().unwrap().starts_with("20"), "{commit}");
+    world.stage("site.yaml", "nodes: [");
+    let (status, refused) = post("commit", r#"{"repo-id":"puppet-code","submodule-id":"production"}"#).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused["puppet-code"]["submodules"]["production"]["error"]["type"], "publish-error");
+    world.stage("site.yaml", format!("{SITE}# changed\n"));
+    assert_eq!(post("publish", "").await.0, StatusCode::OK);
+    let (status, back) = post("rollback", r#"{"environment":"production","to":"1.1"}"#).await;
+    assert_eq!((status, &back["sequence"]), (StatusCode::OK, &3.into()));
+    assert_eq!(post("rollback", r#"{"environment":"production","to":"9.9"}"#).await.0, StatusCode::NOT_FOUND);
+}

@@ -3,6 +3,10 @@
 //! | Path | Answer |
 //! |---|---|
 //! | `POST /file-sync/v1/publish` | a [`PublishRequest`] (or nothing, for all of staging) → `{"environments": [EnvironmentResult]}` |
+//! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author` → as Puppet's file sync |
+//! | `POST /file-sync/v1/latest-commits` | what is live, as Puppet's file sync says it |
+//! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
+//! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when |
 //! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
 //! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
@@ -14,6 +18,8 @@
 //! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
 //! connections, which are this machine's own unless the administrator opened more. A request with an `Origin` comes from a web
 //! page and is refused: a browser on this machine must not publish for whoever wrote the page.
+
+mod commits;
 
 use std::sync::Arc;
 
@@ -27,9 +33,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::is_administrator;
 use crate::error::{ServerError, chain};
+use crate::history::RollbackRequest;
 use crate::listen::Routes;
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::server::Server;
+
+use commits::CommitRequest;
+
+/// The status of publishing, as Puppet Enterprise has it.
+const STORAGE_STATUS: &str = "/status/v1/services/file-sync-storage-service";
 
 /// Longest request: a message and a list of environments.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -94,10 +106,34 @@ impl AdminRoutes {
         }
     }
 
-    async fn versions(&self) -> Response<Bytes> {
+    async fn commit(&self, body: &Bytes) -> Response<Bytes> {
+        let request = serde_json::from_slice::<CommitRequest>(body).map_err(|error| error.to_string());
+        let request = match request.and_then(CommitRequest::into_publish) {
+            Ok(request) => request,
+            Err(reason) => return failure(StatusCode::BAD_REQUEST, "bad_request", &reason),
+        };
+        match self.server.publish(request).await {
+            Ok(results) => json(status_of(&results), &commits::committed(&self.server, &results)),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn rollback(&self, body: &Bytes) -> Response<Bytes> {
+        let request: RollbackRequest = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(error) => return bad_request(&error),
+        };
+        self.blocking(move |server| server.rollback(&request)).await
+    }
+
+    /// Answers with what blocking work returns.
+    async fn blocking<T: Serialize + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Server) -> Result<T, ServerError> + Send + 'static,
+    ) -> Response<Bytes> {
         let server = Arc::clone(&self.server);
-        match tokio::task::spawn_blocking(move || server.versions(None)).await {
-            Ok(Ok(versions)) => json(StatusCode::OK, &versions),
+        match tokio::task::spawn_blocking(move || work(&server)).await {
+            Ok(Ok(value)) => json(StatusCode::OK, &value),
             Ok(Err(error)) => failed(&error),
             Err(error) => failed(&error.into()),
         }
@@ -121,8 +157,12 @@ impl AdminRoutes {
 impl Routes for AdminRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
         let method = match request.uri().path() {
-            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" => Method::GET,
-            "/file-sync/v1/publish" | "/admin/v1/recompile" => Method::POST,
+            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" | STORAGE_STATUS => Method::GET,
+            "/file-sync/v1/publish"
+            | "/file-sync/v1/commit"
+            | "/file-sync/v1/latest-commits"
+            | "/file-sync/v1/rollback"
+            | "/admin/v1/recompile" => Method::POST,
             _ => return None,
         };
         if *request.method() != method {
@@ -138,7 +178,11 @@ impl Routes for AdminRoutes {
         }
         Some(match request.uri().path() {
             "/file-sync/v1/publish" => self.publish(request.body()).await,
-            "/file-sync/v1/versions" => self.versions().await,
+            "/file-sync/v1/commit" => self.commit(request.body()).await,
+            "/file-sync/v1/rollback" => self.rollback(request.body()).await,
+            "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
+            STORAGE_STATUS => json(StatusCode::OK, &commits::status(&self.server)),
+            "/file-sync/v1/versions" => self.blocking(|server| server.versions(None)).await,
             "/admin/v1/nodes" => json(StatusCode::OK, &self.server.nodes()),
             _ => self.recompile(peer, request.body()).await,
         })
@@ -163,7 +207,7 @@ fn status_of_code(code: &str) -> StatusCode {
     match code {
         "unstable" => StatusCode::CONFLICT,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
-        "no_environment" | "unknown_node" => StatusCode::NOT_FOUND,
+        "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

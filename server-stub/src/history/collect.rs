@@ -1,0 +1,95 @@
+//! Collecting what nothing refers to any more.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::PoisonError;
+
+use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
+use serde::{Deserialize, Serialize};
+
+use super::rollback::contents;
+use crate::code::Version;
+use crate::error::ServerError;
+use crate::server::{Server, now};
+
+/// What may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollectRequest {
+    /// Versions stay for so many seconds after another took their place, whether a catalog refers to them or not.
+    pub grace_seconds: u64,
+    /// Tell, but remove nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Default for CollectRequest {
+    /// A week.
+    fn default() -> Self {
+        Self { grace_seconds: 7 * 24 * 3600, dry_run: false }
+    }
+}
+
+/// What went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Versions that are no longer there.
+    pub collected: Vec<(Environment, CodeId)>,
+    /// How many versions stay.
+    pub kept: u64,
+    /// Contents removed.
+    pub contents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Server {
+    /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the
+    /// grace period; then the contents that no version left has. Publishes and compiles wait meanwhile, other answers to nodes do not. Killed half way, it
+    /// leaves contents that the next collection removes. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When a manifest that stays cannot be read: then no content is removed.
+    pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        // A compile puts contents into the store before the catalog that names them is kept.
+        let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
+        let used = self.nodes.codes();
+        let horizon = now().saturating_sub(request.grace_seconds);
+        let mut done = Collected::default();
+        // Compiling makes contents too: those of templates.
+        let mut reachable: HashSet<Digest> = self.nodes.all_contents();
+        for live in self.environments.all_live() {
+            let environment = &live.version.environment;
+            let collected = self.environments.collected(environment)?;
+            let history = self.environments.history(environment)?;
+            let fresh = fresh(&history, horizon);
+            let codes: BTreeSet<CodeId> = history.iter().map(|version| version.code_id).collect();
+            for code_id in codes.into_iter().filter(|code_id| !collected.contains(code_id)) {
+                if code_id != live.version.code_id && !fresh.contains(&code_id) && !used.contains(&code_id) {
+                    if !request.dry_run {
+                        self.environments.forget(environment, code_id)?;
+                    }
+                    done.collected.push((environment.clone(), code_id));
+                    continue;
+                }
+                done.kept += 1;
+                let manifest = self.environments.manifest(environment, code_id)?.ok_or_else(|| ServerError::Damaged {
+                    path: self.environments.dir(environment),
+                    reason: format!("the manifest of {code_id} is missing: run verify before anything is collected"),
+                })?;
+                reachable.extend(contents(&manifest).map(|(_, digest)| digest));
+            }
+        }
+        if !request.dry_run {
+            (done.contents, done.bytes) = self.store.retain(&|digest| reachable.contains(digest))?;
+        }
+        Ok(done)
+    }
+}
+
+/// The code of versions that were live at `horizon` or later.
+fn fresh(history: &[Version], horizon: u64) -> HashSet<CodeId> {
+    let replaced = history.iter().skip(1).map(|next| next.time_unix_seconds);
+    history.iter().zip(replaced).filter(|(_, replaced)| *replaced >= horizon).map(|(version, _)| version.code_id).collect()
+}

@@ -1,0 +1,113 @@
+//! Everything that was ever published: named, compared, made live again, written out, checked, collected.
+//!
+//! A version's manifest lies at `<data>/code/<environment>/manifests/<hex of its code_id>` until it is collected; what was
+//! collected is listed in `<data>/code/<environment>/collected.jsonl`, so that its absence is no damage.
+
+mod checkout;
+mod collect;
+mod diff;
+mod rollback;
+mod verify;
+
+use std::fmt;
+use std::str::FromStr;
+
+use direct_puppet_transport::protocol::{CodeId, Environment, Manifest, VersionCounter};
+use serde::{Deserialize, Serialize};
+
+use crate::code::Version;
+use crate::error::ServerError;
+use crate::server::Server;
+
+pub use collect::{CollectRequest, Collected};
+pub use diff::{Change, Difference};
+pub use rollback::RollbackRequest;
+pub use verify::{Problem, Verified};
+
+/// How an administrator names a version: `live`, a counter as `1.7`, or a `code_id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum VersionName {
+    /// The one that is live.
+    Live,
+    /// By where it stands in the history.
+    Counter(VersionCounter),
+    /// The last one with this code.
+    Code(CodeId),
+}
+
+/// Why a text names no version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} names no version: write \"live\", a counter as 1.7, or a code_id as blake3:…")]
+pub struct VersionNameError {
+    text: String,
+}
+
+impl FromStr for VersionName {
+    type Err = VersionNameError;
+
+    fn from_str(text: &str) -> Result<Self, VersionNameError> {
+        if text == "live" {
+            return Ok(Self::Live);
+        }
+        let counter = text
+            .split_once('.')
+            .and_then(|(epoch, sequence)| Some(VersionCounter { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? }));
+        counter
+            .map(Self::Counter)
+            .or_else(|| text.parse().ok().map(Self::Code))
+            .ok_or_else(|| VersionNameError { text: text.to_owned() })
+    }
+}
+
+impl fmt::Display for VersionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live => f.write_str("live"),
+            Self::Counter(counter) => counter.fmt(f),
+            Self::Code(code_id) => code_id.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for VersionName {
+    type Error = VersionNameError;
+
+    fn try_from(text: String) -> Result<Self, VersionNameError> {
+        text.parse()
+    }
+}
+
+impl From<VersionName> for String {
+    fn from(name: VersionName) -> Self {
+        name.to_string()
+    }
+}
+
+impl Server {
+    /// Finds a version of an environment. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name, or the history cannot be read.
+    pub fn find_version(&self, environment: &Environment, name: VersionName) -> Result<Version, ServerError> {
+        let live = self.environments.live(environment);
+        let live = live.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: "live".to_owned() })?;
+        let is_it = |version: &Version| match name {
+            VersionName::Live => version.version == live.version.version,
+            VersionName::Counter(counter) => version.version == counter,
+            VersionName::Code(code_id) => version.code_id == code_id,
+        };
+        let found = self.environments.history(environment)?.into_iter().rev().find(is_it);
+        found.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: name.to_string() })
+    }
+
+    /// Finds a version with what is in it. Blocking.
+    fn find_manifest(&self, environment: &Environment, name: VersionName) -> Result<(Version, Manifest), ServerError> {
+        let version = self.find_version(environment, name)?;
+        let manifest = self.environments.manifest(environment, version.code_id)?;
+        let collected =
+            || ServerError::NoVersion { environment: environment.clone(), name: format!("{name} any more (it was collected)") };
+        Ok((version, manifest.ok_or_else(collected)?))
+    }
+}

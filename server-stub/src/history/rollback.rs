@@ -1,0 +1,81 @@
+//! Making old code live again: a new publish of old content.
+
+use std::sync::PoisonError;
+
+use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest};
+use serde::{Deserialize, Serialize};
+
+use super::VersionName;
+use crate::code::{Author, Code, Version};
+use crate::error::ServerError;
+use crate::publish::{EnvironmentResult, unchanged};
+use crate::server::{Server, now};
+
+/// What to make live again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The environment.
+    pub environment: Environment,
+    /// The version.
+    pub to: VersionName,
+    /// Why; what it goes back to is said by itself.
+    #[serde(default)]
+    pub message: String,
+    /// Who.
+    #[serde(default)]
+    pub author: Author,
+}
+
+impl Server {
+    /// Makes the code of an old version live again, as a new version: counters only grow. All its contents are read and verified
+    /// before. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the version is not there any more, a content is missing or damaged, or it does not compile.
+    pub fn rollback(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let environment = &request.environment;
+        let (old, manifest) = self.find_manifest(environment, request.to)?;
+        let live = self.find_version(environment, VersionName::Live)?;
+        if live.code_id == old.code_id {
+            return Ok(unchanged(environment.clone(), Some(&live)));
+        }
+        for (path, digest) in contents(&manifest) {
+            if !self.store.has_verified(&digest)? {
+                let reason = format!("content of {path} is missing: version {} cannot be made live again", old.version);
+                return Err(ServerError::Damaged { path: self.store.path_of(&digest), reason });
+            }
+        }
+        let mut counter = live.version;
+        counter.sequence += 1;
+        let message = match request.message.as_str() {
+            "" => format!("rollback to {}", old.version),
+            message => format!("rollback to {}: {message}", old.version),
+        };
+        let version = Version {
+            version: counter,
+            time_unix_seconds: now(),
+            author: request.author.clone(),
+            message,
+            request_id: None,
+            new_contents: 0,
+            ..old
+        };
+        let code = Code::new(version.clone(), manifest, self.store.clone());
+        self.options.compiler.check(&code)?;
+        let what = format!("{environment} {} as {counter}", version.code_id);
+        self.audit("rollback", &request.author.name, &what)?;
+        self.environments.switch(code)?;
+        Ok(EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) })
+    }
+}
+
+/// Returns the files of a manifest with their contents.
+pub(super) fn contents(manifest: &Manifest) -> impl Iterator<Item = (String, Digest)> {
+    manifest.entries().iter().filter_map(|entry| match entry.kind {
+        EntryKind::File { digest, .. } => Some((entry.path.to_string(), digest)),
+        _ => None,
+    })
+}

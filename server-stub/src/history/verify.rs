@@ -1,0 +1,86 @@
+//! Reading everything again: is it still what its name says?
+
+use std::collections::{HashMap, HashSet};
+
+use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
+use serde::{Deserialize, Serialize};
+
+use super::rollback::contents;
+use crate::error::{ServerError, chain};
+use crate::server::Server;
+
+/// What was checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Versions whose manifests were read.
+    pub versions: u64,
+    /// Distinct contents that were read.
+    pub contents: u64,
+    /// What is damaged or missing; a damaged content was moved aside, and the next publish or sync brings it again.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// In this environment.
+    pub environment: Environment,
+    /// In this code.
+    pub code_id: CodeId,
+    /// The file of the code; none for the manifest itself.
+    pub path: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Server {
+    /// Reads every manifest and every content of every version that was not collected. Blocking, for as long as that takes; others
+    /// go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When a history cannot be read; what is damaged is in the answer.
+    pub fn verify(&self) -> Result<Verified, ServerError> {
+        let mut verified = Verified::default();
+        // Each content once: whether it is good.
+        let mut known: HashMap<Digest, bool> = HashMap::new();
+        for live in self.environments.all_live() {
+            let environment = &live.version.environment;
+            let collected = self.environments.collected(environment)?;
+            let history = self.environments.history(environment)?;
+            let codes: HashSet<CodeId> =
+                history.iter().map(|version| version.code_id).filter(|code_id| !collected.contains(code_id)).collect();
+            for code_id in codes {
+                let problem =
+                    |path: Option<String>, reason: String| Problem { environment: environment.clone(), code_id, path, reason };
+                let manifest = match self.environments.manifest(environment, code_id) {
+                    Ok(Some(manifest)) => manifest,
+                    Ok(None) => {
+                        verified.problems.push(problem(None, "its manifest is missing".to_owned()));
+                        continue;
+                    }
+                    Err(error) => {
+                        verified.problems.push(problem(None, chain(&error)));
+                        continue;
+                    }
+                };
+                verified.versions += 1;
+                for (path, digest) in contents(&manifest) {
+                    let is_good = match known.get(&digest) {
+                        Some(is_good) => *is_good,
+                        None => {
+                            let is_good = self.store.has_verified(&digest)?;
+                            known.insert(digest, is_good);
+                            is_good
+                        }
+                    };
+                    if !is_good {
+                        verified.problems.push(problem(Some(path), format!("content {digest} is missing or was damaged")));
+                    }
+                }
+            }
+        }
+        verified.contents = known.len() as u64;
+        Ok(verified)
+    }
+}

@@ -1,0 +1,113 @@
+//! The paths of file sync as Puppet Enterprise has them: `commit`, `latest-commits`, the status of the storage service.
+//!
+//! One repository, `puppet-code`, with each environment as a submodule; commits are the hexadecimal digits of a `code_id`, that of
+//! the repository is over those of all environments. The shapes are those of the public documentation of file sync 2016 to 2019.
+
+use std::collections::BTreeMap;
+
+use direct_puppet_transport::protocol::{Digest, Environment};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::code::{Author, Version};
+use crate::publish::{EnvironmentResult, PublishRequest};
+use crate::server::{Server, now};
+
+/// The name of the one repository.
+const REPOSITORY: &str = "puppet-code";
+
+/// The body of `commit`: everything, or the repository, or one environment of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct CommitRequest {
+    commit_all: bool,
+    repo_id: Option<String>,
+    submodule_id: Option<Environment>,
+    message: String,
+    author: Author,
+}
+
+impl CommitRequest {
+    /// Returns what is to be published, or what is wrong with the request.
+    pub(super) fn into_publish(self) -> Result<PublishRequest, String> {
+        match (&self.repo_id, self.commit_all) {
+            (None, false) => return Err("say \"commit-all\": true, or name a \"repo-id\"".to_owned()),
+            (None, true) if self.submodule_id.is_some() => return Err("\"submodule-id\" needs \"repo-id\"".to_owned()),
+            (Some(name), _) if name != REPOSITORY => {
+                return Err(format!("there is no repository {name}, only {REPOSITORY}"));
+            }
+            _ => {}
+        }
+        let environments = self.submodule_id.into_iter().collect();
+        Ok(PublishRequest { environments, message: self.message, author: self.author, ..PublishRequest::default() })
+    }
+}
+
+/// Who made a commit.
+#[derive(Debug, Serialize)]
+struct Commit {
+    commit: String,
+    date: String,
+    message: String,
+    identity: Author,
+}
+
+impl Commit {
+    fn of(version: &Version) -> Self {
+        let time = i64::try_from(version.time_unix_seconds).ok().and_then(|time| OffsetDateTime::from_unix_timestamp(time).ok());
+        Self {
+            commit: version.code_id.digest().to_hex(),
+            date: time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default(),
+            message: version.message.clone(),
+            identity: version.author.clone(),
+        }
+    }
+}
+
+/// Returns the answer to `commit`: what is live now, and for environments that were refused why.
+pub(super) fn committed(server: &Server, results: &[EnvironmentResult]) -> Value {
+    let submodules: BTreeMap<&str, Value> = results
+        .iter()
+        .map(|result| {
+            let value = match (&result.error, result.code_id) {
+                (Some(error), _) => json!({ "error": { "type": "publish-error", "message": error.message } }),
+                (None, Some(code_id)) => code_id.digest().to_hex().into(),
+                (None, None) => Value::Null,
+            };
+            (result.environment.as_str(), value)
+        })
+        .collect();
+    json!({ REPOSITORY: { "commit": whole(&server.live_versions()), "submodules": submodules } })
+}
+
+/// Returns the answer to `latest-commits`.
+pub(super) fn latest(server: &Server) -> Value {
+    let live = server.live_versions();
+    let submodules: BTreeMap<&str, String> =
+        live.iter().map(|version| (version.environment.as_str(), version.code_id.digest().to_hex())).collect();
+    json!({ REPOSITORY: { "commit": whole(&live), "submodules": submodules } })
+}
+
+/// Returns the status of the storage service.
+pub(super) fn status(server: &Server) -> Value {
+    let live = server.live_versions();
+    let submodules: BTreeMap<&str, Value> =
+        live.iter().map(|version| (version.environment.as_str(), json!({ "latest_commit": Commit::of(version) }))).collect();
+    let newest = live.iter().max_by_key(|version| version.time_unix_seconds);
+    let latest_commit = newest.map(|version| Commit { commit: whole(&live).unwrap_or_default(), ..Commit::of(version) });
+    json!({
+        "service_name": "file-sync-storage-service", "service_status_version": 1, "state": "running",
+        "status": { "timestamp": now(), "repos": { REPOSITORY: { "latest_commit": latest_commit, "submodules": submodules } } },
+    })
+}
+
+/// The commit of the repository: over the code of every environment.
+fn whole(live: &[Version]) -> Option<String> {
+    if live.is_empty() {
+        return None;
+    }
+    let text: String = live.iter().map(|version| format!("{} {}\n", version.environment, version.code_id)).collect();
+    Some(Digest::of(text.as_bytes()).to_hex())
+}

@@ -1,0 +1,141 @@
+//! Old versions: compared, put back, written out, checked, collected.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use direct_puppet_transport::protocol::{Digest, Environment};
+
+use super::{World, compiled, live, publish_all};
+use crate::ServerError;
+use crate::history::{Change, CollectRequest, Difference, RollbackRequest, VersionName};
+
+fn name(text: &str) -> VersionName {
+    text.parse().unwrap()
+}
+
+fn environment() -> Environment {
+    Environment::default()
+}
+
+const NOW: CollectRequest = CollectRequest { grace_seconds: 0, dry_run: false };
+
+#[tokio::test]
+async fn versions_are_named_compared_and_made_live_again() {
+    let world = World::new();
+    let tree = world.environment().join("modules/app/files/tree");
+    let server = world.open();
+    let first = publish_all(&server).await;
+    fs::write(tree.join("added"), "new").unwrap();
+    fs::write(tree.join("a"), "another content").unwrap();
+    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    publish_all(&server).await;
+    let path = |name: &str| format!("modules/app/files/tree/{name}");
+    let differences = server.diff(&environment(), name("1.1"), VersionName::Live).unwrap();
+    let expected = [("a", Change::Content), ("added", Change::Added)];
+    assert_eq!(differences, expected.map(|(name, change)| Difference { path: path(name), change }));
+    let back = server.diff(&environment(), VersionName::Live, VersionName::Code(first.code_id.unwrap())).unwrap();
+    assert_eq!(back[1].change, Change::Removed);
+    for wrong in ["1.9", "2.1"] {
+        assert!(matches!(server.diff(&environment(), name(wrong), VersionName::Live), Err(ServerError::NoVersion { .. })));
+    }
+    assert!("newest".parse::<VersionName>().is_err());
+
+    let request = RollbackRequest {
+        environment: environment(),
+        to: name("1.1"),
+        message: "it broke".to_owned(),
+        author: crate::code::Author::default(),
+    };
+    let result = server.rollback(&request).unwrap();
+    assert_eq!((result.code_id, result.sequence, result.changed), (first.code_id, 3, true));
+    assert_eq!(live(&server).version.message, "rollback to 1.1: it broke");
+    // Again is nothing, and staging can be published again.
+    assert!(!server.rollback(&request).unwrap().changed);
+    assert_eq!(publish_all(&server).await.sequence, 4);
+    // What is damaged is never made live.
+    let digest = Digest::of(fs::read(tree.join("a")).unwrap().as_slice());
+    server.rollback(&request).unwrap();
+    fs::write(server.store.path_of(&digest), "flipped").unwrap();
+    let error = server.rollback(&RollbackRequest { to: name("1.2"), ..request }).unwrap_err();
+    assert!(matches!(error, ServerError::Damaged { .. }), "{error}");
+    assert_eq!(live(&server).version.code_id, first.code_id.unwrap());
+}
+
+#[tokio::test]
+async fn a_version_is_written_out_as_it_was() {
+    let world = World::new();
+    let tree = world.environment().join("modules/app/files/tree");
+    std::os::unix::fs::symlink("a", tree.join("link")).unwrap();
+    fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o750)).unwrap();
+    let server = world.open();
+    publish_all(&server).await;
+    let dir = world.data().join("out");
+    server.checkout(&environment(), VersionName::Live, &dir).unwrap();
+    let out = dir.join("modules/app/files/tree");
+    assert_eq!(fs::read(out.join("a")).unwrap(), fs::read(tree.join("a")).unwrap());
+    assert_eq!(fs::metadata(out.join("a")).unwrap().permissions().mode() & 0o7777, 0o750);
+    assert_eq!(fs::read_link(out.join("link")).unwrap(), std::path::Path::new("a"));
+    assert!(server.checkout(&environment(), VersionName::Live, &dir).is_err(), "what is there is not written over");
+    // A damaged content: nothing is left of the attempt.
+    let digest = Digest::of(fs::read(tree.join("a")).unwrap().as_slice());
+    fs::write(server.store.path_of(&digest), "flipped").unwrap();
+    assert!(server.checkout(&environment(), VersionName::Live, &world.data().join("other")).is_err());
+    let left: Vec<_> = fs::read_dir(world.data()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("other")), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_found_and_the_next_publish_heals_it() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    assert_eq!(server.verify().unwrap().problems, []);
+    let file = world.environment().join("modules/app/files/tree/a");
+    let digest = Digest::of(fs::read(&file).unwrap().as_slice());
+    fs::write(server.store.path_of(&digest), "flipped").unwrap();
+    let verified = server.verify().unwrap();
+    assert_eq!((verified.versions, verified.problems.len()), (1, 1));
+    assert_eq!(verified.problems[0].path.as_deref(), Some("modules/app/files/tree/a"));
+    publish_all(&server).await;
+    assert_eq!(server.verify().unwrap().problems, []);
+    fs::remove_file(
+        server.environments.dir(&environment()).join("manifests").join(live(&server).version.code_id.digest().to_hex()),
+    )
+    .unwrap();
+    assert_eq!(server.verify().unwrap().problems, [], "what is live is known");
+}
+
+#[tokio::test]
+async fn what_nothing_refers_to_is_collected_and_nothing_else() {
+    let world = World::new();
+    let tree = world.environment().join("modules/app/files/tree");
+    let server = world.open();
+    let mut contents = Vec::new();
+    for number in 0..4 {
+        fs::write(tree.join("a"), format!("content {number}")).unwrap();
+        publish_all(&server).await;
+        contents.push(Digest::of(format!("content {number}").as_bytes()));
+        if number == 1 {
+            // A node that goes on with the second.
+            compiled(&server, "n1").await;
+        }
+    }
+    let dry = server.collect(CollectRequest { dry_run: true, ..NOW }).unwrap();
+    assert_eq!((dry.collected.len(), dry.contents), (0, 0), "all were live a moment ago");
+    // Everything is older than a second from now.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let dry = server.collect(CollectRequest { dry_run: true, ..NOW }).unwrap();
+    assert_eq!((dry.collected.len(), dry.kept), (2, 2));
+    let done = server.collect(NOW).unwrap();
+    assert_eq!((done.collected, done.contents), (dry.collected, 2));
+    let has: Vec<bool> = contents.iter().map(|digest| server.store.has(digest)).collect();
+    assert_eq!(has, [false, true, false, true]);
+    assert_eq!(server.verify().unwrap().problems, []);
+    assert!(matches!(server.diff(&environment(), name("1.1"), VersionName::Live), Err(ServerError::NoVersion { .. })));
+    server.diff(&environment(), name("1.2"), VersionName::Live).unwrap();
+    // Published again, it is there again.
+    fs::write(tree.join("a"), "content 0").unwrap();
+    publish_all(&server).await;
+    assert_eq!(server.verify().unwrap().problems, []);
+    server.diff(&environment(), name("1.1"), name("1.2")).unwrap();
+}
