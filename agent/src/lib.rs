@@ -37,3 +37,4 @@ pub use apply::GraphError;
 pub use error::RunError;
 pub use event::{Phase, RunEvent};
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
+pub use sync::fetch_as_replica;

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
-    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath, VersionCounter, codec,
+    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, TreePath, VersionCounter, codec,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -67,6 +67,38 @@ const COLLECTED: &str = "collected.jsonl";
 struct Forgotten {
     code_id: CodeId,
     time_unix_seconds: u64,
+}
+
+impl Version {
+    /// Returns the version as it is told to replicas.
+    pub(crate) fn published(&self) -> PublishedVersion {
+        PublishedVersion {
+            environment: self.environment.clone(),
+            code_id: self.code_id,
+            version: self.version,
+            time_unix_seconds: self.time_unix_seconds,
+            author: self.author.name.clone(),
+            email: self.author.email.clone(),
+            message: self.message.clone(),
+            request_id: self.request_id.clone(),
+            files: self.files,
+        }
+    }
+
+    /// Returns the version that a primary told of; `new_contents` had to be fetched.
+    pub(crate) fn told(published: PublishedVersion, new_contents: u64) -> Self {
+        Self {
+            environment: published.environment,
+            code_id: published.code_id,
+            version: published.version,
+            time_unix_seconds: published.time_unix_seconds,
+            author: Author { name: published.author, email: published.email },
+            message: published.message,
+            request_id: published.request_id,
+            files: published.files,
+            new_contents,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -72,6 +72,18 @@ pub enum ServerError {
         /// How it was named.
         name: String,
     },
+    /// A replica was asked to publish.
+    #[error("this server follows {primary}: publish there")]
+    Replica {
+        /// Its primary.
+        primary: String,
+    },
+    /// The primary could not say which code is live, or its code could not be brought.
+    #[error("which code is live could not be confirmed: {reason}")]
+    Unconfirmed {
+        /// Why.
+        reason: String,
+    },
     /// A node that never checked in.
     #[error("no node {certname} has checked in")]
     UnknownNode {
@@ -97,6 +109,8 @@ impl ServerError {
             Self::Unstable { .. } => "unstable",
             Self::Compile(_) => "compile",
             Self::NoVersion { .. } => "no_version",
+            Self::Replica { .. } => "replica",
+            Self::Unconfirmed { .. } => "unconfirmed",
             Self::UnknownNode { .. } => "unknown_node",
             Self::Codec(_) | Self::Lost(_) => "internal",
         }

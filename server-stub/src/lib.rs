@@ -27,6 +27,7 @@ pub mod history;
 pub mod listen;
 mod nodes;
 pub mod publish;
+mod replica;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -35,5 +36,6 @@ mod tests;
 pub use blobs::BlobRoutes;
 pub use error::ServerError;
 pub use nodes::NodeSummary;
+pub use replica::{Follower, Primary};
 pub use routes::AdminRoutes;
 pub use server::{Server, ServerOptions, Staging};

@@ -18,6 +18,7 @@ use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
+use crate::replica::{Followers, Primary, Upstream};
 
 /// Where staged code is.
 #[derive(Debug, Clone)]
@@ -89,6 +90,10 @@ pub struct ServerOptions {
     pub compile_workers: usize,
     /// How many reports are kept for each node. Default: 100.
     pub reports_per_node: usize,
+    /// Certificates of the servers that may follow this one. Default: none.
+    pub replicas: Vec<Certname>,
+    /// The primary that this server follows; then it publishes nothing itself. Default: none.
+    pub primary: Option<Primary>,
 }
 
 impl ServerOptions {
@@ -101,6 +106,8 @@ impl ServerOptions {
             compiler: Arc::new(ManifestCompiler::default()),
             compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             reports_per_node: 100,
+            replicas: Vec::new(),
+            primary: None,
         }
     }
 }
@@ -110,7 +117,11 @@ impl ServerOptions {
 pub struct Server {
     pub(crate) options: ServerOptions,
     pub(crate) store: Store,
-    pub(crate) environments: Environments,
+    pub(crate) environments: Arc<Environments>,
+    /// The way to the primary, on a replica.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+    /// Who follows this server.
+    pub(crate) followers: Followers,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
@@ -141,14 +152,22 @@ impl Server {
         let lock = disk::lock(&options.data_dir)?;
         let store = Store::ensure(&options.data_dir.join("store"))?;
         store.remove_leftovers()?;
+        let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
+        let collecting = Arc::default();
+        let upstream = options
+            .primary
+            .clone()
+            .map(|primary| Arc::new(Upstream::new(primary, Arc::clone(&environments), store.clone(), Arc::clone(&collecting))));
         Ok(Arc::new(Self {
-            environments: Environments::open(&options.data_dir, &store)?,
+            environments,
+            upstream,
+            followers: Followers::default(),
             nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),
             flights: Flights::default(),
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             publishing: Mutex::new(()),
             stopping: CancellationToken::new(),
-            collecting: Arc::default(),
+            collecting,
             store,
             options,
             _lock: lock,
@@ -164,10 +183,47 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When staging cannot be listed at all; what is wrong with one environment is in its result.
+    /// When staging cannot be listed at all, or this is a replica; what is wrong with one environment is in its result.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+        self.refuse_as_replica()?;
         let server = Arc::clone(self);
         tokio::task::spawn_blocking(move || publish::publish(&server, &request)).await?
+    }
+
+    /// A replica makes nothing live by itself.
+    pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
+        match &self.upstream {
+            Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// On a replica: keeps it at what the primary has, until `stop`; returns at once elsewhere. Between check-ins this brings the news, so
+    /// that confirming them finds everything here.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what came stays.
+    pub async fn follow(&self, stop: &CancellationToken) {
+        if let Some(upstream) = &self.upstream {
+            upstream.follow(stop).await;
+        }
+    }
+
+    /// On a replica: asks the primary which code is live and brings it; does nothing elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// When the primary cannot be asked, or what it has cannot be brought.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the confirmation goes on for others who wait for it.
+    pub async fn confirm(&self) -> Result<(), ServerError> {
+        match &self.upstream {
+            Some(upstream) => upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }),
+            None => Ok(()),
+        }
     }
 
     /// Returns every version of an environment, or of all, oldest first. Blocking.

@@ -14,7 +14,7 @@ use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
 use crate::store::Store;
-use crate::sync::{FetchRequest, fetch};
+use crate::sync::{Asking, FetchRequest, fetch};
 use crate::tree::{ContentState, Scan, ScanOptions, StatCache, WantedContent, scan};
 
 /// How often listeners hear how far a scan is.
@@ -104,6 +104,7 @@ impl<T: Transport> Run<'_, T> {
         let mut fetched = self.fetched;
         let request = FetchRequest {
             client: &self.client,
+            asking: Asking::AsNode,
             certname: &self.inner.certname,
             store: &state.store,
             missing: &contents.missing,

@@ -20,9 +20,19 @@ use crate::store::Store;
 /// How often a fetch is begun again while no content arrives in between.
 const MAX_IDLE_ATTEMPTS: u32 = 3;
 
+/// Who asks for contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// A node, which gets what its catalogs name.
+    AsNode,
+    /// A replica, which gets what was published.
+    AsReplica,
+}
+
 /// What to fetch, and with what.
 pub(crate) struct FetchRequest<'a, T> {
     pub(crate) client: &'a Client<T>,
+    pub(crate) asking: Asking,
     pub(crate) certname: &'a Certname,
     pub(crate) store: &'a Store,
     /// Contents with their sizes in bytes, and for errors a path that needs each.
@@ -140,7 +150,11 @@ async fn receive<T: Transport>(
     wanted: &mut BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<(), Broken> {
-    let mut stream = request.client.fetch(message).await.map_err(Broken::Call)?;
+    let stream = match request.asking {
+        Asking::AsNode => request.client.fetch(message).await,
+        Asking::AsReplica => request.client.sync_fetch(message).await,
+    };
+    let mut stream = stream.map_err(Broken::Call)?;
     while let Some(event) = stream.next().await? {
         let gathered = match event {
             FetchEvent::Blob { digest, size, offset } => {

@@ -20,6 +20,9 @@ use crate::server::{Server, now};
 /// Longest time that a check-in is held, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
+/// When to ask a replica again that could not ask its primary, in seconds.
+const UNCONFIRMED_SECONDS: u32 = 5;
+
 /// Compiles that may wait at once; each holds the facts of a node.
 const MAX_FLIGHTS: usize = 10_000;
 
@@ -69,7 +72,16 @@ enum Boarded {
 }
 
 impl Server {
+    /// Makes sure, on a replica, that nobody is answered from code that was replaced before he asked.
+    async fn confirmed(&self) -> Result<(), Refusal> {
+        self.confirm().await.map_err(|error| {
+            let message = format!("{error}: try again, or ask another server");
+            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Busy, message) }
+        })
+    }
+
     pub(super) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
+        self.confirmed().await?;
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let mut changes = self.environments.changes();
@@ -92,6 +104,7 @@ impl Server {
     }
 
     pub(super) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
+        self.confirmed().await?;
         let check_in = &request.check_in;
         let code = self.live(&check_in.environment)?;
         let reply = self.reply(check_in, &code)?;

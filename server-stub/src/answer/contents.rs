@@ -15,8 +15,6 @@ use direct_puppet_transport::{Content, FetchItem, FetchItems};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use crate::nodes::Nodes;
-
 /// Contents up to this many bytes are read whole before they are sent.
 const WHOLE_BYTES: u64 = 256 * 1024;
 /// How much of a larger one is read at a time.
@@ -34,11 +32,10 @@ struct Progress {
     next: usize,
 }
 
-/// Streams what is asked for, as far as the node's own catalogs name it; the rest is missing, whether it exists or not. A digest that
+/// Streams what is asked for, as far as one of the sets `allowed` has it; the rest is missing, whether it exists or not. A digest that
 /// is asked for twice is answered once.
-pub(super) async fn stream(store: Store, nodes: Arc<Nodes>, mut request: Fetch) -> io::Result<FetchItems> {
+pub(super) async fn stream(store: Store, allowed: Vec<Arc<HashSet<Digest>>>, mut request: Fetch) -> io::Result<FetchItems> {
     let begin = move || {
-        let allowed = nodes.contents(&request.certname);
         let mut seen = HashSet::with_capacity(request.digests.len());
         request.digests.retain(|digest| seen.insert(*digest));
         Progress { store, request, allowed, next: 0 }

@@ -21,6 +21,16 @@ pub(super) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> 
     Err(Refusal::new(RefusalCode::Forbidden, format!("you are not {certname}: ask in the name of your certificate")))
 }
 
+/// Checks that `peer` may follow this server under the name `replica`; `replicas` are certificates that may.
+pub(super) fn acts_as_replica(peer: &Peer, replica: &Certname, replicas: &[Certname]) -> Result<(), Refusal> {
+    acts_for(peer, replica)?;
+    if !matches!(peer, Peer::Certificate(name) if !replicas.contains(name)) {
+        return Ok(());
+    }
+    tracing::warn!(%replica, "a certificate that is no replica's asked for published code");
+    Err(Refusal::new(RefusalCode::Forbidden, format!("{replica} is no replica of this server: name it with --replica")))
+}
+
 /// Whether `peer` may publish and look at everything; `admins` are certificates that may.
 pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
     match peer {

@@ -3,10 +3,12 @@
 mod catalog;
 mod contents;
 mod identity;
+mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
+    CatalogReply, CheckIn, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
+    SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
 use std::sync::Arc;
@@ -35,7 +37,9 @@ impl Handler for Server {
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_for(peer, &request.certname)?;
-        contents::stream(self.store.clone(), Arc::clone(&self.nodes), request).await.map_err(|error| internal(&error))
+        let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
+        let allowed = tokio::task::spawn_blocking(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
+        contents::stream(self.store.clone(), allowed, request).await.map_err(|error| internal(&error))
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
@@ -49,6 +53,22 @@ impl Handler for Server {
         let kept = tokio::task::spawn_blocking(move || nodes.report(&report)).await;
         let duplicate = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
         Ok(ReportAccepted { duplicate })
+    }
+
+    async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
+        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        Ok(self.answer_confirm(&request).await)
+    }
+
+    async fn sync_manifest(&self, peer: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
+        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        self.answer_manifest(&request).await
+    }
+
+    async fn sync_fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
+        identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
+        let published = self.published_contents(&request).await?;
+        contents::stream(self.store.clone(), published, request).await.map_err(|error| internal(&error))
     }
 }
 

@@ -3,13 +3,15 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Server, ServerOptions, Staging};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Primary, Server, ServerOptions, Staging};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
+use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, connect};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -50,19 +52,31 @@ pub(super) struct Arguments {
     /// Their revocation lists, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_crl: Option<PathBuf>,
+    /// Follow this server instead of publishing: https://primary:8140, or unix:/run/…
+    #[arg(long, value_name = "URL", conflicts_with = "staging")]
+    primary: Option<String>,
+    /// A certificate of a server that may follow this one
+    #[arg(long, value_name = "CERTNAME")]
+    replica: Vec<Certname>,
     /// A certificate that may publish and look at everything
     #[arg(long, value_name = "CERTNAME")]
     admin: Vec<Certname>,
     /// Let plain HTTP be reached from other machines: any of them may then say to be any node
     #[arg(long)]
     allow_plain_http: bool,
-    /// Do not serve published files by digest to caches
+    /// Serve published files by digest, as to caches: whoever is let in may read any of which he knows the digest
     #[arg(long)]
-    no_blobs: bool,
+    blobs: bool,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
+
+/// How long an answer of the primary may take to begin: longer than it holds what is asked for news.
+const PRIMARY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a stream from the primary may stand still.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The configuration file.
 #[derive(Debug, Default, Deserialize)]
@@ -73,22 +87,34 @@ struct Config {
     listen: Vec<String>,
     ssldir: Option<PathBuf>,
     certname: Option<Certname>,
+    primary: Option<String>,
+    replica: Vec<Certname>,
     admin: Vec<Certname>,
     allow_plain_http: bool,
-    no_blobs: bool,
+    blobs: bool,
 }
 
 pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let arguments = merged(arguments)?;
     let data = arguments.data.clone().context("no data directory: give one with --data")?;
-    let staging = arguments.staging.clone().context("no staging directory: give one with --staging")?;
+    let primary = primary(&arguments)?;
+    let staging = match (&arguments.staging, &primary) {
+        (Some(staging), _) => std::path::absolute(staging)?,
+        // A replica publishes nothing.
+        (None, Some(_)) => PathBuf::from("/nonexistent"),
+        (None, None) => bail!("no staging directory: give one with --staging, or follow a server with --primary"),
+    };
     if arguments.listen.is_empty() {
         bail!("nowhere to listen: give --listen, as http://127.0.0.1:8141");
     }
-    let options = ServerOptions::new(data.clone(), Staging::Environments(std::path::absolute(staging)?));
+    let options = ServerOptions {
+        replicas: arguments.replica.clone(),
+        primary,
+        ..ServerOptions::new(data.clone(), Staging::Environments(staging))
+    };
     let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
     let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));
-    if !arguments.no_blobs {
+    if arguments.blobs {
         routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));
     }
     let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
@@ -99,6 +125,12 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     for url in &arguments.listen {
         listen(url, &arguments, &service, &shutdown, &mut listeners).await?;
     }
+    let (follower, stop) = (Arc::clone(&server), shutdown.clone());
+    listeners.spawn(async move {
+        follower.follow(&stop).await;
+        stop.cancelled().await;
+        Ok(())
+    });
     let administration = admin::bind(&data)?;
     listeners.spawn(admin::serve(Arc::clone(&server), administration, data, shutdown.clone()));
     let result = tokio::select! {
@@ -111,6 +143,17 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         ended??;
     }
     result.map(|()| 0)
+}
+
+/// Returns the way to the server to follow.
+fn primary(arguments: &Arguments) -> anyhow::Result<Option<Primary>> {
+    let Some(url) = &arguments.primary else { return Ok(None) };
+    let name = arguments.certname.clone().context("a replica needs a name: give it with --certname")?;
+    let tls = arguments.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &name));
+    let options = ConnectOptions { tls, ..ConnectOptions::default() };
+    let timeouts = Timeouts { response: PRIMARY_TIMEOUT, stall: STALL_TIMEOUT };
+    let transport = Timeout::new(connect(url, &options)?, timeouts);
+    Ok(Some(Primary { transport: Arc::new(transport), name }))
 }
 
 async fn listen(
@@ -183,7 +226,9 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     }
     arguments.admin.extend(config.admin);
     arguments.allow_plain_http |= config.allow_plain_http;
-    arguments.no_blobs |= config.no_blobs;
+    arguments.blobs |= config.blobs;
+    arguments.primary = arguments.primary.or(config.primary);
+    arguments.replica.extend(config.replica);
     Ok(arguments)
 }
 

@@ -35,6 +35,7 @@ impl Server {
     ///
     /// When the version is not there any more, a content is missing or damaged, or it does not compile.
     pub fn rollback(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
+        self.refuse_as_replica()?;
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let environment = &request.environment;
         let (old, manifest) = self.find_manifest(environment, request.to)?;

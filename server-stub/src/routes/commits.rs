@@ -99,7 +99,10 @@ pub(super) fn status(server: &Server) -> Value {
     let latest_commit = newest.map(|version| Commit { commit: whole(&live).unwrap_or_default(), ..Commit::of(version) });
     json!({
         "service_name": "file-sync-storage-service", "service_status_version": 1, "state": "running",
-        "status": { "timestamp": now(), "repos": { REPOSITORY: { "latest_commit": latest_commit, "submodules": submodules } } },
+        "status": {
+            "timestamp": now(), "repos": { REPOSITORY: { "latest_commit": latest_commit, "submodules": submodules } },
+            "clients": server.followers.all(),
+        },
     })
 }
 

@@ -6,7 +6,8 @@
 //! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author` → as Puppet's file sync |
 //! | `POST /file-sync/v1/latest-commits` | what is live, as Puppet's file sync says it |
 //! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
-//! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when |
+//! | `POST /file-sync/v1/force-sync` | on a replica: bring what the primary has now → as `latest-commits` |
+//! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when; which replicas have what |
 //! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
 //! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
@@ -162,6 +163,7 @@ impl Routes for AdminRoutes {
             | "/file-sync/v1/commit"
             | "/file-sync/v1/latest-commits"
             | "/file-sync/v1/rollback"
+            | "/file-sync/v1/force-sync"
             | "/admin/v1/recompile" => Method::POST,
             _ => return None,
         };
@@ -179,6 +181,10 @@ impl Routes for AdminRoutes {
         Some(match request.uri().path() {
             "/file-sync/v1/publish" => self.publish(request.body()).await,
             "/file-sync/v1/commit" => self.commit(request.body()).await,
+            "/file-sync/v1/force-sync" => match self.server.confirm().await {
+                Ok(()) => json(StatusCode::OK, &commits::latest(&self.server)),
+                Err(error) => failed(&error),
+            },
             "/file-sync/v1/rollback" => self.rollback(request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
             STORAGE_STATUS => json(StatusCode::OK, &commits::status(&self.server)),
@@ -205,7 +211,8 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
 
 fn status_of_code(code: &str) -> StatusCode {
     match code {
-        "unstable" => StatusCode::CONFLICT,
+        "unstable" | "replica" => StatusCode::CONFLICT,
+        "unconfirmed" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,6 +4,7 @@ mod answers;
 mod contents;
 mod history;
 mod publish;
+mod replica;
 mod routes;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,26 @@
+//! A server that follows another: it confirms with its primary which code is live before it answers a node.
+//!
+//! One confirmation serves all who arrived before it was sent, so that the cost at the primary does not grow with the load here. A
+//! replica that cannot ask its primary refuses, and says when to ask again: it never answers from code that may have been replaced.
+
+mod bring;
+mod confirm;
+mod followers;
+
+use std::sync::Arc;
+
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::Certname;
+
+pub(crate) use confirm::Upstream;
+pub use followers::Follower;
+pub(crate) use followers::Followers;
+
+/// The server that a replica follows.
+#[derive(Debug, Clone)]
+pub struct Primary {
+    /// The way to it.
+    pub transport: Arc<dyn Transport>,
+    /// The name of this replica: that of its certificate.
+    pub name: Certname,
+}

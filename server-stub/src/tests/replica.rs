@@ -1,0 +1,216 @@
+//! A server that follows another.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Operation, RefusalCode, SyncManifestReply, codec};
+use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
+
+use super::*;
+use crate::{Primary, ServerError};
+
+/// The way to the primary, which can break and lie.
+#[derive(Debug)]
+struct Way {
+    inner: MemoryTransport,
+    is_cut: AtomicBool,
+    lies: AtomicBool,
+    confirmations: AtomicU64,
+    manifests: AtomicU64,
+    fetches: AtomicU64,
+}
+
+#[async_trait]
+impl Transport for Way {
+    async fn call(&self, request: Request) -> Result<Response, TransportError> {
+        if self.is_cut.load(Ordering::SeqCst) {
+            return Err(TransportError::new(TransportErrorKind::Connect, self.endpoint()));
+        }
+        match request.operation {
+            Operation::SyncConfirm => &self.confirmations,
+            Operation::SyncManifest => &self.manifests,
+            _ => &self.fetches,
+        }
+        .fetch_add(1, Ordering::SeqCst);
+        if request.operation == Operation::SyncManifest && self.lies.load(Ordering::SeqCst) {
+            let manifest = codec::encode(&direct_puppet_transport::protocol::Manifest::default()).unwrap();
+            let body = codec::encode(&SyncManifestReply::Whole { manifest: manifest.into() }).unwrap();
+            return Ok(Response::whole(direct_puppet_transport::Status::Accepted, body.into()));
+        }
+        self.inner.call(request).await
+    }
+
+    fn endpoint(&self) -> &str {
+        "memory:primary"
+    }
+}
+
+struct Pair {
+    world: World,
+    primary: Arc<Server>,
+    way: Arc<Way>,
+    dir: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let world = World::new();
+        let primary = world.open();
+        let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&primary);
+        let way = Way {
+            inner: MemoryTransport::new(handler),
+            is_cut: AtomicBool::default(),
+            lies: AtomicBool::default(),
+            confirmations: AtomicU64::default(),
+            manifests: AtomicU64::default(),
+            fetches: AtomicU64::default(),
+        };
+        Self { world, primary, way: Arc::new(way), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn replica(&self) -> Arc<Server> {
+        let transport: Arc<dyn Transport> = Arc::<Way>::clone(&self.way);
+        let primary = Some(Primary { transport, name: certname("replica1") });
+        let staging = Staging::Environments(self.dir.path().join("none"));
+        Server::open(ServerOptions { primary, ..ServerOptions::new(self.dir.path().join("data"), staging) }).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_from_what_was_live_when_it_was_asked_for() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    let (first, _) = compiled(&replica, "n1").await;
+    assert_eq!(first.code_id, live(&pair.primary).version.code_id);
+    // The contents are here and whole, and the history says who published.
+    assert_eq!(replica.verify().unwrap().problems, []);
+    assert_eq!(replica.versions(None).unwrap().len(), 1);
+    for number in 0..3 {
+        pair.world.stage("modules/app/files/tree/new", format!("content {number}"));
+        publish_all(&pair.primary).await;
+        let reply = replica.check_in(&Peer::InProcess, check_in("n1", Some(first))).await;
+        assert_eq!(reply, Ok(CatalogReply::FactsNeeded), "publish {number}");
+        assert_eq!(live(&replica).version.code_id, live(&pair.primary).version.code_id);
+    }
+    // One content came each time; the manifest came as what differs.
+    assert_eq!(live(&replica).version.new_contents, 1);
+    assert_eq!(replica.verify().unwrap().problems, []);
+    let followers = pair.primary.followers.all();
+    assert_eq!(followers[&certname("replica1")].confirmations, pair.way.confirmations.load(Ordering::SeqCst));
+    // After a restart it goes on from its disk.
+    drop(replica);
+    let fetches = pair.way.fetches.load(Ordering::SeqCst);
+    let replica = pair.replica();
+    replica.confirm().await.unwrap();
+    assert_eq!(pair.way.fetches.load(Ordering::SeqCst), fetches);
+}
+
+#[tokio::test]
+async fn without_its_primary_a_replica_refuses_and_says_when_to_ask_again() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    let (held, _) = compiled(&replica, "n1").await;
+    pair.way.is_cut.store(true, Ordering::SeqCst);
+    let refusal = replica.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Busy, Some(5)));
+    pair.way.is_cut.store(false, Ordering::SeqCst);
+    let reply = replica.check_in(&Peer::InProcess, check_in("n1", Some(held))).await;
+    assert_eq!(reply, Ok(CatalogReply::Current { code_id: held.code_id, version: held.version }));
+    assert!(matches!(replica.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
+}
+
+#[tokio::test]
+async fn one_confirmation_serves_all_who_came_before_it_was_sent() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    let (held, _) = compiled(&replica, "n1").await;
+    let before = pair.way.confirmations.load(Ordering::SeqCst);
+    let many =
+        futures::future::join_all((0..10_000).map(|_| replica.check_in(&Peer::InProcess, check_in("n1", Some(held))))).await;
+    assert!(many.iter().all(|reply| matches!(reply, Ok(CatalogReply::Current { .. }))));
+    let asked = pair.way.confirmations.load(Ordering::SeqCst) - before;
+    assert!((1..=2).contains(&asked), "{asked} confirmations");
+}
+
+#[tokio::test]
+async fn what_does_not_add_up_never_becomes_live() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    pair.way.lies.store(true, Ordering::SeqCst);
+    let error = replica.confirm().await.unwrap_err();
+    assert!(error.to_string().contains("does not add up"), "{error}");
+    assert_eq!(replica.live_versions(), []);
+    pair.way.lies.store(false, Ordering::SeqCst);
+    replica.confirm().await.unwrap();
+    let good = live(&replica).version.clone();
+    // A content that is damaged at the primary is not taken either.
+    pair.world.stage("modules/app/files/tree/new", "new content");
+    publish_all(&pair.primary).await;
+    let digest = direct_puppet_transport::protocol::Digest::of(b"new content");
+    fs::write(pair.primary.store.path_of(&digest), "NEW content").unwrap();
+    assert!(replica.confirm().await.is_err());
+    assert_eq!(live(&replica).version, good);
+    // The next publish heals the primary, and with it the replica.
+    publish_all(&pair.primary).await;
+    replica.confirm().await.unwrap();
+    assert_eq!(live(&replica).version.code_id, live(&pair.primary).version.code_id);
+}
+
+#[tokio::test]
+async fn a_primary_that_goes_back_is_not_followed() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    replica.confirm().await.unwrap();
+    let other = Pair::new();
+    other.world.stage("modules/app/files/tree/other", "of another site");
+    publish_all(&other.primary).await;
+    drop(replica);
+    let transport: Arc<dyn Transport> = Arc::<Way>::clone(&other.way);
+    let options = ServerOptions::new(pair.dir.path().join("data"), Staging::Environments(pair.dir.path().join("none")));
+    let primary = Some(Primary { transport, name: certname("replica1") });
+    let replica = Server::open(ServerOptions { primary, ..options }).unwrap();
+    let error = replica.confirm().await.unwrap_err();
+    assert!(error.to_string().contains("right primary"), "{error}");
+}
+
+#[tokio::test]
+async fn news_come_by_themselves() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut changes = replica.environments.changes();
+    let following = tokio::spawn({
+        let (replica, stop) = (Arc::clone(&replica), stop.clone());
+        async move { replica.follow(&stop).await }
+    });
+    changes.changed().await.unwrap();
+    pair.world.stage("modules/app/files/tree/new", "news");
+    publish_all(&pair.primary).await;
+    changes.changed().await.unwrap();
+    assert_eq!(live(&replica).version.code_id, live(&pair.primary).version.code_id);
+    stop.cancel();
+    following.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_must_be_named_to_follow() {
+    use direct_puppet_transport::protocol::SyncConfirm;
+    let world = World::new();
+    let server = world.open();
+    let request = SyncConfirm {
+        protocol: ProtocolVersion::CURRENT,
+        replica: certname("node1"),
+        deployed: BTreeMap::new(),
+        wait_seconds: 0,
+    };
+    let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Forbidden);
+    assert!(server.sync_confirm(&Peer::InProcess, request).await.is_ok());
+}
