@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 
 /// Longest manifest, in bytes: room for some million files.
 const MAX_MANIFEST_BYTES: u64 = 1 << 30;
@@ -155,6 +155,8 @@ impl Code {
 pub(crate) struct Environments {
     dir: PathBuf,
     live: ArcSwap<HashMap<Environment, Arc<Code>>>,
+    /// Environments whose live code was damaged when the server started, with where it stood.
+    lost: HashMap<Environment, VersionCounter>,
     changed: watch::Sender<u64>,
 }
 
@@ -163,7 +165,7 @@ impl Environments {
     pub(crate) fn open(data: &Path, store: &Store) -> Result<Self, ServerError> {
         let dir = data.join("code");
         ensure_private_dir(&dir)?;
-        let mut live = HashMap::new();
+        let (mut live, mut lost) = (HashMap::new(), HashMap::new());
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let Some(environment) = entry.file_name().to_str().and_then(|name| name.parse::<Environment>().ok()) else {
                 continue;
@@ -171,12 +173,22 @@ impl Environments {
             for left in [dir.join(environment.as_str()), dir.join(environment.as_str()).join("manifests")] {
                 remove_unfinished(&left)?;
             }
-            if let Some(code) = load(&dir, &environment, store)? {
-                mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
-                live.insert(environment, Arc::new(code));
+            match load(&dir, &environment, store) {
+                Ok(Some(code)) => {
+                    mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
+                    live.insert(environment, Arc::new(code));
+                }
+                Ok(None) => {}
+                // Nothing incomplete is served, and nothing else suffers. What comes next stands above what was live.
+                Err(error @ ServerError::Damaged { .. }) => {
+                    let Some(last) = last_version(&dir.join(environment.as_str())) else { return Err(error) };
+                    tracing::error!("environment {environment} is not served until it is published again: {}", chain(&error));
+                    lost.insert(environment, last);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(Self { dir, live: ArcSwap::from_pointee(live), changed: watch::channel(0).0 })
+        Ok(Self { dir, live: ArcSwap::from_pointee(live), lost, changed: watch::channel(0).0 })
     }
 
     /// Returns the directory of an environment.
@@ -196,6 +208,22 @@ impl Environments {
         all
     }
 
+    /// Whether any live code has this content.
+    pub(crate) fn has_content(&self, digest: &Digest) -> bool {
+        self.live.load().values().any(|code| code.has_content(digest))
+    }
+
+    /// Whether the code of an environment was damaged when the server started, and was not published since.
+    pub(crate) fn is_lost(&self, environment: &Environment) -> bool {
+        self.live(environment).is_none() && self.lost.contains_key(environment)
+    }
+
+    /// Returns above which version the next of an environment must stand.
+    pub(crate) fn standing(&self, environment: &Environment) -> VersionCounter {
+        let live = self.live(environment).map(|code| code.version.version);
+        live.or_else(|| self.lost.get(environment).copied()).unwrap_or_default()
+    }
+
     /// Returns a receiver that hears of every switch.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -209,9 +237,17 @@ impl Environments {
         // A new environment's own name must last as well; `write_state` sees to what lies within.
         disk::sync_dir(&self.dir)?;
         disk::sync_dir(&dir)?;
+        let history = dir.join("history.jsonl");
+        if let Some(before) = self.live(&environment) {
+            // Its own line may be missing, when the disk was full then.
+            mend_history(&history, &before.version)?;
+        }
         write_state(&manifest_path(&dir, code.version.code_id), &codec::encode(&code.manifest)?, 0o600)?;
         disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
-        disk::append_json(&dir.join("history.jsonl"), &code.version)?;
+        // From here on it is live, whatever fails: a restart would find it so.
+        if let Err(error) = disk::append_json(&history, &code.version) {
+            tracing::error!("{}: the next publish or start writes it", chain(&error));
+        }
         let code = Arc::new(code);
         self.live.rcu(|live| {
             let mut next = HashMap::clone(live);
@@ -263,6 +299,13 @@ impl Environments {
     }
 }
 
+/// Returns where an environment stood, as far as any file of it can still be read.
+fn last_version(dir: &Path) -> Option<VersionCounter> {
+    let live = disk::read_json::<LiveFile>(&dir.join("live.json")).ok().flatten().map(|live| live.version.version);
+    let history: Vec<Version> = disk::read_json_lines(&dir.join("history.jsonl")).unwrap_or_default();
+    live.max(history.last().map(|last| last.version))
+}
+
 /// Ends what a crash in the middle of [`Environments::switch`] left: half a line is cut off, and the live version gets its line.
 fn mend_history(path: &Path, live: &Version) -> Result<(), ServerError> {
     disk::cut_torn_line(path)?;
@@ -283,7 +326,7 @@ fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<C
     let Some(live) = disk::read_json::<LiveFile>(&path)? else { return Ok(None) };
     let damaged = |path: &Path, reason: &str| ServerError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
     if live.format != FORMAT {
-        return Err(damaged(&path, "its format is newer than this program: update it"));
+        return Err(ServerError::Format { path, format: live.format });
     }
     let manifest_path = manifest_path(&dir, live.version.code_id);
     let manifest = read_manifest(&manifest_path, live.version.code_id)?;

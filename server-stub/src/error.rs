@@ -29,6 +29,14 @@ pub enum ServerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of the server's own was written by a later version of it.
+    #[error("{} is in format {format}, which this program does not know: use the one that wrote it, or a later one", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is in.
+        format: u32,
+    },
     /// Something could not be encoded.
     #[error("server's own state could not be encoded")]
     Codec(#[from] CodecError),
@@ -103,6 +111,7 @@ impl ServerError {
             Self::Busy { .. } => "busy",
             Self::Disk(_) => "disk",
             Self::Damaged { .. } => "damaged",
+            Self::Format { .. } => "format",
             Self::NoEnvironment { .. } => "no_environment",
             Self::Staging { .. } => "staging",
             Self::Unpublishable { .. } => "unpublishable",

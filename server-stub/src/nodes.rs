@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
+use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, Report, RunStatus};
 use serde::{Deserialize, Serialize};
 
@@ -99,10 +99,23 @@ impl Nodes {
             for dir in [entry.path(), entry.path().join("reports")] {
                 remove_unfinished(&dir)?;
             }
-            let Some(file) = disk::read_json::<NodeFile>(&entry.path().join("node.json"))? else { continue };
-            if file.format == FORMAT {
-                nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
+            let path = entry.path().join("node.json");
+            let file = match disk::read_json::<NodeFile>(&path) {
+                Ok(Some(file)) => file,
+                Ok(None) => continue,
+                Err(ServerError::Damaged { reason, .. }) => {
+                    // One node has its catalogs compiled again; the others are not kept waiting for that.
+                    tracing::error!(path = %path.display(), reason, "what was known of a node is damaged and moved aside");
+                    std::fs::rename(&path, path.with_extension("damaged"))
+                        .map_err(|error| FsError::new(&path, "move aside", error))?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if file.format != FORMAT {
+                return Err(ServerError::Format { path, format: file.format });
             }
+            nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
         }
         Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes), writing: Default::default() })
     }
@@ -164,7 +177,11 @@ impl Nodes {
         for id in ids {
             let known = self.lock().get(certname).and_then(|node| node.contents.get(&id).map(Arc::clone));
             let set = known.or_else(|| {
-                let catalog = Catalog::decode(&self.read(certname, id)?, id).ok()?;
+                let Some(catalog) = self.read(certname, id).and_then(|bytes| Catalog::decode(&bytes, id).ok()) else {
+                    tracing::error!(%certname, catalog_id = %id, "a catalog is gone or damaged on disk: it is compiled again");
+                    self.lose(certname, id);
+                    return None;
+                };
                 let set = Arc::new(catalog.contents().map(|(digest, _)| digest).collect::<HashSet<_>>());
                 if let Some(node) = self.lock().get_mut(certname) {
                     node.contents.insert(id, Arc::clone(&set));
@@ -233,6 +250,13 @@ impl Nodes {
         if let Some(node) = self.lock().get_mut(certname) {
             let lost = node.file.catalogs.iter_mut().filter(|catalog| catalog.catalog_id == catalog_id);
             lost.for_each(|catalog| catalog.is_forgotten = true);
+        }
+    }
+
+    /// Answers no check-in from the catalogs of a node any more, because a content that they name is gone.
+    pub(crate) fn lose_all(&self, certname: &Certname) {
+        if let Some(node) = self.lock().get_mut(certname) {
+            node.file.catalogs.iter_mut().for_each(|catalog| catalog.is_forgotten = true);
         }
     }
 

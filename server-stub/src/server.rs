@@ -249,7 +249,7 @@ impl Server {
 
     /// Returns whether a file of the live code of some environment has this content.
     pub(crate) fn is_published(&self, digest: &Digest) -> bool {
-        self.environments.all_live().iter().any(|code| code.has_content(digest))
+        self.environments.has_content(digest)
     }
 
     /// Returns what is known of every node, by name.

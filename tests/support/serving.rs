@@ -34,9 +34,17 @@ impl Serving {
     /// Starts a server that listens there, with more options.
     #[must_use]
     pub fn listening(dir: &Path, site: &Site, urls: &[&str], options: &[OsString]) -> Self {
+        let mut all = vec!["--staging".into(), site.dir().into()];
+        all.extend_from_slice(options);
+        Self::following(dir, urls, &all)
+    }
+
+    /// Starts a server that listens there, with these options; without staging, as one that follows another.
+    #[must_use]
+    pub fn following(dir: &Path, urls: &[&str], options: &[OsString]) -> Self {
         let data = dir.join("data");
         let mut command = Command::new(&binaries().server);
-        command.arg("serve").arg("--data").arg(&data).arg("--staging").arg(site.dir()).args(options);
+        command.arg("serve").arg("--data").arg(&data).args(options);
         for url in urls {
             command.args(["--listen", url]);
         }

@@ -150,7 +150,10 @@ impl Server {
 
     fn live(&self, environment: &Environment) -> Result<Arc<Code>, Refusal> {
         self.environments.live(environment).ok_or_else(|| {
-            let message = format!("nothing is published in environment {environment}: publish it, or choose another");
+            let message = match self.environments.is_lost(environment) {
+                true => format!("the code of environment {environment} is damaged on the server: publish it again"),
+                false => format!("nothing is published in environment {environment}: publish it, or choose another"),
+            };
             Refusal::new(RefusalCode::NotPublished, message)
         })
     }

@@ -24,21 +24,53 @@ const GROUP_BYTES: u64 = 1024 * 1024;
 /// or after this many contents: enough that handing over to a thread costs little for each.
 const GROUP_ITEMS: usize = 256;
 
+/// What a peer may have, and from where.
+pub(super) struct Source {
+    pub(super) store: Store,
+    /// It may have what is in any of these.
+    pub(super) allowed: Vec<Arc<HashSet<Digest>>>,
+    /// Is told of each content that it may have and that is missing or damaged. Blocking.
+    pub(super) gone: Box<dyn Fn(&Digest) + Send + Sync>,
+}
+
+impl Source {
+    /// Opens a content, when it may be had and is there.
+    fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
+        if !self.allowed.iter().any(|set| set.contains(digest)) {
+            return Ok(None);
+        }
+        let file = self.store.open(digest).map_err(io::Error::other)?;
+        if file.is_none() {
+            tracing::error!(%digest, "a content that is named is not in the store");
+            (self.gone)(digest);
+        }
+        Ok(file)
+    }
+
+    /// Moves a damaged content aside, so that it is stored anew.
+    fn quarantine(&self, digest: &Digest) {
+        tracing::error!(%digest, "a content in the store does not match its digest");
+        if let Err(error) = self.store.has_verified(digest) {
+            tracing::error!(%digest, %error, "it could not be moved aside");
+        }
+        (self.gone)(digest);
+    }
+}
+
 /// Where a fetch stands.
 struct Progress {
-    store: Store,
+    source: Arc<Source>,
     request: Fetch,
-    allowed: Vec<Arc<HashSet<Digest>>>,
     next: usize,
 }
 
-/// Streams what is asked for, as far as one of the sets `allowed` has it; the rest is missing, whether it exists or not. A digest that
-/// is asked for twice is answered once.
-pub(super) async fn stream(store: Store, allowed: Vec<Arc<HashSet<Digest>>>, mut request: Fetch) -> io::Result<FetchItems> {
+/// Streams what is asked for, as far as the source allows it; the rest is missing, whether it exists or not. A digest that is asked for
+/// twice is answered once.
+pub(super) async fn stream(source: Source, mut request: Fetch) -> io::Result<FetchItems> {
     let begin = move || {
         let mut seen = HashSet::with_capacity(request.digests.len());
         request.digests.retain(|digest| seen.insert(*digest));
-        Progress { store, request, allowed, next: 0 }
+        Progress { source: Arc::new(source), request, next: 0 }
     };
     let progress = tokio::task::spawn_blocking(begin).await.map_err(io::Error::other)?;
     let groups = futures::stream::try_unfold(progress, |progress| async move {
@@ -80,24 +112,18 @@ fn group(mut progress: Progress) -> Group {
 }
 
 fn item(progress: &Progress, digest: Digest, offset: u64) -> io::Result<FetchItem> {
-    let is_allowed = progress.allowed.iter().any(|set| set.contains(&digest));
-    let Some(mut file) = is_allowed.then(|| progress.store.open(&digest)).transpose().map_err(io::Error::other)?.flatten() else {
-        if is_allowed {
-            tracing::error!(%digest, "a content that a catalog names is not in the store: publish again");
-        }
-        return Ok(FetchItem::Missing(digest));
-    };
+    let Some(mut file) = progress.source.open(&digest)? else { return Ok(FetchItem::Missing(digest)) };
     let size = file.metadata()?.len();
     let offset = if offset > size { 0 } else { offset };
     if size > WHOLE_BYTES {
-        let body = large(file, digest, size, offset, progress.store.clone());
+        let body = large(file, digest, size, offset, Arc::clone(&progress.source));
         return Ok(FetchItem::Content(Content { digest, size, offset, body }));
     }
     let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     file.read_to_end(&mut content)?;
     if !digest.verifies(&content) {
         // Nothing of it was sent: the peer can have the others.
-        quarantine(&progress.store, &digest);
+        progress.source.quarantine(&digest);
         return Ok(FetchItem::Missing(digest));
     }
     let body = Bytes::from(content).slice(usize::try_from(offset).unwrap_or_default()..);
@@ -112,13 +138,13 @@ struct Reading {
     at: u64,
     size: u64,
     offset: u64,
-    store: Store,
+    source: Arc<Source>,
 }
 
 /// Streams a content in chunks and hashes it on the way; the last chunk goes only after the whole is proved, so what is damaged ends in
 /// an error and never as if it were whole.
-fn large(file: File, digest: Digest, size: u64, offset: u64, store: Store) -> BoxStream<'static, io::Result<Bytes>> {
-    let reading = Reading { file, hasher: digest.verifier(), digest, at: 0, size, offset, store };
+fn large(file: File, digest: Digest, size: u64, offset: u64, source: Arc<Source>) -> BoxStream<'static, io::Result<Bytes>> {
+    let reading = Reading { file, hasher: digest.verifier(), digest, at: 0, size, offset, source };
     futures::stream::try_unfold(Some(reading), |reading| async move {
         let Some(reading) = reading else { return Ok(None) };
         tokio::task::spawn_blocking(|| chunk(reading)).await.map_err(io::Error::other)?
@@ -137,9 +163,9 @@ fn chunk(mut reading: Reading) -> io::Result<Option<(Bytes, Option<Reading>)>> {
         reading.at += count as u64;
         let wanted = Bytes::from(chunk).slice(usize::try_from(skipped).unwrap_or_default()..);
         if count == 0 || reading.at >= reading.size {
-            let Reading { hasher, digest, at, size, store, .. } = reading;
+            let Reading { hasher, digest, at, size, source, .. } = reading;
             if at != size || hasher.finish() != digest {
-                quarantine(&store, &digest);
+                source.quarantine(&digest);
                 return Err(io::Error::other(format!("content {digest} is damaged in the server's store")));
             }
             return Ok(Some((wanted, None)));
@@ -147,13 +173,5 @@ fn chunk(mut reading: Reading) -> io::Result<Option<(Bytes, Option<Reading>)>> {
         if !wanted.is_empty() {
             return Ok(Some((wanted, Some(reading))));
         }
-    }
-}
-
-/// Moves a damaged content aside, so that the next publish stores it anew.
-fn quarantine(store: &Store, digest: &Digest) {
-    tracing::error!(%digest, "a content in the store does not match its digest: publish again");
-    if let Err(error) = store.has_verified(digest) {
-        tracing::error!(%digest, %error, "it could not be moved aside");
     }
 }

@@ -7,7 +7,7 @@ mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
+    CatalogReply, CheckIn, Digest, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
     SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
@@ -39,7 +39,14 @@ impl Handler for Server {
         identity::acts_for(peer, &request.certname)?;
         let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
         let allowed = tokio::task::spawn_blocking(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
-        contents::stream(self.store.clone(), allowed, request).await.map_err(|error| internal(&error))
+        let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
+        // What is in no code was made by the compile, and another one makes it again.
+        let gone = Box::new(move |digest: &Digest| match environments.has_content(digest) {
+            true => tracing::error!(%digest, "publish again: this content is stored anew"),
+            false => nodes.lose_all(&certname),
+        });
+        let source = contents::Source { store: self.store.clone(), allowed, gone };
+        contents::stream(source, request).await.map_err(|error| internal(&error))
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
@@ -67,8 +74,10 @@ impl Handler for Server {
 
     async fn sync_fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
-        let published = self.published_contents(&request).await?;
-        contents::stream(self.store.clone(), published, request).await.map_err(|error| internal(&error))
+        let allowed = self.published_contents(&request).await?;
+        let gone = Box::new(|digest: &Digest| tracing::error!(%digest, "publish again: this content is stored anew"));
+        let source = contents::Source { store: self.store.clone(), allowed, gone };
+        contents::stream(source, request).await.map_err(|error| internal(&error))
     }
 }
 

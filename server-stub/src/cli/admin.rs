@@ -3,9 +3,10 @@
 //! A running server listens on `<data>/admin.sock`, mode 0600: one JSON object a line, one answer a line. Only processes of
 //! root and of the server's own user are heard.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use direct_puppet_server_stub::history::{CollectRequest, RollbackRequest, VersionName};
@@ -22,6 +23,9 @@ use super::options;
 
 /// Longest question, in bytes.
 const MAX_QUESTION_BYTES: u64 = 1 << 20;
+
+/// How long to wait for another verb that works with the data directory.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an administrator asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,12 +52,37 @@ enum Answer {
 
 /// Asks the server of a data directory; answers in this process when none runs.
 pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>, question: Question) -> anyhow::Result<T> {
+    let is_publish = matches!(question, Question::Publish(_));
+    if !data.is_dir() && !is_publish {
+        bail!("there is no data directory {}: nothing was ever published there", data.display());
+    }
     let options = ServerOptions::new(data, options::staging(staging)?);
-    let opened = tokio::task::spawn_blocking(move || Server::open(options)).await?;
-    let answer = match opened {
-        Ok(server) => answer(&server, question, "root").await,
-        Err(ServerError::Busy { .. }) => ask_running(data, &question).await?,
-        Err(error) => return Err(error.into()),
+    let begun = Instant::now();
+    let answer = loop {
+        // Files of another user's server must stay his.
+        let is_others = std::fs::metadata(data).is_ok_and(|found| found.uid() != rustix::process::geteuid().as_raw());
+        if !is_others {
+            let options = options.clone();
+            match tokio::task::spawn_blocking(move || Server::open(options)).await? {
+                Ok(server) => break answer(&server, question, "root").await,
+                Err(ServerError::Busy { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match UnixStream::connect(socket_path(data)).await {
+            Ok(_) if is_publish && staging.is_some() => {
+                bail!("a server works with {}, which has its own staging: leave --staging out", data.display());
+            }
+            Ok(stream) => break ask_running(stream, &question).await?,
+            Err(_) if is_others => bail!("{} belongs to another user, and no server runs there: run this as him", data.display()),
+            // Another verb has it for a moment.
+            Err(_) if begun.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => {
+                let path = socket_path(data);
+                let what = format!("another process works with {}, and nothing answers at {}", data.display(), path.display());
+                return Err(error).context(what);
+            }
+        }
     };
     match answer {
         Answer::Value(value) => Ok(serde_json::from_value(value)?),
@@ -61,11 +90,7 @@ pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>
     }
 }
 
-async fn ask_running(data: &Path, question: &Question) -> anyhow::Result<Answer> {
-    let path = socket_path(data);
-    let stream = UnixStream::connect(&path)
-        .await
-        .with_context(|| format!("another process works with {}, and nothing answers at {}", data.display(), path.display()))?;
+async fn ask_running(stream: UnixStream, question: &Question) -> anyhow::Result<Answer> {
     let mut stream = BufReader::new(stream);
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
@@ -140,11 +165,14 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 tracing::warn!(%error, "no administrator can be accepted for now");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    Ok(std::fs::remove_file(socket_path(&data))?)
+    match std::fs::remove_file(socket_path(&data)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("could not remove the socket"),
+        _ => Ok(()),
+    }
 }
 
 async fn converse(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {

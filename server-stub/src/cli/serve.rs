@@ -120,6 +120,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
     let service = Service { handler, routes: Some(routes) };
 
+    raise_file_limit();
     let shutdown = CancellationToken::new();
     let mut listeners = JoinSet::new();
     for url in &arguments.listen {
@@ -139,10 +140,12 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     };
     server.stop_holding();
     shutdown.cancel();
+    // What is under way is finished everywhere, whatever one listener says.
+    let mut ends = vec![result];
     while let Some(ended) = listeners.join_next().await {
-        ended??;
+        ends.push(ended.map_err(anyhow::Error::from).flatten());
     }
-    result.map(|()| 0)
+    ends.into_iter().collect::<anyhow::Result<()>>().map(|()| 0)
 }
 
 /// Returns the way to the server to follow.
@@ -240,4 +243,15 @@ async fn stop_signal() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     Ok(())
+}
+
+/// Each connection is a descriptor, and most systems start a service with 1,024 of them while allowing many more.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }

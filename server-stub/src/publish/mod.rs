@@ -117,7 +117,7 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
     let manifest =
         Manifest::new(copied.entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
-    let mut version = before.map(|before| before.version).unwrap_or_default();
+    let mut version = server.environments.standing(environment);
     if before.is_some_and(|before| before.code_id == code_id) {
         copied.index.save()?;
         return Ok(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) });

@@ -30,6 +30,7 @@ use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::Certname;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::is_administrator;
@@ -96,10 +97,10 @@ impl AdminRoutes {
     }
 
     async fn publish(&self, body: &Bytes) -> Response<Bytes> {
-        let request = if body.is_empty() { Ok(PublishRequest::default()) } else { serde_json::from_slice(body) };
+        let request = if body.is_empty() { Ok(PublishRequest::default()) } else { object(body) };
         let request: PublishRequest = match request {
             Ok(request) => request,
-            Err(error) => return bad_request(&error),
+            Err(reason) => return bad_request(&reason),
         };
         match self.server.publish(request).await {
             Ok(environments) => json(status_of(&environments), &Published { environments }),
@@ -108,10 +109,9 @@ impl AdminRoutes {
     }
 
     async fn commit(&self, body: &Bytes) -> Response<Bytes> {
-        let request = serde_json::from_slice::<CommitRequest>(body).map_err(|error| error.to_string());
-        let request = match request.and_then(CommitRequest::into_publish) {
+        let request = match object(body).and_then(CommitRequest::into_publish) {
             Ok(request) => request,
-            Err(reason) => return failure(StatusCode::BAD_REQUEST, "bad_request", &reason),
+            Err(reason) => return bad_request(&reason),
         };
         match self.server.publish(request).await {
             Ok(results) => json(status_of(&results), &commits::committed(&self.server, &results)),
@@ -120,9 +120,9 @@ impl AdminRoutes {
     }
 
     async fn rollback(&self, body: &Bytes) -> Response<Bytes> {
-        let request: RollbackRequest = match serde_json::from_slice(body) {
+        let request: RollbackRequest = match object(body) {
             Ok(request) => request,
-            Err(error) => return bad_request(&error),
+            Err(reason) => return bad_request(&reason),
         };
         self.blocking(move |server| server.rollback(&request)).await
     }
@@ -141,9 +141,9 @@ impl AdminRoutes {
     }
 
     async fn recompile(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
-        let request: Recompile = match serde_json::from_slice(body) {
+        let request: Recompile = match object(body) {
             Ok(request) => request,
-            Err(error) => return bad_request(&error),
+            Err(reason) => return bad_request(&reason),
         };
         let (server, who) = (Arc::clone(&self.server), format!("{peer:?}"));
         match tokio::task::spawn_blocking(move || server.recompile(&request.certname, &who)).await {
@@ -225,8 +225,16 @@ fn failed(error: &ServerError) -> Response<Bytes> {
     failure(status_of_code(error.code()), error.code(), &message)
 }
 
-fn bad_request(error: &serde_json::Error) -> Response<Bytes> {
-    failure(StatusCode::BAD_REQUEST, "bad_request", &format!("the request could not be read: {error}"))
+/// Reads a request, which is a JSON object: a list would be taken for one with all defaults.
+fn object<T: DeserializeOwned>(body: &Bytes) -> Result<T, String> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it is no JSON object".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn bad_request(reason: &str) -> Response<Bytes> {
+    failure(StatusCode::BAD_REQUEST, "bad_request", &format!("the request could not be read: {reason}"))
 }
 
 fn failure(status: StatusCode, code: &str, message: &str) -> Response<Bytes> {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod contents;
+mod damage;
 mod history;
 mod publish;
 mod replica;

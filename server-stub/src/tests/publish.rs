@@ -206,20 +206,6 @@ async fn a_data_directory_opens_after_a_crash_anywhere_in_a_switch() {
 }
 
 #[tokio::test]
-async fn a_damaged_manifest_is_named_and_not_served() {
-    let world = World::new();
-    publish_all(&world.open()).await;
-    let manifests = world.data().join("code/production/manifests");
-    let path = fs::read_dir(&manifests).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let staging = Staging::Environments(world.dir.path().join("staging"));
-    let error = Server::open(ServerOptions::new(world.data(), staging)).unwrap_err();
-    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-}
-
-#[tokio::test]
 async fn one_server_at_a_time_uses_a_data_directory() {
     let world = World::new();
     let _server = world.open();

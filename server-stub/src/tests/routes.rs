@@ -26,7 +26,7 @@ async fn publish_answers_with_honest_codes() {
     assert_eq!((status, &first["environments"][0]["sequence"]), (StatusCode::OK, &1.into()));
     let (status, answer) = publish(r#"{"environments":["production"],"message":"m","author":{"name":"a","email":"b"}}"#).await;
     assert_eq!((status, &answer["environments"][0]["changed"]), (StatusCode::OK, &false.into()));
-    for body in ["{", r#"{"enviroments":[]}"#, r#"{"environments":["../x"]}"#] {
+    for body in ["{", "[]", "null", r#"{"enviroments":[]}"#, r#"{"environments":["../x"]}"#] {
         let (status, answer) = publish(body).await;
         assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &"bad_request".into()), "{body}");
     }

@@ -1,0 +1,138 @@
+//! Damage on disk: what suffers is what is damaged, and it heals.
+
+use direct_puppet_transport::FetchItem;
+use direct_puppet_transport::protocol::{Digest, Fetch, RefusalCode};
+use futures::StreamExt as _;
+
+use super::*;
+
+/// Fetches a content; tells whether it came.
+async fn comes(server: &Server, name: &str, digest: Digest) -> bool {
+    let request = Fetch { certname: certname(name), digests: vec![digest], offsets: BTreeMap::new() };
+    let mut items = server.fetch(&Peer::InProcess, request).await.unwrap();
+    matches!(items.next().await, Some(Ok(FetchItem::Content(_))))
+}
+
+/// Returns the one file of a node whose name ends so.
+fn file_of(world: &World, name: &str, end: &str) -> PathBuf {
+    let dir = world.data().join("nodes").join(Digest::of(name.as_bytes()).to_hex());
+    let mut found = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    found.find(|path| path.to_str().unwrap().ends_with(end)).unwrap()
+}
+
+fn is_current(reply: &CatalogReply) -> bool {
+    matches!(reply, CatalogReply::Current { .. })
+}
+
+#[tokio::test]
+async fn a_node_whose_file_is_damaged_is_compiled_again_and_nobody_else() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let (first, _) = compiled(&server, "n1").await;
+    let (second, _) = compiled(&server, "n2").await;
+    drop(server);
+    fs::write(file_of(&world, "n1", "node.json"), "{\"format\":1,").unwrap();
+    let server = world.open();
+    assert_eq!(server.nodes().len(), 1);
+    assert!(is_current(&server.check_in(&Peer::InProcess, check_in("n2", Some(second))).await.unwrap()));
+    assert_eq!(world.compiles(), 2);
+    let again = submit(&server, "n1", Some(first), "Linux").await.unwrap();
+    assert!(is_current(&again), "the same code and facts make the same catalog");
+    assert_eq!((world.compiles(), server.nodes().len()), (3, 2));
+    assert!(file_of(&world, "n1", "node.damaged").is_file());
+}
+
+#[tokio::test]
+async fn a_damaged_catalog_is_compiled_again() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    compiled(&server, "n1").await;
+    drop(server);
+    fs::write(file_of(&world, "n1", ".catalog"), "no catalog").unwrap();
+    let server = world.open();
+    let content = Digest::of(b"content a");
+    assert!(!comes(&server, "n1", content).await);
+    compiled(&server, "n1").await;
+    assert!(comes(&server, "n1", content).await);
+    assert_eq!(world.compiles(), 2);
+}
+
+#[tokio::test]
+async fn a_content_that_a_compile_made_is_made_again() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let (held, _) = compiled(&server, "n1").await;
+    let rendered = Digest::of(b"n1 runs Linux\n");
+    for damage in ["gone", "changed"] {
+        let path = server.store.path_of(&rendered);
+        match damage {
+            "gone" => fs::remove_file(path).unwrap(),
+            _ => fs::write(path, "n1 runs Plan 9\n").unwrap(),
+        }
+        assert!(!comes(&server, "n1", rendered).await, "{damage}");
+        submit(&server, "n1", Some(held), "Linux").await.unwrap();
+        assert!(comes(&server, "n1", rendered).await, "{damage}");
+    }
+    assert_eq!(world.compiles(), 3);
+}
+
+#[tokio::test]
+async fn an_environment_whose_code_is_damaged_is_not_served_until_it_is_published_again() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let sequence = publish_all(&server).await.sequence;
+    let (held, _) = compiled(&server, "n1").await;
+    drop(server);
+    let manifests = world.data().join("code/production/manifests");
+    for entry in fs::read_dir(manifests).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let server = world.open();
+    let refusal = server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
+    assert!(refusal.code == RefusalCode::NotPublished && refusal.message.contains("damaged"), "{refusal}");
+    let healed = publish_all(&server).await;
+    assert!(healed.changed && healed.sequence > sequence, "{healed:?}");
+    submit(&server, "n1", Some(held), "Linux").await.unwrap();
+}
+
+/// The file that says what is live is the whole truth: the history only tells of it.
+#[tokio::test]
+async fn what_is_live_is_live_though_the_history_cannot_be_written() {
+    let world = World::new();
+    let history = world.data().join("code/production/history.jsonl");
+    fs::create_dir_all(&history).unwrap();
+    let server = world.open();
+    assert!(publish_all(&server).await.changed);
+    compiled(&server, "n1").await;
+    drop(server);
+    fs::remove_dir(&history).unwrap();
+    let server = world.open();
+    assert_eq!(server.versions(None).unwrap().len(), 1, "the start writes the line that is missing");
+    assert!(!publish_all(&server).await.changed);
+}
+
+/// Who goes back to an older program is told so, and nothing is overwritten.
+#[tokio::test]
+async fn what_a_later_program_wrote_is_left_alone() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    compiled(&server, "n1").await;
+    drop(server);
+    for path in [world.data().join("code/production/live.json"), file_of(&world, "n1", "node.json")] {
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen("\"format\": 1", "\"format\": 2", 1)).unwrap();
+        let staging = Staging::Environments(world.dir.path().join("staging"));
+        let error = Server::open(ServerOptions::new(world.data(), staging)).unwrap_err();
+        assert!(matches!(&error, crate::ServerError::Format { path: at, format: 2 } if *at == path), "{error}");
+        fs::write(&path, text).unwrap();
+    }
+    world.open();
+}
