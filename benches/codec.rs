@@ -21,6 +21,7 @@ fn check_in(criterion: &mut Criterion) {
         held: Some(held),
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     };
     let bytes = codec::encode(&message).expect("messages can be encoded");
     let mut group = criterion.benchmark_group("codec/check_in");

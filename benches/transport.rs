@@ -46,6 +46,7 @@ fn transports(criterion: &mut Criterion) {
         held: None,
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     };
     let facts = SubmitFacts { check_in: check_in.clone(), facts: std::collections::BTreeMap::new() };
     let first = Client::new(Arc::clone(&links[0].1));

@@ -13,7 +13,8 @@ use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, Even
 use direct_puppet_transport::protocol::{
     Catalog, CatalogReply, CheckIn, Deployed, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry,
     ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, RunStatus,
-    SubmitFacts, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value,
+    VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,6 +88,7 @@ fn check_in() -> CheckIn {
         held: Some(Held { catalog_id, code_id: manifest().code_id(), version: version() }),
         features: vec!["zstd".to_owned()],
         wait_seconds: 30,
+        at_least: None,
     }
 }
 
@@ -114,6 +116,7 @@ fn catalogs() {
 fn check_ins() {
     golden("check_in", &check_in());
     golden("check_in_first", &CheckIn { held: None, features: Vec::new(), wait_seconds: 0, ..check_in() });
+    golden("check_in_at_least", &CheckIn { at_least: Some(VersionCounter { epoch: 1, sequence: 9 }), ..check_in() });
     let facts = [("kernel".to_owned(), Value::from("Linux")), ("cores".to_owned(), Value::Integer(2))].into();
     golden("submit_facts", &SubmitFacts { check_in: check_in(), facts });
 }
@@ -122,8 +125,13 @@ fn check_ins() {
 fn catalog_replies() {
     let (catalog_id, bytes) = catalog().encode().unwrap();
     let code_id = manifest().code_id();
-    golden("reply_current", &CatalogReply::Current { code_id, version: version() });
-    golden("reply_catalog", &CatalogReply::Catalog { catalog_id, code_id, version: version(), catalog: bytes });
+    golden("reply_current", &CatalogReply::Current { code_id, version: version(), unconfirmed_seconds: None });
+    let unconfirmed = CatalogReply::Current { code_id, version: version(), unconfirmed_seconds: Some(90) };
+    golden("reply_current_unconfirmed", &unconfirmed);
+    golden(
+        "reply_catalog",
+        &CatalogReply::Catalog { catalog_id, code_id, version: version(), unconfirmed_seconds: None, catalog: bytes },
+    );
     golden("reply_facts_needed", &CatalogReply::FactsNeeded);
 }
 
@@ -159,8 +167,13 @@ fn replicas() {
         message: "a new motd".to_owned(),
         request_id: None,
         files: 2,
+        lineage: Vec::new(),
     };
-    golden("sync_confirmed", &SyncConfirmed { live: vec![live] });
+    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()] });
+    let replica = "replica1.example.com".parse().unwrap();
+    golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
+    let promoted = PublishedVersion { lineage: vec![VersionCounter { epoch: 1, sequence: 7 }], ..live };
+    golden("sync_epoch_reply", &SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted] });
     golden(
         "sync_manifest",
         &SyncManifest {

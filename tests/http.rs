@@ -30,6 +30,7 @@ pub(crate) fn check_in() -> CheckIn {
         held: None,
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     }
 }
 

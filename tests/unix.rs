@@ -37,6 +37,7 @@ fn check_in() -> CheckIn {
         held: None,
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Certname, Environment};
+use direct_puppet_transport::protocol::{Certname, Environment, VersionCounter};
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,8 @@ pub struct RunOptions {
     pub use_cache_on_failure: bool,
     /// Accept, this once, code older than what this node has accepted. Default: false.
     pub accept_older: bool,
+    /// Accept no code older than this, as after a publish that made it. Default: none, but never older than what is held.
+    pub at_least: Option<VersionCounter>,
     /// Read every file and trust nothing that was remembered. Default: false.
     pub verify_all: bool,
     /// Get missing contents. Without it, a run can only tell that they differ; for noop runs. Default: true.
@@ -55,6 +57,7 @@ impl Default for RunOptions {
             use_cached_catalog: false,
             use_cache_on_failure: true,
             accept_older: false,
+            at_least: None,
             verify_all: false,
             fetch: true,
             report: true,

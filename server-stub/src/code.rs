@@ -58,6 +58,9 @@ pub struct Version {
     pub files: u64,
     /// Contents that no earlier version had.
     pub new_contents: u64,
+    /// Where each epoch before its own ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<VersionCounter>,
 }
 
 /// Codes whose manifests were collected.
@@ -82,7 +85,16 @@ impl Version {
             message: self.message.clone(),
             request_id: self.request_id.clone(),
             files: self.files,
+            lineage: self.lineage.clone(),
         }
+    }
+
+    /// Whether `live`, of the same environment, was made without this version: a promotion has left it out.
+    #[must_use]
+    pub fn is_left_out_of(&self, live: &Self) -> bool {
+        let own = self.version;
+        let end = live.lineage.iter().find(|end| end.epoch == own.epoch);
+        own.epoch < live.version.epoch && end.is_none_or(|end| own.sequence > end.sequence)
     }
 
     /// Returns the version that a primary told of; `new_contents` had to be fetched.
@@ -97,6 +109,7 @@ impl Version {
             request_id: published.request_id,
             files: published.files,
             new_contents,
+            lineage: published.lineage,
         }
     }
 }
@@ -218,10 +231,31 @@ impl Environments {
         self.live(environment).is_none() && self.lost.contains_key(environment)
     }
 
-    /// Returns above which version the next of an environment must stand.
-    pub(crate) fn standing(&self, environment: &Environment) -> VersionCounter {
+    /// Returns the versions here that become no part of the history of `next` when that becomes live, if they were part of it before.
+    /// Blocking.
+    pub(crate) fn left_out(&self, next: &Version) -> Result<Vec<Version>, ServerError> {
+        let Some(live) = self.live(&next.environment) else { return Ok(Vec::new()) };
+        if live.version.version.epoch == next.version.epoch {
+            return Ok(Vec::new());
+        }
+        let is_it = |version: &Version| version.is_left_out_of(next) && !version.is_left_out_of(&live.version);
+        Ok(self.history(&next.environment)?.into_iter().filter(is_it).collect())
+    }
+
+    /// Returns the counter of the next version of an environment, in this epoch or the environment's own.
+    pub(crate) fn next(&self, environment: &Environment, epoch: u64) -> VersionCounter {
         let live = self.live(environment).map(|code| code.version.version);
-        live.or_else(|| self.lost.get(environment).copied()).unwrap_or_default()
+        let last = live.or_else(|| self.lost.get(environment).copied()).unwrap_or_default();
+        match epoch > last.epoch {
+            true => VersionCounter { epoch, sequence: 1 },
+            false => VersionCounter { sequence: last.sequence + 1, ..last },
+        }
+    }
+
+    /// Returns the highest epoch of any code.
+    pub(crate) fn epoch(&self) -> u64 {
+        let live = self.live.load();
+        live.values().map(|code| code.version.version.epoch).chain(self.lost.values().map(|last| last.epoch)).max().unwrap_or(0)
     }
 
     /// Returns a receiver that hears of every switch.

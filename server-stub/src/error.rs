@@ -37,6 +37,18 @@ pub enum ServerError {
         /// What it is in.
         format: u32,
     },
+    /// Another server has taken over, and this one was given none to follow.
+    #[error("another server has taken over, in epoch {epoch}: have this one follow it with --primary")]
+    Replaced {
+        /// The epoch that it began.
+        epoch: u64,
+    },
+    /// This server was not promoted.
+    #[error("this server was not promoted: {reason}")]
+    NotPromoted {
+        /// Why.
+        reason: String,
+    },
     /// Something could not be encoded.
     #[error("server's own state could not be encoded")]
     Codec(#[from] CodecError),
@@ -119,6 +131,8 @@ impl ServerError {
             Self::Compile(_) => "compile",
             Self::NoVersion { .. } => "no_version",
             Self::Replica { .. } => "replica",
+            Self::Replaced { .. } => "replaced",
+            Self::NotPromoted { .. } => "not_promoted",
             Self::Unconfirmed { .. } => "unconfirmed",
             Self::UnknownNode { .. } => "unknown_node",
             Self::Codec(_) | Self::Lost(_) => "internal",

@@ -14,6 +14,7 @@
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog
 //!                                            /reports/<uuid>.json
+//!       /role.json                             who is primary, once an administrator or another server has said so
 //!       /audit.jsonl                           what administrators did
 //! ```
 
@@ -28,6 +29,7 @@ pub mod listen;
 mod nodes;
 pub mod publish;
 mod replica;
+mod role;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod tests;
 pub use blobs::BlobRoutes;
 pub use error::ServerError;
 pub use nodes::NodeSummary;
-pub use replica::{Follower, Primary};
+pub use replica::Follower;
+pub use role::{Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;
 pub use server::{Server, ServerOptions, Staging};

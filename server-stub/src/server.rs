@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_agent::store::Store;
@@ -18,7 +19,8 @@ use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
-use crate::replica::{Followers, Primary, Upstream};
+use crate::replica::{Followers, Upstream};
+use crate::role::{Peers, Role, Watch};
 
 /// Where staged code is.
 #[derive(Debug, Clone)]
@@ -92,8 +94,13 @@ pub struct ServerOptions {
     pub reports_per_node: usize,
     /// Certificates of the servers that may follow this one. Default: none.
     pub replicas: Vec<Certname>,
-    /// The primary that this server follows; then it publishes nothing itself. Default: none.
-    pub primary: Option<Primary>,
+    /// Servers of which one is the primary that this server follows; then it publishes nothing itself, until it is promoted.
+    /// Default: none.
+    pub primary: Option<Peers>,
+    /// On a primary: servers that may be promoted in its place. They are asked whenever it starts, before it answers. Default: none.
+    pub successors: Option<Peers>,
+    /// On a replica: for how long what was last confirmed is still answered when no primary can be asked. Default: not at all.
+    pub unconfirmed_for: Duration,
 }
 
 impl ServerOptions {
@@ -108,6 +115,8 @@ impl ServerOptions {
             reports_per_node: 100,
             replicas: Vec::new(),
             primary: None,
+            successors: None,
+            unconfirmed_for: Duration::ZERO,
         }
     }
 }
@@ -118,14 +127,18 @@ pub struct Server {
     pub(crate) options: ServerOptions,
     pub(crate) store: Store,
     pub(crate) environments: Arc<Environments>,
-    /// The way to the primary, on a replica.
+    pub(crate) role: Arc<Role>,
+    /// The other servers.
+    pub(crate) peers: Option<Peers>,
+    pub(crate) watch: Watch,
+    /// The way to the primary, while this is a replica.
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Who follows this server.
     pub(crate) followers: Followers,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
-    pub(crate) publishing: Mutex<()>,
+    pub(crate) publishing: Arc<Mutex<()>>,
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
@@ -154,24 +167,29 @@ impl Server {
         store.remove_leftovers()?;
         let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
         let collecting = Arc::default();
-        let upstream = options
-            .primary
-            .clone()
-            .map(|primary| Arc::new(Upstream::new(primary, Arc::clone(&environments), store.clone(), Arc::clone(&collecting))));
-        Ok(Arc::new(Self {
+        let peers = options.primary.clone().or_else(|| options.successors.clone());
+        let upstream = |peers| Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting)));
+        let upstream = peers.as_ref().map(upstream);
+        let role = Arc::new(Role::open(&options.data_dir, options.primary.is_some(), environments.epoch())?);
+        let server = Self {
             environments,
+            role,
+            peers,
+            watch: Watch::default(),
             upstream,
             followers: Followers::default(),
             nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),
             flights: Flights::default(),
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
-            publishing: Mutex::new(()),
+            publishing: Arc::default(),
             stopping: CancellationToken::new(),
             collecting,
             store,
             options,
             _lock: lock,
-        }))
+        };
+        server.begin_epoch()?;
+        Ok(Arc::new(server))
     }
 
     /// Has check-ins that are held for news answered now: call it before the listeners stop, which wait for what is under way.
@@ -186,6 +204,7 @@ impl Server {
     /// When staging cannot be listed at all, or this is a replica; what is wrong with one environment is in its result.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
         self.refuse_as_replica()?;
+        self.cleared().await?;
         let server = Arc::clone(self);
         tokio::task::spawn_blocking(move || publish::publish(&server, &request)).await?
     }
@@ -193,36 +212,39 @@ impl Server {
     /// A replica makes nothing live by itself.
     pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
         match &self.upstream {
+            _ if self.role.is_primary() => Ok(()),
             Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
-            None => Ok(()),
+            None => Err(ServerError::Replaced { epoch: self.role.epoch() }),
         }
     }
 
-    /// On a replica: keeps it at what the primary has, until `stop`; returns at once elsewhere. Between check-ins this brings the news, so
-    /// that confirming them finds everything here.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe: what came stays.
-    pub async fn follow(&self, stop: &CancellationToken) {
-        if let Some(upstream) = &self.upstream {
-            upstream.follow(stop).await;
-        }
-    }
-
-    /// On a replica: asks the primary which code is live and brings it; does nothing elsewhere.
+    /// Makes sure that nobody who asked before this returns is answered from code that was replaced before he asked: a replica asks its
+    /// primary what is live and brings it. Returns for how long that could not be confirmed, where the options allow such answers.
     ///
     /// # Errors
     ///
-    /// When the primary cannot be asked, or what it has cannot be brought.
+    /// When no primary can be asked, or what it has cannot be brought.
     ///
     /// # Cancel safety
     ///
     /// Safe: the confirmation goes on for others who wait for it.
-    pub async fn confirm(&self) -> Result<(), ServerError> {
-        match &self.upstream {
-            Some(upstream) => upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }),
-            None => Ok(()),
+    pub async fn confirm(&self) -> Result<Option<Duration>, ServerError> {
+        if self.role.is_primary() {
+            self.cleared().await?;
+        }
+        if self.role.is_primary() {
+            return Ok(None);
+        }
+        let Some(upstream) = &self.upstream else { return Err(ServerError::Replaced { epoch: self.role.epoch() }) };
+        let allowed = || upstream.unconfirmed_for().filter(|age| *age <= self.options.unconfirmed_for);
+        if upstream.has_just_failed()
+            && let Some(age) = allowed()
+        {
+            return Ok(Some(age));
+        }
+        match upstream.confirm().await {
+            Ok(()) => Ok(None),
+            Err(reason) => allowed().map(Some).ok_or(ServerError::Unconfirmed { reason }),
         }
     }
 

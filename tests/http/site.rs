@@ -69,7 +69,13 @@ impl Handler for Shared {
             return Err(Refusal { retry_after_seconds: Some(17), ..Refusal::new(RefusalCode::Busy, "come again") });
         }
         let catalog = Bytes::from(vec![7; 100_000]);
-        Ok(CatalogReply::Catalog { catalog_id: CatalogId::of(&catalog), code_id: code_id(), version: VERSION, catalog })
+        Ok(CatalogReply::Catalog {
+            catalog_id: CatalogId::of(&catalog),
+            code_id: code_id(),
+            version: VERSION,
+            unconfirmed_seconds: None,
+            catalog,
+        })
     }
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {

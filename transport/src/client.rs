@@ -12,8 +12,8 @@ use crate::protocol::codec::{self, CodecError};
 use crate::protocol::frame::{FetchDecoder, FetchEvent};
 use crate::protocol::limits::{MAX_CATALOG_BYTES, MAX_MANIFEST_BYTES, MAX_SMALL_MESSAGE_BYTES, MAX_SYNC_CONFIRM_BYTES};
 use crate::protocol::{
-    CatalogReply, CheckIn, Fetch, Operation, Refusal, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
-    SyncManifest, SyncManifestReply,
+    CatalogReply, CheckIn, Fetch, Operation, Refusal, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch,
+    SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use crate::transport::{BodyStream, Request, Response, Status, Transport};
 
@@ -130,6 +130,19 @@ impl<T: Transport> Client<T> {
     /// Safe: asking again does no harm.
     pub async fn sync_confirm(&self, request: &SyncConfirm) -> Result<SyncConfirmed, CallError> {
         self.small(Operation::SyncConfirm, request, MAX_SYNC_CONFIRM_BYTES).await
+    }
+
+    /// Tells another server which epoch is known here, and hears which is known there.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The other server may or may not have heard it; telling it again does no harm.
+    pub async fn sync_epoch(&self, request: &SyncEpoch) -> Result<SyncEpochReply, CallError> {
+        self.small(Operation::SyncEpoch, request, MAX_SYNC_CONFIRM_BYTES).await
     }
 
     /// As a replica: asks what is in a version; nothing in the answer is verified.

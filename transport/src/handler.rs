@@ -15,7 +15,7 @@ use crate::error::{TransportError, TransportErrorKind};
 use crate::protocol::frame::{FetchHeader, encode_header};
 use crate::protocol::{
     CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, ProtocolVersion, Refusal, RefusalCode, Report, ReportAccepted,
-    SubmitFacts, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, codec,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, codec,
 };
 use crate::transport::{Request, Response, Status};
 
@@ -99,6 +99,11 @@ pub trait Handler: Debug + Send + Sync + 'static {
         Err(no_primary())
     }
 
+    /// Hears which epoch another server knows, and says which is known here. A handler that is no server for others refuses.
+    async fn sync_epoch(&self, _peer: &Peer, _request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
+        Err(no_primary())
+    }
+
     /// Says to a replica what is in a version. A handler that is no primary refuses.
     async fn sync_manifest(&self, _peer: &Peer, _request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
         Err(no_primary())
@@ -140,6 +145,10 @@ pub async fn dispatch<H: Handler + ?Sized>(handler: &H, peer: &Peer, request: Re
         },
         Operation::SyncConfirm => match decode::<SyncConfirm>(&request).and_then(|message| speaks(message.protocol, message)) {
             Ok(message) => handler.sync_confirm(peer, message).await.and_then(|reply| encode(&reply)),
+            Err(refusal) => Err(refusal),
+        },
+        Operation::SyncEpoch => match decode::<SyncEpoch>(&request).and_then(|message| speaks(message.protocol, message)) {
+            Ok(message) => handler.sync_epoch(peer, message).await.and_then(|reply| encode(&reply)),
             Err(refusal) => Err(refusal),
         },
         Operation::SyncManifest => match decode(&request) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use direct_puppet_agent::{Agent, Outcome, RunOptions};
 use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::VersionCounter;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::Common;
@@ -38,6 +39,9 @@ pub(crate) struct RunArguments {
     /// Accept, this once, code older than what this node has accepted
     #[arg(long)]
     pub(crate) accept_older: bool,
+    /// Accept no code older than this version, as 1.7: what a publish has just made
+    #[arg(long, value_name = "VERSION", conflicts_with = "accept_older")]
+    pub(crate) at_least: Option<VersionCounter>,
     /// Read every file and trust nothing that was remembered
     #[arg(long)]
     pub(crate) verify_all: bool,
@@ -53,6 +57,7 @@ impl RunArguments {
             use_cached_catalog: self.use_cached_catalog,
             use_cache_on_failure: !(self.no_cache_on_failure || self.test),
             accept_older: self.accept_older,
+            at_least: self.at_least,
             verify_all: self.verify_all,
             ..RunOptions::default()
         }

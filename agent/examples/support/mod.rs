@@ -37,6 +37,7 @@ pub fn serve(certname: &str, resources: Vec<Resource>, contents: &[&'static str]
         catalog_id,
         code_id: Manifest::default().code_id(),
         version: VersionCounter { epoch: 1, sequence: 1 },
+        unconfirmed_seconds: None,
         catalog,
     };
     let contents = contents.iter().map(|text| (Digest::of(text.as_bytes()), Bytes::from_static(text.as_bytes()))).collect();
@@ -67,7 +68,7 @@ impl Handler for OneCatalog {
     async fn check_in(&self, _peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
         match (&self.reply, request.held) {
             (CatalogReply::Catalog { catalog_id, code_id, version, .. }, Some(held)) if held.catalog_id == *catalog_id => {
-                Ok(CatalogReply::Current { code_id: *code_id, version: *version })
+                Ok(CatalogReply::Current { code_id: *code_id, version: *version, unconfirmed_seconds: None })
             }
             (reply, _) => Ok(reply.clone()),
         }

@@ -43,7 +43,7 @@ impl<T: Transport> Run<'_, T> {
         match self.ask(on_disk.as_ref().map(|(held, _)| *held)).await {
             Ok(reply) => self.found_in_reply(reply, on_disk),
             Err(RunError::Cancelled) => Err(RunError::Cancelled),
-            Err(error) if self.options.use_cache_on_failure && on_disk.is_some() => {
+            Err(error) if self.options.use_cache_on_failure && self.is_new_enough(on_disk.as_ref()) => {
                 self.warn(format!("{}: using the cached catalog", error_chain(&error)));
                 self.found_on_disk(on_disk, CachedCatalogStatus::OnFailure, Some(error))
             }
@@ -54,7 +54,7 @@ impl<T: Transport> Run<'_, T> {
     /// Checks in, sends facts if they are needed, and returns what the server says in the end.
     async fn ask(&self, held: Option<Held>) -> Result<CatalogReply, RunError> {
         let asked = async {
-            let check_in = check_in_message(self.inner, held, Duration::ZERO);
+            let check_in = CheckIn { at_least: self.at_least(), ..check_in_message(self.inner, held, Duration::ZERO) };
             let reply = self.client.check_in(&check_in).await.map_err(RunError::CheckIn)?;
             if reply != CatalogReply::FactsNeeded {
                 return Ok(reply);
@@ -71,10 +71,28 @@ impl<T: Transport> Run<'_, T> {
         }
     }
 
-    fn found_in_reply(&self, reply: CatalogReply, on_disk: Option<(Held, Catalog)>) -> Result<Found, RunError> {
+    /// What a server is told to answer no older than, when that is not what is held.
+    fn at_least(&self) -> Option<VersionCounter> {
+        self.options.at_least.or_else(|| self.options.accept_older.then(VersionCounter::default))
+    }
+
+    fn is_new_enough(&self, on_disk: Option<&(Held, Catalog)>) -> bool {
+        on_disk.is_some_and(|(held, _)| self.options.at_least.is_none_or(|at_least| held.version >= at_least))
+    }
+
+    fn warn_if_unconfirmed(&mut self, unconfirmed_seconds: Option<u32>) {
+        if let Some(seconds) = unconfirmed_seconds {
+            self.warn(format!(
+                "the server could not confirm for {seconds} s, with its primary, that this catalog is the live one"
+            ));
+        }
+    }
+
+    fn found_in_reply(&mut self, reply: CatalogReply, on_disk: Option<(Held, Catalog)>) -> Result<Found, RunError> {
         let accepted = on_disk.as_ref().map(|(held, _)| held.version);
         match reply {
-            CatalogReply::Current { code_id, version } => {
+            CatalogReply::Current { code_id, version, unconfirmed_seconds } => {
+                self.warn_if_unconfirmed(unconfirmed_seconds);
                 self.check_forward(version, accepted)?;
                 let Some((held, catalog)) = on_disk else {
                     let reason = "it says that a catalog is current which this node does not have".to_owned();
@@ -84,7 +102,8 @@ impl<T: Transport> Run<'_, T> {
                 let cached = CachedCatalogStatus::NotUsed;
                 Ok(Found { held, catalog, bytes: None, prior: None, answer: Answer::Current, cached })
             }
-            CatalogReply::Catalog { catalog_id, code_id, version, catalog: bytes } => {
+            CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes } => {
+                self.warn_if_unconfirmed(unconfirmed_seconds);
                 self.check_forward(version, accepted)?;
                 let catalog = Catalog::decode(&bytes, catalog_id)?;
                 self.check_addressee(&catalog)?;
@@ -115,6 +134,7 @@ impl<T: Transport> Run<'_, T> {
 
     /// The accepted version never goes back without an administrator's act.
     fn check_forward(&self, offered: VersionCounter, accepted: Option<VersionCounter>) -> Result<(), RunError> {
+        let accepted = accepted.max(self.options.at_least);
         match accepted {
             Some(accepted) if offered < accepted && !self.options.accept_older => {
                 Err(RunError::OlderVersion { offered, accepted })
@@ -162,5 +182,6 @@ fn check_in_message<T>(inner: &Inner<T>, held: Option<Held>, wait: Duration) -> 
         held,
         features: Vec::new(),
         wait_seconds: u32::try_from(wait.as_secs().min(MAX_WAIT_SECONDS)).unwrap_or(u32::MAX),
+        at_least: None,
     }
 }

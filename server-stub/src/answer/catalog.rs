@@ -72,16 +72,27 @@ enum Boarded {
 }
 
 impl Server {
-    /// Makes sure, on a replica, that nobody is answered from code that was replaced before he asked.
-    async fn confirmed(&self) -> Result<(), Refusal> {
-        self.confirm().await.map_err(|error| {
+    /// Makes sure that nobody is answered from code that was replaced before he asked, nor from older code than he asks for. Returns
+    /// for how many seconds that could not be confirmed, where such answers are allowed.
+    async fn confirmed(&self, request: &CheckIn) -> Result<Option<u32>, Refusal> {
+        let unconfirmed = self.confirm().await.map_err(|error| {
             let message = format!("{error}: try again, or ask another server");
-            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Busy, message) }
-        })
+            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
+        })?;
+        let at_least = request.at_least.or(request.held.map(|held| held.version));
+        if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), at_least)
+            && live.version.version < at_least
+        {
+            let (environment, here) = (&request.environment, live.version.version);
+            let message =
+                format!("version {here} of {environment} is live here, and {at_least} was asked for: ask another server");
+            return Err(Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) });
+        }
+        Ok(unconfirmed.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
 
     pub(super) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
-        self.confirmed().await?;
+        let unconfirmed = self.confirmed(request).await?;
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let mut changes = self.environments.changes();
@@ -89,7 +100,7 @@ impl Server {
             changes.mark_unchanged();
             let code = self.live(&request.environment)?;
             let is_news = request.held.is_none_or(|held| held.code_id != code.version.code_id);
-            let reply = self.reply(request, &code)?;
+            let reply = self.reply(request, &code, unconfirmed)?;
             let is_current = matches!(reply, CatalogReply::Current { .. });
             if is_news || !is_current || tokio::time::Instant::now() >= deadline {
                 return Ok(reply);
@@ -104,10 +115,10 @@ impl Server {
     }
 
     pub(super) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
-        self.confirmed().await?;
         let check_in = &request.check_in;
+        let unconfirmed = self.confirmed(check_in).await?;
         let code = self.live(&check_in.environment)?;
-        let reply = self.reply(check_in, &code)?;
+        let reply = self.reply(check_in, &code, unconfirmed)?;
         if reply != CatalogReply::FactsNeeded {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
             return Ok(reply);
@@ -116,7 +127,7 @@ impl Server {
             Boarded::Flight(flight) => flight.await?,
             Boarded::Landed(compiled) => compiled,
         };
-        self.deliver(check_in, &code, &compiled)
+        self.deliver(check_in, &code, &compiled, unconfirmed)
     }
 
     /// Joins the compile of this node and code, or begins it. It goes on when the caller goes away, so that it is never begun twice.
@@ -159,9 +170,9 @@ impl Server {
     }
 
     /// Answers from what is compiled already.
-    fn reply(&self, check_in: &CheckIn, code: &Code) -> Result<CatalogReply, Refusal> {
+    fn reply(&self, check_in: &CheckIn, code: &Code, unconfirmed: Option<u32>) -> Result<CatalogReply, Refusal> {
         match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id) {
-            Some(compiled) => self.deliver(check_in, code, &compiled),
+            Some(compiled) => self.deliver(check_in, code, &compiled, unconfirmed),
             None => {
                 let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
                 self.flights.failure(&key).map_or(Ok(CatalogReply::FactsNeeded), Err)
@@ -169,14 +180,20 @@ impl Server {
         }
     }
 
-    fn deliver(&self, check_in: &CheckIn, code: &Code, compiled: &CompiledCatalog) -> Result<CatalogReply, Refusal> {
+    fn deliver(
+        &self,
+        check_in: &CheckIn,
+        code: &Code,
+        compiled: &CompiledCatalog,
+        unconfirmed_seconds: Option<u32>,
+    ) -> Result<CatalogReply, Refusal> {
         let (code_id, version) = (code.version.code_id, code.version.version);
         let catalog_id = compiled.catalog_id;
         if check_in.held.is_some_and(|held| held.catalog_id == catalog_id) {
-            return Ok(CatalogReply::Current { code_id, version });
+            return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds });
         }
         match self.nodes.read(&check_in.certname, catalog_id) {
-            Some(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, catalog }),
+            Some(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog }),
             // Gone or damaged on disk: then it is made again.
             None => {
                 tracing::error!(certname = %check_in.certname, %catalog_id, "a catalog is gone or damaged on disk: it is compiled again");

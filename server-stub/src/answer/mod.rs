@@ -8,7 +8,7 @@ mod sync;
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
     CatalogReply, CheckIn, Digest, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
-    SyncManifest, SyncManifestReply,
+    SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
 use std::sync::Arc;
@@ -64,7 +64,12 @@ impl Handler for Server {
 
     async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
         identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        Ok(self.answer_confirm(&request).await)
+        self.answer_confirm(&request).await
+    }
+
+    async fn sync_epoch(&self, peer: &Peer, request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
+        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        self.answer_epoch(&request).await.map_err(|error| internal(&error))
     }
 
     async fn sync_manifest(&self, peer: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {

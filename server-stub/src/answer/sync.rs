@@ -18,12 +18,18 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 
 impl Server {
     /// Says what is live; holds the answer while the replica has just that, if it asks for it.
-    pub(super) async fn answer_confirm(&self, request: &SyncConfirm) -> SyncConfirmed {
+    pub(super) async fn answer_confirm(&self, request: &SyncConfirm) -> Result<SyncConfirmed, Refusal> {
         self.followers.heard(request);
+        if self.role.is_primary() {
+            self.cleared().await.map_err(|error| Refusal::new(RefusalCode::Stale, error.to_string()))?;
+        }
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let mut changes = self.environments.changes();
         loop {
             changes.mark_unchanged();
+            if !self.role.is_primary() {
+                return Err(Refusal::new(RefusalCode::Stale, "this server is not the primary: ask another"));
+            }
             let live = self.environments.all_live();
             let has = |code: &Arc<Code>| {
                 let deployed = request.deployed.get(&code.version.environment);
@@ -31,13 +37,13 @@ impl Server {
                     .is_some_and(|deployed| deployed.version == code.version.version && deployed.code_id == code.version.code_id)
             };
             if !live.iter().all(has) || tokio::time::Instant::now() >= deadline {
-                return SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() };
+                return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() });
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.stopping.cancelled() => {
-                    return SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() };
+                    return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() });
                 }
             }
         }

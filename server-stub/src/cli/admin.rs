@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use direct_puppet_server_stub::history::{CollectRequest, RollbackRequest, VersionName};
 use direct_puppet_server_stub::publish::PublishRequest;
-use direct_puppet_server_stub::{Server, ServerError, ServerOptions};
+use direct_puppet_server_stub::{PromoteRequest, Server, ServerError, ServerOptions};
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,7 @@ pub(super) enum Question {
     Checkout { environment: Environment, version: VersionName, dir: PathBuf },
     Verify,
     Collect(CollectRequest),
+    Promote(PromoteRequest),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,9 +105,12 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
     if let Question::Publish(request) = question {
         return told(server.publish(request).await);
     }
+    if let Question::Promote(request) = &question {
+        return told(server.promote(request, who).await);
+    }
     let (server, who) = (Arc::clone(server), who.to_owned());
     let answered = tokio::task::spawn_blocking(move || match question {
-        Question::Publish(_) => told::<()>(Ok(())),
+        Question::Publish(_) | Question::Promote(_) => told::<()>(Ok(())),
         Question::Versions(environment) => told(server.versions(environment.as_ref())),
         Question::Nodes => told(Ok(server.nodes())),
         Question::Recompile(certname) => told(server.recompile(&certname, &who)),

@@ -5,6 +5,7 @@ mod admin;
 mod history;
 mod nodes;
 mod options;
+mod promote;
 mod publish;
 mod recompile;
 mod serve;
@@ -46,6 +47,8 @@ enum Verb {
     Verify(history::VerifyArguments),
     /// Remove versions that nothing refers to any more, and their contents.
     Gc(history::GcArguments),
+    /// Make a replica the primary, as a running server.
+    Promote(promote::Arguments),
     /// List the nodes that have checked in.
     Nodes(nodes::Arguments),
     /// Have the catalogs of a node compiled again at its next check-in.
@@ -83,6 +86,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Checkout(arguments) => history::checkout(arguments).await,
             Verb::Verify(arguments) => history::verify(arguments).await,
             Verb::Gc(arguments) => history::gc(arguments).await,
+            Verb::Promote(arguments) => promote::promote(arguments).await,
             Verb::Nodes(arguments) => nodes::nodes(arguments).await,
             Verb::Recompile(arguments) => recompile::recompile(arguments).await,
         }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Primary, Server, ServerOptions, Staging};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerOptions, Staging};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
-use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, connect};
+use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, Transport, connect};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -52,9 +52,16 @@ pub(super) struct Arguments {
     /// Their revocation lists, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_crl: Option<PathBuf>,
-    /// Follow this server instead of publishing: https://primary:8140, or unix:/run/…
-    #[arg(long, value_name = "URL", conflicts_with = "staging")]
-    primary: Option<String>,
+    /// Follow this server instead of publishing: https://primary:8140, or unix:/run/…; several of which one is primary may be
+    /// named
+    #[arg(long, value_name = "URL")]
+    primary: Vec<String>,
+    /// On a primary: a server that may be promoted in its place; it is asked at each start, before anybody is answered
+    #[arg(long, value_name = "URL", conflicts_with = "primary")]
+    successor: Vec<String>,
+    /// On a replica: answer for so many seconds from what was last confirmed when no primary can be asked [default: not at all]
+    #[arg(long, value_name = "SECONDS", requires = "primary")]
+    unconfirmed_for: Option<u64>,
     /// A certificate of a server that may follow this one
     #[arg(long, value_name = "CERTNAME")]
     replica: Vec<Certname>,
@@ -87,7 +94,9 @@ struct Config {
     listen: Vec<String>,
     ssldir: Option<PathBuf>,
     certname: Option<Certname>,
-    primary: Option<String>,
+    primary: Vec<String>,
+    successor: Vec<String>,
+    unconfirmed_for: Option<u64>,
     replica: Vec<Certname>,
     admin: Vec<Certname>,
     allow_plain_http: bool,
@@ -97,10 +106,13 @@ struct Config {
 pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let arguments = merged(arguments)?;
     let data = arguments.data.clone().context("no data directory: give one with --data")?;
-    let primary = primary(&arguments)?;
+    if !arguments.primary.is_empty() && !arguments.successor.is_empty() {
+        bail!("a server has a primary or successors, not both: leave one out");
+    }
+    let primary = peers(&arguments, &arguments.primary)?;
     let staging = match (&arguments.staging, &primary) {
         (Some(staging), _) => std::path::absolute(staging)?,
-        // A replica publishes nothing.
+        // A replica publishes nothing until it is promoted.
         (None, Some(_)) => PathBuf::from("/nonexistent"),
         (None, None) => bail!("no staging directory: give one with --staging, or follow a server with --primary"),
     };
@@ -110,6 +122,8 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let options = ServerOptions {
         replicas: arguments.replica.clone(),
         primary,
+        successors: peers(&arguments, &arguments.successor)?,
+        unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
         ..ServerOptions::new(data.clone(), Staging::Environments(staging))
     };
     let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
@@ -148,15 +162,18 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     ends.into_iter().collect::<anyhow::Result<()>>().map(|()| 0)
 }
 
-/// Returns the way to the server to follow.
-fn primary(arguments: &Arguments) -> anyhow::Result<Option<Primary>> {
-    let Some(url) = &arguments.primary else { return Ok(None) };
-    let name = arguments.certname.clone().context("a replica needs a name: give it with --certname")?;
+/// Returns the ways to other servers.
+fn peers(arguments: &Arguments, urls: &[String]) -> anyhow::Result<Option<Peers>> {
+    if urls.is_empty() {
+        return Ok(None);
+    }
+    let name = arguments.certname.clone().context("other servers must know this one by a name: give it with --certname")?;
     let tls = arguments.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &name));
     let options = ConnectOptions { tls, ..ConnectOptions::default() };
     let timeouts = Timeouts { response: PRIMARY_TIMEOUT, stall: STALL_TIMEOUT };
-    let transport = Timeout::new(connect(url, &options)?, timeouts);
-    Ok(Some(Primary { transport: Arc::new(transport), name }))
+    let way =
+        |url: &String| -> anyhow::Result<Arc<dyn Transport>> { Ok(Arc::new(Timeout::new(connect(url, &options)?, timeouts))) };
+    Ok(Some(Peers { name, transports: urls.iter().map(way).collect::<anyhow::Result<_>>()? }))
 }
 
 async fn listen(
@@ -230,7 +247,13 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     arguments.admin.extend(config.admin);
     arguments.allow_plain_http |= config.allow_plain_http;
     arguments.blobs |= config.blobs;
-    arguments.primary = arguments.primary.or(config.primary);
+    if arguments.primary.is_empty() {
+        arguments.primary = config.primary;
+    }
+    if arguments.successor.is_empty() {
+        arguments.successor = config.successor;
+    }
+    arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);
     arguments.replica.extend(config.replica);
     Ok(arguments)
 }

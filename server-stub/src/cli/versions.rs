@@ -23,8 +23,10 @@ pub(super) async fn versions(arguments: Arguments) -> anyhow::Result<u8> {
         super::print_json(&versions)?;
     } else {
         for version in &versions {
+            let live = versions.iter().rev().find(|other| other.environment == version.environment);
+            let left_out = if live.is_some_and(|live| version.is_left_out_of(live)) { " (not taken over)" } else { "" };
             let Version { environment, code_id, version, files, message, author, .. } = version;
-            super::print_line(&format!("{environment} {version} {code_id} {files} files {} {message}", author.name));
+            super::print_line(&format!("{environment} {version} {code_id} {files} files {} {message}{left_out}", author.name));
         }
     }
     Ok(0)

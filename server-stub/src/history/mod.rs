@@ -50,13 +50,8 @@ impl FromStr for VersionName {
         if text == "live" {
             return Ok(Self::Live);
         }
-        let counter = text
-            .split_once('.')
-            .and_then(|(epoch, sequence)| Some(VersionCounter { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? }));
-        counter
-            .map(Self::Counter)
-            .or_else(|| text.parse().ok().map(Self::Code))
-            .ok_or_else(|| VersionNameError { text: text.to_owned() })
+        let counter = text.parse().ok().map(Self::Counter);
+        counter.or_else(|| text.parse().ok().map(Self::Code)).ok_or_else(|| VersionNameError { text: text.to_owned() })
     }
 }
 

@@ -35,8 +35,8 @@ impl Server {
     ///
     /// When the version is not there any more, a content is missing or damaged, or it does not compile.
     pub fn rollback(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
-        self.refuse_as_replica()?;
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refuse_as_replica()?;
         let environment = &request.environment;
         let (old, manifest) = self.find_manifest(environment, request.to)?;
         let live = self.find_version(environment, VersionName::Live)?;
@@ -49,8 +49,7 @@ impl Server {
                 return Err(ServerError::Damaged { path: self.store.path_of(&digest), reason });
             }
         }
-        let mut counter = live.version;
-        counter.sequence += 1;
+        let counter = self.environments.next(environment, self.role.epoch());
         let message = match request.message.as_str() {
             "" => format!("rollback to {}", old.version),
             message => format!("rollback to {}: {message}", old.version),
@@ -62,6 +61,7 @@ impl Server {
             message,
             request_id: None,
             new_contents: 0,
+            lineage: live.lineage,
             ..old
         };
         let code = Code::new(version.clone(), manifest, self.store.clone());

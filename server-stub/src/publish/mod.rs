@@ -72,6 +72,8 @@ pub struct PublishError {
 /// Publishes each environment by itself. Blocking; one publish at a time.
 pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
     let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+    // It may have stepped down while this waited.
+    server.refuse_as_replica()?;
     let environments =
         if request.environments.is_empty() { server.options.staging.environments()? } else { request.environments.clone() };
     let result = |environment: Environment| {
@@ -102,8 +104,11 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
     let live = server.environments.live(environment);
     let before = live.as_ref().map(|code| &code.version);
     if request.request_id.is_some()
-        && let Some(done) =
-            server.environments.history(environment)?.into_iter().find(|done| done.request_id == request.request_id)
+        && let Some(done) = server
+            .environments
+            .history(environment)?
+            .into_iter()
+            .find(|done| done.request_id == request.request_id && before.is_some_and(|before| !done.is_left_out_of(before)))
     {
         let answer = unchanged(environment.clone(), Some(&done));
         return Ok(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer });
@@ -117,23 +122,21 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
     let manifest =
         Manifest::new(copied.entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
-    let mut version = server.environments.standing(environment);
     if before.is_some_and(|before| before.code_id == code_id) {
         copied.index.save()?;
         return Ok(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) });
     }
-    version.epoch = version.epoch.max(1);
-    version.sequence += 1;
     let version = Version {
         environment: environment.clone(),
         code_id,
-        version,
+        version: server.environments.next(environment, server.role.epoch()),
         time_unix_seconds: now(),
         author: request.author.clone(),
         message: request.message.clone(),
         request_id: request.request_id.clone(),
         files: copied.files,
         new_contents: copied.new_contents,
+        lineage: before.map(|before| before.lineage.clone()).unwrap_or_default(),
     };
     let code = Code::new(version.clone(), manifest, server.store.clone());
     server.options.compiler.check(&code)?;

@@ -8,47 +8,64 @@ use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
     CodeId, Digest, EntryKind, Environment, Manifest, PublishedVersion, SyncManifest, SyncManifestReply, codec,
 };
+use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::confirm::Upstream;
 use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
 
+type Way = Client<Arc<dyn Transport>>;
+
 impl Upstream {
-    /// Makes live here what is live at the primary. Nothing changes before all of it is here and verified.
-    pub(super) async fn bring(&self, published: PublishedVersion) -> Result<(), String> {
+    /// Makes live here what is live at another server, unless what is here is newer. Nothing changes before all of it is here and
+    /// verified.
+    pub(super) async fn bring(&self, client: &Way, published: PublishedVersion) -> Result<(), String> {
         let _turn = self.bringing.lock().await;
         let live = self.environments.live(&published.environment);
         if let Some(live) = &live {
             let (here, there) = (&live.version, &published);
-            if here.version == there.version && here.code_id == there.code_id {
+            if here.version > there.version || (here.version == there.version && here.code_id == there.code_id) {
                 return Ok(());
             }
-            if here.version >= there.version {
+            if here.version == there.version {
                 return Err(format!(
-                    "{} says that version {} with {} is live, this server has {} with {}: is that the right primary?",
-                    self.endpoint(),
+                    "{} says that version {} of {} is {}, this server has it as {}: is that the right primary?",
+                    client.transport().endpoint(),
                     there.version,
+                    there.environment,
                     there.code_id,
-                    here.version,
                     here.code_id
                 ));
             }
         }
         let base = live.map(|live| (live.version.code_id, live.manifest.clone()));
-        let manifest = self.manifest(&published, base).await?;
-        let received = self.contents(&manifest).await?;
+        let manifest = self.manifest(client, &published, base).await?;
+        let received = self.contents(client, &manifest).await?;
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
         let environments = Arc::clone(&self.environments);
-        let switched = tokio::task::spawn_blocking(move || environments.switch(code)).await;
+        let switch = move || {
+            for left_out in environments.left_out(&code.version)? {
+                let Version { environment, version, code_id, message, .. } = left_out;
+                tracing::warn!(%environment, %version, %code_id, message, "this publish was not taken over by the new primary");
+            }
+            environments.switch(code)
+        };
+        let switched = tokio::task::spawn_blocking(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))
     }
 
     /// Returns the manifest of a version, verified: from what differs when that adds up, else whole.
-    async fn manifest(&self, published: &PublishedVersion, base: Option<(CodeId, Manifest)>) -> Result<Manifest, String> {
+    async fn manifest(
+        &self,
+        client: &Way,
+        published: &PublishedVersion,
+        base: Option<(CodeId, Manifest)>,
+    ) -> Result<Manifest, String> {
         let (environment, code_id) = (&published.environment, published.code_id);
         if let Some((base_id, base)) = base
-            && let SyncManifestReply::Delta { removed, changed } = self.ask_manifest(environment, code_id, Some(base_id)).await?
+            && let SyncManifestReply::Delta { removed, changed } =
+                self.ask_manifest(client, environment, code_id, Some(base_id)).await?
         {
             let mut entries: BTreeMap<_, _> = base.entries().iter().map(|entry| (entry.path.clone(), entry.clone())).collect();
             removed.iter().for_each(|path| drop(entries.remove(path)));
@@ -60,29 +77,30 @@ impl Upstream {
             }
             tracing::warn!(%environment, %code_id, "what differs does not add up: the whole manifest is asked for");
         }
-        let SyncManifestReply::Whole { manifest } = self.ask_manifest(environment, code_id, None).await? else {
-            return Err(format!("{} gave no whole manifest of {environment}", self.endpoint()));
+        let SyncManifestReply::Whole { manifest } = self.ask_manifest(client, environment, code_id, None).await? else {
+            return Err(format!("{} gave no whole manifest of {environment}", client.transport().endpoint()));
         };
         let manifest: Manifest = codec::decode(&manifest, MAX_MANIFEST_BYTES).map_err(|error| chain(&error))?;
         if manifest.code_id() == code_id {
             Ok(manifest)
         } else {
-            Err(format!("the manifest of {environment} from {} does not add up to {code_id}", self.endpoint()))
+            Err(format!("the manifest of {environment} from {} does not add up to {code_id}", client.transport().endpoint()))
         }
     }
 
     async fn ask_manifest(
         &self,
+        client: &Way,
         environment: &Environment,
         code_id: CodeId,
         base: Option<CodeId>,
     ) -> Result<SyncManifestReply, String> {
         let request = SyncManifest { replica: self.name.clone(), environment: environment.clone(), code_id, base };
-        self.client.sync_manifest(&request).await.map_err(|error| chain(&error))
+        client.sync_manifest(&request).await.map_err(|error| chain(&error))
     }
 
     /// Fetches the contents that are not here; returns how many.
-    async fn contents(&self, manifest: &Manifest) -> Result<u64, String> {
+    async fn contents(&self, client: &Way, manifest: &Manifest) -> Result<u64, String> {
         let mut wanted: HashMap<Digest, (u64, String)> = HashMap::new();
         for entry in manifest.entries() {
             if let EntryKind::File { digest, size } = entry.kind {
@@ -99,7 +117,7 @@ impl Upstream {
             return Ok(0);
         }
         let never = CancellationToken::new();
-        let fetched = fetch_as_replica(&self.client, &self.name, &self.store, &missing, &never).await;
+        let fetched = fetch_as_replica(client, &self.name, &self.store, &missing, &never).await;
         fetched.map_err(|error| chain(&error))
     }
 }

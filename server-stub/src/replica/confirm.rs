@@ -1,19 +1,19 @@
 //! Asking the primary which code is live: shared, paced, and in the background.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{Certname, Deployed, ProtocolVersion, SyncConfirm};
+use direct_puppet_transport::protocol::{Certname, Deployed, ProtocolVersion, PublishedVersion, SyncConfirm};
 use direct_puppet_transport::{Client, Transport};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::Primary;
-use crate::code::Environments;
+use crate::code::{Code, Environments};
 use crate::error::chain;
+use crate::role::Peers;
 
 /// The least time from one confirmation to the next: at most five a second reach the primary, however many nodes ask here.
 const PACE: Duration = Duration::from_millis(200);
@@ -24,19 +24,26 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// How long the primary may take to say what is live.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the primary is asked to hold its answer while there is no news.
-const HOLD_SECONDS: u32 = 240;
-
-/// How long to leave a primary alone that could not be asked; doubles up to [`LONGEST_QUIET`].
-const QUIET: Duration = Duration::from_secs(1);
-const LONGEST_QUIET: Duration = Duration::from_secs(30);
-
 type Confirmation = Shared<BoxFuture<'static, Result<(), String>>>;
 
-/// The way to the primary.
+/// A confirmation that could not be had is not tried again for so long where an older one will do.
+const FAILURE_PACE: Duration = Duration::from_secs(5);
+
+/// When a confirmation was last had, and when one last failed.
+#[derive(Debug, Default)]
+struct Past {
+    /// When the last one that was answered was sent.
+    confirmed: Option<Instant>,
+    failed: Option<Instant>,
+}
+
+/// The ways to the servers of which one is primary.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(super) client: Client<Arc<dyn Transport>>,
+    pub(super) clients: Vec<Client<Arc<dyn Transport>>>,
+    /// The one that was primary when it was last asked.
+    primary: AtomicUsize,
+    past: Mutex<Past>,
     pub(super) name: Certname,
     pub(super) environments: Arc<Environments>,
     pub(super) store: Store,
@@ -50,10 +57,12 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(primary: Primary, environments: Arc<Environments>, store: Store, collecting: Arc<RwLock<()>>) -> Self {
+    pub(crate) fn new(peers: &Peers, environments: Arc<Environments>, store: Store, collecting: Arc<RwLock<()>>) -> Self {
         Self {
-            client: Client::new(primary.transport),
-            name: primary.name,
+            clients: peers.transports.iter().map(|transport| Client::new(Arc::clone(transport))).collect(),
+            primary: AtomicUsize::default(),
+            past: Mutex::default(),
+            name: peers.name.clone(),
             environments,
             store,
             collecting,
@@ -63,8 +72,23 @@ impl Upstream {
         }
     }
 
+    /// Returns the address of the server that was primary when it was last asked.
     pub(crate) fn endpoint(&self) -> &str {
-        self.client.transport().endpoint()
+        self.clients.get(self.primary.load(Ordering::Relaxed)).map_or("no server", |client| client.transport().endpoint())
+    }
+
+    /// Returns for how long nothing could be confirmed; `None` if nothing ever was since this server started.
+    pub(crate) fn unconfirmed_for(&self) -> Option<Duration> {
+        Some(self.past().confirmed?.elapsed())
+    }
+
+    /// Whether asking failed just now.
+    pub(crate) fn has_just_failed(&self) -> bool {
+        self.past().failed.is_some_and(|failed| failed.elapsed() < FAILURE_PACE)
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when everything that was live at the primary when this was called is live here. The confirmation that it waits for
@@ -98,10 +122,31 @@ impl Upstream {
         confirmation
     }
 
-    /// Asks once what is live and brings it.
-    async fn ask(&self, wait_seconds: u32) -> Result<(), String> {
-        let live = self.environments.all_live();
-        let deployed = live.iter().map(|code| {
+    /// Asks what is live and brings it, from whichever server is primary.
+    pub(crate) async fn ask(&self, wait_seconds: u32) -> Result<(), String> {
+        let sent = Instant::now();
+        let mut reasons = Vec::new();
+        let first = self.primary.load(Ordering::Relaxed);
+        for at in 0..self.clients.len() {
+            let at = (first + at) % self.clients.len();
+            match self.ask_one(&self.clients[at], wait_seconds).await {
+                Ok(()) => {
+                    self.primary.store(at, Ordering::Relaxed);
+                    let mut past = self.past();
+                    past.confirmed = past.confirmed.max(Some(sent));
+                    past.failed = None;
+                    return Ok(());
+                }
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        self.past().failed = Some(Instant::now());
+        Err(reasons.join("; "))
+    }
+
+    async fn ask_one(&self, client: &Client<Arc<dyn Transport>>, wait_seconds: u32) -> Result<(), String> {
+        let told = self.environments.all_live();
+        let deployed = told.iter().map(|code| {
             let version = &code.version;
             (version.environment.clone(), Deployed { code_id: version.code_id, version: version.version })
         });
@@ -112,35 +157,31 @@ impl Upstream {
             wait_seconds,
         };
         let limit = ANSWER_TIMEOUT + Duration::from_secs(u64::from(wait_seconds));
-        let confirmed = match tokio::time::timeout(limit, self.client.sync_confirm(&request)).await {
+        let confirmed = match tokio::time::timeout(limit, client.sync_confirm(&request)).await {
             Ok(confirmed) => confirmed.map_err(|error| chain(&error))?,
-            Err(_) => return Err(format!("{} did not say what is live within {} s", self.endpoint(), limit.as_secs())),
+            Err(_) => {
+                let endpoint = client.transport().endpoint();
+                return Err(format!("{endpoint} did not say what is live within {} s", limit.as_secs()));
+            }
         };
         for published in confirmed.live {
-            self.bring(published).await?;
+            let of_it = |code: &&Arc<Code>| code.version.environment == published.environment;
+            let told = told.iter().find(of_it).map(|code| code.version.version).unwrap_or_default();
+            if published.version < told {
+                return Err(format!(
+                    "{} says that version {} of {} is live, this server has {told}: is that the right primary?",
+                    client.transport().endpoint(),
+                    published.version,
+                    published.environment,
+                ));
+            }
+            self.bring(client, published).await?;
         }
         Ok(())
     }
 
-    /// Brings news as they come, until `stop`.
-    pub(crate) async fn follow(&self, stop: &CancellationToken) {
-        let mut quiet = QUIET;
-        loop {
-            let asked = tokio::select! {
-                () = stop.cancelled() => return,
-                asked = self.ask(HOLD_SECONDS) => asked,
-            };
-            match asked {
-                Ok(()) => quiet = QUIET,
-                Err(reason) => {
-                    tracing::warn!(primary = self.endpoint(), reason, "the primary cannot be followed for now");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(quiet) => {}
-                    }
-                    quiet = (quiet * 2).min(LONGEST_QUIET);
-                }
-            }
-        }
+    /// Takes what is live at a server that stepped down, unless what is here is newer.
+    pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
+        self.bring(&Client::new(Arc::clone(transport)), published).await
     }
 }

@@ -5,22 +5,9 @@
 
 mod bring;
 mod confirm;
+mod follow;
 mod followers;
-
-use std::sync::Arc;
-
-use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::Certname;
 
 pub(crate) use confirm::Upstream;
 pub use followers::Follower;
 pub(crate) use followers::Followers;
-
-/// The server that a replica follows.
-#[derive(Debug, Clone)]
-pub struct Primary {
-    /// The way to it.
-    pub transport: Arc<dyn Transport>,
-    /// The name of this replica: that of its certificate.
-    pub name: Certname,
-}

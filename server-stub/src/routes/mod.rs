@@ -7,6 +7,7 @@
 //! | `POST /file-sync/v1/latest-commits` | what is live, as Puppet's file sync says it |
 //! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
 //! | `POST /file-sync/v1/force-sync` | on a replica: bring what the primary has now → as `latest-commits` |
+//! | `POST /file-sync/v1/promote` | a [`PromoteRequest`] (or nothing) → [`Promoted`](crate::Promoted): this server is the primary |
 //! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when; which replicas have what |
 //! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
@@ -38,6 +39,7 @@ use crate::error::{ServerError, chain};
 use crate::history::RollbackRequest;
 use crate::listen::Routes;
 use crate::publish::{EnvironmentResult, PublishRequest};
+use crate::role::PromoteRequest;
 use crate::server::Server;
 
 use commits::CommitRequest;
@@ -127,6 +129,18 @@ impl AdminRoutes {
         self.blocking(move |server| server.rollback(&request)).await
     }
 
+    async fn promote(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
+        let request = if body.is_empty() { Ok(PromoteRequest::default()) } else { object(body) };
+        let request: PromoteRequest = match request {
+            Ok(request) => request,
+            Err(reason) => return bad_request(&reason),
+        };
+        match self.server.promote(&request, &format!("{peer:?}")).await {
+            Ok(promoted) => json(StatusCode::OK, &promoted),
+            Err(error) => failed(&error),
+        }
+    }
+
     /// Answers with what blocking work returns.
     async fn blocking<T: Serialize + Send + 'static>(
         &self,
@@ -164,6 +178,7 @@ impl Routes for AdminRoutes {
             | "/file-sync/v1/latest-commits"
             | "/file-sync/v1/rollback"
             | "/file-sync/v1/force-sync"
+            | "/file-sync/v1/promote"
             | "/admin/v1/recompile" => Method::POST,
             _ => return None,
         };
@@ -182,9 +197,10 @@ impl Routes for AdminRoutes {
             "/file-sync/v1/publish" => self.publish(request.body()).await,
             "/file-sync/v1/commit" => self.commit(request.body()).await,
             "/file-sync/v1/force-sync" => match self.server.confirm().await {
-                Ok(()) => json(StatusCode::OK, &commits::latest(&self.server)),
+                Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
                 Err(error) => failed(&error),
             },
+            "/file-sync/v1/promote" => self.promote(peer, request.body()).await,
             "/file-sync/v1/rollback" => self.rollback(request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
             STORAGE_STATUS => json(StatusCode::OK, &commits::status(&self.server)),
@@ -211,7 +227,7 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
 
 fn status_of_code(code: &str) -> StatusCode {
     match code {
-        "unstable" | "replica" => StatusCode::CONFLICT,
+        "unstable" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "unconfirmed" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,

@@ -62,7 +62,7 @@ async fn changed_facts_are_no_cause_to_compile_and_an_administrator_is() {
     publish_all(&server).await;
     assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", None)).await, Ok(CatalogReply::FactsNeeded));
     let (held, _) = compiled(&server, "n1").await;
-    let current = CatalogReply::Current { code_id: held.code_id, version: held.version };
+    let current = CatalogReply::Current { code_id: held.code_id, version: held.version, unconfirmed_seconds: None };
     assert_eq!(submit(&server, "n1", Some(held), "other facts").await, Ok(current.clone()));
     assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(current));
     assert_eq!(world.compiles(), 1);
@@ -89,7 +89,7 @@ async fn new_code_with_the_same_catalog_sends_only_its_id() {
     assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(CatalogReply::FactsNeeded));
     let reply = submit(&server, "n1", Some(held), "Linux").await.unwrap();
     assert!(
-        matches!(reply, CatalogReply::Current { code_id, version } if Some(code_id) == next.code_id && version > held.version)
+        matches!(reply, CatalogReply::Current { code_id, version, .. } if Some(code_id) == next.code_id && version > held.version)
     );
     assert_eq!(world.compiles(), 2);
 }

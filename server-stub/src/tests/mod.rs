@@ -6,6 +6,7 @@ mod damage;
 mod history;
 mod publish;
 mod replica;
+mod role;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -91,9 +92,15 @@ impl World {
     }
 
     fn open(&self) -> Arc<Server> {
+        self.open_with(|_| {})
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut ServerOptions)) -> Arc<Server> {
         let staging = Staging::Environments(self.dir.path().join("staging"));
         let compiler: Arc<dyn Compiler> = Arc::<Counting>::clone(&self.compiler);
-        Server::open(ServerOptions { compiler, ..ServerOptions::new(self.data(), staging) }).unwrap()
+        let mut options = ServerOptions { compiler, ..ServerOptions::new(self.data(), staging) };
+        change(&mut options);
+        Server::open(options).unwrap()
     }
 
     fn compiles(&self) -> u64 {
@@ -130,6 +137,7 @@ fn check_in(name: &str, held: Option<Held>) -> CheckIn {
         held,
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     }
 }
 
@@ -145,7 +153,7 @@ async fn submit(server: &Server, name: &str, held: Option<Held>, kernel: &str) -
 /// Sends facts and returns the catalog that comes back.
 async fn compiled(server: &Server, name: &str) -> (Held, Catalog) {
     match submit(server, name, None, "Linux").await.unwrap() {
-        CatalogReply::Catalog { catalog_id, code_id, version, catalog } => {
+        CatalogReply::Catalog { catalog_id, code_id, version, catalog, .. } => {
             (Held { catalog_id, code_id, version }, Catalog::decode(&catalog, catalog_id).unwrap())
         }
         other => panic!("no catalog but {other:?}"),

@@ -8,7 +8,7 @@ use direct_puppet_transport::protocol::{Operation, RefusalCode, SyncManifestRepl
 use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::*;
-use crate::{Primary, ServerError};
+use crate::{Peers, ServerError};
 
 /// The way to the primary, which can break and lie.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Pair {
 
     fn replica(&self) -> Arc<Server> {
         let transport: Arc<dyn Transport> = Arc::<Way>::clone(&self.way);
-        let primary = Some(Primary { transport, name: certname("replica1") });
+        let primary = Some(Peers { transports: vec![transport], name: certname("replica1") });
         let staging = Staging::Environments(self.dir.path().join("none"));
         Server::open(ServerOptions { primary, ..ServerOptions::new(self.dir.path().join("data"), staging) }).unwrap()
     }
@@ -115,10 +115,10 @@ async fn without_its_primary_a_replica_refuses_and_says_when_to_ask_again() {
     let (held, _) = compiled(&replica, "n1").await;
     pair.way.is_cut.store(true, Ordering::SeqCst);
     let refusal = replica.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
-    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Busy, Some(5)));
+    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Stale, Some(5)));
     pair.way.is_cut.store(false, Ordering::SeqCst);
     let reply = replica.check_in(&Peer::InProcess, check_in("n1", Some(held))).await;
-    assert_eq!(reply, Ok(CatalogReply::Current { code_id: held.code_id, version: held.version }));
+    assert_eq!(reply, Ok(CatalogReply::Current { code_id: held.code_id, version: held.version, unconfirmed_seconds: None }));
     assert!(matches!(replica.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
 }
 
@@ -173,7 +173,7 @@ async fn a_primary_that_goes_back_is_not_followed() {
     drop(replica);
     let transport: Arc<dyn Transport> = Arc::<Way>::clone(&other.way);
     let options = ServerOptions::new(pair.dir.path().join("data"), Staging::Environments(pair.dir.path().join("none")));
-    let primary = Some(Primary { transport, name: certname("replica1") });
+    let primary = Some(Peers { transports: vec![transport], name: certname("replica1") });
     let replica = Server::open(ServerOptions { primary, ..options }).unwrap();
     let error = replica.confirm().await.unwrap_err();
     assert!(error.to_string().contains("right primary"), "{error}");

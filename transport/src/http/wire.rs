@@ -41,7 +41,7 @@ pub const fn http_status(code: RefusalCode) -> u16 {
         RefusalCode::NotFound | RefusalCode::NotPublished => 404,
         RefusalCode::CompileFailed => 422,
         RefusalCode::Busy => 429,
-        RefusalCode::ShuttingDown => 503,
+        RefusalCode::Stale | RefusalCode::ShuttingDown => 503,
         RefusalCode::Internal => 500,
     }
 }

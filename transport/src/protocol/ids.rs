@@ -198,6 +198,25 @@ pub struct VersionCounter {
     pub sequence: u64,
 }
 
+/// Why a text is no version counter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no version: write an epoch and a sequence, as 1.7")]
+pub struct VersionCounterError {
+    text: String,
+}
+
+impl FromStr for VersionCounter {
+    type Err = VersionCounterError;
+
+    fn from_str(text: &str) -> Result<Self, VersionCounterError> {
+        let parse = || {
+            let (epoch, sequence) = text.split_once('.')?;
+            Some(Self { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? })
+        };
+        parse().ok_or_else(|| VersionCounterError { text: text.to_owned() })
+    }
+}
+
 impl fmt::Display for VersionCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.epoch, self.sequence)

@@ -7,6 +7,7 @@
 //! | `fetch` | [`Fetch`] | a stream, see [`super::frame`] |
 //! | `report` | [`super::report::Report`] | [`ReportAccepted`] |
 //! | `sync_confirm` | [`super::sync::SyncConfirm`] | [`super::sync::SyncConfirmed`] |
+//! | `sync_epoch` | [`super::sync::SyncEpoch`] | [`super::sync::SyncEpochReply`] |
 //! | `sync_manifest` | [`super::sync::SyncManifest`] | [`super::sync::SyncManifestReply`] |
 //! | `sync_fetch` | [`Fetch`], by a replica | a stream, see [`super::frame`] |
 //!
@@ -41,6 +42,8 @@ pub enum Operation {
     Report,
     /// As a replica: ask which code is live.
     SyncConfirm,
+    /// Between servers: tell and hear which epoch is known.
+    SyncEpoch,
     /// As a replica: ask what is in a version.
     SyncManifest,
     /// As a replica: get contents of published code by digest.
@@ -49,8 +52,16 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Self; 7] =
-        [Self::CheckIn, Self::SubmitFacts, Self::Fetch, Self::Report, Self::SyncConfirm, Self::SyncManifest, Self::SyncFetch];
+    pub const ALL: [Self; 8] = [
+        Self::CheckIn,
+        Self::SubmitFacts,
+        Self::Fetch,
+        Self::Report,
+        Self::SyncConfirm,
+        Self::SyncEpoch,
+        Self::SyncManifest,
+        Self::SyncFetch,
+    ];
 
     /// Returns the name: the last segment of the HTTP path, and the header on a Unix socket.
     #[must_use]
@@ -61,6 +72,7 @@ impl Operation {
             Self::Fetch => "fetch",
             Self::Report => "report",
             Self::SyncConfirm => "sync_confirm",
+            Self::SyncEpoch => "sync_epoch",
             Self::SyncManifest => "sync_manifest",
             Self::SyncFetch => "sync_fetch",
         }
@@ -75,17 +87,14 @@ impl Operation {
     /// Returns whether asking twice does no more than asking once, so that a lost answer may be asked for again.
     #[must_use]
     pub const fn is_idempotent(self) -> bool {
-        match self {
-            Self::CheckIn | Self::SubmitFacts | Self::Fetch | Self::SyncConfirm | Self::SyncManifest | Self::SyncFetch => true,
-            Self::Report => false,
-        }
+        !matches!(self, Self::Report)
     }
 
     /// Returns the most bytes that a request may have.
     #[must_use]
     pub const fn max_request_bytes(self) -> u64 {
         match self {
-            Self::CheckIn | Self::SyncManifest => MAX_SMALL_MESSAGE_BYTES,
+            Self::CheckIn | Self::SyncEpoch | Self::SyncManifest => MAX_SMALL_MESSAGE_BYTES,
             Self::SyncConfirm => MAX_SYNC_CONFIRM_BYTES,
             Self::SubmitFacts => MAX_FACTS_BYTES,
             Self::Fetch | Self::SyncFetch => MAX_FETCH_REQUEST_BYTES,
@@ -123,6 +132,9 @@ pub struct CheckIn {
     /// How long the server may hold the answer while nothing is new, in seconds; 0 for no wait.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wait_seconds: u32,
+    /// Nothing older than this is to be answered, as after a publish that made it; without it, nothing older than what is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<VersionCounter>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -150,6 +162,9 @@ pub enum CatalogReply {
         code_id: CodeId,
         /// Where it stands.
         version: VersionCounter,
+        /// For how long the server could not confirm, with its primary, that this code is live, in seconds; `None` when it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unconfirmed_seconds: Option<u32>,
     },
     /// A catalog that you do not have.
     Catalog {
@@ -159,6 +174,9 @@ pub enum CatalogReply {
         code_id: CodeId,
         /// Where that code stands.
         version: VersionCounter,
+        /// As in [`CatalogReply::Current`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unconfirmed_seconds: Option<u32>,
         /// The canonical bytes of a [`super::catalog::Catalog`]; the receiver checks them against `catalog_id`.
         catalog: Bytes,
     },
@@ -205,6 +223,8 @@ pub enum RefusalCode {
     CompileFailed,
     /// Too much to do. Try again after the time said.
     Busy,
+    /// What the server has is, or may be, older than what is live or was asked for. Try again, or ask another server.
+    Stale,
     /// The server is about to stop. Try again.
     ShuttingDown,
     /// Something broke in the server; its log says what. Try again later.
@@ -215,7 +235,7 @@ impl RefusalCode {
     /// Returns whether the same request may succeed later without anybody's doing.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::Busy | Self::ShuttingDown | Self::Internal)
+        matches!(self, Self::Busy | Self::Stale | Self::ShuttingDown | Self::Internal)
     }
 
     /// Returns the code as it stands on the wire.
@@ -229,6 +249,7 @@ impl RefusalCode {
             Self::NotPublished => "not_published",
             Self::CompileFailed => "compile_failed",
             Self::Busy => "busy",
+            Self::Stale => "stale",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
         }

@@ -19,11 +19,13 @@ pub mod version;
 pub use catalog::{Catalog, CatalogError, Edge, ResolvedSource, Resource, ResourceRef};
 pub use codec::CodecError;
 pub use digest::{Algorithm, Digest, Hasher};
-pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
+pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter, VersionCounterError};
 pub use manifest::{EntryKind, Manifest, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 pub use path::TreePath;
 pub use report::{Report, RunStatus};
-pub use sync::{Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply};
+pub use sync::{
+    Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+};
 pub use value::Value;
 pub use version::ProtocolVersion;

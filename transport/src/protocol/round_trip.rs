@@ -18,7 +18,9 @@ use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 use super::path::TreePath;
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
-use super::sync::{Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply};
+use super::sync::{
+    Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+};
 use super::value::Value;
 use super::version::ProtocolVersion;
 
@@ -124,16 +126,16 @@ fn catalog() -> impl Strategy<Value = Catalog> {
 fn check_in() -> impl Strategy<Value = CheckIn> {
     let held =
         (catalog_id(), code_id(), version()).prop_map(|(catalog_id, code_id, version)| Held { catalog_id, code_id, version });
-    (any::<u16>(), certname(), environment(), option::of(held), vec("[a-z]{1,6}", 0..3), any::<u32>()).prop_map(
-        |(protocol, certname, environment, held, features, wait_seconds)| CheckIn {
+    (any::<u16>(), certname(), environment(), option::of(held), vec("[a-z]{1,6}", 0..3), any::<u32>(), option::of(version()))
+        .prop_map(|(protocol, certname, environment, held, features, wait_seconds, at_least)| CheckIn {
             protocol: ProtocolVersion(protocol),
             certname,
             environment,
             held,
             features,
             wait_seconds,
-        },
-    )
+            at_least,
+        })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -185,10 +187,16 @@ fn report() -> impl Strategy<Value = Report> {
 
 fn reply() -> impl Strategy<Value = CatalogReply> {
     prop_oneof![
-        (code_id(), version()).prop_map(|(code_id, version)| CatalogReply::Current { code_id, version }),
-        (catalog_id(), code_id(), version(), vec(any::<u8>(), 0..40)).prop_map(|(catalog_id, code_id, version, bytes)| {
-            CatalogReply::Catalog { catalog_id, code_id, version, catalog: bytes.into() }
+        (code_id(), version(), any::<Option<u32>>()).prop_map(|(code_id, version, unconfirmed_seconds)| CatalogReply::Current {
+            code_id,
+            version,
+            unconfirmed_seconds
         }),
+        (catalog_id(), code_id(), version(), any::<Option<u32>>(), vec(any::<u8>(), 0..40)).prop_map(
+            |(catalog_id, code_id, version, unconfirmed_seconds, bytes)| {
+                CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes.into() }
+            }
+        ),
         Just(CatalogReply::FactsNeeded),
     ]
 }
@@ -214,8 +222,8 @@ fn deployed() -> impl Strategy<Value = Deployed> {
 }
 
 fn published() -> impl Strategy<Value = PublishedVersion> {
-    (environment(), deployed(), any::<u64>(), ".{0,12}", option::of("[a-z]{1,6}"), any::<u64>()).prop_map(
-        |(environment, Deployed { code_id, version }, time_unix_seconds, text, request_id, files)| PublishedVersion {
+    (environment(), deployed(), any::<u64>(), ".{0,12}", option::of("[a-z]{1,6}"), any::<u64>(), vec(version(), 0..3)).prop_map(
+        |(environment, Deployed { code_id, version }, time_unix_seconds, text, request_id, files, lineage)| PublishedVersion {
             environment,
             code_id,
             version,
@@ -225,6 +233,7 @@ fn published() -> impl Strategy<Value = PublishedVersion> {
             message: text,
             request_id,
             files,
+            lineage,
         },
     )
 }
@@ -307,6 +316,10 @@ messages! {
     sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>()).prop_map(|(replica, deployed, wait_seconds)|
         SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds }), SyncConfirm;
     sync_confirmations: vec(published(), 0..3).prop_map(|live| SyncConfirmed { live }), SyncConfirmed;
+    sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
+        SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
+    sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3)).prop_map(|(epoch, (is_raised, is_primary), live)|
+        SyncEpochReply { epoch, is_raised, is_primary, live }), SyncEpochReply;
     sync_manifests: (certname(), environment(), code_id(), option::of(code_id())).prop_map(|(replica, environment, code_id, base)|
         SyncManifest { replica, environment, code_id, base }), SyncManifest;
     sync_manifest_replies: sync_manifest_reply(), SyncManifestReply;
@@ -336,8 +349,9 @@ fn the_steady_state_fits_256_bytes() {
         held: Some(held),
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     };
-    let reply = CatalogReply::Current { code_id: held.code_id, version: held.version };
+    let reply = CatalogReply::Current { code_id: held.code_id, version: held.version, unconfirmed_seconds: None };
     assert!(codec::encode(&request).unwrap().len() <= 256);
     assert!(codec::encode(&reply).unwrap().len() <= 256);
 }

@@ -38,6 +38,9 @@ pub struct PublishedVersion {
     pub request_id: Option<String>,
     /// Files in it.
     pub files: u64,
+    /// Where each epoch before its own ended: versions of that epoch beyond were not taken over by the promotion.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<VersionCounter>,
 }
 
 /// What a replica has deployed of one environment.
@@ -68,6 +71,32 @@ pub struct SyncConfirm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncConfirmed {
     /// The live version of each environment.
+    pub live: Vec<PublishedVersion>,
+}
+
+/// A server tells another which epoch it knows, and hears which the other knows.
+///
+/// Who hears of a higher one than its own is no primary any more: it remembers that, durably, before it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncEpoch {
+    /// Version of the protocol.
+    pub protocol: ProtocolVersion,
+    /// Who the sender thinks it is; the receiver compares it with the peer.
+    pub replica: Certname,
+    /// The highest epoch that it knows; when it is about to be promoted, the one that it will begin.
+    pub epoch: u64,
+}
+
+/// What the other server knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncEpochReply {
+    /// The highest epoch that it knows.
+    pub epoch: u64,
+    /// Whether the request raised it.
+    pub is_raised: bool,
+    /// Whether it is a primary.
+    pub is_primary: bool,
+    /// What is live there: after it stepped down, all that it ever acknowledged.
     pub live: Vec<PublishedVersion>,
 }
 

@@ -72,6 +72,7 @@ mod tests {
             held: None,
             features: Vec::new(),
             wait_seconds: 0,
+            at_least: None,
         };
         assert_eq!(client.check_in(&request).await.unwrap(), reply);
     }

@@ -23,6 +23,7 @@ fn check_in() -> Bytes {
         held: None,
         features: Vec::new(),
         wait_seconds: 0,
+        at_least: None,
     };
     codec::encode(&message).unwrap().into()
 }

@@ -26,6 +26,7 @@ pub(super) fn check_in(feature: &str) -> CheckIn {
         held: None,
         features: vec![feature.to_owned()],
         wait_seconds: 0,
+        at_least: None,
     }
 }
 

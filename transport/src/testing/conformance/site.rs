@@ -216,7 +216,7 @@ impl Handler for Site {
 
 fn catalog(catalog: Bytes) -> CatalogReply {
     let version = VersionCounter { epoch: 1, sequence: 7 };
-    CatalogReply::Catalog { catalog_id: CatalogId::of(&catalog), code_id: code_id(), version, catalog }
+    CatalogReply::Catalog { catalog_id: CatalogId::of(&catalog), code_id: code_id(), version, unconfirmed_seconds: None, catalog }
 }
 
 fn code_id() -> CodeId {

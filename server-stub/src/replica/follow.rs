@@ -1,0 +1,57 @@
+//! In the background: a replica brings the news, a primary keeps its peers from taking themselves for one.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::server::Server;
+
+/// How long the primary is asked to hold its answer while there is no news.
+const HOLD_SECONDS: u32 = 240;
+
+/// How long to leave a server alone that could not be asked; doubles up to [`LONGEST_QUIET`].
+const QUIET: Duration = Duration::from_secs(1);
+const LONGEST_QUIET: Duration = Duration::from_secs(30);
+
+/// How often a primary tells its peers that it is one.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+impl Server {
+    /// Keeps a replica at what the primary has, until `stop`: between check-ins this brings the news, so that confirming them finds
+    /// everything here. A primary tells its peers of its epoch, so that one that was replaced while it was away hears of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what came stays.
+    pub async fn follow(&self, stop: &CancellationToken) {
+        let (Some(upstream), Some(peers)) = (&self.upstream, &self.peers) else { return stop.cancelled().await };
+        let mut quiet = QUIET;
+        loop {
+            let turn = async {
+                if self.role.is_primary() {
+                    let told = self.tell_peers(peers).await.map_err(|error| chain(&error));
+                    tokio::time::sleep(TELL_EVERY).await;
+                    return told;
+                }
+                upstream.ask(HOLD_SECONDS).await
+            };
+            let result = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                result = turn => result,
+            };
+            let Err(reason) = result else {
+                quiet = QUIET;
+                continue;
+            };
+            tracing::warn!(reason, "another server cannot be followed or told for now");
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(quiet) => {}
+            }
+            quiet = (quiet * 2).min(LONGEST_QUIET);
+        }
+    }
+}

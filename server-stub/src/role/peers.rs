@@ -1,0 +1,123 @@
+//! The other servers that may be primary in this one's place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::{Certname, ProtocolVersion, PublishedVersion, SyncEpoch, SyncEpochReply};
+use direct_puppet_transport::{Client, Transport};
+use tokio::time::Instant;
+
+use crate::error::{ServerError, chain};
+use crate::server::Server;
+
+/// How long a peer may take to say which epoch it knows.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long peers that did not answer are left alone.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Other servers, and the name under which they know this one.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    /// The name of this server: that of its certificate.
+    pub name: Certname,
+    /// The ways to them.
+    pub transports: Vec<Arc<dyn Transport>>,
+}
+
+/// What a primary knows of its peers.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// Whether all of them have said, since this server started or was promoted, that none has taken over.
+    is_cleared: AtomicBool,
+    /// Held while they are asked, with what came of it last.
+    asking: tokio::sync::Mutex<Option<(Instant, String)>>,
+}
+
+impl Watch {
+    pub(super) fn clear(&self) {
+        self.is_cleared.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Server {
+    /// On a primary: returns when each peer has said, since it started, that none has taken over; asks them if need be.
+    pub(crate) async fn cleared(&self) -> Result<(), ServerError> {
+        let Some(peers) = &self.peers else { return Ok(()) };
+        if self.watch.is_cleared.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut last = self.watch.asking.lock().await;
+        if self.watch.is_cleared.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some((at, reason)) = &*last
+            && at.elapsed() < PACE
+        {
+            return Err(ServerError::Unconfirmed { reason: reason.clone() });
+        }
+        match self.tell_peers(peers).await {
+            Ok(()) => {
+                self.watch.clear();
+                Ok(())
+            }
+            Err(error) => {
+                let reason =
+                    format!("this server cannot tell whether another has taken over while it was away: {}", chain(&error));
+                *last = Some((Instant::now(), reason.clone()));
+                Err(ServerError::Unconfirmed { reason })
+            }
+        }
+    }
+
+    /// Tells each peer which epoch is known here, and hears which is known there.
+    pub(crate) async fn tell_peers(&self, peers: &Peers) -> Result<(), ServerError> {
+        let mut result = Ok(());
+        for transport in &peers.transports {
+            match ask(transport, &peers.name, self.role.epoch()).await {
+                Ok(reply) if reply.is_primary && reply.epoch == self.role.epoch() && self.role.is_primary() => {
+                    let reason = format!(
+                        "{} is a primary too: have one follow the other, or promote the one that is right",
+                        transport.endpoint()
+                    );
+                    result = Err(ServerError::Unconfirmed { reason });
+                }
+                Ok(reply) => drop(self.hear(reply.epoch).await?),
+                Err(reason) => result = Err(ServerError::Unconfirmed { reason }),
+            }
+        }
+        result
+    }
+
+    /// Hears of an epoch: a primary with a lower one ends the publish that is under way, and is none any more.
+    /// Returns whether it was news.
+    pub(crate) async fn hear(&self, epoch: u64) -> Result<bool, ServerError> {
+        if epoch <= self.role.epoch() {
+            return Ok(false);
+        }
+        let (publishing, role) = (Arc::clone(&self.publishing), Arc::clone(&self.role));
+        let hear = move || {
+            let _turn = publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            role.hear(epoch)
+        };
+        tokio::task::spawn_blocking(hear).await?
+    }
+
+    /// Answers a peer that tells which epoch it knows.
+    pub(crate) async fn answer_epoch(&self, request: &SyncEpoch) -> Result<SyncEpochReply, ServerError> {
+        let is_raised = self.hear(request.epoch).await?;
+        let live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
+        Ok(SyncEpochReply { epoch: self.role.epoch(), is_raised, is_primary: self.role.is_primary(), live })
+    }
+}
+
+/// Tells one peer.
+pub(super) async fn ask(transport: &Arc<dyn Transport>, name: &Certname, epoch: u64) -> Result<SyncEpochReply, String> {
+    let client = Client::new(Arc::clone(transport));
+    let request = SyncEpoch { protocol: ProtocolVersion::CURRENT, replica: name.clone(), epoch };
+    match tokio::time::timeout(PATIENCE, client.sync_epoch(&request)).await {
+        Ok(reply) => reply.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("{} did not answer within {} s", transport.endpoint(), PATIENCE.as_secs())),
+    }
+}

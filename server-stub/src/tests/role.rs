@@ -1,0 +1,247 @@
+//! Promotion, and what becomes of the primary before.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Operation, RefusalCode, VersionCounter};
+use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
+
+use super::*;
+use crate::{Peers, PromoteRequest, Promoted, ServerError};
+
+/// Where a server answers while it runs.
+#[derive(Debug, Default)]
+struct Port(Mutex<Option<Arc<Server>>>);
+
+#[async_trait]
+impl Transport for Port {
+    async fn call(&self, request: Request) -> Result<Response, TransportError> {
+        let server = self.0.lock().unwrap().clone();
+        let Some(server) = server else { return Err(TransportError::new(TransportErrorKind::Connect, self.endpoint())) };
+        let handler: Arc<dyn direct_puppet_transport::Handler> = server;
+        MemoryTransport::new(handler).call(request).await
+    }
+
+    fn endpoint(&self) -> &str {
+        "memory:peer"
+    }
+}
+
+/// Two servers that know each other: `a` is started as primary, `b` to follow it.
+struct Two {
+    a: World,
+    b: World,
+    port_a: Arc<Port>,
+    port_b: Arc<Port>,
+}
+
+impl Two {
+    fn new() -> Self {
+        Self { a: World::new(), b: World::new(), port_a: Arc::default(), port_b: Arc::default() }
+    }
+
+    fn start_a(&self) -> Arc<Server> {
+        let server = self.a.open_with(|options| options.successors = Some(peer("a", &self.port_b)));
+        *self.port_a.0.lock().unwrap() = Some(Arc::clone(&server));
+        server
+    }
+
+    fn start_b(&self) -> Arc<Server> {
+        self.start_b_with(|_| {})
+    }
+
+    fn start_b_with(&self, change: impl FnOnce(&mut ServerOptions)) -> Arc<Server> {
+        let server = self.b.open_with(|options| {
+            options.primary = Some(peer("b", &self.port_a));
+            change(options);
+        });
+        *self.port_b.0.lock().unwrap() = Some(Arc::clone(&server));
+        server
+    }
+
+    fn stop(port: &Port, server: Arc<Server>) {
+        *port.0.lock().unwrap() = None;
+        drop(Arc::into_inner(server).expect("nobody else holds the server"));
+    }
+}
+
+fn peer(name: &str, port: &Arc<Port>) -> Peers {
+    let transport: Arc<dyn Transport> = Arc::<Port>::clone(port);
+    Peers { name: certname(name), transports: vec![transport] }
+}
+
+async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
+    server.promote(&PromoteRequest { force }, "test").await
+}
+
+fn version(epoch: u64, sequence: u64) -> VersionCounter {
+    VersionCounter { epoch, sequence }
+}
+
+#[tokio::test]
+async fn a_handover_loses_nothing_and_costs_no_compile() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    two.a.stage("modules/app/files/tree/new", "never seen by b before");
+    let last = publish_all(&a).await;
+    let promoted = promote(&b, false).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.live.len()), (2, 1));
+    assert_eq!((promoted.live[0].version, Some(promoted.live[0].code_id)), (version(2, 1), last.code_id));
+    assert_eq!(b.verify().unwrap().problems, []);
+    // The old primary follows from now on: it refuses to publish, and answers with what the new one has.
+    assert!(matches!(a.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
+    let (own, _) = compiled(&a, "n1").await;
+    assert_eq!((own.version, Some(own.code_id)), (version(2, 1), last.code_id));
+    // Code that is the same is not compiled again for having another counter.
+    let (compiles, mine) = (two.b.compiles(), compiled(&b, "n1").await.0);
+    assert_eq!(two.b.compiles(), compiles + 1, "the code of {held:?} was replaced before the promotion");
+    let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(mine))).await.unwrap();
+    assert!(matches!(reply, CatalogReply::Current { version, .. } if version == self::version(2, 1)));
+    // The new one publishes, and goes on with the counter; the old one has it at once.
+    two.b.stage("modules/app/files/tree/a", "by b");
+    assert_eq!((publish_all(&b).await.epoch, publish_all(&b).await.sequence), (2, 2));
+    assert_eq!(compiled(&a, "n2").await.0.version, version(2, 2));
+    assert!(promote(&b, false).await.is_err(), "it is the primary already");
+    // And back again.
+    assert_eq!(promote(&a, false).await.unwrap().epoch, 3);
+    assert_eq!(compiled(&b, "n2").await.0.version, version(3, 1));
+}
+
+#[tokio::test]
+async fn a_primary_that_was_replaced_while_it_was_away_follows_and_lists_what_was_left_out() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    two.a.stage("modules/app/files/tree/lost", "published, and never brought");
+    let lost = publish_all(&a).await;
+    Two::stop(&two.port_a, a);
+    let error = promote(&b, false).await.unwrap_err();
+    assert!(error.to_string().contains("force"), "{error}");
+    assert!(!b.role.is_primary());
+    assert_eq!(promote(&b, true).await.unwrap().epoch, 2);
+    two.b.stage("modules/app/files/tree/a", "by b");
+    publish_all(&b).await;
+    // It asks before it answers anybody, and then follows.
+    let a = two.start_a();
+    assert_eq!(compiled(&a, "n1").await.0.version, version(2, 2));
+    assert!(matches!(a.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
+    let versions = a.versions(None).unwrap();
+    let left_out: Vec<_> = versions.iter().filter(|version| version.is_left_out_of(versions.last().unwrap())).collect();
+    assert_eq!((left_out.len(), left_out[0].version, Some(left_out[0].code_id)), (1, version(1, 2), lost.code_id));
+    // What was left out can still be made live, by the one who is primary then.
+    assert_eq!(promote(&a, false).await.unwrap().epoch, 3);
+    let request = crate::history::RollbackRequest {
+        environment: Environment::default(),
+        to: "1.2".parse().unwrap(),
+        message: String::new(),
+        author: crate::code::Author::default(),
+    };
+    assert_eq!(a.rollback(&request).unwrap().sequence, 2);
+    assert_eq!(compiled(&b, "n1").await.0.code_id, lost.code_id.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_with_a_successor_answers_only_after_it_has_asked() {
+    let two = Two::new();
+    let a = two.start_a();
+    let refusal = a.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Stale, Some(5)));
+    assert!(matches!(a.publish(PublishRequest::default()).await, Err(ServerError::Unconfirmed { .. })));
+    let b = two.start_b();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    publish_all(&a).await;
+    // Asked once, it is believed: the successor may go.
+    Two::stop(&two.port_b, b);
+    compiled(&a, "n1").await;
+    // A second primary of the same epoch is told from a successor.
+    Two::stop(&two.port_a, a);
+    *two.port_b.0.lock().unwrap() = Some(two.b.open());
+    let error = two.start_a().confirm().await.unwrap_err();
+    assert!(error.to_string().contains("a primary too"), "{error}");
+}
+
+#[tokio::test]
+async fn a_promotion_that_a_crash_cut_off_is_ended_by_the_next_start() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    Two::stop(&two.port_a, a);
+    promote(&b, true).await.unwrap();
+    Two::stop(&two.port_b, b);
+    // As if the crash had come between the role and the first counter.
+    let live = two.b.data().join("code/production/live.json");
+    let text = fs::read_to_string(&live).unwrap();
+    assert!(text.contains("\"epoch\": 2"));
+    fs::write(&live, text.replace("\"epoch\": 2", "\"epoch\": 1")).unwrap();
+    let b = two.start_b();
+    assert!(b.role.is_primary());
+    assert_eq!(self::live(&b).version.version, version(2, 1));
+}
+
+#[tokio::test]
+async fn two_who_are_promoted_at_once_begin_different_epochs() {
+    let (a, b, c) = (World::new(), World::new(), World::new());
+    let ports: [Arc<Port>; 3] = Default::default();
+    let others = |own: usize| {
+        let ways = ports.iter().enumerate().filter(|(at, _)| *at != own);
+        let transports = ways.map(|(_, port)| Arc::<Port>::clone(port) as Arc<dyn Transport>).collect();
+        Some(Peers { name: certname(&format!("server{own}")), transports })
+    };
+    let a = a.open_with(|options| options.successors = others(0));
+    let servers = [a, b.open_with(|options| options.primary = others(1)), c.open_with(|options| options.primary = others(2))];
+    for (port, server) in ports.iter().zip(&servers) {
+        *port.0.lock().unwrap() = Some(Arc::clone(server));
+    }
+    publish_all(&servers[0]).await;
+    let request = PromoteRequest::default();
+    let (one, two) = tokio::join!(servers[1].promote(&request, "one"), servers[2].promote(&request, "two"));
+    let epochs: Vec<u64> = [one, two].iter().flatten().map(|promoted| promoted.epoch).collect();
+    assert!(!epochs.is_empty() && (epochs.len() == 1 || epochs[0] != epochs[1]), "{epochs:?}");
+    for server in &servers {
+        server.confirm().await.unwrap();
+    }
+    assert_eq!(servers.iter().filter(|server| server.role.is_primary()).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
+    let two = Two::new();
+    let a = two.start_a();
+    let b = two.start_b_with(|options| options.unconfirmed_for = std::time::Duration::from_secs(60));
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    Two::stop(&two.port_a, a);
+    tokio::time::sleep(std::time::Duration::from_secs(50)).await;
+    let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+    let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
+    assert!((50..=52).contains(&seconds), "{seconds}");
+    // Who has just published asks for that, and gets no older answer.
+    let token = CheckIn { at_least: Some(version(1, 2)), ..check_in("n1", Some(held)) };
+    assert_eq!(b.check_in(&Peer::InProcess, token).await.unwrap_err().code, RefusalCode::Stale);
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    let refusal = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Stale, Some(5)));
+}
+
+#[tokio::test]
+async fn nobody_is_answered_from_older_code_than_he_asks_for() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let (held, _) = compiled(&server, "n1").await;
+    let ask = async |held: Held, at_least: Option<VersionCounter>| {
+        let request = CheckIn { at_least, ..check_in("n1", Some(held)) };
+        server.check_in(&Peer::InProcess, request).await.map_err(|refusal| refusal.code)
+    };
+    assert!(ask(held, Some(version(1, 1))).await.is_ok());
+    assert_eq!(ask(held, Some(version(1, 2))).await, Err(RefusalCode::Stale));
+    // What a node holds counts as well, unless it is told to accept older.
+    let newer = Held { version: version(1, 9), ..held };
+    assert_eq!(ask(newer, None).await, Err(RefusalCode::Stale));
+    assert!(ask(newer, Some(VersionCounter::default())).await.is_ok());
+    assert!(Operation::SyncEpoch.is_idempotent());
+}
