@@ -10,8 +10,8 @@ use direct_puppet_agent::{Agent, Answer, RunError, RunOptions};
 use direct_puppet_tests::link::Link;
 use direct_puppet_tests::site::{body, files};
 use direct_puppet_tests::world::{Logged, World};
-use direct_puppet_transport::protocol::{Operation, RunStatus};
-use direct_puppet_transport::{Request, Response, Transport, TransportError, TransportErrorKind};
+use direct_puppet_transport::protocol::{Operation, RefusalCode, RunStatus, VersionCounter};
+use direct_puppet_transport::{CallError, Request, Response, Transport, TransportError, TransportErrorKind};
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -235,7 +235,12 @@ async fn code_never_goes_back_unless_told_to() {
     older.site.fill(3, "one");
     older.publish().await;
     let agent = node.builder().transport(older.node("node1").transport()).build().unwrap();
-    let error = agent.run(&RunOptions { use_cache_on_failure: false, ..RunOptions::default() }).await.unwrap_err();
+    // An honest server says so itself; one that does not is not believed.
+    let strict = RunOptions { use_cache_on_failure: false, ..RunOptions::default() };
+    let error = agent.run(&strict).await.unwrap_err();
+    assert!(matches!(&error, RunError::CheckIn(CallError::Refused(refusal)) if refusal.code == RefusalCode::Stale), "{error:?}");
+    let at_least = Some(VersionCounter::default());
+    let error = agent.run(&RunOptions { at_least, ..strict }).await.unwrap_err();
     assert!(matches!(error, RunError::OlderVersion { .. }), "{error:?}");
     let accepted = agent.run(&RunOptions { accept_older: true, ..RunOptions::default() }).await.unwrap();
     assert_eq!(accepted.status, RunStatus::Changed);

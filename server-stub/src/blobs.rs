@@ -11,6 +11,7 @@ use direct_puppet_transport::protocol::Digest;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
+use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::listen::Routes;
 use crate::server::Server;
@@ -39,7 +40,7 @@ impl BlobRoutes {
             return plain(StatusCode::BAD_REQUEST, "write blob/blake3: and 64 hexadecimal digits\n");
         };
         let server = Arc::clone(&self.server);
-        let read = tokio::task::spawn_blocking(move || -> Result<Option<Bytes>, ServerError> {
+        let read = blocking::run(move || -> Result<Option<Bytes>, ServerError> {
             if !server.is_published(&digest) {
                 return Ok(None);
             }

@@ -20,6 +20,7 @@
 
 mod answer;
 mod blobs;
+mod blocking;
 pub mod code;
 pub mod compile;
 mod disk;
@@ -41,4 +42,4 @@ pub use nodes::NodeSummary;
 pub use replica::Follower;
 pub use role::{Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;
-pub use server::{Server, ServerOptions, Staging};
+pub use server::{Confirmed, Server, ServerOptions, Staging};

@@ -1,5 +1,6 @@
 //! The server: everything that its parts share.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Flights;
+use crate::blocking;
 use crate::code::{Environments, Version};
 use crate::compile::{Compiler, ManifestCompiler};
 use crate::disk;
@@ -121,6 +123,15 @@ impl ServerOptions {
     }
 }
 
+/// What was confirmed with the primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// For how long it could not be, where the options allow answers then.
+    pub unconfirmed_for: Option<Duration>,
+    /// Environments that are live here and not at the primary; nobody is answered from them.
+    pub orphans: Arc<BTreeSet<Environment>>,
+}
+
 /// The reference server. Shared by reference among listeners; holds its data directory's lock.
 #[derive(Debug)]
 pub struct Server {
@@ -206,7 +217,7 @@ impl Server {
         self.refuse_as_replica()?;
         self.cleared().await?;
         let server = Arc::clone(self);
-        tokio::task::spawn_blocking(move || publish::publish(&server, &request)).await?
+        blocking::run(move || publish::publish(&server, &request)).await?
     }
 
     /// A replica makes nothing live by itself.
@@ -219,7 +230,7 @@ impl Server {
     }
 
     /// Makes sure that nobody who asked before this returns is answered from code that was replaced before he asked: a replica asks its
-    /// primary what is live and brings it. Returns for how long that could not be confirmed, where the options allow such answers.
+    /// primary what is live and brings it.
     ///
     /// # Errors
     ///
@@ -228,23 +239,26 @@ impl Server {
     /// # Cancel safety
     ///
     /// Safe: the confirmation goes on for others who wait for it.
-    pub async fn confirm(&self) -> Result<Option<Duration>, ServerError> {
+    pub async fn confirm(&self) -> Result<Confirmed, ServerError> {
         if self.role.is_primary() {
             self.cleared().await?;
         }
         if self.role.is_primary() {
-            return Ok(None);
+            return Ok(Confirmed::default());
         }
         let Some(upstream) = &self.upstream else { return Err(ServerError::Replaced { epoch: self.role.epoch() }) };
-        let allowed = || upstream.unconfirmed_for().filter(|age| *age <= self.options.unconfirmed_for);
+        let allowed = || {
+            let age = upstream.unconfirmed_for().filter(|age| *age <= self.options.unconfirmed_for)?;
+            Some(Confirmed { unconfirmed_for: Some(age), orphans: Arc::default() })
+        };
         if upstream.has_just_failed()
-            && let Some(age) = allowed()
+            && let Some(confirmed) = allowed()
         {
-            return Ok(Some(age));
+            return Ok(confirmed);
         }
         match upstream.confirm().await {
-            Ok(()) => Ok(None),
-            Err(reason) => allowed().map(Some).ok_or(ServerError::Unconfirmed { reason }),
+            Ok(orphans) => Ok(Confirmed { unconfirmed_for: None, orphans }),
+            Err(reason) => allowed().ok_or(ServerError::Unconfirmed { reason }),
         }
     }
 
@@ -301,5 +315,17 @@ impl Server {
 
 /// Seconds since 1970 UTC.
 pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    #[cfg(test)]
+    let now = now.saturating_add_signed(CLOCK_JUMP.load(std::sync::atomic::Ordering::SeqCst));
+    now
+}
+
+#[cfg(test)]
+static CLOCK_JUMP: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+/// Sets the clock forward or back, by seconds.
+#[cfg(test)]
+pub(crate) fn jump_clock(seconds: i64) {
+    CLOCK_JUMP.store(seconds, std::sync::atomic::Ordering::SeqCst);
 }

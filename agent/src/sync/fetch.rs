@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use direct_puppet_transport::protocol::frame::FetchEvent;
 use direct_puppet_transport::protocol::{Certname, Digest, Fetch};
-use direct_puppet_transport::{CallError, Client, Transport, TransportError, TransportErrorKind};
+use direct_puppet_transport::{CallError, Client, FetchStream, Transport, TransportError, TransportErrorKind};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -100,8 +100,6 @@ async fn attempt<T: Transport>(
     wanted: &mut BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<(), Broken> {
-    let (mut gathering, inbox) = Gathering::new();
-    let (done, mut outbox) = mpsc::unbounded_channel();
     let store = request.store.clone();
     let partials = tokio::task::spawn_blocking(move || store.partials());
     let partials = partials.await.map_err(RunError::Lost).and_then(|listed| Ok(listed?)).map_err(Broken::Final)?;
@@ -114,11 +112,24 @@ async fn attempt<T: Transport>(
             .filter(|(digest, offset)| request.missing.get(digest).is_some_and(|(size, _)| offset <= size))
             .collect(),
     };
+    let asked = async {
+        match request.asking {
+            Asking::AsNode => request.client.fetch(&message).await,
+            Asking::AsReplica => request.client.sync_fetch(&message).await,
+        }
+    };
+    let stream = tokio::select! {
+        () = request.cancel.cancelled() => return Err(Broken::Final(RunError::Cancelled)),
+        stream = asked => stream.map_err(Broken::Call)?,
+    };
+    // No thread is held before the server has begun to answer.
+    let (mut gathering, inbox) = Gathering::new();
+    let (done, mut outbox) = mpsc::unbounded_channel();
     let store = request.store.clone();
     let writer = tokio::task::spawn_blocking(move || write_contents(&store, inbox, &done));
     let received = tokio::select! {
         () = request.cancel.cancelled() => Err(Broken::Final(RunError::Cancelled)),
-        received = receive(request, &message, &mut gathering, &mut outbox, wanted, progress) => received,
+        received = receive(request, stream, &mut gathering, &mut outbox, wanted, progress) => received,
     };
     // That the writer has stopped is said by its own error.
     let _stopped = gathering.finish().await;
@@ -144,17 +155,12 @@ async fn attempt<T: Transport>(
 
 async fn receive<T: Transport>(
     request: &FetchRequest<'_, T>,
-    message: &Fetch,
+    mut stream: FetchStream,
     gathering: &mut Gathering,
     outbox: &mut mpsc::UnboundedReceiver<Digest>,
     wanted: &mut BTreeSet<Digest>,
     progress: &mut Progress<'_>,
 ) -> Result<(), Broken> {
-    let stream = match request.asking {
-        Asking::AsNode => request.client.fetch(message).await,
-        Asking::AsReplica => request.client.sync_fetch(message).await,
-    };
-    let mut stream = stream.map_err(Broken::Call)?;
     while let Some(event) = stream.next().await? {
         let gathered = match event {
             FetchEvent::Blob { digest, size, offset } => {

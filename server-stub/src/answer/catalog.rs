@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
 use super::{internal, refusal};
+use crate::blocking;
 use crate::code::Code;
 use crate::compile::{CompileRequest, Compiled};
 use crate::error::ServerError;
@@ -75,10 +76,16 @@ impl Server {
     /// Makes sure that nobody is answered from code that was replaced before he asked, nor from older code than he asks for. Returns
     /// for how many seconds that could not be confirmed, where such answers are allowed.
     async fn confirmed(&self, request: &CheckIn) -> Result<Option<u32>, Refusal> {
-        let unconfirmed = self.confirm().await.map_err(|error| {
+        let confirmed = self.confirm().await.map_err(|error| {
             let message = format!("{error}: try again, or ask another server");
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
         })?;
+        let stale =
+            |message| Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) };
+        if confirmed.orphans.contains(&request.environment) {
+            let message = format!("the primary has no environment {}: publish it there", request.environment);
+            return Err(stale(message));
+        }
         let at_least = request.at_least.or(request.held.map(|held| held.version));
         if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), at_least)
             && live.version.version < at_least
@@ -86,9 +93,9 @@ impl Server {
             let (environment, here) = (&request.environment, live.version.version);
             let message =
                 format!("version {here} of {environment} is live here, and {at_least} was asked for: ask another server");
-            return Err(Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) });
+            return Err(stale(message));
         }
-        Ok(unconfirmed.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
+        Ok(confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
 
     pub(super) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
@@ -231,7 +238,7 @@ impl Server {
         };
         async move {
             let _worker = workers.acquire_owned().await.map_err(|error| internal(&error))?;
-            tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
+            blocking::run(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
         }
     }
 }

@@ -15,6 +15,8 @@ use direct_puppet_transport::{Content, FetchItem, FetchItems};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
+use crate::blocking;
+
 /// Contents up to this many bytes are read whole before they are sent.
 const WHOLE_BYTES: u64 = 256 * 1024;
 /// How much of a larger one is read at a time.
@@ -72,12 +74,12 @@ pub(super) async fn stream(source: Source, mut request: Fetch) -> io::Result<Fet
         request.digests.retain(|digest| seen.insert(*digest));
         Progress { source: Arc::new(source), request, next: 0 }
     };
-    let progress = tokio::task::spawn_blocking(begin).await.map_err(io::Error::other)?;
+    let progress = blocking::run(begin).await.map_err(io::Error::other)?;
     let groups = futures::stream::try_unfold(progress, |progress| async move {
         if progress.next >= progress.request.digests.len() {
             return Ok(None);
         }
-        tokio::task::spawn_blocking(|| group(progress)).await.map_err(io::Error::other)
+        blocking::run(|| group(progress)).await.map_err(io::Error::other)
     });
     let items = groups.flat_map(|group: io::Result<Vec<io::Result<FetchItem>>>| match group {
         Ok(items) => futures::stream::iter(items),
@@ -147,7 +149,7 @@ fn large(file: File, digest: Digest, size: u64, offset: u64, source: Arc<Source>
     let reading = Reading { file, hasher: digest.verifier(), digest, at: 0, size, offset, source };
     futures::stream::try_unfold(Some(reading), |reading| async move {
         let Some(reading) = reading else { return Ok(None) };
-        tokio::task::spawn_blocking(|| chunk(reading)).await.map_err(io::Error::other)?
+        blocking::run(|| chunk(reading)).await.map_err(io::Error::other)?
     })
     .boxed()
 }

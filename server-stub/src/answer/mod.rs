@@ -13,6 +13,7 @@ use direct_puppet_transport::protocol::{
 use direct_puppet_transport::{FetchItems, Handler, Peer};
 use std::sync::Arc;
 
+use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::server::Server;
 
@@ -38,7 +39,7 @@ impl Handler for Server {
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_for(peer, &request.certname)?;
         let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
-        let allowed = tokio::task::spawn_blocking(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
+        let allowed = blocking::run(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         // What is in no code was made by the compile, and another one makes it again.
         let gone = Box::new(move |digest: &Digest| match environments.has_content(digest) {
@@ -57,7 +58,7 @@ impl Handler for Server {
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
         let nodes = Arc::clone(&self.nodes);
-        let kept = tokio::task::spawn_blocking(move || nodes.report(&report)).await;
+        let kept = blocking::run(move || nodes.report(&report)).await;
         let duplicate = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
         Ok(ReportAccepted { duplicate })
     }

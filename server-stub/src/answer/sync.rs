@@ -10,6 +10,7 @@ use direct_puppet_transport::protocol::{
 };
 
 use super::internal;
+use crate::blocking;
 use crate::code::Code;
 use crate::server::Server;
 
@@ -67,7 +68,7 @@ impl Server {
             }
             Ok(Some(SyncManifestReply::Whole { manifest: bytes.into() }))
         };
-        let found = tokio::task::spawn_blocking(find).await.map_err(|error| internal(&error))??;
+        let found = blocking::run(find).await.map_err(|error| internal(&error))??;
         found.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "that version is not here any more: ask what is live again"))
     }
 
@@ -83,7 +84,7 @@ impl Server {
             });
             digests.filter(|digest| wanted.contains(digest)).collect()
         };
-        let found = tokio::task::spawn_blocking(find).await.map_err(|error| internal(&error))?;
+        let found = blocking::run(find).await.map_err(|error| internal(&error))?;
         Ok(vec![Arc::new(found)])
     }
 }

@@ -151,7 +151,10 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
         // Before it is live: nothing is ever live of which the log does not say who wanted it.
         server.audit("publish", &request.author.name, &format!("{environment} {code_id} as {}", version.version))?;
         server.environments.switch(code)?;
-        copied.index.save()?;
+        if let Err(error) = copied.index.save() {
+            // It is live: only the next publish is slower.
+            tracing::warn!("{}", chain(&error));
+        }
     }
     Ok(result)
 }

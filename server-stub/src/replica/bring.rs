@@ -12,8 +12,11 @@ use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::confirm::Upstream;
+use crate::blocking;
 use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
+#[cfg(test)]
+use crate::tests::sim::{Bug, is_planted};
 
 type Way = Client<Arc<dyn Transport>>;
 
@@ -41,6 +44,11 @@ impl Upstream {
         }
         let base = live.map(|live| (live.version.code_id, live.manifest.clone()));
         let manifest = self.manifest(client, &published, base).await?;
+        #[cfg(test)]
+        if is_planted(Bug::SwitchBeforeVerify) {
+            let code = Code::new(Version::told(published.clone(), 0), manifest.clone(), self.store.clone());
+            self.environments.switch(code).map_err(|error| chain(&error))?;
+        }
         let received = self.contents(client, &manifest).await?;
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
         let environments = Arc::clone(&self.environments);
@@ -51,7 +59,7 @@ impl Upstream {
             }
             environments.switch(code)
         };
-        let switched = tokio::task::spawn_blocking(switch).await;
+        let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))
     }
 
@@ -112,7 +120,7 @@ impl Upstream {
             let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
             wanted.into_iter().filter(|(digest, _)| !store.has(digest)).collect()
         };
-        let missing = tokio::task::spawn_blocking(find).await.map_err(|error| error.to_string())?;
+        let missing = blocking::run(find).await.map_err(|error| error.to_string())?;
         if missing.is_empty() {
             return Ok(0);
         }

@@ -1,11 +1,12 @@
 //! Asking the primary which code is live: shared, paced, and in the background.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{Certname, Deployed, ProtocolVersion, PublishedVersion, SyncConfirm};
+use direct_puppet_transport::protocol::{Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm};
 use direct_puppet_transport::{Client, Transport};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use crate::code::{Code, Environments};
 use crate::error::chain;
 use crate::role::Peers;
+#[cfg(test)]
+use crate::tests::sim::{Bug, is_planted};
 
 /// The least time from one confirmation to the next: at most five a second reach the primary, however many nodes ask here.
 const PACE: Duration = Duration::from_millis(200);
@@ -24,7 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// How long the primary may take to say what is live.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Confirmation = Shared<BoxFuture<'static, Result<(), String>>>;
+/// Environments that the primary does not have, or why it could not be asked.
+type Confirmation = Shared<BoxFuture<'static, Result<Arc<BTreeSet<Environment>>, String>>>;
 
 /// A confirmation that could not be had is not tried again for so long where an older one will do.
 const FAILURE_PACE: Duration = Duration::from_secs(5);
@@ -92,8 +96,13 @@ impl Upstream {
     }
 
     /// Returns when everything that was live at the primary when this was called is live here. The confirmation that it waits for
-    /// was sent after it was called; it goes on when a caller goes away.
-    pub(crate) async fn confirm(self: &Arc<Self>) -> Result<(), String> {
+    /// was sent after it was called; it goes on when a caller goes away. Returns the environments that are live here and not there,
+    /// as when an administrator promoted a server that had nothing: nobody is to be answered from them.
+    pub(crate) async fn confirm(self: &Arc<Self>) -> Result<Arc<BTreeSet<Environment>>, String> {
+        #[cfg(test)]
+        if is_planted(Bug::StaleConfirm) && self.unconfirmed_for().is_some() {
+            return Ok(Arc::default());
+        }
         let confirmation = self.board();
         confirmation.await
     }
@@ -111,9 +120,15 @@ impl Upstream {
             }
             *last = Some(Instant::now());
             // From here on it is under way: who comes now must wait for the one after it.
+            #[cfg(test)]
+            if is_planted(Bug::ConfirmReused) {
+                let asked = this.ask(0).await;
+                *this.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                return asked.map(Arc::new);
+            }
             *this.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
             match tokio::time::timeout(DEADLINE, this.ask(0)).await {
-                Ok(asked) => asked,
+                Ok(asked) => asked.map(Arc::new),
                 Err(_) => Err(format!("{} did not answer within {} s", this.endpoint(), DEADLINE.as_secs())),
             }
         });
@@ -122,20 +137,20 @@ impl Upstream {
         confirmation
     }
 
-    /// Asks what is live and brings it, from whichever server is primary.
-    pub(crate) async fn ask(&self, wait_seconds: u32) -> Result<(), String> {
+    /// Asks what is live and brings it, from whichever server is primary. Returns the environments that are live here and not there.
+    pub(super) async fn ask(&self, wait_seconds: u32) -> Result<BTreeSet<Environment>, String> {
         let sent = Instant::now();
         let mut reasons = Vec::new();
         let first = self.primary.load(Ordering::Relaxed);
         for at in 0..self.clients.len() {
             let at = (first + at) % self.clients.len();
             match self.ask_one(&self.clients[at], wait_seconds).await {
-                Ok(()) => {
+                Ok(orphans) => {
                     self.primary.store(at, Ordering::Relaxed);
                     let mut past = self.past();
                     past.confirmed = past.confirmed.max(Some(sent));
                     past.failed = None;
-                    return Ok(());
+                    return Ok(orphans);
                 }
                 Err(reason) => reasons.push(reason),
             }
@@ -144,7 +159,7 @@ impl Upstream {
         Err(reasons.join("; "))
     }
 
-    async fn ask_one(&self, client: &Client<Arc<dyn Transport>>, wait_seconds: u32) -> Result<(), String> {
+    async fn ask_one(&self, client: &Client<Arc<dyn Transport>>, wait_seconds: u32) -> Result<BTreeSet<Environment>, String> {
         let told = self.environments.all_live();
         let deployed = told.iter().map(|code| {
             let version = &code.version;
@@ -164,7 +179,9 @@ impl Upstream {
                 return Err(format!("{endpoint} did not say what is live within {} s", limit.as_secs()));
             }
         };
+        let mut orphans: BTreeSet<Environment> = told.iter().map(|code| code.version.environment.clone()).collect();
         for published in confirmed.live {
+            orphans.remove(&published.environment);
             let of_it = |code: &&Arc<Code>| code.version.environment == published.environment;
             let told = told.iter().find(of_it).map(|code| code.version.version).unwrap_or_default();
             if published.version < told {
@@ -177,7 +194,7 @@ impl Upstream {
             }
             self.bring(client, published).await?;
         }
-        Ok(())
+        Ok(orphans)
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.

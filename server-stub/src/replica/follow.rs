@@ -34,7 +34,7 @@ impl Server {
                     tokio::time::sleep(TELL_EVERY).await;
                     return told;
                 }
-                upstream.ask(HOLD_SECONDS).await
+                upstream.ask(HOLD_SECONDS).await.map(drop)
             };
             let result = tokio::select! {
                 biased;

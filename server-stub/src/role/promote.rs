@@ -10,6 +10,7 @@ use direct_puppet_transport::protocol::{Certname, PublishedVersion, VersionCount
 use serde::{Deserialize, Serialize};
 
 use super::peers::ask;
+use crate::blocking;
 use crate::code::{Code, Version};
 use crate::error::ServerError;
 use crate::server::{Server, now};
@@ -72,7 +73,7 @@ impl Server {
             }
         }
         let (server, who) = (Arc::clone(self), who.to_owned());
-        tokio::task::spawn_blocking(move || server.take_over(epoch, &who)).await?
+        blocking::run(move || server.take_over(epoch, &who)).await?
     }
 
     /// Asks a peer to step down before `epoch`, which is raised until it is new to it; returns what is live there.

@@ -35,6 +35,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::is_administrator;
+use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::history::RollbackRequest;
 use crate::listen::Routes;
@@ -147,7 +148,7 @@ impl AdminRoutes {
         work: impl FnOnce(&Server) -> Result<T, ServerError> + Send + 'static,
     ) -> Response<Bytes> {
         let server = Arc::clone(&self.server);
-        match tokio::task::spawn_blocking(move || work(&server)).await {
+        match blocking::run(move || work(&server)).await {
             Ok(Ok(value)) => json(StatusCode::OK, &value),
             Ok(Err(error)) => failed(&error),
             Err(error) => failed(&error.into()),
@@ -160,7 +161,7 @@ impl AdminRoutes {
             Err(reason) => return bad_request(&reason),
         };
         let (server, who) = (Arc::clone(&self.server), format!("{peer:?}"));
-        match tokio::task::spawn_blocking(move || server.recompile(&request.certname, &who)).await {
+        match blocking::run(move || server.recompile(&request.certname, &who)).await {
             Ok(Ok(())) => respond(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
             Ok(Err(error)) => failed(&error),
             Err(error) => failed(&error.into()),

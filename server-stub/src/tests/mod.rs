@@ -8,6 +8,7 @@ mod publish;
 mod replica;
 mod role;
 mod routes;
+pub(crate) mod sim;
 
 use std::collections::BTreeMap;
 use std::fs;
