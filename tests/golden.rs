@@ -165,6 +165,7 @@ fn replicas() {
         author: "A. Operator".to_owned(),
         email: "a@example.com".to_owned(),
         message: "a new motd".to_owned(),
+        revision: None,
         request_id: None,
         files: 2,
         lineage: Vec::new(),
@@ -172,7 +173,11 @@ fn replicas() {
     golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()] });
     let replica = "replica1.example.com".parse().unwrap();
     golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
-    let promoted = PublishedVersion { lineage: vec![VersionCounter { epoch: 1, sequence: 7 }], ..live };
+    let promoted = PublishedVersion {
+        lineage: vec![VersionCounter { epoch: 1, sequence: 7 }],
+        revision: Some("0123abc".to_owned()),
+        ..live
+    };
     golden("sync_epoch_reply", &SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted] });
     golden(
         "sync_manifest",

@@ -18,6 +18,7 @@ mod apply;
 mod catalog_cache;
 mod error;
 mod event;
+mod explain;
 mod facts;
 pub mod fs;
 mod lock;
@@ -36,5 +37,6 @@ pub use agent::{Agent, AgentBuilder, DEFAULT_STATE_DIR, RunOptions, disable, dis
 pub use apply::GraphError;
 pub use error::RunError;
 pub use event::{Phase, RunEvent};
+pub use explain::{Origin, explain, origin};
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
 pub use sync::fetch_as_replica;

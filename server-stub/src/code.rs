@@ -51,6 +51,9 @@ pub struct Version {
     /// Why.
     #[serde(default)]
     pub message: String,
+    /// The revision of its source, as the deploy tool or git says it, or who published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The request that published it, so that asking twice publishes once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -83,6 +86,7 @@ impl Version {
             author: self.author.name.clone(),
             email: self.author.email.clone(),
             message: self.message.clone(),
+            revision: self.revision.clone(),
             request_id: self.request_id.clone(),
             files: self.files,
             lineage: self.lineage.clone(),
@@ -106,6 +110,7 @@ impl Version {
             time_unix_seconds: published.time_unix_seconds,
             author: Author { name: published.author, email: published.email },
             message: published.message,
+            revision: published.revision,
             request_id: published.request_id,
             files: published.files,
             new_contents,

@@ -139,6 +139,17 @@ impl Nodes {
         self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
     }
 
+    /// Returns the catalog that was last compiled for a node in an environment.
+    pub(crate) fn newest_catalog(&self, certname: &Certname, environment: &Environment) -> Option<CompiledCatalog> {
+        let nodes = self.lock();
+        nodes.get(certname)?.file.catalogs.iter().rev().find(|catalog| catalog.environment == *environment).cloned()
+    }
+
+    /// Reads a catalog; `None` when it is gone or damaged. Blocking.
+    pub(crate) fn decoded(&self, certname: &Certname, catalog_id: CatalogId) -> Option<Catalog> {
+        Catalog::decode(&self.read(certname, catalog_id)?, catalog_id).ok()
+    }
+
     /// Keeps a compiled catalog, durably, and counts the compile. Blocking.
     pub(crate) fn keep(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
         let dir = self.node_dir(certname);
@@ -177,7 +188,7 @@ impl Nodes {
         for id in ids {
             let known = self.lock().get(certname).and_then(|node| node.contents.get(&id).map(Arc::clone));
             let set = known.or_else(|| {
-                let Some(catalog) = self.read(certname, id).and_then(|bytes| Catalog::decode(&bytes, id).ok()) else {
+                let Some(catalog) = self.decoded(certname, id) else {
                     tracing::error!(%certname, catalog_id = %id, "a catalog is gone or damaged on disk: it is compiled again");
                     self.lose(certname, id);
                     return None;

@@ -43,7 +43,7 @@ enum Verb {
     /// Run again and again, and at once when the server has news.
     Daemon(daemon::Arguments),
     /// Show what the last run did.
-    Status,
+    Status(status::Arguments),
     /// Compare this node with its cached catalog, reading every file; changes nothing, asks nobody.
     Verify,
     /// Put back the files that the last run replaced.
@@ -85,7 +85,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Run(arguments) => run::run(&common, arguments).await,
             Verb::Plan(arguments) => run::plan(&common, arguments).await,
             Verb::Daemon(arguments) => daemon::daemon(&common, arguments).await,
-            Verb::Status => status::status(&common),
+            Verb::Status(arguments) => status::status(&common, &arguments),
             Verb::Verify => verify::verify(&common).await,
             Verb::Undo(arguments) => undo::undo(&common, arguments).await,
             Verb::Disable(arguments) => disable::disable(&common, &arguments),

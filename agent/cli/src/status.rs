@@ -1,13 +1,25 @@
 //! `status`.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use clap::Args;
 use direct_puppet_transport::protocol::{Report, RunStatus};
 use serde_json::json;
 
 use crate::options::Common;
 use crate::output;
 
-pub(crate) fn status(common: &Common) -> anyhow::Result<u8> {
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Tell where this managed file comes from: which resource, source, catalog and code; absolute, as in the catalog
+    #[arg(long, value_name = "PATH")]
+    explain: Option<String>,
+}
+
+pub(crate) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<u8> {
+    if let Some(path) = &arguments.explain {
+        return explain(common, path);
+    }
     let state_dir = common.state_dir()?;
     let disabled = direct_puppet_agent::disabled(&state_dir)?;
     let report = last_report(&state_dir)?;
@@ -27,6 +39,41 @@ pub(crate) fn status(common: &Common) -> anyhow::Result<u8> {
         print(disabled.as_deref(), report.as_ref());
     }
     Ok(if report.is_some_and(|report| report.status == RunStatus::Failed) { 4 } else { 0 })
+}
+
+fn explain(common: &Common, path: &str) -> anyhow::Result<u8> {
+    if !path.starts_with('/') {
+        bail!("{path} is no absolute path");
+    }
+    let environment = common.environment.clone().unwrap_or_default();
+    let found = direct_puppet_agent::explain(&common.state_dir()?, &common.certname()?, &environment, path)?;
+    let Some((held, origin)) = found else { bail!("this node has no catalog of environment {environment} yet") };
+    if common.json {
+        output::json(&json!({
+            "path": path, "managed": origin.is_some(), "origin": origin, "environment": environment,
+            "catalog_id": held.catalog_id, "code_id": held.code_id, "version": held.version,
+        }))?;
+        return Ok(u8::from(origin.is_none()));
+    }
+    let line = |name: &str, value: &str| output::line(&output::printable(&format!("{name:<12} {value}")));
+    match &origin {
+        Some(origin) => {
+            let place = match (&origin.file, origin.line) {
+                (Some(file), Some(line)) => format!(", declared in {file}:{line}"),
+                (Some(file), None) => format!(", declared in {file}"),
+                _ => String::new(),
+            };
+            line("resource:", &format!("{}{place}", origin.resource));
+            line("source:", origin.source.as_deref().unwrap_or("none: compiled content"));
+            line("content:", &origin.digest.map_or_else(|| "none".to_owned(), |digest| digest.to_string()));
+        }
+        None => line("resource:", "none: the catalog does not manage it"),
+    }
+    line("environment:", environment.as_str());
+    line("catalog_id:", &held.catalog_id.to_string());
+    line("code_id:", &held.code_id.to_string());
+    line("version:", &format!("{} (who published it, and when: direct-puppet-server explain {})", held.version, held.version));
+    Ok(u8::from(origin.is_none()))
 }
 
 fn last_report(state_dir: &std::path::Path) -> anyhow::Result<Option<Report>> {

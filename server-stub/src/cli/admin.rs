@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use direct_puppet_server_stub::history::{CollectRequest, RollbackRequest, VersionName};
+use direct_puppet_server_stub::history::{CollectRequest, ExplainRequest, RollbackRequest, VersionName};
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{PromoteRequest, Server, ServerError, ServerOptions};
 use direct_puppet_transport::protocol::{Certname, Environment};
@@ -41,6 +41,7 @@ pub(super) enum Question {
     Verify,
     Collect(CollectRequest),
     Promote(PromoteRequest),
+    Explain(ExplainRequest),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +119,7 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
         Question::Rollback(request) => told(server.rollback(&request)),
         Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
         Question::Verify => told(server.verify()),
+        Question::Explain(request) => told(server.explain(&request)),
         Question::Collect(request) => told(server.collect(request)),
     });
     answered.await.unwrap_or_else(|error| Answer::Failed(error.to_string()))

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 mod admin;
+mod explain;
 mod history;
 mod nodes;
 mod options;
@@ -41,6 +42,8 @@ enum Verb {
     Diff(history::DiffArguments),
     /// Make the code of an old version live again, as a new version.
     Rollback(history::RollbackArguments),
+    /// Tell who published what is live, or what a node has, when, and from which revision.
+    Explain(explain::Arguments),
     /// Write a version out as files.
     Checkout(history::CheckoutArguments),
     /// Read everything that is stored again; exit code 1 when something is damaged.
@@ -83,6 +86,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Versions(arguments) => versions::versions(arguments).await,
             Verb::Diff(arguments) => history::diff(arguments).await,
             Verb::Rollback(arguments) => history::rollback(arguments).await,
+            Verb::Explain(arguments) => explain::explain(arguments).await,
             Verb::Checkout(arguments) => history::checkout(arguments).await,
             Verb::Verify(arguments) => history::verify(arguments).await,
             Verb::Gc(arguments) => history::gc(arguments).await,
@@ -95,12 +99,25 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
 
 /// Prints one JSON value.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print_line(&serde_json::to_string_pretty(value)?);
+    write(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-/// Prints a line for people. A reader that went away, as `head` does, is no failure: the exit code still tells how it went.
+/// Prints a line for people. What came from a publish or a node must not steer the terminal, nor look like another line.
 fn print_line(text: &str) {
+    let printable = |mut out: String, next: char| {
+        match next {
+            '\t' => out.push(next),
+            _ if next.is_control() => out.extend(next.escape_default()),
+            _ => out.push(next),
+        }
+        out
+    };
+    write(&text.chars().fold(String::with_capacity(text.len()), printable));
+}
+
+/// A reader that went away, as `head` does, is no failure: the exit code still tells how it went.
+fn write(text: &str) {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             tracing::warn!(%error, "could not print to standard output");

@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// Who
     #[arg(long, value_name = "NAME", default_value = "")]
     author: String,
+    /// The revision of its source [default: as the deploy tool or git left it in staging]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
     /// Asked again with the same id, nothing is published twice
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -40,6 +43,7 @@ pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
         environments: arguments.environments,
         message: arguments.message,
         author: Author { name: arguments.author, email: String::new() },
+        revision: arguments.revision,
         request_id: arguments.request_id,
         dry_run: arguments.dry_run,
     };

@@ -6,6 +6,7 @@
 mod checkout;
 mod collect;
 mod diff;
+mod explain;
 mod rollback;
 mod verify;
 
@@ -21,6 +22,7 @@ use crate::server::Server;
 
 pub use collect::{CollectRequest, Collected};
 pub use diff::{Change, Difference};
+pub use explain::{CatalogOrigin, ExplainRequest, Explanation};
 pub use rollback::RollbackRequest;
 pub use verify::{Problem, Verified};
 

@@ -12,6 +12,7 @@ use direct_puppet_transport::protocol::{EntryKind, Environment, ManifestEntry, T
 use rayon::prelude::*;
 
 use super::index::StagingIndex;
+use super::revision::DEPLOY_RECORDS;
 use crate::error::ServerError;
 use crate::server::Server;
 
@@ -56,7 +57,10 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
 }
 
 fn list(dir: &Path) -> Result<Tree, ServerError> {
-    let is_left_out = |path: &TreePath, kind: FileKind| kind == FileKind::Directory && is_checkout(path);
+    let is_left_out = |path: &TreePath, kind: FileKind| match kind {
+        FileKind::Directory => is_checkout(path),
+        _ => DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
+    };
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
     let tree = list_tree(dir, &options).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
     match tree.unlisted.into_iter().next() {

@@ -2,11 +2,13 @@
 //!
 //! Staging is copied into the store file by file, by descriptor and hashed while copied, so what is published is what was
 //! read and nothing that changes later. Then staging is listed again: if anything changed meanwhile, nothing is published.
-//! `.git` directories are left out, but for those below `files`, which are contents. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
-//! and so are links that lead out of the environment.
+//! `.git` directories are left out, but for those below `files`, which are contents, and so is what r10k and g10k write about a
+//! deploy. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused, and so are links that lead out of
+//! the environment.
 
 mod copy;
 mod index;
+mod revision;
 
 use std::sync::PoisonError;
 
@@ -27,6 +29,8 @@ pub struct PublishRequest {
     pub message: String,
     /// Who.
     pub author: Author,
+    /// The revision of its source. Default: what the deploy tool or git left in staging.
+    pub revision: Option<String>,
     /// An id of the request: asked again with the same, the server answers the same and publishes once.
     pub request_id: Option<String>,
     /// Copy and check, but publish nothing.
@@ -74,6 +78,9 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<E
     let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
     // It may have stepped down while this waited.
     server.refuse_as_replica()?;
+    if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
+        return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
+    }
     let environments =
         if request.environments.is_empty() { server.options.staging.environments()? } else { request.environments.clone() };
     let result = |environment: Environment| {
@@ -133,6 +140,7 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
         time_unix_seconds: now(),
         author: request.author.clone(),
         message: request.message.clone(),
+        revision: request.revision.clone().or_else(|| revision::revision(&dir)),
         request_id: request.request_id.clone(),
         files: copied.files,
         new_contents: copied.new_contents,

@@ -139,3 +139,34 @@ async fn what_nothing_refers_to_is_collected_and_nothing_else() {
     assert_eq!(server.verify().unwrap().problems, []);
     server.diff(&environment(), name("1.1"), name("1.2")).unwrap();
 }
+
+#[tokio::test]
+async fn what_is_live_and_what_a_node_has_is_explained() {
+    use crate::history::ExplainRequest;
+    use crate::publish::PublishRequest;
+    let world = World::new();
+    let server = world.open();
+    world.stage(".r10k-deploy.json", r#"{"name":"production","signature":"4711abc","started_at":"once"}"#);
+    let author = crate::code::Author { name: "A. Operator".to_owned(), email: "a@example.com".to_owned() };
+    let request = PublishRequest { message: "a new app".to_owned(), author: author.clone(), ..PublishRequest::default() };
+    let first = super::publish(&server, request).await;
+    compiled(&server, "n1").await;
+    // What a deploy tool writes about itself is no code: the same code again is the same code.
+    world.stage(".r10k-deploy.json", r#"{"name":"production","signature":"4711abc","started_at":"again"}"#);
+    assert!(!publish_all(&server).await.changed);
+    let ask = ExplainRequest { environment: environment(), version: None, node: None, path: None };
+    let live = server.explain(&ask).unwrap();
+    assert_eq!((&live.version.author, live.version.message.as_str()), (&author, "a new app"));
+    assert_eq!((Some(live.version.code_id), live.version.revision.as_deref()), (first.code_id, Some("4711abc")));
+    let of_node = ExplainRequest { node: Some("n1".parse().unwrap()), path: Some("/srv/app/a".to_owned()), ..ask.clone() };
+    let found = server.explain(&of_node).unwrap();
+    let origin = found.origin.unwrap();
+    assert_eq!((origin.resource.as_str(), origin.source.as_deref()), ("File[/srv/app]", Some("puppet:///modules/app/tree/a")));
+    assert_eq!((origin.digest, found.version), (Some(Digest::of(b"content a")), live.version));
+    let unmanaged = server.explain(&ExplainRequest { path: Some("/etc/passwd".to_owned()), ..of_node.clone() }).unwrap();
+    assert_eq!(unmanaged.origin, None);
+    let stranger = ExplainRequest { node: Some("n2".parse().unwrap()), ..of_node };
+    assert!(matches!(server.explain(&stranger), Err(ServerError::UnknownNode { .. })));
+    let odd = PublishRequest { revision: Some("a\nb".to_owned()), ..PublishRequest::default() };
+    assert!(matches!(server.publish(odd).await, Err(ServerError::Unpublishable { .. })));
+}

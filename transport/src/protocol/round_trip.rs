@@ -231,6 +231,7 @@ fn published() -> impl Strategy<Value = PublishedVersion> {
             author: text.clone(),
             email: text.clone(),
             message: text,
+            revision: request_id.clone(),
             request_id,
             files,
             lineage,

@@ -33,6 +33,9 @@ pub struct PublishedVersion {
     /// Why.
     #[serde(default)]
     pub message: String,
+    /// The revision of its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// The request that published it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,

@@ -1,0 +1,96 @@
+//! Provenance: who published what a node has, when, and from which revision of the source.
+
+use direct_puppet_agent::{Origin, origin};
+use direct_puppet_transport::protocol::{CatalogId, Certname, Digest, Environment};
+use serde::{Deserialize, Serialize};
+
+use super::VersionName;
+use crate::code::Version;
+use crate::error::ServerError;
+use crate::server::Server;
+
+/// What to explain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The environment.
+    pub environment: Environment,
+    /// A version; without it what the node has, or what is live.
+    #[serde(default)]
+    pub version: Option<VersionName>,
+    /// A node.
+    #[serde(default)]
+    pub node: Option<Certname>,
+    /// A path on that node.
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
+/// Where something came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// How it was published.
+    pub version: Version,
+    /// Whether a promotion has left it out.
+    pub is_left_out: bool,
+    /// Nodes that said they have this code.
+    pub nodes: Vec<Certname>,
+    /// The catalog of the node that was asked for.
+    pub catalog: Option<CatalogOrigin>,
+    /// What manages the path that was asked for; `None` also when nothing does.
+    pub origin: Option<Origin>,
+}
+
+/// How a catalog was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogOrigin {
+    /// Its id.
+    pub catalog_id: CatalogId,
+    /// When it was compiled, in seconds since 1970 UTC.
+    pub time_unix_seconds: u64,
+    /// Name and version of the compiler.
+    pub compiler: String,
+    /// Digest of the facts that were used.
+    pub facts: Digest,
+}
+
+impl Server {
+    /// Says where a version, or what a node has, came from. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such version, or nothing is known of such a node.
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ServerError> {
+        let nodes = self.nodes();
+        let compiled = match &request.node {
+            Some(node) => {
+                let newest = self.nodes.newest_catalog(node, &request.environment);
+                Some(newest.ok_or_else(|| ServerError::UnknownNode { certname: node.to_string() })?)
+            }
+            None => None,
+        };
+        let of_node = compiled.as_ref().map(|compiled| VersionName::Code(compiled.code_id));
+        let name = request.version.or(of_node).unwrap_or(VersionName::Live);
+        let version = self.find_version(&request.environment, name)?;
+        let live = self.find_version(&request.environment, VersionName::Live)?;
+        let has_it = nodes.into_iter().filter(|node| node.code_id == Some(version.code_id));
+        let origin = match (&request.node, &compiled, &request.path) {
+            (Some(node), Some(compiled), Some(path)) => {
+                self.nodes.decoded(node, compiled.catalog_id).and_then(|catalog| origin(&catalog, path))
+            }
+            _ => None,
+        };
+        Ok(Explanation {
+            is_left_out: version.is_left_out_of(&live),
+            nodes: has_it.map(|node| node.certname).collect(),
+            catalog: compiled.map(|compiled| CatalogOrigin {
+                catalog_id: compiled.catalog_id,
+                time_unix_seconds: compiled.time_unix_seconds,
+                compiler: compiled.compiler,
+                facts: compiled.facts,
+            }),
+            origin,
+            version,
+        })
+    }
+}

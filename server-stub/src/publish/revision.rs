@@ -1,0 +1,95 @@
+//! Which revision of its source an environment was staged from.
+//!
+//! Deploy tools leave it behind: r10k as `signature` in `.r10k-deploy.json`, g10k in `.g10k-deploy.json`, and git in `.git`. These
+//! files change at every deploy, changed or not, and are no part of what is published.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// What deploy tools write about a deploy, at the top of an environment.
+pub(super) const DEPLOY_RECORDS: [&str; 2] = [".r10k-deploy.json", ".g10k-deploy.json"];
+
+/// Longest file that is read, in bytes.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// Longest revision, in bytes: room for a tag.
+const MAX_REVISION: usize = 200;
+
+#[derive(Deserialize)]
+struct DeployRecord {
+    signature: Option<String>,
+}
+
+/// Returns the revision that `dir` says it is of; `None` when nothing there says so. Blocking.
+pub(super) fn revision(dir: &Path) -> Option<String> {
+    let recorded = DEPLOY_RECORDS.iter().find_map(|name| {
+        let record: DeployRecord = serde_json::from_slice(&read(&dir.join(name))?).ok()?;
+        record.signature
+    });
+    // A control repo holds its environments in `environments`, or is one.
+    let above = dir.ancestors().take(3);
+    recorded.or_else(|| above.into_iter().find_map(|dir| head(&dir.join(".git")))).filter(|text| is_revision(text))
+}
+
+/// Returns the commit that is checked out in a git directory.
+fn head(git: &Path) -> Option<String> {
+    let head = text(&git.join("HEAD"))?;
+    let Some(name) = head.strip_prefix("ref: ") else { return Some(head) };
+    if name.split('/').any(|part| part == "..") {
+        return None;
+    }
+    text(&git.join(name)).or_else(|| {
+        let packed = text(&git.join("packed-refs"))?;
+        let line = packed.lines().find(|line| line.split_once(' ').is_some_and(|(_, found)| found == name))?;
+        Some(line.split_once(' ')?.0.to_owned())
+    })
+}
+
+fn text(path: &Path) -> Option<String> {
+    Some(String::from_utf8(read(path)?).ok()?.trim().to_owned())
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let found = std::fs::metadata(path).ok()?;
+    if !found.is_file() || found.len() > MAX_BYTES { None } else { std::fs::read(path).ok() }
+}
+
+/// Whether a text is fit to be shown as a revision: a hash, or a name as git allows.
+pub(super) fn is_revision(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_REVISION && text.chars().all(|char| char.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_deploy_tool_is_asked_first_and_git_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let environment = dir.path().join("environments/production");
+        fs::create_dir_all(&environment).unwrap();
+        let git = dir.path().join(".git");
+        fs::create_dir_all(git.join("refs/heads")).unwrap();
+        let (one, two) = ("1".repeat(40), "2".repeat(40));
+        fs::write(git.join("HEAD"), format!("{one}\n")).unwrap();
+        assert_eq!(revision(&environment), Some(one.clone()));
+        fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        assert_eq!(revision(&environment), None);
+        fs::write(git.join("packed-refs"), format!("# pack-refs\n{one} refs/heads/main\n")).unwrap();
+        assert_eq!(revision(&environment), Some(one));
+        fs::write(git.join("refs/heads/main"), format!("{two}\n")).unwrap();
+        assert_eq!(revision(&environment), Some(two.clone()));
+        fs::write(environment.join(".r10k-deploy.json"), r#"{"name":"production","signature":"abc","started_at":"x"}"#).unwrap();
+        assert_eq!(revision(&environment), Some("abc".to_owned()));
+        // Damaged, or odd: the next one is asked, or nobody.
+        fs::write(environment.join(".r10k-deploy.json"), "{").unwrap();
+        assert_eq!(revision(&environment), Some(two));
+        fs::write(git.join("HEAD"), "ref: ../../../etc/passwd").unwrap();
+        assert_eq!(revision(&environment), None);
+        fs::write(git.join("HEAD"), "\u{1b}[31m").unwrap();
+        assert_eq!(revision(&environment), None);
+    }
+}
