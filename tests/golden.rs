@@ -12,9 +12,9 @@ use direct_puppet_transport::protocol::frame::FetchHeader;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
     Catalog, CatalogReply, CheckIn, Deployed, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry,
-    ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, RunStatus,
-    SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value,
-    VersionCounter, codec,
+    ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, Rollout,
+    RunStatus, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath,
+    Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -155,6 +155,7 @@ fn replicas() {
             replica: "replica1.example.com".parse().unwrap(),
             deployed: [(Environment::default(), deployed)].into(),
             wait_seconds: 30,
+            rollout: Rollout::default(),
         },
     );
     let live = PublishedVersion {
@@ -170,7 +171,9 @@ fn replicas() {
         files: 2,
         lineage: Vec::new(),
     };
-    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()] });
+    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default() });
+    let rollout = Rollout { per_second: 50, paused: Some("it broke".to_owned()) };
+    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout });
     let replica = "replica1.example.com".parse().unwrap();
     golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
     let promoted = PublishedVersion {

@@ -15,6 +15,7 @@
 //!                                            /<hex>.catalog    canonical bytes of a catalog
 //!                                            /reports/<uuid>.json
 //!       /role.json                             who is primary, once an administrator or another server has said so
+//!       /rollout.json                          how new code reaches nodes
 //!       /audit.jsonl                           what administrators did
 //! ```
 
@@ -31,6 +32,7 @@ mod nodes;
 pub mod publish;
 mod replica;
 mod role;
+pub mod rollout;
 mod routes;
 mod server;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
 use crate::replica::{Followers, Upstream};
 use crate::role::{Peers, Role, Watch};
+use crate::rollout::Gate;
 
 /// Where staged code is.
 #[derive(Debug, Clone)]
@@ -142,6 +143,7 @@ pub struct Server {
     /// The other servers.
     pub(crate) peers: Option<Peers>,
     pub(crate) watch: Watch,
+    pub(crate) gate: Arc<Gate>,
     /// The way to the primary, while this is a replica.
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Who follows this server.
@@ -178,8 +180,11 @@ impl Server {
         store.remove_leftovers()?;
         let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
         let collecting = Arc::default();
+        let gate = Arc::new(Gate::open(&options.data_dir)?);
         let peers = options.primary.clone().or_else(|| options.successors.clone());
-        let upstream = |peers| Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting)));
+        let upstream = |peers| {
+            Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting), Arc::clone(&gate)))
+        };
         let upstream = peers.as_ref().map(upstream);
         let role = Arc::new(Role::open(&options.data_dir, options.primary.is_some(), environments.epoch())?);
         let server = Self {
@@ -187,6 +192,7 @@ impl Server {
             role,
             peers,
             watch: Watch::default(),
+            gate,
             upstream,
             followers: Followers::default(),
             nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),

@@ -103,10 +103,34 @@ impl Server {
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let mut changes = self.environments.changes();
+        let mut is_its_turn = false;
         loop {
             changes.mark_unchanged();
             let code = self.live(&request.environment)?;
             let is_news = request.held.is_none_or(|held| held.code_id != code.version.code_id);
+            if let Some(held) = request.held
+                && is_news
+                && request.at_least.is_none()
+                && !is_its_turn
+            {
+                if request.wait_seconds == 0 {
+                    self.refuse_while_paused(&request.environment)?;
+                } else {
+                    // Who waits is told of new code when it is his turn; until then nothing is new.
+                    let not_yet = || CatalogReply::Current {
+                        code_id: held.code_id,
+                        version: held.version,
+                        unconfirmed_seconds: unconfirmed,
+                    };
+                    tokio::select! {
+                        biased;
+                        () = self.stopping.cancelled() => return Ok(not_yet()),
+                        () = self.gate.turn() => is_its_turn = true,
+                        () = tokio::time::sleep_until(deadline) => return Ok(not_yet()),
+                    }
+                    continue;
+                }
+            }
             let reply = self.reply(request, &code, unconfirmed)?;
             let is_current = matches!(reply, CatalogReply::Current { .. });
             if is_news || !is_current || tokio::time::Instant::now() >= deadline {
@@ -121,10 +145,20 @@ impl Server {
         }
     }
 
+    /// While a rollout is paused, a node that has other code keeps it.
+    fn refuse_while_paused(&self, environment: &Environment) -> Result<(), Refusal> {
+        let Some(why) = self.gate.rollout().paused else { return Ok(()) };
+        let message = format!("the rollout of new code in {environment} is paused: {why}");
+        Err(Refusal::new(RefusalCode::Busy, message))
+    }
+
     pub(super) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
         let check_in = &request.check_in;
         let unconfirmed = self.confirmed(check_in).await?;
         let code = self.live(&check_in.environment)?;
+        if check_in.at_least.is_none() && check_in.held.is_some_and(|held| held.code_id != code.version.code_id) {
+            self.refuse_while_paused(&check_in.environment)?;
+        }
         let reply = self.reply(check_in, &code, unconfirmed)?;
         if reply != CatalogReply::FactsNeeded {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.

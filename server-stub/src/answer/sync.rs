@@ -37,14 +37,15 @@ impl Server {
                 deployed
                     .is_some_and(|deployed| deployed.version == code.version.version && deployed.code_id == code.version.code_id)
             };
-            if !live.iter().all(has) || tokio::time::Instant::now() >= deadline {
-                return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() });
+            let rollout = self.gate.rollout();
+            if !live.iter().all(has) || rollout != request.rollout || tokio::time::Instant::now() >= deadline {
+                return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect(), rollout });
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.stopping.cancelled() => {
-                    return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect() });
+                    return Ok(SyncConfirmed { live: live.iter().map(|code| code.version.published()).collect(), rollout });
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use direct_puppet_server_stub::history::{CollectRequest, ExplainRequest, RollbackRequest, VersionName};
 use direct_puppet_server_stub::publish::PublishRequest;
+use direct_puppet_server_stub::rollout::RolloutRequest;
 use direct_puppet_server_stub::{PromoteRequest, Server, ServerError, ServerOptions};
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::de::DeserializeOwned;
@@ -42,6 +43,7 @@ pub(super) enum Question {
     Collect(CollectRequest),
     Promote(PromoteRequest),
     Explain(ExplainRequest),
+    Rollout(RolloutRequest),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,6 +121,7 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
         Question::Rollback(request) => told(server.rollback(&request)),
         Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
         Question::Verify => told(server.verify()),
+        Question::Rollout(request) => told(server.set_rollout(&request, &who).map(|()| server.rollout())),
         Question::Explain(request) => told(server.explain(&request)),
         Question::Collect(request) => told(server.collect(request)),
     });

@@ -9,6 +9,7 @@ mod options;
 mod promote;
 mod publish;
 mod recompile;
+mod rollout;
 mod serve;
 mod versions;
 
@@ -52,6 +53,8 @@ enum Verb {
     Gc(history::GcArguments),
     /// Make a replica the primary, as a running server.
     Promote(promote::Arguments),
+    /// Tell which nodes have which code; set how fast new code reaches them, pause it, resume it.
+    Rollout(rollout::Arguments),
     /// List the nodes that have checked in.
     Nodes(nodes::Arguments),
     /// Have the catalogs of a node compiled again at its next check-in.
@@ -91,6 +94,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Verify(arguments) => history::verify(arguments).await,
             Verb::Gc(arguments) => history::gc(arguments).await,
             Verb::Promote(arguments) => promote::promote(arguments).await,
+            Verb::Rollout(arguments) => rollout::rollout(arguments).await,
             Verb::Nodes(arguments) => nodes::nodes(arguments).await,
             Verb::Recompile(arguments) => recompile::recompile(arguments).await,
         }

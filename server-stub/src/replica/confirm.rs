@@ -12,9 +12,11 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
+use crate::blocking;
 use crate::code::{Code, Environments};
-use crate::error::chain;
+use crate::error::{ServerError, chain};
 use crate::role::Peers;
+use crate::rollout::Gate;
 #[cfg(test)]
 use crate::tests::sim::{Bug, is_planted};
 
@@ -52,6 +54,7 @@ pub(crate) struct Upstream {
     pub(super) environments: Arc<Environments>,
     pub(super) store: Store,
     pub(super) collecting: Arc<RwLock<()>>,
+    pub(super) gate: Arc<Gate>,
     /// Held while something is brought, so that each version is brought once.
     pub(super) bringing: tokio::sync::Mutex<()>,
     /// Held while a confirmation is under way, with the time when the last was sent.
@@ -61,7 +64,13 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(peers: &Peers, environments: Arc<Environments>, store: Store, collecting: Arc<RwLock<()>>) -> Self {
+    pub(crate) fn new(
+        peers: &Peers,
+        environments: Arc<Environments>,
+        store: Store,
+        collecting: Arc<RwLock<()>>,
+        gate: Arc<Gate>,
+    ) -> Self {
         Self {
             clients: peers.transports.iter().map(|transport| Client::new(Arc::clone(transport))).collect(),
             primary: AtomicUsize::default(),
@@ -70,6 +79,7 @@ impl Upstream {
             environments,
             store,
             collecting,
+            gate,
             bringing: tokio::sync::Mutex::default(),
             sending: tokio::sync::Mutex::default(),
             next: Mutex::default(),
@@ -170,6 +180,7 @@ impl Upstream {
             replica: self.name.clone(),
             deployed: deployed.collect(),
             wait_seconds,
+            rollout: self.gate.rollout(),
         };
         let limit = ANSWER_TIMEOUT + Duration::from_secs(u64::from(wait_seconds));
         let confirmed = match tokio::time::timeout(limit, client.sync_confirm(&request)).await {
@@ -193,6 +204,11 @@ impl Upstream {
                 ));
             }
             self.bring(client, published).await?;
+        }
+        if self.gate.rollout() != confirmed.rollout {
+            let (gate, rollout) = (Arc::clone(&self.gate), confirmed.rollout);
+            let set = blocking::run(move || gate.set(rollout)).await;
+            set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
         Ok(orphans)
     }

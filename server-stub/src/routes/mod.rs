@@ -8,6 +8,7 @@
 //! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
 //! | `POST /file-sync/v1/force-sync` | on a replica: bring what the primary has now → as `latest-commits` |
 //! | `POST /file-sync/v1/promote` | a [`PromoteRequest`] (or nothing) → [`Promoted`](crate::Promoted): this server is the primary |
+//! | `POST /file-sync/v1/rollout` | a [`RolloutRequest`] (or nothing) → a [`RolloutStatus`](crate::rollout::RolloutStatus) |
 //! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when; which replicas have what |
 //! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
@@ -41,6 +42,7 @@ use crate::history::RollbackRequest;
 use crate::listen::Routes;
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::role::PromoteRequest;
+use crate::rollout::RolloutRequest;
 use crate::server::Server;
 
 use commits::CommitRequest;
@@ -142,6 +144,16 @@ impl AdminRoutes {
         }
     }
 
+    async fn rollout(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
+        let request = if body.is_empty() { Ok(RolloutRequest::default()) } else { object(body) };
+        let request: RolloutRequest = match request {
+            Ok(request) => request,
+            Err(reason) => return bad_request(&reason),
+        };
+        let who = format!("{peer:?}");
+        self.blocking(move |server| server.set_rollout(&request, &who).map(|()| server.rollout())).await
+    }
+
     /// Answers with what blocking work returns.
     async fn blocking<T: Serialize + Send + 'static>(
         &self,
@@ -180,6 +192,7 @@ impl Routes for AdminRoutes {
             | "/file-sync/v1/rollback"
             | "/file-sync/v1/force-sync"
             | "/file-sync/v1/promote"
+            | "/file-sync/v1/rollout"
             | "/admin/v1/recompile" => Method::POST,
             _ => return None,
         };
@@ -202,6 +215,7 @@ impl Routes for AdminRoutes {
                 Err(error) => failed(&error),
             },
             "/file-sync/v1/promote" => self.promote(peer, request.body()).await,
+            "/file-sync/v1/rollout" => self.rollout(peer, request.body()).await,
             "/file-sync/v1/rollback" => self.rollback(request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
             STORAGE_STATUS => json(StatusCode::OK, &commits::status(&self.server)),

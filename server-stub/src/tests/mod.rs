@@ -7,6 +7,7 @@ mod history;
 mod publish;
 mod replica;
 mod role;
+mod rollout;
 mod routes;
 pub(crate) mod sim;
 

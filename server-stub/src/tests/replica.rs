@@ -209,6 +209,7 @@ async fn a_certificate_must_be_named_to_follow() {
         replica: certname("node1"),
         deployed: BTreeMap::new(),
         wait_seconds: 0,
+        rollout: direct_puppet_transport::protocol::Rollout::default(),
     };
     let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);

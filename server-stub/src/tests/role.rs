@@ -28,25 +28,25 @@ impl Transport for Port {
 }
 
 /// Two servers that know each other: `a` is started as primary, `b` to follow it.
-struct Two {
-    a: World,
+pub(super) struct Two {
+    pub(super) a: World,
     b: World,
     port_a: Arc<Port>,
     port_b: Arc<Port>,
 }
 
 impl Two {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { a: World::new(), b: World::new(), port_a: Arc::default(), port_b: Arc::default() }
     }
 
-    fn start_a(&self) -> Arc<Server> {
+    pub(super) fn start_a(&self) -> Arc<Server> {
         let server = self.a.open_with(|options| options.successors = Some(peer("a", &self.port_b)));
         *self.port_a.0.lock().unwrap() = Some(Arc::clone(&server));
         server
     }
 
-    fn start_b(&self) -> Arc<Server> {
+    pub(super) fn start_b(&self) -> Arc<Server> {
         self.start_b_with(|_| {})
     }
 

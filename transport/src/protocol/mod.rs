@@ -25,7 +25,7 @@ pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, Refus
 pub use path::TreePath;
 pub use report::{Report, RunStatus};
 pub use sync::{
-    Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 pub use value::Value;
 pub use version::ProtocolVersion;

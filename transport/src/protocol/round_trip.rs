@@ -19,7 +19,7 @@ use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, 
 use super::path::TreePath;
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
 use super::sync::{
-    Deployed, PublishedVersion, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use super::value::Value;
 use super::version::ProtocolVersion;
@@ -239,6 +239,10 @@ fn published() -> impl Strategy<Value = PublishedVersion> {
     )
 }
 
+fn rollout() -> impl Strategy<Value = Rollout> {
+    (any::<u32>(), option::of(".{0,12}")).prop_map(|(per_second, paused)| Rollout { per_second, paused })
+}
+
 fn sync_manifest_reply() -> impl Strategy<Value = SyncManifestReply> {
     prop_oneof![
         vec(any::<u8>(), 0..40).prop_map(|bytes| SyncManifestReply::Whole { manifest: bytes.into() }),
@@ -314,9 +318,10 @@ messages! {
     reports: report(), Report;
     report_answers: any::<bool>().prop_map(|duplicate| ReportAccepted { duplicate }), ReportAccepted;
     refusals: refusal(), Refusal;
-    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>()).prop_map(|(replica, deployed, wait_seconds)|
-        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds }), SyncConfirm;
-    sync_confirmations: vec(published(), 0..3).prop_map(|live| SyncConfirmed { live }), SyncConfirmed;
+    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>(), rollout()).prop_map(
+        |(replica, deployed, wait_seconds, rollout)|
+        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout }), SyncConfirm;
+    sync_confirmations: (vec(published(), 0..3), rollout()).prop_map(|(live, rollout)| SyncConfirmed { live, rollout }), SyncConfirmed;
     sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
     sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3)).prop_map(|(epoch, (is_raised, is_primary), live)|

@@ -55,6 +55,23 @@ pub struct Deployed {
     pub version: VersionCounter,
 }
 
+/// How new code reaches the nodes that have other code.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// How many waiting nodes each server wakes in a second; 0 for all at once.
+    #[serde(default)]
+    pub per_second: u32,
+    /// Why no node gets it for now; `None` when they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+}
+
+impl Rollout {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A replica asks which code is live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncConfirm {
@@ -68,6 +85,9 @@ pub struct SyncConfirm {
     /// How long the primary may hold the answer while what the replica has is what is live, in seconds; 0 for no wait.
     #[serde(default)]
     pub wait_seconds: u32,
+    /// The rules of the rollout that it has.
+    #[serde(default, skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
 }
 
 /// What is live at the primary.
@@ -75,6 +95,9 @@ pub struct SyncConfirm {
 pub struct SyncConfirmed {
     /// The live version of each environment.
     pub live: Vec<PublishedVersion>,
+    /// The rules of the rollout.
+    #[serde(default, skip_serializing_if = "Rollout::is_default")]
+    pub rollout: Rollout,
 }
 
 /// A server tells another which epoch it knows, and hears which the other knows.

@@ -1,0 +1,223 @@
+//! How fast new code reaches the nodes that wait for it, and whether it does.
+//!
+//! A publish wakes waiting nodes one after the other, so many a second. While a rollout is paused, a node that has other code keeps it:
+//! it is told so, and goes on with the catalog that it has. Nodes without a catalog, and who asks for a version by name, are served.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::{Certname, CodeId, Environment, Rollout};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use crate::code::Version;
+use crate::disk;
+use crate::error::ServerError;
+use crate::server::Server;
+
+/// Format of `rollout.json`.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RolloutFile {
+    format: u32,
+    #[serde(flatten)]
+    rollout: Rollout,
+}
+
+/// What an administrator wants of the rollout; what is left out stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutRequest {
+    /// How many waiting nodes are woken in a second; 0 for all at once.
+    pub per_second: Option<u32>,
+    /// Pause it, and why.
+    pub pause: Option<String>,
+    /// Go on.
+    pub resume: bool,
+}
+
+/// Which nodes have which code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// The rules.
+    pub rollout: Rollout,
+    /// Nodes that wait for their turn.
+    pub waiting: u64,
+    /// The environments that nodes of this server are in.
+    pub environments: Vec<EnvironmentRollout>,
+}
+
+/// Which nodes of an environment have which code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentRollout {
+    /// The environment.
+    pub environment: Environment,
+    /// What is live.
+    pub live: Option<Version>,
+    /// Nodes by the code that they said they have; the empty text stands for none.
+    pub nodes: BTreeMap<String, Vec<Certname>>,
+}
+
+/// Lets nodes through to new code.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    path: PathBuf,
+    rollout: watch::Sender<Rollout>,
+    /// When the next node may be woken.
+    next: Mutex<Instant>,
+    waiting: watch::Sender<u64>,
+}
+
+/// One node that waits; counted as long as this lives.
+struct Waiting<'a>(&'a Gate);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+impl Gate {
+    /// Loads the rules. Blocking.
+    pub(crate) fn open(data: &Path) -> Result<Self, ServerError> {
+        let path = data.join("rollout.json");
+        let rollout = match disk::read_json::<RolloutFile>(&path)? {
+            Some(file) if file.format != FORMAT => return Err(ServerError::Format { path, format: file.format }),
+            file => file.map(|file| file.rollout).unwrap_or_default(),
+        };
+        let next = Mutex::new(Instant::now());
+        Ok(Self { path, rollout: watch::channel(rollout).0, next, waiting: watch::channel(0).0 })
+    }
+
+    pub(crate) fn rollout(&self) -> Rollout {
+        self.rollout.borrow().clone()
+    }
+
+    /// Sets the rules, durably. Blocking.
+    pub(crate) fn set(&self, rollout: Rollout) -> Result<(), ServerError> {
+        if *self.rollout.borrow() != rollout {
+            disk::write_json(&self.path, &RolloutFile { format: FORMAT, rollout: rollout.clone() })?;
+            self.rollout.send_replace(rollout);
+        }
+        Ok(())
+    }
+
+    /// Returns when it is a waiting node's turn. Cancel safe: who goes away costs the others nothing.
+    pub(crate) async fn turn(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        let _waiting = Waiting(self);
+        let mut rules = self.rollout.subscribe();
+        loop {
+            // The sender is in `self`: it does not go away.
+            let Ok(rollout) = rules.wait_for(|rollout| rollout.paused.is_none()).await.map(|rollout| rollout.clone()) else {
+                return;
+            };
+            let Some(interval) = interval(&rollout) else { return };
+            // One after the other, in the order in which they came.
+            let mut next = self.next.lock().await;
+            if rules.has_changed().unwrap_or(false) {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                _ = rules.changed() => {}
+                () = tokio::time::sleep_until(*next) => {
+                    *next = Instant::now() + interval;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The time between two nodes; `None` when there is none.
+fn interval(rollout: &Rollout) -> Option<Duration> {
+    (rollout.per_second > 0).then(|| Duration::from_secs(1) / rollout.per_second)
+}
+
+impl Server {
+    /// Sets how new code reaches nodes; it is recorded who asked. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// On a replica, which has its rules from the primary; or when they cannot be written.
+    pub fn set_rollout(&self, request: &RolloutRequest, who: &str) -> Result<(), ServerError> {
+        let mut rollout = self.gate.rollout();
+        rollout.per_second = request.per_second.unwrap_or(rollout.per_second);
+        if request.resume {
+            rollout.paused = None;
+        }
+        if request.pause.is_some() {
+            rollout.paused.clone_from(&request.pause);
+        }
+        if rollout == self.gate.rollout() {
+            return Ok(());
+        }
+        self.refuse_as_replica()?;
+        let paused = rollout.paused.as_deref().map_or_else(|| "running".to_owned(), |why| format!("paused: {why}"));
+        self.audit("rollout", who, &format!("{} nodes a second, {paused}", rollout.per_second))?;
+        self.gate.set(rollout)?;
+        // Replicas that hold a confirmation open hear of it.
+        self.environments.touch();
+        Ok(())
+    }
+
+    /// Says which nodes have which code.
+    #[must_use]
+    pub fn rollout(&self) -> RolloutStatus {
+        let mut environments: BTreeMap<Environment, EnvironmentRollout> = BTreeMap::new();
+        for node in self.nodes() {
+            let Some(environment) = node.environment else { continue };
+            let live = self.environments.live(&environment).map(|code| code.version.clone());
+            let of_it = environments.entry(environment.clone()).or_insert_with(|| EnvironmentRollout {
+                environment,
+                live,
+                nodes: BTreeMap::new(),
+            });
+            let code = node.code_id.as_ref().map(CodeId::to_string).unwrap_or_default();
+            of_it.nodes.entry(code).or_default().push(node.certname);
+        }
+        RolloutStatus {
+            rollout: self.gate.rollout(),
+            waiting: *self.gate.waiting.borrow(),
+            environments: environments.into_values().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_a_second_go_through_and_none_while_it_is_paused() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Gate::open(dir.path()).unwrap();
+        let begun = Instant::now();
+        for _ in 0..100 {
+            gate.turn().await;
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "there is no limit at first");
+        gate.set(Rollout { per_second: 10, paused: None }).unwrap();
+        // Who gave up does not cost a turn.
+        for _ in 0..50 {
+            drop(tokio::time::timeout(Duration::ZERO, gate.turn()).await);
+        }
+        let begun = Instant::now();
+        futures::future::join_all((0..21).map(|_| gate.turn())).await;
+        assert!((1_900..2_200).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        gate.set(Rollout { per_second: 10, paused: Some("it broke".to_owned()) }).unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(3600), gate.turn()).await;
+        assert!(waited.is_err() && *gate.waiting.borrow() == 0);
+        let (_, ()) = tokio::join!(gate.turn(), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            gate.set(Rollout { per_second: 0, paused: None }).unwrap();
+        });
+        // A restart remembers.
+        gate.set(Rollout { per_second: 7, paused: Some("again".to_owned()) }).unwrap();
+        assert_eq!(Gate::open(dir.path()).unwrap().rollout(), gate.rollout());
+    }
+}

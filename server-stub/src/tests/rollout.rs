@@ -1,0 +1,104 @@
+//! How new code reaches nodes: at a rate, and not while it is paused.
+
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::{RefusalCode, Rollout};
+use tokio::time::Instant;
+
+use super::role::Two;
+use super::*;
+use crate::ServerError;
+use crate::rollout::RolloutRequest;
+
+fn waiting(name: &str, held: Held) -> CheckIn {
+    CheckIn { wait_seconds: 300, ..check_in(name, Some(held)) }
+}
+
+fn pause(why: &str) -> RolloutRequest {
+    RolloutRequest { pause: Some(why.to_owned()), ..RolloutRequest::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_nodes_are_woken_at_the_rate_that_was_set() {
+    const NODES: usize = 21;
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let mut held = Vec::new();
+    for number in 0..NODES {
+        held.push(compiled(&server, &format!("n{number}")).await.0);
+    }
+    server.set_rollout(&RolloutRequest { per_second: Some(10), ..RolloutRequest::default() }, "test").unwrap();
+    let waits = held.iter().enumerate().map(|(number, held)| {
+        let (server, request) = (Arc::clone(&server), waiting(&format!("n{number}"), *held));
+        tokio::spawn(async move { (server.check_in(&Peer::InProcess, request).await, Instant::now()) })
+    });
+    let waits: Vec<_> = waits.collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&server).await;
+    let begun = Instant::now();
+    let mut ends = Vec::new();
+    for wait in waits {
+        let (reply, end) = wait.await.unwrap();
+        assert_eq!(reply, Ok(CatalogReply::FactsNeeded));
+        ends.push(end - begun);
+    }
+    ends.sort();
+    assert!(ends[0] < Duration::from_millis(100), "the first is woken at once: {:?}", ends[0]);
+    assert!((1_900..2_300).contains(&ends[NODES - 1].as_millis()), "{:?}", ends[NODES - 1]);
+    assert_eq!(server.rollout().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_paused_nodes_keep_what_they_have() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let (held, _) = compiled(&server, "n1").await;
+    server.set_rollout(&pause("n7 broke"), "test").unwrap();
+    // Nothing is new yet: nobody notices.
+    assert!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.is_ok());
+    world.stage("modules/app/files/tree/a", "second");
+    let second = publish_all(&server).await;
+    let refusal = server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Busy, None));
+    assert!(refusal.message.contains("n7 broke"), "{refusal}");
+    assert_eq!(submit(&server, "n1", Some(held), "Linux").await.unwrap_err().code, RefusalCode::Busy);
+    let reply = server.check_in(&Peer::InProcess, waiting("n1", held)).await;
+    assert!(matches!(reply, Ok(CatalogReply::Current { code_id, .. }) if code_id == held.code_id), "nothing new yet: {reply:?}");
+    // A node without a catalog is served, and so is who asks for it by name.
+    let (newest, _) = compiled(&server, "n2").await;
+    assert_eq!(Some(newest.code_id), second.code_id);
+    assert!(server.check_in(&Peer::InProcess, check_in("n2", Some(newest))).await.is_ok());
+    let at_least = Some(live(&server).version.version);
+    let canary = CheckIn { at_least, ..check_in("n1", Some(held)) };
+    assert_eq!(server.check_in(&Peer::InProcess, canary).await, Ok(CatalogReply::FactsNeeded));
+    let status = server.rollout();
+    assert_eq!(status.environments[0].nodes.len(), 2, "{status:?}");
+    // It is remembered over a restart, and ends when somebody says so.
+    drop(server);
+    let server = world.open();
+    assert_eq!(server.rollout().rollout, Rollout { per_second: 0, paused: Some("n7 broke".to_owned()) });
+    server.set_rollout(&RolloutRequest { resume: true, ..RolloutRequest::default() }, "test").unwrap();
+    assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(CatalogReply::FactsNeeded));
+    let audit = fs::read_to_string(world.data().join("audit.jsonl")).unwrap();
+    assert!(audit.contains("paused: n7 broke") && audit.contains("running"), "{audit}");
+}
+
+#[tokio::test]
+async fn a_replica_has_its_rules_from_the_primary() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    a.set_rollout(&pause("wait"), "test").unwrap();
+    two.a.stage("modules/app/files/tree/a", "second");
+    publish_all(&a).await;
+    let refusal = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Busy);
+    let resume = RolloutRequest { resume: true, ..RolloutRequest::default() };
+    assert!(matches!(b.set_rollout(&resume, "test"), Err(ServerError::Replica { .. })));
+    a.set_rollout(&resume, "test").unwrap();
+    assert_eq!(b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(CatalogReply::FactsNeeded));
+}
