@@ -19,6 +19,7 @@ pub struct Serving {
     /// Where it listens, in the order asked for.
     pub urls: Vec<String>,
     data: PathBuf,
+    is_killed: bool,
 }
 
 impl Serving {
@@ -42,8 +43,13 @@ impl Serving {
     /// Starts a server that listens there, with these options; without staging, as one that follows another.
     #[must_use]
     pub fn following(dir: &Path, urls: &[&str], options: &[OsString]) -> Self {
+        Self::run(Command::new(&binaries().server), dir, urls, options)
+    }
+
+    /// Starts a server by a command that ends with its program.
+    #[must_use]
+    pub fn run(mut command: Command, dir: &Path, urls: &[&str], options: &[OsString]) -> Self {
         let data = dir.join("data");
-        let mut command = Command::new(&binaries().server);
         command.arg("serve").arg("--data").arg(&data).args(options);
         for url in urls {
             command.args(["--listen", url]);
@@ -51,7 +57,7 @@ impl Serving {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let urls = lines.take(urls.len()).map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned()).collect();
-        Self { child, urls, data }
+        Self { child, urls, data, is_killed: false }
     }
 
     /// Runs a verb of the server's program against it.
@@ -63,8 +69,20 @@ impl Serving {
     }
 }
 
+impl Serving {
+    /// Ends it with kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.is_killed = true;
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
+        if self.is_killed {
+            return;
+        }
         terminate(&self.child);
         let status = self.child.wait().unwrap();
         assert!(status.success() || std::thread::panicking(), "the server did not stop as it should: {status}");

@@ -1,0 +1,88 @@
+//! A network of network namespaces: hosts that reach each other through a router, which can drop what goes from one to the other.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
+
+use std::process::Command;
+
+/// Hosts in namespaces of their own, removed when it is dropped. Host `i` has the address `10.77.<i + 1>.2`.
+#[derive(Debug)]
+pub struct Network {
+    prefix: String,
+    hosts: usize,
+}
+
+impl Network {
+    /// Makes the network; `None` where that is not allowed, or there is no `ip`.
+    #[must_use]
+    pub fn new(hosts: usize) -> Option<Self> {
+        let network = Self { prefix: format!("dp{}", std::process::id()), hosts };
+        let router = network.router();
+        if !rustix::process::geteuid().is_root() || !ip(&["netns", "add", &router]) {
+            // Nothing was made that would have to be removed.
+            std::mem::forget(network);
+            return None;
+        }
+        for host in 0..hosts {
+            let (namespace, link) = (network.namespace(host), format!("v{host}"));
+            let (gateway, address) = (format!("10.77.{}.1", host + 1), network.address(host));
+            for arguments in [
+                vec!["netns", "add", &namespace],
+                vec!["-n", &namespace, "link", "set", "lo", "up"],
+                vec!["-n", &router, "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &namespace],
+                vec!["-n", &router, "addr", "add", &format!("{gateway}/24"), "dev", &link],
+                vec!["-n", &router, "link", "set", &link, "up"],
+                vec!["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"],
+                vec!["-n", &namespace, "link", "set", "eth0", "up"],
+                vec!["-n", &namespace, "route", "add", "default", "via", &gateway],
+            ] {
+                assert!(ip(&arguments), "ip {arguments:?} failed");
+            }
+        }
+        let forward = ["netns", "exec", &router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"];
+        assert!(ip(&forward), "the router cannot forward");
+        Some(network)
+    }
+
+    fn router(&self) -> String {
+        format!("{}r", self.prefix)
+    }
+
+    /// Returns the name of a host's namespace.
+    #[must_use]
+    pub fn namespace(&self, host: usize) -> String {
+        format!("{}h{host}", self.prefix)
+    }
+
+    /// Returns a host's address.
+    #[must_use]
+    pub fn address(&self, host: usize) -> String {
+        format!("10.77.{}.2", host + 1)
+    }
+
+    /// Drops, without a word, what goes from one host to the other; or lets it through again.
+    pub fn cut(&self, from: usize, to: usize, is_cut: bool) {
+        let (from, to, act) = (self.address(from), self.address(to), if is_cut { "add" } else { "del" });
+        assert!(ip(&["-n", &self.router(), "rule", act, "from", &from, "to", &to, "blackhole"]), "the network cannot be cut");
+    }
+
+    /// Returns a command that runs `program` on a host.
+    #[must_use]
+    pub fn command(&self, host: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
+        command
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in 0..self.hosts {
+            ip(&["netns", "del", &self.namespace(host)]);
+        }
+        ip(&["netns", "del", &self.router()]);
+    }
+}
+
+fn ip(arguments: &[&str]) -> bool {
+    Command::new("ip").args(arguments).output().is_ok_and(|output| output.status.success())
+}
