@@ -21,7 +21,7 @@ use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
-use crate::replica::{Followers, Upstream};
+use crate::replica::{Followers, Mending, Upstream};
 use crate::role::{Peers, Role, Watch};
 use crate::rollout::Gate;
 
@@ -144,6 +144,7 @@ pub struct Server {
     pub(crate) peers: Option<Peers>,
     pub(crate) watch: Watch,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) mending: Arc<Mending>,
     /// The way to the primary, while this is a replica.
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Who follows this server.
@@ -193,6 +194,7 @@ impl Server {
             peers,
             watch: Watch::default(),
             gate,
+            mending: Arc::default(),
             upstream,
             followers: Followers::default(),
             nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),

@@ -41,9 +41,10 @@ impl Handler for Server {
         let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
         let allowed = blocking::run(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
+        let mending = Arc::clone(&self.mending);
         // What is in no code was made by the compile, and another one makes it again.
         let gone = Box::new(move |digest: &Digest| match environments.has_content(digest) {
-            true => tracing::error!(%digest, "publish again: this content is stored anew"),
+            true => mending.want(*digest),
             false => nodes.lose_all(&certname),
         });
         let source = contents::Source { store: self.store.clone(), allowed, gone };
@@ -81,7 +82,8 @@ impl Handler for Server {
     async fn sync_fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
         let allowed = self.published_contents(&request).await?;
-        let gone = Box::new(|digest: &Digest| tracing::error!(%digest, "publish again: this content is stored anew"));
+        let mending = Arc::clone(&self.mending);
+        let gone = Box::new(move |digest: &Digest| mending.want(*digest));
         let source = contents::Source { store: self.store.clone(), allowed, gone };
         contents::stream(source, request).await.map_err(|error| internal(&error))
     }

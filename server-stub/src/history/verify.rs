@@ -75,6 +75,7 @@ impl Server {
                         }
                     };
                     if !is_good {
+                        self.mending.want(digest);
                         verified.problems.push(problem(Some(path), format!("content {digest} is missing or was damaged")));
                     }
                 }

@@ -19,12 +19,17 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 impl Server {
     /// Keeps a replica at what the primary has, until `stop`: between check-ins this brings the news, so that confirming them finds
-    /// everything here. A primary tells its peers of its epoch, so that one that was replaced while it was away hears of it.
+    /// everything here. A primary tells its peers of its epoch, so that one that was replaced while it was away hears of it. Both
+    /// bring contents again that were damaged here.
     ///
     /// # Cancel safety
     ///
     /// Safe: what came stays.
     pub async fn follow(&self, stop: &CancellationToken) {
+        tokio::join!(self.hear_of_news(stop), self.mend(stop));
+    }
+
+    async fn hear_of_news(&self, stop: &CancellationToken) {
         let (Some(upstream), Some(peers)) = (&self.upstream, &self.peers) else { return stop.cancelled().await };
         let mut quiet = QUIET;
         loop {

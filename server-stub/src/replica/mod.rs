@@ -7,7 +7,9 @@ mod bring;
 mod confirm;
 mod follow;
 mod followers;
+mod mend;
 
 pub(crate) use confirm::Upstream;
 pub use followers::Follower;
 pub(crate) use followers::Followers;
+pub(crate) use mend::Mending;

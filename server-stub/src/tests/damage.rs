@@ -4,6 +4,7 @@ use direct_puppet_transport::FetchItem;
 use direct_puppet_transport::protocol::{Digest, Fetch, RefusalCode};
 use futures::StreamExt as _;
 
+use super::role::Two;
 use super::*;
 
 /// Fetches a content; tells whether it came.
@@ -100,6 +101,44 @@ async fn an_environment_whose_code_is_damaged_is_not_served_until_it_is_publishe
     let healed = publish_all(&server).await;
     assert!(healed.changed && healed.sequence > sequence, "{healed:?}");
     submit(&server, "n1", Some(held), "Linux").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_damaged_on_one_server_is_brought_from_another() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    let (_, catalog) = compiled(&b, "n1").await;
+    let content = Digest::of(b"content a");
+    assert!(catalog.contents().any(|(named, _)| named == content));
+    let stop = tokio_util::sync::CancellationToken::new();
+    for (server, flip) in [(&b, true), (&b, false), (&a, true)] {
+        let path = server.store.path_of(&content);
+        if flip {
+            fs::write(&path, "Content a").unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        // Whoever finds it, a node or the administrator, has it mended.
+        if flip {
+            assert_eq!(server.verify().unwrap().problems.len(), 1);
+        } else {
+            assert!(!comes(server, "n1", content).await);
+        }
+        let mended = async {
+            while !server.store.has(&content) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let following = server.follow(&stop);
+        tokio::select! {
+            () = mended => {}
+            () = following => panic!("it stopped"),
+            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
+        }
+        assert_eq!(server.verify().unwrap().problems, []);
+    }
+    assert!(comes(&b, "n1", content).await);
 }
 
 /// The file that says what is live is the whole truth: the history only tells of it.
