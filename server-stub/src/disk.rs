@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use direct_puppet_agent::fs::{FsError, write_state};
+use direct_puppet_agent::fs::{FsError, write_cache, write_state};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +50,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
     Ok(write_state(path, &text, 0o600)?)
+}
+
+/// As [`write_json`], but not durable: after a power cut the file may be damaged, which reading finds.
+pub(crate) fn write_json_cache(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
+    Ok(write_cache(path, &text, 0o600)?)
 }
 
 /// Appends a line to a JSON-lines file, durably.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
+use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_cache};
 use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, Report, RunStatus};
 use serde::{Deserialize, Serialize};
 
@@ -150,12 +150,13 @@ impl Nodes {
         Catalog::decode(&self.read(certname, catalog_id)?, catalog_id).ok()
     }
 
-    /// Keeps a compiled catalog, durably, and counts the compile. Blocking.
+    /// Keeps a compiled catalog and counts the compile. What a power cut takes away or damages is noticed and compiled again, so nobody
+    /// waits for the disk. Blocking.
     pub(crate) fn keep(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
         let dir = self.node_dir(certname);
         let _turn = self.turn(certname);
         ensure_private_dir(&dir)?;
-        write_state(&catalog_path(&dir, compiled.catalog_id), bytes, 0o600)?;
+        write_cache(&catalog_path(&dir, compiled.catalog_id), bytes, 0o600)?;
         let (file, dropped) = {
             let mut nodes = self.lock();
             let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
@@ -163,7 +164,7 @@ impl Nodes {
             node.file.last_seen_unix_seconds = now();
             node.add(compiled)
         };
-        disk::write_json(&dir.join("node.json"), &file)?;
+        disk::write_json_cache(&dir.join("node.json"), &file)?;
         for catalog_id in dropped {
             if let Err(error) = std::fs::remove_file(catalog_path(&dir, catalog_id)) {
                 tracing::debug!(%certname, %catalog_id, %error, "an old catalog stays");
@@ -237,7 +238,7 @@ impl Nodes {
             node.file.code_id = report.code_id.or(node.file.code_id);
             node.file.clone()
         };
-        disk::write_json(&dir.join("node.json"), &file)?;
+        disk::write_json_cache(&dir.join("node.json"), &file)?;
         prune_reports(&dir.join("reports"), self.reports_per_node);
         Ok(false)
     }

@@ -125,7 +125,8 @@ impl Gate {
                 biased;
                 _ = rules.changed() => {}
                 () = tokio::time::sleep_until(*next) => {
-                    *next = Instant::now() + interval;
+                    // From when it was due, not from when the clock noticed: else the rate would fall behind.
+                    *next = (*next + interval).max(Instant::now());
                     return;
                 }
             }

@@ -70,6 +70,12 @@ impl Serving {
 }
 
 impl Serving {
+    /// Returns its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it with kill -9.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -123,39 +123,45 @@ fn no_primary() -> Refusal {
 ///
 /// Never fails: what cannot be decoded is refused as `BadRequest`, what cannot be encoded as `Internal`.
 pub async fn dispatch<H: Handler + ?Sized>(handler: &H, peer: &Peer, request: Request) -> Response {
-    let answer = match request.operation {
-        Operation::CheckIn => match decode::<CheckIn>(&request).and_then(supported) {
+    // The request's bytes are gone before the handler is asked: it may hold the answer for minutes.
+    let Request { operation, body } = request;
+    let answer = match operation {
+        Operation::CheckIn => match decode::<CheckIn>(operation, body).and_then(supported) {
             Ok(message) => handler.check_in(peer, message).await.and_then(|reply| encode(&reply)),
             Err(refusal) => Err(refusal),
         },
-        Operation::SubmitFacts => match decode::<SubmitFacts>(&request) {
+        Operation::SubmitFacts => match decode::<SubmitFacts>(operation, body) {
             Ok(message) => match supported(message.check_in.clone()) {
                 Ok(_) => handler.submit_facts(peer, message).await.and_then(|reply| encode(&reply)),
                 Err(refusal) => Err(refusal),
             },
             Err(refusal) => Err(refusal),
         },
-        Operation::Fetch => match decode(&request) {
+        Operation::Fetch => match decode(operation, body) {
             Ok(message) => handler.fetch(peer, message).await.map(encode_items),
             Err(refusal) => Err(refusal),
         },
-        Operation::Report => match decode(&request) {
+        Operation::Report => match decode(operation, body) {
             Ok(message) => handler.report(peer, message).await.and_then(|reply| encode(&reply)),
             Err(refusal) => Err(refusal),
         },
-        Operation::SyncConfirm => match decode::<SyncConfirm>(&request).and_then(|message| speaks(message.protocol, message)) {
-            Ok(message) => handler.sync_confirm(peer, message).await.and_then(|reply| encode(&reply)),
-            Err(refusal) => Err(refusal),
-        },
-        Operation::SyncEpoch => match decode::<SyncEpoch>(&request).and_then(|message| speaks(message.protocol, message)) {
-            Ok(message) => handler.sync_epoch(peer, message).await.and_then(|reply| encode(&reply)),
-            Err(refusal) => Err(refusal),
-        },
-        Operation::SyncManifest => match decode(&request) {
+        Operation::SyncConfirm => {
+            match decode::<SyncConfirm>(operation, body).and_then(|message| speaks(message.protocol, message)) {
+                Ok(message) => handler.sync_confirm(peer, message).await.and_then(|reply| encode(&reply)),
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Operation::SyncEpoch => {
+            match decode::<SyncEpoch>(operation, body).and_then(|message| speaks(message.protocol, message)) {
+                Ok(message) => handler.sync_epoch(peer, message).await.and_then(|reply| encode(&reply)),
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Operation::SyncManifest => match decode(operation, body) {
             Ok(message) => handler.sync_manifest(peer, message).await.and_then(|reply| encode(&reply)),
             Err(refusal) => Err(refusal),
         },
-        Operation::SyncFetch => match decode(&request) {
+        Operation::SyncFetch => match decode(operation, body) {
             Ok(message) => handler.sync_fetch(peer, message).await.map(encode_items),
             Err(refusal) => Err(refusal),
         },
@@ -185,11 +191,11 @@ fn speaks<T>(protocol: ProtocolVersion, message: T) -> Result<T, Refusal> {
     Err(Refusal::new(RefusalCode::UnsupportedVersion, message))
 }
 
-fn decode<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
-    let limit = request.operation.max_request_bytes();
-    codec::decode(&request.body, limit).map_err(|error| {
+#[expect(clippy::needless_pass_by_value, reason = "so that nobody keeps it")]
+fn decode<T: DeserializeOwned>(operation: Operation, body: Bytes) -> Result<T, Refusal> {
+    codec::decode(&body, operation.max_request_bytes()).map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        Refusal::new(RefusalCode::BadRequest, format!("{} request: {error}{cause}", request.operation))
+        Refusal::new(RefusalCode::BadRequest, format!("{operation} request: {error}{cause}"))
     })
 }
 

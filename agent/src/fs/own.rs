@@ -17,6 +17,16 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
     write_state_with(path, mode, |file| file.write_all(bytes))
 }
 
+/// As [`write_state`], but not durable: after a power cut the file may be old, new or damaged. For what is checked when it is read and
+/// can be made again. Blocking.
+///
+/// # Errors
+///
+/// As [`write_state`].
+pub fn write_cache(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    replace(path, mode, false, |file| file.write_all(bytes))
+}
+
 /// As [`write_state`], with the content written piece by piece, so that a large one is never in memory whole. Blocking.
 ///
 /// # Errors
@@ -25,6 +35,15 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
 pub fn write_state_with(
     path: &Path,
     mode: u32,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FsError> {
+    replace(path, mode, true, fill)
+}
+
+fn replace(
+    path: &Path,
+    mode: u32,
+    is_durable: bool,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), FsError> {
     let mut temporary = path.as_os_str().to_owned();
@@ -39,8 +58,13 @@ pub fn write_state_with(
         fill(&mut writer)?;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
+        if is_durable {
+            file.sync_all()?;
+        }
         std::fs::rename(&temporary, path)?;
+        if !is_durable {
+            return Ok(());
+        }
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|error| {

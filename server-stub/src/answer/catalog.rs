@@ -256,7 +256,6 @@ impl Server {
             for content in &contents {
                 store.put_bytes(content)?;
             }
-            store.sync()?;
             let (catalog_id, bytes) = catalog.encode()?;
             let compiled = CompiledCatalog {
                 environment: compile.code.version.environment.clone(),

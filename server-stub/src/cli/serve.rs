@@ -68,6 +68,9 @@ pub(super) struct Arguments {
     /// A certificate that may publish and look at everything
     #[arg(long, value_name = "CERTNAME")]
     admin: Vec<Certname>,
+    /// Connections at once [default: 10000]; each waiting node holds one, and each is an open file
+    #[arg(long, value_name = "COUNT")]
+    max_connections: Option<usize>,
     /// Let plain HTTP be reached from other machines: any of them may then say to be any node
     #[arg(long)]
     allow_plain_http: bool,
@@ -99,6 +102,7 @@ struct Config {
     unconfirmed_for: Option<u64>,
     replica: Vec<Certname>,
     admin: Vec<Certname>,
+    max_connections: Option<usize>,
     allow_plain_http: bool,
     blobs: bool,
 }
@@ -184,11 +188,14 @@ async fn listen(
     listeners: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let (service, shutdown) = (service.clone(), shutdown.clone());
+    let limits = Limits::default();
+    let max_connections = arguments.max_connections.unwrap_or(limits.max_connections).max(1);
+    let limits = Limits { max_connections, ..limits };
     if let Some(path) = url.strip_prefix("unix:") {
         let listener = UnixListener::bind(path.as_ref(), 0o600).await?;
         super::print_line(&format!("listening on unix:{path}"));
         listeners.spawn(async move {
-            listener.serve(service.handler, Limits::default(), shutdown).await;
+            listener.serve(service.handler, limits, shutdown).await;
             Ok(())
         });
         return Ok(());
@@ -201,7 +208,7 @@ async fn listen(
     let listener = HttpListener::bind(address, tls, arguments.allow_plain_http).await?;
     super::print_line(&format!("listening on {}", listener.url()));
     listeners.spawn(async move {
-        listener.serve(service, Limits::default(), shutdown).await;
+        listener.serve(service, limits, shutdown).await;
         Ok(())
     });
     Ok(())
@@ -247,6 +254,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     arguments.admin.extend(config.admin);
     arguments.allow_plain_http |= config.allow_plain_http;
     arguments.blobs |= config.blobs;
+    arguments.max_connections = arguments.max_connections.or(config.max_connections);
     if arguments.primary.is_empty() {
         arguments.primary = config.primary;
     }

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,13 +156,14 @@ impl Shared {
             tracing::debug!(%remote, %error, "cannot send small answers at once");
         }
         let Some(tls) = &self.tls else { return self.speak(stream, remote, Peer::Plain).await };
-        let handshake = self.handshake(tls, stream, remote);
+        // Boxed, so that plain connections and those that wait for long do not pay for it.
+        let handshake = Box::pin(self.handshake(tls, stream, remote));
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(self.limits.tls_handshake_timeout, handshake) => shaken,
             () = self.shutdown.cancelled() => return,
         };
         match shaken {
-            Ok(Some((stream, peer))) => self.speak(stream, remote, peer).await,
+            Ok(Some((stream, peer))) => Box::pin(self.speak(stream, remote, peer)).await,
             Ok(None) => {}
             Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
         }
@@ -204,7 +204,7 @@ impl Shared {
             })
         };
         let builder = self.builder();
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
         let (mut closing, mut asked) = (None, false);
         loop {
             // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.

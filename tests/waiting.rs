@@ -1,0 +1,155 @@
+//! Many nodes that wait for news at one server: what each costs, and how a publish wakes them.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use direct_puppet_tests::campaign;
+use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::site::Site;
+use direct_puppet_transport::protocol::{
+    CatalogReply, CheckIn, Environment, Held, Operation, ProtocolVersion, SubmitFacts, codec,
+};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+/// What a waiting node may take of the server's memory, in bytes: 27 to 30 KB were measured, of which 24 KB are buffers of the HTTP library.
+const MOST_EACH: usize = 34_000;
+
+/// A node with a connection of its own, spoken to without a client library: the test has as many as the server.
+struct Node {
+    name: String,
+    stream: TcpStream,
+}
+
+impl Node {
+    async fn connect(number: usize, server: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        // Each address has some 28,000 ports.
+        let own = Ipv4Addr::new(127, 0, 1, u8::try_from(1 + number / 20_000).unwrap());
+        socket.bind(SocketAddr::new(IpAddr::V4(own), 0)).unwrap();
+        Self { name: format!("node{number}.example.com"), stream: socket.connect(server).await.unwrap() }
+    }
+
+    async fn ask(&mut self, operation: Operation, message: &(impl Serialize + Sync)) -> CatalogReply {
+        let body = codec::encode(message).unwrap();
+        let head = format!(
+            "POST /direct/v1/{operation} HTTP/1.1\r\nhost: server\r\ncontent-type: application/vnd.direct-puppet+msgpack\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        loop {
+            let mut chunk = [0; 2048];
+            let count = self.stream.read(&mut chunk).await.unwrap();
+            assert!(count > 0, "the server hung up on {}", self.name);
+            answer.extend_from_slice(&chunk[..count]);
+            let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse::<usize>().unwrap();
+            if answer.len() >= end + 4 + length {
+                return codec::decode(&answer[end + 4..end + 4 + length], 1 << 20).unwrap();
+            }
+        }
+    }
+
+    fn check_in(&self, held: Option<Held>, wait_seconds: u32) -> CheckIn {
+        CheckIn {
+            protocol: ProtocolVersion::CURRENT,
+            certname: self.name.parse().unwrap(),
+            environment: Environment::default(),
+            held,
+            features: Vec::new(),
+            wait_seconds,
+            at_least: None,
+        }
+    }
+
+    async fn catalog(&mut self) -> Held {
+        let request = SubmitFacts { check_in: self.check_in(None, 0), facts: [].into() };
+        match self.ask(Operation::SubmitFacts, &request).await {
+            CatalogReply::Catalog { catalog_id, code_id, version, .. } => Held { catalog_id, code_id, version },
+            other => panic!("no catalog but {other:?}"),
+        }
+    }
+}
+
+/// Returns how many bytes of memory a process has.
+fn memory(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Returns how many files this process may open, after it allowed itself as many as it can.
+fn open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_nodes_wait_at_little_cost_and_a_publish_wakes_them_at_the_rate_that_was_set() {
+    let wanted = campaign(20_000);
+    let nodes = wanted.min(open_files() - 2_000);
+    if nodes < wanted {
+        println!("only {nodes} of {wanted} nodes: this process may not open more files");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::new(&dir.path().join("site"));
+    site.fill(1, "one");
+    let options = ["--max-connections".into(), (nodes + 100).to_string().into()];
+    let server = Serving::listening(dir.path(), &site, &["http://127.0.0.1:0"], &options);
+    assert!(server.verb(&["publish"]).status.success());
+    let address: SocketAddr = server.urls[0].strip_prefix("http://").unwrap().trim_end_matches('/').parse().unwrap();
+    // All have a catalog before they wait, a few at a time.
+    let before = memory(server.pid());
+    let turns = Arc::new(tokio::sync::Semaphore::new(64));
+    let mut waits = JoinSet::new();
+    for number in 0..nodes {
+        let turns = Arc::clone(&turns);
+        waits.spawn(async move {
+            let turn = turns.acquire_owned().await.unwrap();
+            let mut node = Node::connect(number, address).await;
+            let held = node.catalog().await;
+            drop(turn);
+            let request = node.check_in(Some(held), 590);
+            let reply = node.ask(Operation::CheckIn, &request).await;
+            (reply, Instant::now())
+        });
+    }
+    // The first to be answered would be one that did not wait.
+    let begun = Instant::now();
+    while direct_puppet_tests::binaries::json(&server.verb(&["nodes"])).as_array().unwrap().len() < nodes {
+        assert!(begun.elapsed() < Duration::from_secs(900), "the nodes never came");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(waits.try_join_next().is_none(), "a node was answered though nothing is new");
+    let each = memory(server.pid()).saturating_sub(before) / nodes;
+    println!("{nodes} nodes wait: {each} bytes of the server's memory for each");
+    assert!(each <= MOST_EACH, "{each} bytes for each node");
+
+    let rate = nodes.div_ceil(5);
+    assert!(server.verb(&["rollout", "--per-second", &rate.to_string()]).status.success());
+    site.fill(1, "two");
+    assert!(server.verb(&["publish"]).status.success());
+    let published = Instant::now();
+    let mut ends = Vec::new();
+    while let Some(ended) = waits.join_next().await {
+        let (reply, end) = ended.unwrap();
+        assert_eq!(reply, CatalogReply::FactsNeeded);
+        ends.push(end.saturating_duration_since(published));
+    }
+    let last = *ends.iter().max().unwrap();
+    println!("woken at {rate} a second: the last after {last:?}");
+    assert_eq!(ends.len(), nodes);
+    assert!(last >= Duration::from_secs(4), "the rate was not kept: {last:?}");
+}
