@@ -146,6 +146,10 @@ impl Server {
     ///
     /// On a replica, which has its rules from the primary; or when they cannot be written.
     pub fn set_rollout(&self, request: &RolloutRequest, who: &str) -> Result<(), ServerError> {
+        if *request == RolloutRequest::default() {
+            return Ok(());
+        }
+        self.refuse_as_replica()?;
         let mut rollout = self.gate.rollout();
         rollout.per_second = request.per_second.unwrap_or(rollout.per_second);
         if request.resume {
@@ -157,7 +161,6 @@ impl Server {
         if rollout == self.gate.rollout() {
             return Ok(());
         }
-        self.refuse_as_replica()?;
         let paused = rollout.paused.as_deref().map_or_else(|| "running".to_owned(), |why| format!("paused: {why}"));
         self.audit("rollout", who, &format!("{} nodes a second, {paused}", rollout.per_second))?;
         self.gate.set(rollout)?;

@@ -48,7 +48,12 @@ pub(super) async fn explain(arguments: Arguments) -> anyhow::Result<u8> {
     let left_out = if is_left_out { " (not taken over by a promotion)" } else { "" };
     print("version", &format!("{} {}{left_out}", version.environment, version.version));
     print("code_id", &version.code_id.to_string());
-    print("published", &format!("{} by {} <{}>", time(version.time_unix_seconds), version.author.name, version.author.email));
+    let author = match (version.author.name.as_str(), version.author.email.as_str()) {
+        ("", "") => "nobody named".to_owned(),
+        (name, "") => name.to_owned(),
+        (name, email) => format!("{name} <{email}>"),
+    };
+    print("published", &format!("{} by {author}", time(version.time_unix_seconds)));
     print("message", &version.message);
     print("revision", version.revision.as_deref().unwrap_or("not known"));
     print("nodes", &nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));

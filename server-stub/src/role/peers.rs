@@ -70,8 +70,11 @@ impl Server {
                 Ok(())
             }
             Err(error) => {
-                let reason =
-                    format!("this server cannot tell whether another has taken over while it was away: {}", chain(&error));
+                let cause = match error {
+                    ServerError::Unconfirmed { reason } => reason,
+                    other => chain(&other),
+                };
+                let reason = format!("this server cannot tell whether another has taken over while it was away: {cause}");
                 *last = Some((Instant::now(), reason.clone()));
                 Err(ServerError::Unconfirmed { reason })
             }

@@ -15,6 +15,18 @@ use crate::code::{Code, Version};
 use crate::error::ServerError;
 use crate::server::{Server, now};
 
+/// Returns the message of a version that a promotion takes over: it still says why the code was published.
+fn taken_over(before: &Version) -> String {
+    const PREFIX: &str = "taken over from ";
+    // Of one that was itself taken over, what was said first.
+    let why = match before.message.strip_prefix(PREFIX) {
+        Some(rest) => rest.split_once(": ").map_or("", |(_, why)| why),
+        None => before.message.as_str(),
+    };
+    let colon = if why.is_empty() { "" } else { ": " };
+    format!("{PREFIX}{}{colon}{why}", before.version)
+}
+
 /// How often an epoch is raised until it is new to a peer.
 const CLAIMS: usize = 8;
 
@@ -117,7 +129,7 @@ impl Server {
             let version = Version {
                 version: VersionCounter { epoch, sequence: 1 },
                 time_unix_seconds: now(),
-                message: format!("taken over from {}", before.version),
+                message: taken_over(before),
                 request_id: None,
                 new_contents: 0,
                 lineage: before.lineage.iter().copied().chain([before.version]).collect(),

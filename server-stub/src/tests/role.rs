@@ -85,11 +85,12 @@ async fn a_handover_loses_nothing_and_costs_no_compile() {
     publish_all(&a).await;
     let (held, _) = compiled(&b, "n1").await;
     two.a.stage("modules/app/files/tree/new", "never seen by b before");
-    let last = publish_all(&a).await;
+    let last = publish(&a, PublishRequest { message: "why".to_owned(), ..PublishRequest::default() }).await;
     let promoted = promote(&b, false).await.unwrap();
     assert_eq!((promoted.epoch, promoted.live.len()), (2, 1));
     assert_eq!((promoted.live[0].version, Some(promoted.live[0].code_id)), (version(2, 1), last.code_id));
     assert_eq!(b.verify().unwrap().problems, []);
+    assert_eq!(promoted.live[0].message, "taken over from 1.2: why");
     // The old primary follows from now on: it refuses to publish, and answers with what the new one has.
     assert!(matches!(a.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
     let (own, _) = compiled(&a, "n1").await;
@@ -105,7 +106,8 @@ async fn a_handover_loses_nothing_and_costs_no_compile() {
     assert_eq!(compiled(&a, "n2").await.0.version, version(2, 2));
     assert!(promote(&b, false).await.is_err(), "it is the primary already");
     // And back again.
-    assert_eq!(promote(&a, false).await.unwrap().epoch, 3);
+    let back = promote(&a, false).await.unwrap();
+    assert_eq!((back.epoch, back.live[0].message.as_str()), (3, "taken over from 2.2"));
     assert_eq!(compiled(&b, "n2").await.0.version, version(3, 1));
 }
 
