@@ -43,9 +43,9 @@ pub struct Collected {
 }
 
 impl Server {
-    /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the
-    /// grace period; then the contents that no version left has. Publishes and compiles wait meanwhile, other answers to nodes do not. Killed half way, it
-    /// leaves contents that the next collection removes. Blocking.
+    /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the grace
+    /// period; then the contents that no version left has. Publishes and compiles wait meanwhile, other answers to nodes do not. Killed
+    /// half way, it leaves contents that the next collection removes. Blocking.
     ///
     /// # Errors
     ///
@@ -63,7 +63,8 @@ impl Server {
             let environment = &live.version.environment;
             let collected = self.environments.collected(environment)?;
             let history = self.environments.history(environment)?;
-            let fresh = fresh(&history, horizon);
+            // Times are whole seconds: without a grace period nothing that was replaced is kept for its time.
+            let fresh = if request.grace_seconds == 0 { HashSet::new() } else { fresh(&history, horizon) };
             let codes: BTreeSet<CodeId> = history.iter().map(|version| version.code_id).collect();
             for code_id in codes.into_iter().filter(|code_id| !collected.contains(code_id)) {
                 if code_id != live.version.code_id && !fresh.contains(&code_id) && !used.contains(&code_id) {
