@@ -109,6 +109,32 @@ fn a_replica_killed_anywhere_in_sync_has_the_old_or_the_new_version() {
 }
 
 #[test]
+fn a_server_that_does_not_run_publishes_and_promotes_nothing_over_the_heads_of_the_others() {
+    let pair = Pair::new();
+    let (primary, replica) = (pair.start(0), pair.start(1));
+    let code = pair.publish(&primary, 0, "v0");
+    until("the first sync", || live(&replica) == code);
+    for (serving, server) in [(replica, 1), (primary, 0)] {
+        serving.kill();
+        let staging = pair.sites[server].dir().to_string_lossy().into_owned();
+        pair.sites[server].fill(FILES, "v1");
+        for verb in
+            [&["publish", "--staging", &staging][..], &["promote"], &["promote", "--force"], &["rollout", "--pause", "why"]]
+        {
+            let mut command = Command::new(&binaries().server);
+            command.args(verb).arg("--data").arg(pair.data(server));
+            let output = run(command);
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(1) && message.contains("start it"), "{verb:?}: {message}");
+        }
+        // To look is always allowed.
+        let mut command = Command::new(&binaries().server);
+        command.args(["verify", "--data"]).arg(pair.data(server));
+        assert_eq!(run(command).status.code(), Some(0));
+    }
+}
+
+#[test]
 fn a_promotion_killed_anywhere_loses_no_publish_and_can_be_asked_again() {
     let pair = Pair::new();
     let mut servers = [pair.start(0), pair.start(1)];

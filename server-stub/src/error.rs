@@ -43,6 +43,9 @@ pub enum ServerError {
         /// The epoch that it began.
         epoch: u64,
     },
+    /// An administrator's act that concerns other servers, while this one does not run.
+    #[error("this server works with others, which only a running server can ask: start it, then ask again")]
+    Offline,
     /// This server was not promoted.
     #[error("this server was not promoted: {reason}")]
     NotPromoted {
@@ -132,6 +135,7 @@ impl ServerError {
             Self::NoVersion { .. } => "no_version",
             Self::Replica { .. } => "replica",
             Self::Replaced { .. } => "replaced",
+            Self::Offline => "offline",
             Self::NotPromoted { .. } => "not_promoted",
             Self::Unconfirmed { .. } => "unconfirmed",
             Self::UnknownNode { .. } => "unknown_node",

@@ -22,7 +22,7 @@ use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
 use crate::replica::{Followers, Mending, Upstream};
-use crate::role::{Peers, Role, Watch};
+use crate::role::{Others, Peers, Role, Watch};
 use crate::rollout::Gate;
 
 /// Where staged code is.
@@ -104,6 +104,9 @@ pub struct ServerOptions {
     pub successors: Option<Peers>,
     /// On a replica: for how long what was last confirmed is still answered when no primary can be asked. Default: not at all.
     pub unconfirmed_for: Duration,
+    /// For a single act of an administrator while no server runs: the other servers are those that the server was last run with, which
+    /// cannot be asked, and what needs their word is refused. Default: no.
+    pub is_offline: bool,
 }
 
 impl ServerOptions {
@@ -120,6 +123,7 @@ impl ServerOptions {
             primary: None,
             successors: None,
             unconfirmed_for: Duration::ZERO,
+            is_offline: false,
         }
     }
 }
@@ -187,7 +191,13 @@ impl Server {
             Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting), Arc::clone(&gate)))
         };
         let upstream = peers.as_ref().map(upstream);
-        let role = Arc::new(Role::open(&options.data_dir, options.primary.is_some(), environments.epoch())?);
+        let others = match (&options.primary, &options.successors) {
+            (Some(_), _) => Others::Primary,
+            (None, Some(_)) => Others::Successors,
+            (None, None) => Others::None,
+        };
+        let others = Some(others).filter(|_| !options.is_offline);
+        let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
         let server = Self {
             environments,
             role,
@@ -228,8 +238,17 @@ impl Server {
         blocking::run(move || publish::publish(&server, &request)).await?
     }
 
+    /// Without a word to the other servers, nothing that concerns them is done: one of them may have taken over.
+    pub(crate) fn refuse_offline(&self) -> Result<(), ServerError> {
+        if self.options.is_offline && self.role.others() != Others::None {
+            return Err(ServerError::Offline);
+        }
+        Ok(())
+    }
+
     /// A replica makes nothing live by itself.
     pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
+        self.refuse_offline()?;
         match &self.upstream {
             _ if self.role.is_primary() => Ok(()),
             Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),

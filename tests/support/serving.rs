@@ -56,8 +56,10 @@ impl Serving {
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let urls = lines.take(urls.len()).map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned()).collect();
-        Self { child, urls, data, is_killed: false }
+        let listening: Vec<String> =
+            lines.take(urls.len()).map(|line| line.unwrap().strip_prefix("listening on ").unwrap().to_owned()).collect();
+        assert_eq!(listening.len(), urls.len(), "the server did not start");
+        Self { child, urls: listening, data, is_killed: false }
     }
 
     /// Runs a verb of the server's program against it.

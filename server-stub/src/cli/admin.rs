@@ -25,8 +25,8 @@ use super::options;
 /// Longest question, in bytes.
 const MAX_QUESTION_BYTES: u64 = 1 << 20;
 
-/// How long to wait for another verb that works with the data directory.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for a verb that works with the data directory.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an administrator asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>
     if !data.is_dir() && !is_publish {
         bail!("there is no data directory {}: nothing was ever published there", data.display());
     }
-    let options = ServerOptions::new(data, options::staging(staging)?);
+    let options = ServerOptions { is_offline: true, ..ServerOptions::new(data, options::staging(staging)?) };
     let begun = Instant::now();
     let answer = loop {
         // Files of another user's server must stay his.
@@ -111,14 +111,16 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
     if let Question::Promote(request) = &question {
         return told(server.promote(request, who).await);
     }
+    if let Question::Rollback(request) = question {
+        return told(server.rollback(request).await);
+    }
     let (server, who) = (Arc::clone(server), who.to_owned());
     let answered = tokio::task::spawn_blocking(move || match question {
-        Question::Publish(_) | Question::Promote(_) => told::<()>(Ok(())),
+        Question::Publish(_) | Question::Promote(_) | Question::Rollback(_) => told::<()>(Ok(())),
         Question::Versions(environment) => told(server.versions(environment.as_ref())),
         Question::Nodes => told(Ok(server.nodes())),
         Question::Recompile(certname) => told(server.recompile(&certname, &who)),
         Question::Diff { environment, from, to } => told(server.diff(&environment, from, to)),
-        Question::Rollback(request) => told(server.rollback(&request)),
         Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
         Question::Verify => told(server.verify()),
         Question::Rollout(request) => told(server.set_rollout(&request, &who).map(|()| server.rollout())),

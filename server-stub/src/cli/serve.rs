@@ -3,12 +3,12 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerOptions, Staging};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerError, ServerOptions, Staging};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, Transport, connect};
@@ -88,6 +88,9 @@ const PRIMARY_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a stream from the primary may stand still.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often the data directory is tried while another process works with it.
+const BUSY_PACE: Duration = Duration::from_millis(100);
+
 /// The configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -105,6 +108,18 @@ struct Config {
     max_connections: Option<usize>,
     allow_plain_http: bool,
     blobs: bool,
+}
+
+/// Opens the data directory; waits a little for a verb that works with it.
+async fn open(options: ServerOptions) -> anyhow::Result<Arc<Server>> {
+    let begun = Instant::now();
+    loop {
+        let options = options.clone();
+        match tokio::task::spawn_blocking(move || Server::open(options)).await? {
+            Err(ServerError::Busy { .. }) if begun.elapsed() < admin::PATIENCE => tokio::time::sleep(BUSY_PACE).await,
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
@@ -130,7 +145,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
         ..ServerOptions::new(data.clone(), Staging::Environments(staging))
     };
-    let server = tokio::task::spawn_blocking(move || Server::open(options)).await??;
+    let server = open(options).await?;
     let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));
     if arguments.blobs {
         routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));

@@ -1,11 +1,12 @@
 //! Making old code live again: a new publish of old content.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::VersionName;
+use crate::blocking;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
 use crate::publish::{EnvironmentResult, unchanged};
@@ -29,12 +30,23 @@ pub struct RollbackRequest {
 
 impl Server {
     /// Makes the code of an old version live again, as a new version: counters only grow. All its contents are read and verified
-    /// before. Blocking.
+    /// before.
     ///
     /// # Errors
     ///
-    /// When the version is not there any more, a content is missing or damaged, or it does not compile.
-    pub fn rollback(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
+    /// When this is not the primary, the version is not there any more, a content is missing or damaged, or it does not compile.
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is dropped, the rollback may be made all the same.
+    pub async fn rollback(self: &Arc<Self>, request: RollbackRequest) -> Result<EnvironmentResult, ServerError> {
+        self.refuse_as_replica()?;
+        self.cleared().await?;
+        let server = Arc::clone(self);
+        blocking::run(move || server.go_back(&request)).await?
+    }
+
+    fn go_back(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
         let environment = &request.environment;

@@ -33,27 +33,53 @@ enum Standing {
     Replaced,
 }
 
+/// Which other servers there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Others {
+    /// None.
+    #[default]
+    None,
+    /// Those that may be promoted in this one's place.
+    Successors,
+    /// Those of which one is the primary.
+    Primary,
+}
+
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct RoleFile {
     format: u32,
     epoch: u64,
     standing: Standing,
+    /// Which others the server was last run with: a verb that works while no server runs cannot ask them.
+    #[serde(default)]
+    others: Others,
+}
+
+impl RoleFile {
+    const fn is_primary(&self) -> bool {
+        match self.standing {
+            Standing::Configured => !matches!(self.others, Others::Primary),
+            Standing::Promoted => true,
+            Standing::Replaced => false,
+        }
+    }
 }
 
 /// The role of a server; kept in `<data>/role.json` once it is another than what the options say.
 #[derive(Debug)]
 pub(crate) struct Role {
     path: PathBuf,
-    has_primary: bool,
     now: Mutex<RoleFile>,
 }
 
 impl Role {
-    /// Loads it; `known` is the highest epoch of any code here. Blocking.
-    pub(crate) fn open(data: &Path, has_primary: bool, known: u64) -> Result<Self, ServerError> {
+    /// Loads it; `others` are those that the server is run with, `None` to keep what it was last run with; `known` is the highest
+    /// epoch of any code here. Blocking.
+    pub(crate) fn open(data: &Path, others: Option<Others>, known: u64) -> Result<Self, ServerError> {
         let path = data.join("role.json");
-        let mut now =
-            disk::read_json::<RoleFile>(&path)?.unwrap_or(RoleFile { format: FORMAT, epoch: 1, standing: Standing::Configured });
+        let initial = RoleFile { format: FORMAT, epoch: 1, standing: Standing::Configured, others: Others::None };
+        let mut now = disk::read_json::<RoleFile>(&path)?.unwrap_or(initial);
         if now.format != FORMAT {
             return Err(ServerError::Format { path, format: now.format });
         }
@@ -62,7 +88,11 @@ impl Role {
             now.standing = Standing::Replaced;
         }
         now.epoch = now.epoch.max(known);
-        Ok(Self { path, has_primary, now: Mutex::new(now) })
+        if let Some(others) = others.filter(|others| *others != now.others) {
+            now.others = others;
+            disk::write_json(&path, &now)?;
+        }
+        Ok(Self { path, now: Mutex::new(now) })
     }
 
     /// Returns the highest epoch that this server knows.
@@ -71,11 +101,12 @@ impl Role {
     }
 
     pub(crate) fn is_primary(&self) -> bool {
-        match self.lock().standing {
-            Standing::Configured => !self.has_primary,
-            Standing::Promoted => true,
-            Standing::Replaced => false,
-        }
+        self.lock().is_primary()
+    }
+
+    /// Returns which other servers there are.
+    pub(crate) fn others(&self) -> Others {
+        self.lock().others
     }
 
     /// Hears of an epoch; returns whether it was news. Durable before it returns. Blocking; a primary's publishes must have been stopped by the caller.
@@ -84,7 +115,7 @@ impl Role {
         if epoch <= now.epoch {
             return Ok(false);
         }
-        let is_primary = now.standing == Standing::Promoted || (now.standing == Standing::Configured && !self.has_primary);
+        let is_primary = now.is_primary();
         let standing = if is_primary { Standing::Replaced } else { now.standing };
         let next = RoleFile { epoch, standing, ..*now };
         disk::write_json(&self.path, &next)?;
@@ -116,12 +147,16 @@ mod tests {
     #[test]
     fn a_higher_epoch_ends_a_primary_and_a_restart_remembers() {
         let dir = tempfile::tempdir().unwrap();
-        let role = Role::open(dir.path(), false, 0).unwrap();
+        let role = Role::open(dir.path(), Some(Others::None), 0).unwrap();
         assert!(role.is_primary() && role.epoch() == 1);
         role.hear(1).unwrap();
         assert!(role.is_primary());
         role.hear(2).unwrap();
-        for role in [role, Role::open(dir.path(), false, 0).unwrap(), Role::open(dir.path(), true, 0).unwrap()] {
+        for role in [
+            role,
+            Role::open(dir.path(), Some(Others::None), 0).unwrap(),
+            Role::open(dir.path(), Some(Others::Primary), 0).unwrap(),
+        ] {
             assert!(!role.is_primary() && role.epoch() == 2);
         }
     }
@@ -129,12 +164,22 @@ mod tests {
     #[test]
     fn a_promoted_replica_stays_primary_until_it_hears_of_another() {
         let dir = tempfile::tempdir().unwrap();
-        let role = Role::open(dir.path(), true, 3).unwrap();
+        let role = Role::open(dir.path(), Some(Others::Primary), 3).unwrap();
         assert!(!role.is_primary() && role.epoch() == 3);
         role.promote(4).unwrap();
-        assert!(Role::open(dir.path(), true, 4).unwrap().is_primary());
-        assert!(!Role::open(dir.path(), true, 5).unwrap().is_primary(), "it followed another since");
+        assert!(Role::open(dir.path(), Some(Others::Primary), 4).unwrap().is_primary());
+        assert!(!Role::open(dir.path(), Some(Others::Primary), 5).unwrap().is_primary(), "it followed another since");
         role.hear(6).unwrap();
-        assert!(!Role::open(dir.path(), true, 4).unwrap().is_primary());
+        assert!(!Role::open(dir.path(), Some(Others::Primary), 4).unwrap().is_primary());
+    }
+
+    #[test]
+    fn whom_a_server_worked_with_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        for others in [Others::Primary, Others::Successors, Others::None] {
+            drop(Role::open(dir.path(), Some(others), 1).unwrap());
+            let role = Role::open(dir.path(), None, 1).unwrap();
+            assert_eq!((role.others(), role.is_primary()), (others, others != Others::Primary));
+        }
     }
 }

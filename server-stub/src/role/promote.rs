@@ -59,6 +59,7 @@ impl Server {
     ///
     /// When it is dropped, the old primary may have stepped down already: ask again.
     pub async fn promote(self: &Arc<Self>, request: &PromoteRequest, who: &str) -> Result<Promoted, ServerError> {
+        self.refuse_offline()?;
         if self.role.is_primary() && !request.force {
             return Err(ServerError::NotPromoted { reason: "it is the primary".to_owned() });
         }

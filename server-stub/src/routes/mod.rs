@@ -129,7 +129,10 @@ impl AdminRoutes {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        self.blocking(move |server| server.rollback(&request)).await
+        match self.server.rollback(request).await {
+            Ok(result) => json(StatusCode::OK, &result),
+            Err(error) => failed(&error),
+        }
     }
 
     async fn promote(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {

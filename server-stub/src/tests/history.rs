@@ -46,17 +46,17 @@ async fn versions_are_named_compared_and_made_live_again() {
         message: "it broke".to_owned(),
         author: crate::code::Author::default(),
     };
-    let result = server.rollback(&request).unwrap();
+    let result = server.rollback(request.clone()).await.unwrap();
     assert_eq!((result.code_id, result.sequence, result.changed), (first.code_id, 3, true));
     assert_eq!(live(&server).version.message, "rollback to 1.1: it broke");
     // Again is nothing, and staging can be published again.
-    assert!(!server.rollback(&request).unwrap().changed);
+    assert!(!server.rollback(request.clone()).await.unwrap().changed);
     assert_eq!(publish_all(&server).await.sequence, 4);
     // What is damaged is never made live.
     let digest = Digest::of(fs::read(tree.join("a")).unwrap().as_slice());
-    server.rollback(&request).unwrap();
+    server.rollback(request.clone()).await.unwrap();
     fs::write(server.store.path_of(&digest), "flipped").unwrap();
-    let error = server.rollback(&RollbackRequest { to: name("1.2"), ..request }).unwrap_err();
+    let error = server.rollback(RollbackRequest { to: name("1.2"), ..request }).await.unwrap_err();
     assert!(matches!(error, ServerError::Damaged { .. }), "{error}");
     assert_eq!(live(&server).version.code_id, first.code_id.unwrap());
 }

@@ -141,7 +141,7 @@ async fn a_primary_that_was_replaced_while_it_was_away_follows_and_lists_what_wa
         message: String::new(),
         author: crate::code::Author::default(),
     };
-    assert_eq!(a.rollback(&request).unwrap().sequence, 2);
+    assert_eq!(a.rollback(request).await.unwrap().sequence, 2);
     assert_eq!(compiled(&b, "n1").await.0.code_id, lost.code_id.unwrap());
 }
 
