@@ -35,6 +35,7 @@ mod role;
 pub mod rollout;
 mod routes;
 mod server;
+pub mod store;
 #[cfg(test)]
 mod tests;
 

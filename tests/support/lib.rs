@@ -4,6 +4,7 @@ pub mod authority;
 pub mod binaries;
 pub mod link;
 pub mod namespaces;
+pub mod postgres;
 pub mod serving;
 pub mod site;
 pub mod world;

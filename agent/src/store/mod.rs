@@ -37,6 +37,9 @@ pub use taken::Taken;
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 * 1024;
 
+/// Directories of contents, by algorithm.
+const AREAS: [(&str, Algorithm); 2] = [("blobs", Algorithm::Blake3), ("sha256", Algorithm::Sha256)];
+
 /// How long a partial fetch waits to be resumed.
 const MAX_PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -171,6 +174,21 @@ impl Store {
         remove_if_there(&self.path_of(digest))
     }
 
+    /// Returns every content that is there; not verified.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be listed.
+    pub fn digests(&self) -> Result<Vec<Digest>, FsError> {
+        let mut digests = Vec::new();
+        for (area, algorithm) in AREAS {
+            for directory in list(&self.dir.join(area))? {
+                digests.extend(list(&directory)?.iter().filter_map(|path| digest_of_path(path, algorithm)));
+            }
+        }
+        Ok(digests)
+    }
+
     /// Removes every content that `keep` does not want, and partial fetches and damaged contents older than a day; returns count and bytes.
     ///
     /// # Errors
@@ -178,7 +196,7 @@ impl Store {
     /// When the store cannot be listed or something cannot be removed.
     pub fn retain(&self, keep: &dyn Fn(&Digest) -> bool) -> Result<(u64, u64), FsError> {
         let (mut count, mut bytes) = (0, 0);
-        for (area, algorithm) in [("blobs", Algorithm::Blake3), ("sha256", Algorithm::Sha256)] {
+        for (area, algorithm) in AREAS {
             for directory in list(&self.dir.join(area))? {
                 for path in list(&directory)? {
                     if digest_of_path(&path, algorithm).is_some_and(|digest| keep(&digest)) {
