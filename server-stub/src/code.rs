@@ -339,7 +339,27 @@ impl Environments {
         {
             history.push(live.version.clone());
         }
+        // Lines of what was published elsewhere were written when it was heard of.
+        history.sort_by_key(|version| version.version);
+        history.dedup_by_key(|version| version.version);
         Ok(history)
+    }
+
+    /// Writes lines of versions that were published elsewhere and never live here. Blocking.
+    pub(crate) fn learn(&self, environment: &Environment, versions: &[Version]) -> Result<(), ServerError> {
+        let known: HashSet<VersionCounter> = self.history(environment)?.iter().map(|version| version.version).collect();
+        let path = self.dir(environment).join("history.jsonl");
+        for version in versions.iter().filter(|version| !known.contains(&version.version)) {
+            disk::append_json(&path, version)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the manifest of a version that is not live. Blocking.
+    pub(crate) fn keep_manifest(&self, environment: &Environment, manifest: &Manifest) -> Result<(), ServerError> {
+        let dir = self.dir(environment);
+        ensure_private_dir(&dir.join("manifests"))?;
+        Ok(write_state(&manifest_path(&dir, manifest.code_id()), &codec::encode(manifest)?, 0o600)?)
     }
 }
 

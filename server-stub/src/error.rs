@@ -7,6 +7,7 @@ use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::{CodecError, Environment};
 
 use crate::compile::CompileError;
+use crate::store::StoreError;
 
 /// Why the server cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,15 @@ pub enum ServerError {
     NotPromoted {
         /// Why.
         reason: String,
+    },
+    /// The store that servers share cannot be used.
+    #[error("shared store")]
+    Store(#[from] StoreError),
+    /// Other servers published all the time.
+    #[error("environment {environment} was published at other servers again and again meanwhile: publish again")]
+    Outrun {
+        /// The environment.
+        environment: Environment,
     },
     /// Something could not be encoded.
     #[error("server's own state could not be encoded")]
@@ -137,7 +147,8 @@ impl ServerError {
             Self::Replaced { .. } => "replaced",
             Self::Offline => "offline",
             Self::NotPromoted { .. } => "not_promoted",
-            Self::Unconfirmed { .. } => "unconfirmed",
+            Self::Unconfirmed { .. } | Self::Store(_) => "unconfirmed",
+            Self::Outrun { .. } => "outrun",
             Self::UnknownNode { .. } => "unknown_node",
             Self::Codec(_) | Self::Lost(_) => "internal",
         }

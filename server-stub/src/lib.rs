@@ -35,6 +35,7 @@ mod role;
 pub mod rollout;
 mod routes;
 mod server;
+mod shared;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -46,3 +47,4 @@ pub use replica::Follower;
 pub use role::{Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;
 pub use server::{Confirmed, Server, ServerOptions, Staging};
+pub use shared::Sharing;

@@ -153,6 +153,15 @@ impl Nodes {
     /// Keeps a compiled catalog and counts the compile. What a power cut takes away or damages is noticed and compiled again, so nobody
     /// waits for the disk. Blocking.
     pub(crate) fn keep(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
+        self.add(certname, compiled, bytes, 1)
+    }
+
+    /// Keeps a catalog that another server has compiled; as [`Self::keep`].
+    pub(crate) fn adopt(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes) -> Result<(), ServerError> {
+        self.add(certname, compiled, bytes, 0)
+    }
+
+    fn add(&self, certname: &Certname, compiled: CompiledCatalog, bytes: &Bytes, compiles: u64) -> Result<(), ServerError> {
         let dir = self.node_dir(certname);
         let _turn = self.turn(certname);
         ensure_private_dir(&dir)?;
@@ -160,7 +169,7 @@ impl Nodes {
         let (file, dropped) = {
             let mut nodes = self.lock();
             let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
-            node.file.compiles += 1;
+            node.file.compiles += compiles;
             node.file.last_seen_unix_seconds = now();
             node.add(compiled)
         };
@@ -286,16 +295,11 @@ impl Nodes {
     }
 
     pub(crate) fn summaries(&self) -> Vec<NodeSummary> {
-        let summary = |node: &Node| NodeSummary {
-            certname: node.file.certname.clone(),
-            environment: node.file.environment.clone(),
-            catalog_id: node.file.catalog_id,
-            code_id: node.file.code_id,
-            compiles: node.file.compiles,
-            last_seen: node.file.last_seen_unix_seconds,
-            status: node.file.status,
-        };
-        self.lock().values().map(summary).collect()
+        self.lock().values().map(Node::summary).collect()
+    }
+
+    pub(crate) fn summary(&self, certname: &Certname) -> Option<NodeSummary> {
+        self.lock().get(certname).map(Node::summary)
     }
 
     /// The directory of a node: named by the digest of its name, never by the name.
@@ -322,6 +326,18 @@ impl Node {
             catalogs: Vec::new(),
         };
         Self { file, contents: HashMap::new() }
+    }
+
+    fn summary(&self) -> NodeSummary {
+        NodeSummary {
+            certname: self.file.certname.clone(),
+            environment: self.file.environment.clone(),
+            catalog_id: self.file.catalog_id,
+            code_id: self.file.code_id,
+            compiles: self.file.compiles,
+            last_seen: self.file.last_seen_unix_seconds,
+            status: self.file.status,
+        }
     }
 
     /// Adds a catalog; returns what is to be written, and catalogs that nothing refers to any more.

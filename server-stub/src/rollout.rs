@@ -16,6 +16,7 @@ use crate::code::Version;
 use crate::disk;
 use crate::error::ServerError;
 use crate::server::Server;
+use crate::shared;
 
 /// Format of `rollout.json`.
 const FORMAT: u32 = 1;
@@ -150,6 +151,7 @@ impl Server {
             return Ok(());
         }
         self.refuse_as_replica()?;
+        self.catch_up()?;
         let mut rollout = self.gate.rollout();
         rollout.per_second = request.per_second.unwrap_or(rollout.per_second);
         if request.resume {
@@ -163,17 +165,23 @@ impl Server {
         }
         let paused = rollout.paused.as_deref().map_or_else(|| "running".to_owned(), |why| format!("paused: {why}"));
         self.audit("rollout", who, &format!("{} nodes a second, {paused}", rollout.per_second))?;
+        if let Some(shared) = &self.shared {
+            shared::wait(async { Ok(shared.set_rollout(&rollout).await?) })?;
+        }
         self.gate.set(rollout)?;
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();
         Ok(())
     }
 
-    /// Says which nodes have which code.
-    #[must_use]
-    pub fn rollout(&self) -> RolloutStatus {
+    /// Says which nodes have which code. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the store that servers share cannot be asked.
+    pub fn rollout(&self) -> Result<RolloutStatus, ServerError> {
         let mut environments: BTreeMap<Environment, EnvironmentRollout> = BTreeMap::new();
-        for node in self.nodes() {
+        for node in self.nodes()? {
             let Some(environment) = node.environment else { continue };
             let live = self.environments.live(&environment).map(|code| code.version.clone());
             let of_it = environments.entry(environment.clone()).or_insert_with(|| EnvironmentRollout {
@@ -184,11 +192,11 @@ impl Server {
             let code = node.code_id.as_ref().map(CodeId::to_string).unwrap_or_default();
             of_it.nodes.entry(code).or_default().push(node.certname);
         }
-        RolloutStatus {
+        Ok(RolloutStatus {
             rollout: self.gate.rollout(),
             waiting: *self.gate.waiting.borrow(),
             environments: environments.into_values().collect(),
-        }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The server: everything that its parts share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -15,15 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Flights;
 use crate::blocking;
-use crate::code::{Environments, Version};
+use crate::code::{Code, Environments, Version};
 use crate::compile::{Compiler, ManifestCompiler};
 use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
-use crate::replica::{Followers, Mending, Upstream};
+use crate::replica::{Follower, Followers, Mending, Upstream};
 use crate::role::{Others, Peers, Role, Watch};
 use crate::rollout::Gate;
+use crate::shared::{self, Shared, Sharing};
 
 /// Where staged code is.
 #[derive(Debug, Clone)]
@@ -104,6 +105,9 @@ pub struct ServerOptions {
     pub successors: Option<Peers>,
     /// On a replica: for how long what was last confirmed is still answered when no primary can be asked. Default: not at all.
     pub unconfirmed_for: Duration,
+    /// A store that this server shares with others, which are then its equals; neither `primary` nor `successors` is given then. The
+    /// server must be opened within a tokio runtime of several threads. Default: none.
+    pub sharing: Option<Sharing>,
     /// For a single act of an administrator while no server runs: the other servers are those that the server was last run with, which
     /// cannot be asked, and what needs their word is refused. Default: no.
     pub is_offline: bool,
@@ -123,6 +127,7 @@ impl ServerOptions {
             primary: None,
             successors: None,
             unconfirmed_for: Duration::ZERO,
+            sharing: None,
             is_offline: false,
         }
     }
@@ -149,6 +154,8 @@ pub struct Server {
     pub(crate) watch: Watch,
     pub(crate) gate: Arc<Gate>,
     pub(crate) mending: Arc<Mending>,
+    /// This server's part in a store that it shares.
+    pub(crate) shared: Option<Arc<Shared>>,
     /// The way to the primary, while this is a replica.
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Who follows this server.
@@ -186,15 +193,20 @@ impl Server {
         let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
         let collecting = Arc::default();
         let gate = Arc::new(Gate::open(&options.data_dir)?);
-        let peers = options.primary.clone().or_else(|| options.successors.clone());
+        let nodes = Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?);
+        let flights = Flights::default();
+        let share = |sharing| Shared::new(sharing, store.clone(), Arc::clone(&nodes), flights.clone(), options.reports_per_node);
+        let shared = options.sharing.as_ref().map(share);
+        let peers = shared.as_ref().map(Shared::peers).or_else(|| options.primary.clone()).or_else(|| options.successors.clone());
         let upstream = |peers| {
             Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting), Arc::clone(&gate)))
         };
         let upstream = peers.as_ref().map(upstream);
-        let others = match (&options.primary, &options.successors) {
-            (Some(_), _) => Others::Primary,
-            (None, Some(_)) => Others::Successors,
-            (None, None) => Others::None,
+        let others = match (&shared, &options.primary, &options.successors) {
+            (Some(_), ..) => Others::Store,
+            (None, Some(_), _) => Others::Primary,
+            (None, None, Some(_)) => Others::Successors,
+            (None, None, None) => Others::None,
         };
         let others = Some(others).filter(|_| !options.is_offline);
         let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
@@ -207,8 +219,9 @@ impl Server {
             mending: Arc::default(),
             upstream,
             followers: Followers::default(),
-            nodes: Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?),
-            flights: Flights::default(),
+            nodes,
+            flights,
+            shared,
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             publishing: Arc::default(),
             stopping: CancellationToken::new(),
@@ -250,6 +263,7 @@ impl Server {
     pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
         self.refuse_offline()?;
         match &self.upstream {
+            _ if self.shared.is_some() => Ok(()),
             _ if self.role.is_primary() => Ok(()),
             Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
             None => Err(ServerError::Replaced { epoch: self.role.epoch() }),
@@ -298,6 +312,7 @@ impl Server {
         let mut versions = Vec::new();
         for code in self.environments.all_live() {
             if environment.is_none_or(|wanted| *wanted == code.version.environment) {
+                self.learn(&code.version.environment)?;
                 versions.extend(self.environments.history(&code.version.environment)?);
             }
         }
@@ -315,10 +330,60 @@ impl Server {
         self.environments.has_content(digest)
     }
 
-    /// Returns what is known of every node, by name.
-    #[must_use]
-    pub fn nodes(&self) -> Vec<NodeSummary> {
-        self.nodes.summaries()
+    /// Brings what is live in the store that servers share; returns the environments that are live here and not there. Nothing where
+    /// there is none. Blocking.
+    pub(crate) fn catch_up(&self) -> Result<Arc<BTreeSet<Environment>>, ServerError> {
+        let (Some(_), Some(upstream)) = (&self.shared, &self.upstream) else { return Ok(Arc::default()) };
+        shared::wait(async { upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }) })
+    }
+
+    /// Makes code live that was made on top of `base`, which was live. Returns whether it did: where servers share a store, another one
+    /// may have been faster. Blocking; one at a time.
+    pub(crate) fn go_live(&self, base: Option<&Code>, code: Code) -> Result<bool, ServerError> {
+        if let (Some(shared), Some(upstream)) = (&self.shared, &self.upstream) {
+            return shared::wait(async {
+                // Nothing is brought meanwhile, so that what is live here only grows.
+                let _turn = upstream.nothing_is_brought().await;
+                if !shared.commit(base, &code).await? {
+                    return Ok(false);
+                }
+                self.environments.switch(code).map(|()| true)
+            });
+        }
+        self.environments.switch(code).map(|()| true)
+    }
+
+    /// Returns the other servers that are known here, as they were last heard of. Blocking.
+    pub(crate) fn others(&self) -> Result<BTreeMap<String, Follower>, ServerError> {
+        if let Some(shared) = &self.shared {
+            return shared::wait(async { Ok(shared.servers().await?) });
+        }
+        Ok(self.followers.all().into_iter().map(|(name, follower)| (name.to_string(), follower)).collect())
+    }
+
+    /// Hears of what was published at other servers, where they share a store. Blocking.
+    pub(crate) fn learn(&self, environment: &Environment) -> Result<(), ServerError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let history = shared::wait(async { Ok(shared.history(environment).await?) })?;
+        self.environments.learn(environment, &history)
+    }
+
+    /// Returns what is known of every node, by name; of servers that share a store, what any of them knows. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked.
+    pub fn nodes(&self) -> Result<Vec<NodeSummary>, ServerError> {
+        let mut nodes: BTreeMap<Certname, NodeSummary> =
+            self.nodes.summaries().into_iter().map(|node| (node.certname.clone(), node)).collect();
+        if let Some(shared) = &self.shared {
+            for there in shared::wait(async { Ok(shared.summaries().await?) })? {
+                if nodes.get(&there.certname).is_none_or(|here| here.last_seen < there.last_seen) {
+                    nodes.insert(there.certname.clone(), there);
+                }
+            }
+        }
+        Ok(nodes.into_values().collect())
     }
 
     /// Has the catalogs of a node compiled again when it next checks in: the only cause of a compile beside new code. It is
@@ -330,7 +395,16 @@ impl Server {
     pub fn recompile(&self, certname: &Certname, who: &str) -> Result<(), ServerError> {
         self.audit("recompile", who, certname.as_str())?;
         self.flights.forget(certname);
-        self.nodes.forget_catalogs(certname)
+        let Some(shared) = &self.shared else { return self.nodes.forget_catalogs(certname) };
+        if !self.nodes()?.iter().any(|node| node.certname == *certname) {
+            return Err(ServerError::UnknownNode { certname: certname.to_string() });
+        }
+        shared::wait(async { Ok(shared.recompile(certname).await?) })?;
+        match self.nodes.forget_catalogs(certname) {
+            // It is another server's.
+            Err(ServerError::UnknownNode { .. }) => Ok(()),
+            done => done,
+        }
     }
 
     /// Records, durably, what an administrator did. Blocking.

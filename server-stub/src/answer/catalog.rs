@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::{
-    CatalogReply, Certname, CheckIn, CodeId, Digest, Environment, Refusal, RefusalCode, SubmitFacts, codec,
+    CatalogReply, Certname, CheckIn, CodeId, Digest, EntryKind, Environment, Refusal, RefusalCode, SubmitFacts, codec,
 };
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
@@ -17,12 +17,13 @@ use crate::compile::{CompileRequest, Compiled};
 use crate::error::ServerError;
 use crate::nodes::CompiledCatalog;
 use crate::server::{Server, now};
+use crate::shared;
 
 /// Longest time that a check-in is held, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// When to ask a replica again that could not ask its primary, in seconds.
-const UNCONFIRMED_SECONDS: u32 = 5;
+pub(super) const UNCONFIRMED_SECONDS: u32 = 5;
 
 /// Compiles that may wait at once; each holds the facts of a node.
 const MAX_FLIGHTS: usize = 10_000;
@@ -131,6 +132,7 @@ impl Server {
                     continue;
                 }
             }
+            self.adopt(request, &code).await?;
             let reply = self.reply(request, &code, unconfirmed)?;
             let is_current = matches!(reply, CatalogReply::Current { .. });
             if is_news || !is_current || tokio::time::Instant::now() >= deadline {
@@ -159,6 +161,7 @@ impl Server {
         if check_in.at_least.is_none() && check_in.held.is_some_and(|held| held.code_id != code.version.code_id) {
             self.refuse_while_paused(&check_in.environment)?;
         }
+        self.adopt(check_in, &code).await?;
         let reply = self.reply(check_in, &code, unconfirmed)?;
         if reply != CatalogReply::FactsNeeded {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
@@ -210,6 +213,16 @@ impl Server {
         })
     }
 
+    /// Brings the catalog that another server has compiled for a node from this code, where they share a store.
+    async fn adopt(&self, check_in: &CheckIn, code: &Code) -> Result<(), Refusal> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let (certname, environment, code_id) = (&check_in.certname, &check_in.environment, code.version.code_id);
+        if self.nodes.catalog(certname, environment, code_id).is_none() {
+            shared.adopt(certname, environment, code_id).await.map_err(|error| refusal(&error))?;
+        }
+        Ok(())
+    }
+
     /// Answers from what is compiled already.
     fn reply(&self, check_in: &CheckIn, code: &Code, unconfirmed: Option<u32>) -> Result<CatalogReply, Refusal> {
         match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id) {
@@ -248,11 +261,12 @@ impl Server {
     fn compile(&self, compile: CompileRequest) -> impl Future<Output = Result<CompiledCatalog, Refusal>> + Send + 'static {
         let compiler = Arc::clone(&self.options.compiler);
         let (store, nodes, workers) = (self.store.clone(), Arc::clone(&self.nodes), Arc::clone(&self.workers));
-        let collecting = Arc::clone(&self.collecting);
+        let (collecting, shared) = (Arc::clone(&self.collecting), self.shared.clone());
         let work = move || -> Result<CompiledCatalog, ServerError> {
             let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
             let facts = Digest::of(&codec::encode(&compile.facts)?);
             let Compiled { catalog, contents } = compiler.compile(&compile)?;
+            let mut named: HashMap<Digest, u64> = catalog.contents().collect();
             for content in &contents {
                 store.put_bytes(content)?;
             }
@@ -266,6 +280,18 @@ impl Server {
                 is_forgotten: false,
                 time_unix_seconds: now(),
             };
+            if let Some(shared) = shared {
+                // What is in the code is there already.
+                for entry in compile.code.manifest.entries() {
+                    if let EntryKind::File { digest, .. } = &entry.kind {
+                        named.remove(digest);
+                    }
+                }
+                let all = shared::wait(shared.offer(&compile.certname, &compiled, &bytes, named))?;
+                if all != compiled {
+                    return Ok(all);
+                }
+            }
             nodes.keep(&compile.certname, compiled.clone(), &bytes)?;
             Ok(compiled)
         };

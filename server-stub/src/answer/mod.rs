@@ -11,6 +11,7 @@ use direct_puppet_transport::protocol::{
     SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::blocking;
@@ -19,6 +20,7 @@ use crate::server::Server;
 
 pub(crate) use catalog::Flights;
 pub(crate) use identity::is_administrator;
+pub(crate) use sync::delta;
 
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;
@@ -38,8 +40,7 @@ impl Handler for Server {
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         identity::acts_for(peer, &request.certname)?;
-        let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
-        let allowed = blocking::run(move || nodes.contents(&certname)).await.map_err(|error| internal(&error))?;
+        let allowed = self.allowed(&request).await?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         let mending = Arc::clone(&self.mending);
         // What is in no code was made by the compile, and another one makes it again.
@@ -58,10 +59,17 @@ impl Handler for Server {
             let message = format!("transaction_uuid {uuid:?} is not {UUID_DIGITS} hexadecimal digits");
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
-        let nodes = Arc::clone(&self.nodes);
+        let is_known_there = match &self.shared {
+            Some(shared) => shared.keep_report(&report).await.map_err(|error| refusal(&error.into()))?,
+            None => false,
+        };
+        let (nodes, certname) = (Arc::clone(&self.nodes), report.host.clone());
         let kept = blocking::run(move || nodes.report(&report)).await;
-        let duplicate = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
-        Ok(ReportAccepted { duplicate })
+        let is_known_here = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+        if let (Some(shared), Some(summary)) = (&self.shared, self.nodes.summary(&certname)) {
+            shared.keep_summary(&summary).await.map_err(|error| refusal(&error.into()))?;
+        }
+        Ok(ReportAccepted { duplicate: is_known_there || is_known_here })
     }
 
     async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
@@ -89,6 +97,24 @@ impl Handler for Server {
     }
 }
 
+impl Server {
+    /// Returns the contents that the catalogs of a node name. Where servers share a store, another one may have given it a catalog that
+    /// is not here yet.
+    async fn allowed(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
+        let find = || {
+            let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
+            blocking::run(move || nodes.contents(&certname))
+        };
+        let allowed = find().await.map_err(|error| internal(&error))?;
+        let Some(shared) = &self.shared else { return Ok(allowed) };
+        if request.digests.iter().all(|digest| allowed.iter().any(|set| set.contains(digest))) {
+            return Ok(allowed);
+        }
+        shared.adopt_all(&request.certname).await.map_err(|error| refusal(&error))?;
+        find().await.map_err(|error| internal(&error))
+    }
+}
+
 /// Logs what broke, and tells the peer no more than that something did.
 fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
     tracing::error!("{}", chain(error));
@@ -99,6 +125,10 @@ fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
 fn refusal(error: &ServerError) -> Refusal {
     match error {
         ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
+        ServerError::Store(error) => {
+            let message = format!("{}: try again, or ask another server", chain(error));
+            Refusal { retry_after_seconds: Some(catalog::UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
+        }
         other => internal(other),
     }
 }

@@ -90,7 +90,8 @@ impl Server {
     }
 }
 
-fn delta(base: &Manifest, manifest: &Manifest) -> SyncManifestReply {
+/// Says what differs between two manifests.
+pub(crate) fn delta(base: &Manifest, manifest: &Manifest) -> SyncManifestReply {
     let before: HashMap<_, _> = base.entries().iter().map(|entry| (&entry.path, entry)).collect();
     let changed = manifest.entries().iter().filter(|entry| before.get(&entry.path) != Some(entry)).cloned().collect();
     let removed = base.entries().iter().filter(|entry| manifest.get(&entry.path).is_none()).map(|entry| entry.path.clone());

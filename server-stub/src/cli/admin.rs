@@ -118,12 +118,12 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
     let answered = tokio::task::spawn_blocking(move || match question {
         Question::Publish(_) | Question::Promote(_) | Question::Rollback(_) => told::<()>(Ok(())),
         Question::Versions(environment) => told(server.versions(environment.as_ref())),
-        Question::Nodes => told(Ok(server.nodes())),
+        Question::Nodes => told(server.nodes()),
         Question::Recompile(certname) => told(server.recompile(&certname, &who)),
         Question::Diff { environment, from, to } => told(server.diff(&environment, from, to)),
         Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
         Question::Verify => told(server.verify()),
-        Question::Rollout(request) => told(server.set_rollout(&request, &who).map(|()| server.rollout())),
+        Question::Rollout(request) => told(server.set_rollout(&request, &who).and_then(|()| server.rollout())),
         Question::Explain(request) => told(server.explain(&request)),
         Question::Collect(request) => told(server.collect(request)),
     });

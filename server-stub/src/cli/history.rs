@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use direct_puppet_server_stub::code::{Author, Version};
-use direct_puppet_server_stub::history::{Change, CollectRequest, Collected, Difference, RollbackRequest, Verified, VersionName};
+use direct_puppet_server_stub::history::{
+    Change, CollectRequest, Collected, Difference, InStore, RollbackRequest, Verified, VersionName,
+};
 use direct_puppet_server_stub::publish::EnvironmentResult;
 use direct_puppet_transport::protocol::Environment;
 
@@ -155,6 +157,10 @@ pub(super) async fn gc(arguments: GcArguments) -> anyhow::Result<u8> {
         }
         let (went, Collected { kept, contents, bytes, .. }) = (done.collected.len(), &done);
         print_line(&format!("{went} versions collected, {kept} kept; {contents} contents, {bytes} bytes removed"));
+        if let Some(InStore { collected, kept, contents }) = &done.in_store {
+            let went = collected.len();
+            print_line(&format!("shared store: {went} versions to go, {kept} kept; {contents} contents removed"));
+        }
     }
     Ok(0)
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerError, ServerOptions, Staging};
+use direct_puppet_server_stub::store::SharedStore;
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerError, ServerOptions, Sharing, Staging};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, Transport, connect};
@@ -59,8 +60,12 @@ pub(super) struct Arguments {
     /// On a primary: a server that may be promoted in its place; it is asked at each start, before anybody is answered
     #[arg(long, value_name = "URL", conflicts_with = "primary")]
     successor: Vec<String>,
-    /// On a replica: answer for so many seconds from what was last confirmed when no primary can be asked [default: not at all]
-    #[arg(long, value_name = "SECONDS", requires = "primary")]
+    /// Share a store with other servers, which are then all equal: postgres://user@host/database, or file:///directory; a URL with a
+    /// password belongs into the configuration file
+    #[arg(long, value_name = "URL", conflicts_with_all = ["primary", "successor"])]
+    store: Option<String>,
+    /// Answer for so many seconds from what was last confirmed when no primary, or not the store, can be asked [default: not at all]
+    #[arg(long, value_name = "SECONDS")]
     unconfirmed_for: Option<u64>,
     /// A certificate of a server that may follow this one
     #[arg(long, value_name = "CERTNAME")]
@@ -102,6 +107,7 @@ struct Config {
     certname: Option<Certname>,
     primary: Vec<String>,
     successor: Vec<String>,
+    store: Option<String>,
     unconfirmed_for: Option<u64>,
     replica: Vec<Certname>,
     admin: Vec<Certname>,
@@ -128,12 +134,19 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     if !arguments.primary.is_empty() && !arguments.successor.is_empty() {
         bail!("a server has a primary or successors, not both: leave one out");
     }
+    if arguments.store.is_some() && !(arguments.primary.is_empty() && arguments.successor.is_empty()) {
+        bail!("servers that share a store are equal: leave out --primary and --successor, or --store");
+    }
+    if arguments.unconfirmed_for.is_some() && arguments.primary.is_empty() && arguments.store.is_none() {
+        bail!("--unconfirmed-for is for servers that confirm: give --primary or --store, or leave it out");
+    }
     let primary = peers(&arguments, &arguments.primary)?;
-    let staging = match (&arguments.staging, &primary) {
-        (Some(staging), _) => std::path::absolute(staging)?,
-        // A replica publishes nothing until it is promoted.
-        (None, Some(_)) => PathBuf::from("/nonexistent"),
-        (None, None) => bail!("no staging directory: give one with --staging, or follow a server with --primary"),
+    let sharing = sharing(&arguments)?;
+    let staging = match &arguments.staging {
+        Some(staging) => std::path::absolute(staging)?,
+        // A replica publishes nothing until it is promoted, and of equal servers it is enough that one does.
+        None if primary.is_some() || sharing.is_some() => PathBuf::from("/nonexistent"),
+        None => bail!("no staging directory: give one with --staging, or follow a server with --primary"),
     };
     if arguments.listen.is_empty() {
         bail!("nowhere to listen: give --listen, as http://127.0.0.1:8141");
@@ -141,6 +154,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let options = ServerOptions {
         replicas: arguments.replica.clone(),
         primary,
+        sharing,
         successors: peers(&arguments, &arguments.successor)?,
         unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
         ..ServerOptions::new(data.clone(), Staging::Environments(staging))
@@ -179,6 +193,13 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         ends.push(ended.map_err(anyhow::Error::from).flatten());
     }
     ends.into_iter().collect::<anyhow::Result<()>>().map(|()| 0)
+}
+
+/// Returns the store that this server shares with others.
+fn sharing(arguments: &Arguments) -> anyhow::Result<Option<Sharing>> {
+    let Some(url) = &arguments.store else { return Ok(None) };
+    let name = arguments.certname.clone().context("other servers must know this one by a name: give it with --certname")?;
+    Ok(Some(Sharing { store: SharedStore::open(url)?, name }))
 }
 
 /// Returns the ways to other servers.
@@ -276,6 +297,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     if arguments.successor.is_empty() {
         arguments.successor = config.successor;
     }
+    arguments.store = arguments.store.or(config.store);
     arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);
     arguments.replica.extend(config.replica);
     Ok(arguments)

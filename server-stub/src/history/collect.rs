@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::rollback::contents;
 use crate::code::Version;
 use crate::error::ServerError;
+use crate::role::Others;
 use crate::server::{Server, now};
+use crate::shared;
 
 /// What may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,20 @@ pub struct Collected {
     pub contents: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What went from the store that this server shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_store: Option<InStore>,
+}
+
+/// What went from a store that servers share. Contents go a day after they were last put or looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InStore {
+    /// Versions whose contents nothing needs any more.
+    pub collected: Vec<(Environment, CodeId)>,
+    /// How many versions stay.
+    pub kept: u64,
+    /// Contents removed.
+    pub contents: u64,
 }
 
 impl Server {
@@ -75,7 +91,12 @@ impl Server {
                     continue;
                 }
                 done.kept += 1;
-                let manifest = self.environments.manifest(environment, code_id)?.ok_or_else(|| ServerError::Damaged {
+                let manifest = self.environments.manifest(environment, code_id)?;
+                if manifest.is_none() && self.role.others() == Others::Store && code_id != live.version.code_id {
+                    // It was live elsewhere.
+                    continue;
+                }
+                let manifest = manifest.ok_or_else(|| ServerError::Damaged {
                     path: self.environments.dir(environment),
                     reason: format!("the manifest of {code_id} is missing: run verify before anything is collected"),
                 })?;
@@ -85,12 +106,15 @@ impl Server {
         if !request.dry_run {
             (done.contents, done.bytes) = self.store.retain(&|digest| reachable.contains(digest))?;
         }
+        if let Some(shared) = &self.shared {
+            done.in_store = Some(shared::wait(shared.collect(horizon, request.grace_seconds > 0, request.dry_run))?);
+        }
         Ok(done)
     }
 }
 
 /// The code of versions that were live at `horizon` or later.
-fn fresh(history: &[Version], horizon: u64) -> HashSet<CodeId> {
+pub(crate) fn fresh(history: &[Version], horizon: u64) -> HashSet<CodeId> {
     let replaced = history.iter().skip(1).map(|next| next.time_unix_seconds);
     history.iter().zip(replaced).filter(|(_, replaced)| *replaced >= horizon).map(|(version, _)| version.code_id).collect()
 }

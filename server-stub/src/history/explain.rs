@@ -61,7 +61,7 @@ impl Server {
     ///
     /// When there is no such version, or nothing is known of such a node.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ServerError> {
-        let nodes = self.nodes();
+        let nodes = self.nodes()?;
         let compiled = match &request.node {
             Some(node) => {
                 let newest = self.nodes.newest_catalog(node, &request.environment);

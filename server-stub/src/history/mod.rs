@@ -19,8 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::code::Version;
 use crate::error::ServerError;
 use crate::server::Server;
+use crate::shared;
 
-pub use collect::{CollectRequest, Collected};
+pub(crate) use collect::fresh;
+pub use collect::{CollectRequest, Collected, InStore};
 pub use diff::{Change, Difference};
 pub use explain::{CatalogOrigin, ExplainRequest, Explanation};
 pub use rollback::RollbackRequest;
@@ -95,6 +97,7 @@ impl Server {
             VersionName::Counter(counter) => version.version == counter,
             VersionName::Code(code_id) => version.code_id == code_id,
         };
+        self.learn(environment)?;
         let found = self.environments.history(environment)?.into_iter().rev().find(is_it);
         found.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: name.to_string() })
     }
@@ -102,9 +105,21 @@ impl Server {
     /// Finds a version with what is in it. Blocking.
     fn find_manifest(&self, environment: &Environment, name: VersionName) -> Result<(Version, Manifest), ServerError> {
         let version = self.find_version(environment, name)?;
-        let manifest = self.environments.manifest(environment, version.code_id)?;
+        let mut manifest = self.environments.manifest(environment, version.code_id)?;
+        if let (None, Some(shared)) = (&manifest, &self.shared) {
+            manifest = shared::wait(shared.manifest(environment, version.code_id))?;
+            if let Some(manifest) = &manifest {
+                self.environments.keep_manifest(environment, manifest)?;
+            }
+        }
         let collected =
             || ServerError::NoVersion { environment: environment.clone(), name: format!("{name} any more (it was collected)") };
         Ok((version, manifest.ok_or_else(collected)?))
+    }
+
+    /// Brings the contents of a version that are not here, where servers share a store. Blocking.
+    fn bring_contents(&self, manifest: &Manifest) -> Result<(), ServerError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        shared::wait(shared.bring(manifest))
     }
 }

@@ -9,7 +9,7 @@ use super::VersionName;
 use crate::blocking;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
-use crate::publish::{EnvironmentResult, unchanged};
+use crate::publish::{ATTEMPTS, EnvironmentResult, unchanged};
 use crate::server::{Server, now};
 
 /// What to make live again.
@@ -49,12 +49,25 @@ impl Server {
     fn go_back(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
+        for _ in 0..ATTEMPTS {
+            self.catch_up()?;
+            if let Some(result) = self.go_back_from_here(request)? {
+                return Ok(result);
+            }
+        }
+        Err(ServerError::Outrun { environment: request.environment.clone() })
+    }
+
+    /// As a publish: `None` when another server that shares the store was faster.
+    fn go_back_from_here(&self, request: &RollbackRequest) -> Result<Option<EnvironmentResult>, ServerError> {
         let environment = &request.environment;
         let (old, manifest) = self.find_manifest(environment, request.to)?;
+        let base = self.environments.live(environment);
         let live = self.find_version(environment, VersionName::Live)?;
         if live.code_id == old.code_id {
-            return Ok(unchanged(environment.clone(), Some(&live)));
+            return Ok(Some(unchanged(environment.clone(), Some(&live))));
         }
+        self.bring_contents(&manifest)?;
         for (path, digest) in contents(&manifest) {
             if !self.store.has_verified(&digest)? {
                 let reason = format!("content of {path} is missing: version {} cannot be made live again", old.version);
@@ -80,8 +93,10 @@ impl Server {
         self.options.compiler.check(&code)?;
         let what = format!("{environment} {} as {counter}", version.code_id);
         self.audit("rollback", &request.author.name, &what)?;
-        self.environments.switch(code)?;
-        Ok(EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) })
+        if !self.go_live(base.as_deref(), code)? {
+            return Ok(None);
+        }
+        Ok(Some(EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) }))
     }
 }
 

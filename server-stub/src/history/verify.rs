@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rollback::contents;
 use crate::error::{ServerError, chain};
+use crate::role::Others;
 use crate::server::Server;
 
 /// What was checked.
@@ -34,7 +35,8 @@ pub struct Problem {
 }
 
 impl Server {
-    /// Reads every manifest and every content of every version that was not collected. Blocking, for as long as that takes; others
+    /// Reads every manifest and every content of every version that was not collected; where servers share a store, what this one has
+    /// of it. Blocking, for as long as that takes; others
     /// go on meanwhile.
     ///
     /// # Errors
@@ -44,6 +46,7 @@ impl Server {
         let mut verified = Verified::default();
         // Each content once: whether it is good.
         let mut known: HashMap<Digest, bool> = HashMap::new();
+        let is_copy = self.role.others() == Others::Store;
         for live in self.environments.all_live() {
             let environment = &live.version.environment;
             let collected = self.environments.collected(environment)?;
@@ -55,6 +58,8 @@ impl Server {
                     |path: Option<String>, reason: String| Problem { environment: environment.clone(), code_id, path, reason };
                 let manifest = match self.environments.manifest(environment, code_id) {
                     Ok(Some(manifest)) => manifest,
+                    // It was live elsewhere.
+                    Ok(None) if is_copy && code_id != live.version.code_id => continue,
                     Ok(None) => {
                         verified.problems.push(problem(None, "its manifest is missing".to_owned()));
                         continue;
@@ -66,6 +71,9 @@ impl Server {
                 };
                 verified.versions += 1;
                 for (path, digest) in contents(&manifest) {
+                    if is_copy && code_id != live.version.code_id && !self.store.has(&digest) {
+                        continue;
+                    }
                     let is_good = match known.get(&digest) {
                         Some(is_good) => *is_good,
                         None => {

@@ -19,6 +19,9 @@ use crate::code::{Author, Code, Version};
 use crate::error::{ServerError, chain};
 use crate::server::{Server, now};
 
+/// How often a publish is begun anew because another server was faster.
+pub(crate) const ATTEMPTS: usize = 8;
+
 /// What to publish.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,6 +111,24 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
 }
 
 fn publish_one(server: &Server, request: &PublishRequest, environment: &Environment) -> Result<EnvironmentResult, ServerError> {
+    for _ in 0..ATTEMPTS {
+        let orphans = server.catch_up()?;
+        server.learn(environment)?;
+        if let Some(result) = attempt(server, request, environment, orphans.contains(environment))? {
+            return Ok(result);
+        }
+    }
+    Err(ServerError::Outrun { environment: environment.clone() })
+}
+
+/// Publishes on top of what is live here; `None` when another server that shares the store was faster. `is_orphan`: what is live here
+/// is not in the store.
+fn attempt(
+    server: &Server,
+    request: &PublishRequest,
+    environment: &Environment,
+    is_orphan: bool,
+) -> Result<Option<EnvironmentResult>, ServerError> {
     let live = server.environments.live(environment);
     let before = live.as_ref().map(|code| &code.version);
     if request.request_id.is_some()
@@ -118,7 +139,7 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
             .find(|done| done.request_id == request.request_id && before.is_some_and(|before| !done.is_left_out_of(before)))
     {
         let answer = unchanged(environment.clone(), Some(&done));
-        return Ok(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer });
+        return Ok(Some(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer }));
     }
     let dir = server.options.staging.dir_of(environment).filter(|dir| dir.is_dir());
     let Some(dir) = dir else {
@@ -129,9 +150,9 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
     let manifest =
         Manifest::new(copied.entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
-    if before.is_some_and(|before| before.code_id == code_id) {
+    if !is_orphan && before.is_some_and(|before| before.code_id == code_id) {
         copied.index.save()?;
-        return Ok(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) });
+        return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) }));
     }
     let version = Version {
         environment: environment.clone(),
@@ -158,11 +179,13 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
         server.store.sync()?;
         // Before it is live: nothing is ever live of which the log does not say who wanted it.
         server.audit("publish", &request.author.name, &format!("{environment} {code_id} as {}", version.version))?;
-        server.environments.switch(code)?;
+        if !server.go_live(live.as_deref(), code)? {
+            return Ok(None);
+        }
         if let Err(error) = copied.index.save() {
             // It is live: only the next publish is slower.
             tracing::warn!("{}", chain(&error));
         }
     }
-    Ok(result)
+    Ok(Some(result))
 }

@@ -71,22 +71,27 @@ impl Upstream {
         base: Option<(CodeId, Manifest)>,
     ) -> Result<Manifest, String> {
         let (environment, code_id) = (&published.environment, published.code_id);
-        if let Some((base_id, base)) = base
-            && let SyncManifestReply::Delta { removed, changed } =
-                self.ask_manifest(client, environment, code_id, Some(base_id)).await?
-        {
-            let mut entries: BTreeMap<_, _> = base.entries().iter().map(|entry| (entry.path.clone(), entry.clone())).collect();
-            removed.iter().for_each(|path| drop(entries.remove(path)));
-            entries.extend(changed.into_iter().map(|entry| (entry.path.clone(), entry)));
-            if let Ok(manifest) = Manifest::new(entries.into_values().collect())
-                && manifest.code_id() == code_id
-            {
-                return Ok(manifest);
+        let base_id = base.as_ref().map(|(base_id, _)| *base_id);
+        let manifest = match (self.ask_manifest(client, environment, code_id, base_id).await?, base) {
+            (SyncManifestReply::Whole { manifest }, _) => manifest,
+            (SyncManifestReply::Delta { removed, changed }, base) => {
+                let base = base.map(|(_, base)| base).unwrap_or_default();
+                let mut entries: BTreeMap<_, _> =
+                    base.entries().iter().map(|entry| (entry.path.clone(), entry.clone())).collect();
+                removed.iter().for_each(|path| drop(entries.remove(path)));
+                entries.extend(changed.into_iter().map(|entry| (entry.path.clone(), entry)));
+                if let Ok(manifest) = Manifest::new(entries.into_values().collect())
+                    && manifest.code_id() == code_id
+                {
+                    return Ok(manifest);
+                }
+                tracing::warn!(%environment, %code_id, "what differs does not add up: the whole manifest is asked for");
+                let SyncManifestReply::Whole { manifest } = self.ask_manifest(client, environment, code_id, None).await? else {
+                    return Err(format!("{} gave no whole manifest of {environment}", client.transport().endpoint()));
+                };
+                manifest
             }
-            tracing::warn!(%environment, %code_id, "what differs does not add up: the whole manifest is asked for");
-        }
-        let SyncManifestReply::Whole { manifest } = self.ask_manifest(client, environment, code_id, None).await? else {
-            return Err(format!("{} gave no whole manifest of {environment}", client.transport().endpoint()));
+            (_, _) => return Err(format!("{} gave what is no manifest of {environment}", client.transport().endpoint())),
         };
         let manifest: Manifest = codec::decode(&manifest, MAX_MANIFEST_BYTES).map_err(|error| chain(&error))?;
         if manifest.code_id() == code_id {

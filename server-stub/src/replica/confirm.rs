@@ -213,6 +213,11 @@ impl Upstream {
         Ok(orphans)
     }
 
+    /// Returns a guard; while it is held nothing is brought.
+    pub(crate) async fn nothing_is_brought(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.bringing.lock().await
+    }
+
     /// Takes what is live at a server that stepped down, unless what is here is newer.
     pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
         self.bring(&Client::new(Arc::clone(transport)), published).await

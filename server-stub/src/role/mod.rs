@@ -44,6 +44,8 @@ pub(crate) enum Others {
     Successors,
     /// Those of which one is the primary.
     Primary,
+    /// Equal ones, which share a store.
+    Store,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -58,6 +60,9 @@ struct RoleFile {
 
 impl RoleFile {
     const fn is_primary(&self) -> bool {
+        if matches!(self.others, Others::Store) {
+            return false;
+        }
         match self.standing {
             Standing::Configured => !matches!(self.others, Others::Primary),
             Standing::Promoted => true,

@@ -47,7 +47,7 @@ impl Watch {
 impl Server {
     /// On a primary: returns when each peer has said, since it started, that none has taken over; asks them if need be.
     pub(crate) async fn cleared(&self) -> Result<(), ServerError> {
-        let Some(peers) = &self.peers else { return Ok(()) };
+        let Some(peers) = self.peers.as_ref().filter(|_| self.shared.is_none()) else { return Ok(()) };
         #[cfg(test)]
         if is_planted(Bug::EpochIgnored) {
             return Ok(());

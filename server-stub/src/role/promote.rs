@@ -60,6 +60,10 @@ impl Server {
     /// When it is dropped, the old primary may have stepped down already: ask again.
     pub async fn promote(self: &Arc<Self>, request: &PromoteRequest, who: &str) -> Result<Promoted, ServerError> {
         self.refuse_offline()?;
+        if self.shared.is_some() {
+            let reason = "it shares a store with its equals, and none of them is primary".to_owned();
+            return Err(ServerError::NotPromoted { reason });
+        }
         if self.role.is_primary() && !request.force {
             return Err(ServerError::NotPromoted { reason: "it is the primary".to_owned() });
         }

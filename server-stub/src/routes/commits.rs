@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::code::{Author, Version};
+use crate::error::ServerError;
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::server::{Server, now};
 
@@ -91,19 +92,19 @@ pub(super) fn latest(server: &Server) -> Value {
 }
 
 /// Returns the status of the storage service.
-pub(super) fn status(server: &Server) -> Value {
+pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
     let live = server.live_versions();
     let submodules: BTreeMap<&str, Value> =
         live.iter().map(|version| (version.environment.as_str(), json!({ "latest_commit": Commit::of(version) }))).collect();
     let newest = live.iter().max_by_key(|version| version.time_unix_seconds);
     let latest_commit = newest.map(|version| Commit { commit: whole(&live).unwrap_or_default(), ..Commit::of(version) });
-    json!({
+    Ok(json!({
         "service_name": "file-sync-storage-service", "service_status_version": 1, "state": "running",
         "status": {
             "timestamp": now(), "repos": { REPOSITORY: { "latest_commit": latest_commit, "submodules": submodules } },
-            "clients": server.followers.all(),
+            "clients": server.others()?,
         },
-    })
+    }))
 }
 
 /// The commit of the repository: over the code of every environment.

@@ -154,7 +154,7 @@ impl AdminRoutes {
             Err(reason) => return bad_request(&reason),
         };
         let who = format!("{peer:?}");
-        self.blocking(move |server| server.set_rollout(&request, &who).map(|()| server.rollout())).await
+        self.blocking(move |server| server.set_rollout(&request, &who).and_then(|()| server.rollout())).await
     }
 
     /// Answers with what blocking work returns.
@@ -221,9 +221,9 @@ impl Routes for AdminRoutes {
             "/file-sync/v1/rollout" => self.rollout(peer, request.body()).await,
             "/file-sync/v1/rollback" => self.rollback(request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
-            STORAGE_STATUS => json(StatusCode::OK, &commits::status(&self.server)),
+            STORAGE_STATUS => self.blocking(|server| commits::status(server)).await,
             "/file-sync/v1/versions" => self.blocking(|server| server.versions(None)).await,
-            "/admin/v1/nodes" => json(StatusCode::OK, &self.server.nodes()),
+            "/admin/v1/nodes" => self.blocking(|server| server.nodes()).await,
             _ => self.recompile(peer, request.body()).await,
         })
     }
@@ -245,7 +245,7 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
 
 fn status_of_code(code: &str) -> StatusCode {
     match code {
-        "unstable" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
+        "unstable" | "outrun" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "unconfirmed" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,

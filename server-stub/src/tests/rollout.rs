@@ -47,7 +47,7 @@ async fn waiting_nodes_are_woken_at_the_rate_that_was_set() {
     ends.sort();
     assert!(ends[0] < Duration::from_millis(100), "the first is woken at once: {:?}", ends[0]);
     assert!((1_900..2_300).contains(&ends[NODES - 1].as_millis()), "{:?}", ends[NODES - 1]);
-    assert_eq!(server.rollout().waiting, 0);
+    assert_eq!(server.rollout().unwrap().waiting, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,12 +74,12 @@ async fn while_it_is_paused_nodes_keep_what_they_have() {
     let at_least = Some(live(&server).version.version);
     let canary = CheckIn { at_least, ..check_in("n1", Some(held)) };
     assert_eq!(server.check_in(&Peer::InProcess, canary).await, Ok(CatalogReply::FactsNeeded));
-    let status = server.rollout();
+    let status = server.rollout().unwrap();
     assert_eq!(status.environments[0].nodes.len(), 2, "{status:?}");
     // It is remembered over a restart, and ends when somebody says so.
     drop(server);
     let server = world.open();
-    assert_eq!(server.rollout().rollout, Rollout { per_second: 0, paused: Some("n7 broke".to_owned()) });
+    assert_eq!(server.rollout().unwrap().rollout, Rollout { per_second: 0, paused: Some("n7 broke".to_owned()) });
     server.set_rollout(&RolloutRequest { resume: true, ..RolloutRequest::default() }, "test").unwrap();
     assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(CatalogReply::FactsNeeded));
     let audit = fs::read_to_string(world.data().join("audit.jsonl")).unwrap();

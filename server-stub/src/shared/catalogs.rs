@@ -1,0 +1,124 @@
+//! Catalogs: one for each node and code, whichever server compiled it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
+use direct_puppet_transport::protocol::{Catalog, Certname, CodeId, Digest, Environment};
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, Shared, names};
+use crate::blocking;
+use crate::error::ServerError;
+use crate::nodes::CompiledCatalog;
+use crate::server::now;
+use crate::store::{Pointer, StoreError};
+
+/// How often a catalog is offered until it, or that of another server, is the one.
+const ATTEMPTS: usize = 8;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CatalogRecord {
+    format: u32,
+    #[serde(flatten)]
+    pub(super) compiled: CompiledCatalog,
+    /// The content that is its canonical bytes.
+    pub(super) content: Digest,
+}
+
+impl Shared {
+    /// Brings the catalog that another server has compiled, with its contents; that there is none is no error.
+    pub(crate) async fn adopt(
+        self: &Arc<Self>,
+        certname: &Certname,
+        environment: &Environment,
+        code_id: CodeId,
+    ) -> Result<Option<CompiledCatalog>, ServerError> {
+        let name = names::catalog(certname, environment, code_id);
+        match self.store.pointers.get(&name).await? {
+            Some(pointer) => self.adopt_this(certname, &name, &pointer).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
+    pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname) -> Result<(), ServerError> {
+        for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {
+            let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+            let CompiledCatalog { environment, code_id, .. } = &record.compiled;
+            if self.nodes.catalog(certname, environment, *code_id).is_none() {
+                self.adopt_this(certname, &name, &pointer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn adopt_this(
+        self: &Arc<Self>,
+        certname: &Certname,
+        name: &str,
+        pointer: &Pointer,
+    ) -> Result<Option<CompiledCatalog>, ServerError> {
+        let record: CatalogRecord = self.decode(name, &pointer.value)?;
+        if record.format != FORMAT {
+            return Err(self.unusable(format!("{name} is in format {}: use the program that wrote it", record.format)).into());
+        }
+        let Some((bytes, catalog)) = self.read_catalog(&record).await? else {
+            // Then it is made again, once.
+            tracing::error!(name, "a catalog in the store is gone or damaged: it is compiled again");
+            self.store.pointers.swap(name, Some(pointer.generation), None).await?;
+            return Ok(None);
+        };
+        self.bring_these(catalog.contents().map(|(digest, size)| (digest, (size, String::new()))).collect()).await?;
+        let (nodes, certname, compiled) = (Arc::clone(&self.nodes), certname.clone(), record.compiled.clone());
+        blocking::run(move || nodes.adopt(&certname, compiled, &bytes)).await??;
+        Ok(Some(record.compiled))
+    }
+
+    /// Reads a catalog; `None` when it is gone or damaged.
+    async fn read_catalog(&self, record: &CatalogRecord) -> Result<Option<(Bytes, Catalog)>, StoreError> {
+        let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await? else { return Ok(None) };
+        Ok(Catalog::decode(&bytes, record.compiled.catalog_id).ok().map(|catalog| (bytes, catalog)))
+    }
+
+    /// Offers a catalog that was compiled here, whose contents are here. Returns the catalog that all servers have from now on: this,
+    /// or that of another one which was faster.
+    pub(crate) async fn offer(
+        self: &Arc<Self>,
+        certname: &Certname,
+        compiled: &CompiledCatalog,
+        bytes: &Bytes,
+        contents: HashMap<Digest, u64>,
+    ) -> Result<CompiledCatalog, ServerError> {
+        self.upload(contents).await?;
+        let content = self.put_bytes(bytes.clone()).await?;
+        let name = names::catalog(certname, &compiled.environment, compiled.code_id);
+        let value = self.encode(&CatalogRecord { format: FORMAT, compiled: compiled.clone(), content })?;
+        for _ in 0..ATTEMPTS {
+            if self.store.pointers.swap(&name, None, Some(value.clone())).await? {
+                return Ok(compiled.clone());
+            }
+            if let Some(faster) = self.adopt(certname, &compiled.environment, compiled.code_id).await? {
+                return Ok(faster);
+            }
+        }
+        Err(self.unusable(format!("{name} changes all the time")).into())
+    }
+
+    /// Has a node's catalogs compiled again, at all servers.
+    pub(crate) async fn recompile(&self, certname: &Certname) -> Result<(), StoreError> {
+        for name in self.store.pointers.names(&names::catalogs(certname)).await? {
+            self.unset(&name).await?;
+        }
+        // Another value each time, so that it is another generation.
+        self.set(&names::recompile(certname), &(now(), rand()?)).await
+    }
+}
+
+fn rand() -> Result<u64, StoreError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::Unusable { endpoint: "this machine".to_owned(), reason: error.to_string() })?;
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,92 @@
+//! Collecting what nothing in the store refers to any more.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::limits::{MAX_CATALOG_BYTES, MAX_MANIFEST_BYTES};
+use direct_puppet_transport::protocol::{Catalog, CodeId, Digest, EntryKind, Environment, Manifest, codec};
+
+use super::catalogs::CatalogRecord;
+use super::{Shared, VersionRecord, names};
+use crate::code::Version;
+use crate::error::ServerError;
+use crate::history::{InStore, fresh};
+use crate::nodes::NodeSummary;
+
+/// Contents stay for so long after they were last put or looked for: a publish that is under way puts them before it names them.
+const MIN_AGE: Duration = Duration::from_secs(24 * 3600);
+
+impl Shared {
+    /// Removes contents of versions that are not live, that no node was last heard to have, and that were replaced before `horizon`;
+    /// then catalogs of such versions. What any other server puts meanwhile stays.
+    pub(crate) async fn collect(&self, horizon: u64, has_grace: bool, dry_run: bool) -> Result<InStore, ServerError> {
+        // First what is there, then what refers to it: what comes in between is younger than anything that goes.
+        let all = self.store.blobs.all().await?;
+        let mut done = InStore::default();
+        let mut reachable: HashSet<Digest> = HashSet::new();
+        let held: HashSet<CodeId> = self.summaries().await?.iter().filter_map(|node: &NodeSummary| node.code_id).collect();
+        let mut kept: HashSet<(Environment, CodeId)> = HashSet::new();
+        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
+            let live = self.decode_version(&name, &pointer.value)?;
+            let environment = live.version.environment.clone();
+            let mut records: Vec<VersionRecord> = Vec::new();
+            for (name, pointer) in self.store.pointers.list(&names::versions(&environment)).await? {
+                records.push(self.decode_version(&name, &pointer.value)?);
+            }
+            if records.last().is_none_or(|last| last.version.version < live.version.version) {
+                records.push(live.clone());
+            }
+            let history: Vec<_> = records.iter().map(|record| record.version.clone()).collect();
+            let fresh = if has_grace { fresh(&history, horizon) } else { HashSet::new() };
+            let mut codes: HashMap<CodeId, Vec<&VersionRecord>> = HashMap::new();
+            for record in &records {
+                codes.entry(record.version.code_id).or_default().push(record);
+            }
+            for (code_id, records) in codes {
+                if code_id == live.version.code_id || fresh.contains(&code_id) || held.contains(&code_id) {
+                    done.kept += 1;
+                    kept.insert((environment.clone(), code_id));
+                    reachable.extend(records.iter().map(|record| record.manifest));
+                    reachable.extend(records.iter().filter_map(|record| Some(record.delta?.content)));
+                    self.reach(records[0], &mut reachable).await?;
+                } else if records.iter().any(|record| all.contains(&record.manifest)) {
+                    done.collected.push((environment.clone(), code_id));
+                }
+            }
+        }
+        for (name, pointer) in self.store.pointers.list(names::CATALOGS).await? {
+            let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+            if kept.contains(&(record.compiled.environment.clone(), record.compiled.code_id)) {
+                reachable.insert(record.content);
+                if let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await?
+                    && let Ok(catalog) = Catalog::decode(&bytes, record.compiled.catalog_id)
+                {
+                    reachable.extend(catalog.contents().map(|(digest, _)| digest));
+                }
+            } else if !dry_run {
+                self.store.pointers.swap(&name, Some(pointer.generation), None).await?;
+            }
+        }
+        if !dry_run {
+            let gone: Vec<Digest> = all.difference(&reachable).copied().collect();
+            done.contents = self.store.blobs.remove(&gone, MIN_AGE).await?;
+        }
+        Ok(done)
+    }
+
+    /// Adds the contents of a version.
+    async fn reach(&self, record: &VersionRecord, reachable: &mut HashSet<Digest>) -> Result<(), ServerError> {
+        let Version { environment, code_id, .. } = &record.version;
+        let bytes = self.read(record.manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| {
+            self.unusable(format!(
+                "the manifest of {environment} {code_id} is gone: publish it again before anything is collected"
+            ))
+        })?;
+        let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES)?;
+        reachable.extend(manifest.entries().iter().filter_map(|entry| match entry.kind {
+            EntryKind::File { digest, .. } => Some(digest),
+            _ => None,
+        }));
+        Ok(())
+    }
+}

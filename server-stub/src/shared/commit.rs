@@ -1,0 +1,187 @@
+//! A publish: contents first, then one swap.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read as _};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, Rollout, codec};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+
+use super::{DeltaRecord, FORMAT, Shared, VersionRecord, names};
+use crate::answer::delta;
+use crate::blocking;
+use crate::code::Code;
+use crate::error::ServerError;
+use crate::store::{Blob, SMALL_BYTES, StoreError};
+
+/// Bytes and contents that are put at once,
+const GROUP_BYTES: u64 = 4 * 1024 * 1024;
+const GROUP_ITEMS: usize = 1000;
+/// and how many such groups are under way.
+const GROUPS_AT_ONCE: usize = 4;
+
+/// How much of a large content is read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+impl Shared {
+    /// Makes `code` live in the store if what is live there is `base`, and all of it is there before. Returns whether it did.
+    pub(crate) async fn commit(&self, base: Option<&Code>, code: &Code) -> Result<bool, ServerError> {
+        let environment = &code.version.environment;
+        let name = names::live(environment);
+        let found = self.store.pointers.get(&name).await?;
+        let before = found.as_ref().map(|found| self.decode_version(&name, &found.value)).transpose()?;
+        let is_base = |record: &VersionRecord| {
+            base.is_some_and(|base| {
+                base.version.version == record.version.version && base.version.code_id == record.version.code_id
+            })
+        };
+        // What is live here and not in the store has nothing there to stand on.
+        let base = match &before {
+            None => None,
+            Some(record) if is_base(record) => base,
+            Some(_) => return Ok(false),
+        };
+        let known: HashSet<Digest> = base.map(|base| digests(&base.manifest).into_keys().collect()).unwrap_or_default();
+        let new: HashMap<Digest, u64> =
+            digests(&code.manifest).into_iter().filter(|(digest, _)| !known.contains(digest)).collect();
+        self.upload(new).await?;
+        let manifest = self.put_bytes(codec::encode(&code.manifest)?.into()).await?;
+        let delta = match base {
+            None => None,
+            Some(base) => {
+                let content = codec::encode(&delta(&base.manifest, &code.manifest))?;
+                Some(DeltaRecord { base: base.version.code_id, content: self.put_bytes(content.into()).await? })
+            }
+        };
+        if let Some(before) = &before {
+            // Whoever made it live may have been cut off before he wrote its record.
+            self.remember(before).await?;
+        }
+        let record = VersionRecord { format: FORMAT, version: code.version.clone(), manifest, delta };
+        let generation = found.map(|found| found.generation);
+        if !self.store.pointers.swap(&name, generation, Some(self.encode(&record)?)).await? {
+            return Ok(false);
+        }
+        if let Err(error) = self.remember(&record).await {
+            // It is live: whoever publishes next writes it.
+            tracing::warn!("{}", crate::error::chain(&error));
+        }
+        Ok(true)
+    }
+
+    /// Writes the record of a publish, if it is not there.
+    async fn remember(&self, record: &VersionRecord) -> Result<(), StoreError> {
+        let name = names::version(&record.version.environment, record.version.version);
+        self.store.pointers.swap(&name, None, Some(self.encode(record)?)).await.map(drop)
+    }
+
+    /// Sets how new code reaches nodes, at all servers.
+    pub(crate) async fn set_rollout(&self, rollout: &Rollout) -> Result<(), StoreError> {
+        self.set(names::ROLLOUT, rollout).await
+    }
+
+    /// Puts bytes of any size.
+    pub(super) async fn put_bytes(&self, bytes: Bytes) -> Result<Digest, StoreError> {
+        let digest = Digest::of(&bytes);
+        if bytes.len() as u64 <= SMALL_BYTES {
+            self.store.blobs.put_small(vec![(digest, bytes)]).await?;
+        } else {
+            let size = bytes.len() as u64;
+            self.store.blobs.put(Blob { digest, size, body: stream::iter([Ok(bytes)]).boxed() }).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Puts contents of this server into the store, those that it has not.
+    pub(super) async fn upload(&self, contents: HashMap<Digest, u64>) -> Result<(), ServerError> {
+        let all: Vec<Digest> = contents.keys().copied().collect();
+        let missing = self.store.blobs.missing(&all).await?;
+        let (small, large): (Vec<_>, Vec<_>) =
+            contents.into_iter().filter(|(digest, _)| missing.contains(digest)).partition(|(_, size)| *size <= SMALL_BYTES);
+        let mut groups: Vec<Vec<Digest>> = Vec::new();
+        let mut bytes = GROUP_BYTES;
+        for (digest, size) in small {
+            match groups.last_mut() {
+                Some(group) if bytes + size <= GROUP_BYTES && group.len() < GROUP_ITEMS => {
+                    bytes += size;
+                    group.push(digest);
+                }
+                _ => {
+                    bytes = size;
+                    groups.push(vec![digest]);
+                }
+            }
+        }
+        let puts = groups.into_iter().map(|group| async move {
+            let local = self.local.clone();
+            let read = move || -> Result<Vec<(Digest, Bytes)>, ServerError> {
+                group.into_iter().map(|digest| Ok((digest, whole(&local, digest)?))).collect()
+            };
+            let contents = blocking::run(read).await??;
+            Ok::<_, ServerError>(self.store.blobs.put_small(contents).await?)
+        });
+        let mut puts = stream::iter(puts).buffer_unordered(GROUPS_AT_ONCE);
+        while let Some(put) = puts.next().await {
+            put?;
+        }
+        for (digest, size) in large {
+            let body = chunks(self.local.clone(), digest, size);
+            self.store.blobs.put(Blob { digest, size, body }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The contents of a manifest, with their lengths.
+fn digests(manifest: &Manifest) -> HashMap<Digest, u64> {
+    let content = |entry: &direct_puppet_transport::protocol::ManifestEntry| match entry.kind {
+        EntryKind::File { digest, size } => Some((digest, size)),
+        _ => None,
+    };
+    manifest.entries().iter().filter_map(content).collect()
+}
+
+/// Reads a small content of this server, verified.
+fn whole(local: &direct_puppet_agent::store::Store, digest: Digest) -> Result<Bytes, ServerError> {
+    local.read(&digest, SMALL_BYTES)?.ok_or_else(|| ServerError::Damaged {
+        path: local.path_of(&digest),
+        reason: "the content is missing: publish again".to_owned(),
+    })
+}
+
+/// Streams a large content of this server; the last chunk goes only after the whole is proved.
+fn chunks(local: direct_puppet_agent::store::Store, digest: Digest, size: u64) -> BoxStream<'static, io::Result<Bytes>> {
+    let begin = move || {
+        let file = local.open(&digest).map_err(io::Error::other)?;
+        file.ok_or_else(|| io::Error::other(format!("content {digest} is missing here: publish again")))
+    };
+    let state = (None, digest.verifier(), 0_u64);
+    let begin = Arc::new(begin);
+    stream::try_unfold(state, move |(file, mut hasher, done)| {
+        let begin = Arc::clone(&begin);
+        async move {
+            if done >= size {
+                return Ok(None);
+            }
+            let read = move || {
+                let mut file = match file {
+                    Some(file) => file,
+                    None => begin()?,
+                };
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let count = file.read(&mut chunk)?;
+                chunk.truncate(count);
+                hasher.update(&chunk);
+                let done = done + count as u64;
+                if count == 0 || (done >= size && (done > size || hasher.clone().finish() != digest)) {
+                    return Err(io::Error::other(format!("content {digest} is damaged here: publish again")));
+                }
+                Ok(Some((Bytes::from(chunk), (Some(file), hasher, done))))
+            };
+            blocking::run(read).await.map_err(io::Error::other)?
+        }
+    })
+    .boxed()
+}

@@ -1,0 +1,217 @@
+//! The store in the place of a primary.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
+use direct_puppet_transport::protocol::{
+    CatalogReply, Certname, CheckIn, Deployed, Digest, Environment, Fetch, Refusal, RefusalCode, Report, ReportAccepted, Rollout,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, codec,
+};
+use direct_puppet_transport::{FetchItem, FetchItems, Handler, Peer};
+use futures::TryStreamExt as _;
+use tokio::time::Instant;
+
+use super::{Shared, VersionRecord, names};
+use crate::blocking;
+use crate::error::{ServerError, chain};
+use crate::replica::Follower;
+use crate::server::now;
+use crate::store::{Pointer, StoreError};
+
+/// Longest time that a confirmation is held.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// How often the store is looked at while nothing is heard of it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a server tells of itself.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What is live.
+struct Live {
+    versions: Vec<VersionRecord>,
+    rollout: Rollout,
+}
+
+fn stale(error: &StoreError) -> Refusal {
+    Refusal::new(RefusalCode::Stale, chain(error))
+}
+
+fn only_for_servers() -> Refusal {
+    Refusal::new(RefusalCode::Forbidden, "a store answers servers only")
+}
+
+impl Shared {
+    /// Reads what is live, and carries out what administrators have ordered at other servers.
+    async fn look(&self) -> Result<Live, StoreError> {
+        let (mut versions, mut rollout, mut recompiles) = (Vec::new(), Rollout::default(), Vec::new());
+        for (name, pointer) in self.store.pointers.list(names::LIVE).await? {
+            if name.starts_with(names::ENVIRONMENTS) {
+                versions.push(self.decode_version(&name, &pointer.value)?);
+            } else if name == names::ROLLOUT {
+                rollout = self.decode(&name, &pointer.value)?;
+            } else if let Some(certname) = names::segment(&name, names::RECOMPILE).and_then(|name| name.parse().ok()) {
+                recompiles.push((certname, pointer));
+            }
+        }
+        self.recompile_here(recompiles).await;
+        Ok(Live { versions, rollout })
+    }
+
+    /// Forgets the catalogs of nodes for which that was ordered since this was last called.
+    async fn recompile_here(&self, orders: Vec<(Certname, Pointer)>) {
+        let new: Vec<Certname> = {
+            let mut recompiled = self.recompiled.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = |(certname, pointer): (Certname, Pointer)| {
+                let before = recompiled.insert(certname.clone(), pointer.generation);
+                (before != Some(pointer.generation)).then_some(certname)
+            };
+            orders.into_iter().filter_map(is_new).collect()
+        };
+        for certname in new {
+            self.flights.forget(&certname);
+            let nodes = std::sync::Arc::clone(&self.nodes);
+            let forgotten = blocking::run(move || nodes.forget_catalogs(&certname)).await;
+            match forgotten.map_err(ServerError::from).and_then(|forgotten| forgotten) {
+                Ok(()) | Err(ServerError::UnknownNode { .. }) => {}
+                Err(error) => tracing::error!("catalogs that are to be made anew stay here: {}", chain(&error)),
+            }
+        }
+    }
+
+    /// Tells the others that this server is there.
+    async fn tell(&self, deployed: &BTreeMap<Environment, Deployed>) {
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+                return;
+            }
+            *told = Some(Instant::now());
+        }
+        let confirmations = self.confirmations.load(Ordering::Relaxed);
+        let seen = Follower { last_check_in_time: now(), deployed: deployed.clone(), confirmations };
+        if let Err(error) = self.set(&names::server(&self.name), &seen).await {
+            tracing::debug!("the others do not hear of this server for now: {}", chain(&error));
+        }
+    }
+
+    /// Returns all servers that share the store, as they were last heard of.
+    pub(crate) async fn servers(&self) -> Result<BTreeMap<String, Follower>, StoreError> {
+        let found = self.store.pointers.list(names::SERVERS).await?;
+        let servers = found.iter().filter_map(|(name, pointer)| {
+            let server = names::segment(name, names::SERVERS)?;
+            Some(self.decode(name, &pointer.value).map(|seen| (server.to_owned(), seen)))
+        });
+        servers.collect()
+    }
+
+    /// Finds a publish by its code.
+    pub(super) async fn record(
+        &self,
+        environment: &Environment,
+        code_id: direct_puppet_transport::protocol::CodeId,
+    ) -> Result<Option<VersionRecord>, StoreError> {
+        let name = names::live(environment);
+        if let Some(live) = self.store.pointers.get(&name).await? {
+            let record = self.decode_version(&name, &live.value)?;
+            if record.version.code_id == code_id {
+                return Ok(Some(record));
+            }
+        }
+        for (name, pointer) in self.store.pointers.list(&names::versions(environment)).await?.into_iter().rev() {
+            let record = self.decode_version(&name, &pointer.value)?;
+            if record.version.code_id == code_id {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a whole content, at most `limit` bytes, verified; `None` when it is not there or damaged.
+    pub(super) async fn read(&self, digest: Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
+        let fail = |error: std::io::Error| StoreError::Failed {
+            endpoint: self.store.pointers.endpoint().to_owned(),
+            act: "read a content",
+            source: error.into(),
+        };
+        let mut items = self.store.blobs.get(vec![digest]);
+        let Some(FetchItem::Content(content)) = items.try_next().await.map_err(fail)? else { return Ok(None) };
+        if content.size > limit {
+            return Err(self.unusable(format!("content {digest} is longer than {limit} bytes")));
+        }
+        let mut whole = BytesMut::new();
+        let mut body = content.body;
+        while let Some(chunk) = body.try_next().await.map_err(fail)? {
+            whole.extend_from_slice(&chunk);
+        }
+        if !digest.verifies(&whole) {
+            tracing::error!(%digest, endpoint = self.store.pointers.endpoint(), "a content in the store is damaged");
+            return Ok(None);
+        }
+        Ok(Some(whole.freeze()))
+    }
+}
+
+#[async_trait]
+impl Handler for Shared {
+    async fn check_in(&self, _: &Peer, _: CheckIn) -> Result<CatalogReply, Refusal> {
+        Err(only_for_servers())
+    }
+
+    async fn submit_facts(&self, _: &Peer, _: SubmitFacts) -> Result<CatalogReply, Refusal> {
+        Err(only_for_servers())
+    }
+
+    async fn fetch(&self, _: &Peer, _: Fetch) -> Result<FetchItems, Refusal> {
+        Err(only_for_servers())
+    }
+
+    async fn report(&self, _: &Peer, _: Report) -> Result<ReportAccepted, Refusal> {
+        Err(only_for_servers())
+    }
+
+    async fn sync_confirm(&self, _: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
+        let deadline = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
+        self.confirmations.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let live = self.look().await.map_err(|error| stale(&error))?;
+            self.tell(&request.deployed).await;
+            let has = |record: &VersionRecord| {
+                let deployed = request.deployed.get(&record.version.environment);
+                deployed.is_some_and(|deployed| {
+                    deployed.version == record.version.version && deployed.code_id == record.version.code_id
+                })
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !live.versions.iter().all(has) || live.rollout != request.rollout {
+                let published = live.versions.iter().map(|record| record.version.published());
+                return Ok(SyncConfirmed { live: published.collect(), rollout: live.rollout });
+            }
+            self.store.pointers.changed(left.min(LOOK_EVERY)).await;
+        }
+    }
+
+    async fn sync_manifest(&self, _: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
+        let gone = || Refusal::new(RefusalCode::NotFound, "that version is not here any more: ask what is live again");
+        let record = self.record(&request.environment, request.code_id).await.map_err(|error| stale(&error))?.ok_or_else(gone)?;
+        if let Some(delta) = record.delta.filter(|delta| Some(delta.base) == request.base)
+            && let Some(bytes) = self.read(delta.content, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?
+            && let Ok(reply) = codec::decode(&bytes, MAX_MANIFEST_BYTES)
+        {
+            return Ok(reply);
+        }
+        let manifest = self.read(record.manifest, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?;
+        Ok(SyncManifestReply::Whole { manifest: manifest.ok_or_else(gone)? })
+    }
+
+    async fn sync_fetch(&self, _: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
+        let mut seen = HashSet::with_capacity(request.digests.len());
+        let digests = request.digests.into_iter().filter(|digest| seen.insert(*digest)).collect();
+        Ok(self.store.blobs.get(digests))
+    }
+}

@@ -1,0 +1,318 @@
+//! Equal servers that share a store: local files, and a real PostgreSQL that crashes.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::campaign;
+use direct_puppet_tests::postgres::Postgres;
+use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::site::{Site, files};
+use serde_json::Value;
+
+const FILES: usize = 60;
+
+/// Two servers on Unix sockets, with staging of their own and one store.
+struct Equals {
+    dir: tempfile::TempDir,
+    store: String,
+    sites: [Site; 2],
+}
+
+impl Equals {
+    fn new(store: Option<&str>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::DirBuilder::new().mode(0o700).create(dir.path().join("sockets")).unwrap();
+        let sites = [0, 1].map(|server| Site::new(&dir.path().join(format!("site{server}"))));
+        let files = || format!("file://{}", dir.path().join("store").display());
+        Self { store: store.map_or_else(files, str::to_owned), dir, sites }
+    }
+
+    fn url(&self, server: usize) -> String {
+        format!("unix:{}", self.dir.path().join(format!("sockets/{server}.sock")).display())
+    }
+
+    fn data(&self, server: usize) -> PathBuf {
+        self.dir.path().join(format!("server{server}/data"))
+    }
+
+    fn start(&self, server: usize, more: &[&str]) -> Serving {
+        let dir = self.dir.path().join(format!("server{server}"));
+        fs::create_dir_all(&dir).unwrap();
+        let mut options: Vec<OsString> = vec!["--staging".into(), self.sites[server].dir().into()];
+        options.extend(["--store", &self.store, "--certname", &format!("server{server}")].map(OsString::from));
+        options.extend(more.iter().map(OsString::from));
+        Serving::following(&dir, &[&self.url(server)], &options)
+    }
+
+    /// Publishes at a server, as a program of its own.
+    fn publish(&self, serving: &Serving, server: usize, version: &str) -> Value {
+        self.sites[server].fill(FILES, version);
+        let output = serving.verb(&["publish", "--message", version]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        json(&output)["environments"][0].clone()
+    }
+
+    fn node(&self, name: &str) -> PathBuf {
+        let root = self.dir.path().join(name);
+        fs::create_dir_all(&root).unwrap();
+        root
+    }
+
+    /// Runs the agent of a node against a server.
+    fn agent(&self, root: &Path, server: usize) -> Output {
+        let mut command = binaries().agent(root, &["run"]);
+        command.args(["--server", &self.url(server)]);
+        run(command)
+    }
+}
+
+fn live(serving: &Serving) -> Value {
+    json(&serving.verb(&["versions"])).as_array().unwrap().last().map_or(Value::Null, |last| last["code_id"].clone())
+}
+
+fn message(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn one_truth(store: Option<&str>) {
+    let equals = Equals::new(store);
+    let servers = [equals.start(0, &[]), equals.start(1, &[])];
+    let root = equals.node("node");
+    // Whatever was published where, it is what a node gets from either, at once and compiled once.
+    let mut compiles = 0;
+    for turn in 0..6 {
+        let (there, here) = (turn % 2, (turn / 2) % 2);
+        let published = equals.publish(&servers[there], there, &format!("v{turn}"));
+        assert_eq!((&published["changed"], &published["sequence"]), (&true.into(), &(turn + 1).into()), "{published}");
+        let first = equals.agent(&root, here);
+        assert_eq!(first.status.code(), Some(2), "{}", message(&first));
+        assert_eq!(files(&root.join("srv/tree")), files(&equals.sites[there].tree()));
+        compiles += 1;
+        let (first, second) = (json(&first), json(&equals.agent(&root, 1 - here)));
+        assert_eq!((&second["answer"], &second["status"]), (&"current".into(), &"unchanged".into()));
+        assert_eq!(first["catalog_id"], second["catalog_id"]);
+        // An agent that has lost its disk gets the same catalog and its contents from the one that has not compiled it.
+        let bare = equals.node(&format!("bare{turn}"));
+        let again = json(&equals.agent(&bare, 1 - here));
+        assert_eq!(again["catalog_id"], first["catalog_id"]);
+        assert_eq!(files(&bare.join("srv/tree")), files(&equals.sites[there].tree()));
+    }
+    let counted = |server: &Serving| json(&server.verb(&["nodes"]))[0]["compiles"].as_u64().unwrap();
+    // Each tells of its own compiles, or of the other's when that has heard of the node last.
+    assert!(servers.iter().all(|server| counted(server) <= compiles));
+
+    // History, rollback and the content of versions that were live elsewhere only.
+    let versions = servers.each_ref().map(|server| json(&server.verb(&["versions"])));
+    assert_eq!(versions[0].as_array().unwrap().len(), 6);
+    let codes = |versions: &Value| versions.as_array().unwrap().iter().map(|one| one["code_id"].clone()).collect::<Vec<_>>();
+    assert_eq!(codes(&versions[0]), codes(&versions[1]));
+    let back = servers[1].verb(&["rollback", "1.1", "--message", "back"]);
+    assert!(back.status.success(), "{}", message(&back));
+    assert_eq!(equals.agent(&root, 0).status.code(), Some(2));
+    assert_eq!(live(&servers[0]), codes(&versions[0])[0]);
+
+    // What an administrator orders at one is done at all.
+    let before = counted(&servers[1]);
+    assert_eq!(json(&equals.agent(&root, 1))["answer"], "current");
+    assert_eq!(counted(&servers[1]), before);
+    assert!(servers[0].verb(&["recompile", "node1.example.com"]).status.success());
+    assert!(equals.agent(&root, 1).status.success());
+    assert_eq!(counted(&servers[1]), before + 1, "it was compiled again, by the other");
+    let paused = servers[1].verb(&["rollout", "--pause", "wait"]);
+    assert!(paused.status.success(), "{}", message(&paused));
+    equals.publish(&servers[1], 1, "paused");
+    let held = json(&equals.agent(&root, 0));
+    assert_eq!(held["status"], "unchanged", "{held}");
+    assert!(servers[0].verb(&["rollout", "--resume"]).status.success());
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+    let rollout = json(&servers[0].verb(&["rollout"]));
+    let nodes = &rollout["environments"][0]["nodes"][live(&servers[0]).as_str().unwrap()];
+    assert_eq!(nodes.as_array().unwrap().len(), 1, "{rollout}");
+    assert!(message(&servers[0].verb(&["promote"])).contains("none of them is primary"));
+
+    // A new server needs nothing but the store.
+    let [first, second] = servers;
+    drop(first);
+    fs::remove_dir_all(equals.data(0)).unwrap();
+    let first = equals.start(0, &[]);
+    assert_eq!(json(&equals.agent(&root, 0))["answer"], "current");
+    assert_eq!(first.verb(&["verify"]).status.code(), Some(0));
+    for server in [&first, &second] {
+        let collected = server.verb(&["gc", "--grace-days", "0"]);
+        assert!(collected.status.success(), "{}", message(&collected));
+    }
+    let bare = equals.node("after-gc");
+    assert_eq!(equals.agent(&bare, 0).status.code(), Some(2));
+    // One that does not run is not asked to speak for all.
+    drop(second);
+    let mut command = Command::new(&binaries().server);
+    command.args(["publish", "--data"]).arg(equals.data(1)).arg("--staging").arg(equals.sites[1].dir());
+    assert!(message(&run(command)).contains("start it"));
+}
+
+#[test]
+fn one_truth_in_local_files() {
+    one_truth(None);
+}
+
+#[test]
+fn one_truth_in_postgresql() {
+    let Some(postgres) = Postgres::start(&[]) else { return };
+    one_truth(Some(&postgres.url()));
+}
+
+/// Publishers at both servers at once: each acknowledged publish is in the one history, under a counter of its own.
+fn publishers_at_once(store: Option<&str>) {
+    const EACH: usize = 8;
+    let equals = Equals::new(store);
+    let servers = [equals.start(0, &[]), equals.start(1, &[])];
+    let published: Vec<Value> = std::thread::scope(|scope| {
+        let (equals, servers) = (&equals, &servers);
+        let publisher = |server: usize| {
+            scope.spawn(move || {
+                let publish = |turn| equals.publish(&servers[server], server, &format!("s{server}t{turn}"));
+                (0..EACH).map(publish).collect::<Vec<_>>()
+            })
+        };
+        let publishers = [0, 1].map(publisher);
+        publishers.into_iter().flat_map(|publisher| publisher.join().unwrap()).collect()
+    });
+    assert!(published.iter().all(|one| one["changed"] == true));
+    let history = json(&servers[0].verb(&["versions"]));
+    assert_eq!(history.as_array().unwrap().len(), 2 * EACH);
+    for one in &published {
+        let is_it = |line: &&Value| line["sequence"] == one["sequence"] && line["code_id"] == one["code_id"];
+        assert_eq!(history.as_array().unwrap().iter().filter(is_it).count(), 1, "{one} is lost");
+    }
+    let begun = Instant::now();
+    while live(&servers[0]) != live(&servers[1]) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "they never agreed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn of_publishers_at_once_none_is_lost_in_local_files() {
+    publishers_at_once(None);
+}
+
+#[test]
+fn of_publishers_at_once_none_is_lost_in_postgresql() {
+    let Some(postgres) = Postgres::start(&[]) else { return };
+    publishers_at_once(Some(&postgres.url()));
+}
+
+#[test]
+fn while_postgresql_is_gone_nothing_unconfirmed_is_answered() {
+    let Some(mut postgres) = Postgres::start(&[]) else { return };
+    let equals = Equals::new(Some(&postgres.url()));
+    let (strict, bounded) = (equals.start(0, &[]), equals.start(1, &["--unconfirmed-for", "600"]));
+    let root = equals.node("node");
+    equals.publish(&strict, 0, "v0");
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+    postgres.kill();
+    let refused = json(&equals.agent(&root, 0));
+    assert_eq!((&refused["answer"], &refused["status"]), (&"cached".into(), &"unchanged".into()));
+    let allowed = json(&equals.agent(&root, 1));
+    assert_eq!((&allowed["answer"], &allowed["status"]), (&"current".into(), &"unchanged".into()));
+    for server in [&strict, &bounded] {
+        let refused = server.verb(&["publish"]);
+        assert_eq!(refused.status.code(), Some(1));
+        let said = format!("{}{}", message(&refused), String::from_utf8_lossy(&refused.stdout));
+        assert!(said.contains("postgres://"), "{said}");
+    }
+    // A server starts without it, and answers when it is there.
+    strict.kill();
+    let strict = equals.start(0, &[]);
+    assert_eq!(json(&equals.agent(&root, 0))["answer"], "cached");
+    postgres.resume();
+    let begun = Instant::now();
+    while json(&equals.agent(&root, 0))["answer"] != "current" {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is never answered again");
+    }
+    equals.publish(&strict, 0, "v1");
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+}
+
+#[test]
+fn postgresql_or_a_server_that_crashes_in_a_publish_loses_nothing_that_was_acknowledged() {
+    let Some(mut postgres) = Postgres::start(&[]) else { return };
+    let equals = Equals::new(Some(&postgres.url()));
+    let mut servers = [Some(equals.start(0, &[])), Some(equals.start(1, &[]))];
+    equals.publish(servers[0].as_ref().unwrap(), 0, "begin");
+    let (mut cut_off, kills) = (0, campaign(100));
+    for kill in 0..kills {
+        let at = kill % 2;
+        equals.sites[at].fill(FILES, &format!("k{kill}"));
+        let before = live(servers[at].as_ref().unwrap());
+        let id = format!("request{kill}");
+        let mut command = Command::new(&binaries().server);
+        command.args(["publish", "--json", "--request-id", &id, "--data"]).arg(equals.data(at));
+        let publish = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200).mul_f64(((kill * 37) % 100) as f64 / 100.0));
+        let kills_server = kill % 4 >= 2;
+        if kills_server {
+            servers[at].take().unwrap().kill();
+            servers[at] = Some(equals.start(at, &[]));
+        } else {
+            postgres.kill();
+            postgres.resume();
+        }
+        let output = publish.wait_with_output().unwrap();
+        let acknowledged = output.status.success().then(|| json(&output)["environments"][0]["code_id"].clone());
+        cut_off += usize::from(acknowledged.is_none());
+        // Asked again with the same id it is published once.
+        let begun = Instant::now();
+        let again = loop {
+            let again = servers[at].as_ref().unwrap().verb(&["publish", "--request-id", &id]);
+            if again.status.success() {
+                break json(&again)["environments"][0].clone();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", message(&again));
+        };
+        if let Some(acknowledged) = &acknowledged {
+            assert_eq!(again["code_id"], *acknowledged, "kill {kill}: an acknowledged publish is lost");
+        }
+        assert_ne!(again["code_id"], before);
+        let history = json(&servers[at].as_ref().unwrap().verb(&["versions"]));
+        let of_it = history.as_array().unwrap().iter().filter(|line| line["request_id"] == id.as_str()).count();
+        assert_eq!(of_it, 1, "kill {kill}");
+        let begun = Instant::now();
+        while live(servers[1 - at].as_ref().unwrap()) != again["code_id"] {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the other never has it");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    println!("store: {kills} kills, {cut_off} cut a publish off");
+    assert!(cut_off > 0, "no kill hit a publish");
+    for server in servers.iter().flatten() {
+        assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (options, wanted) in [
+        (&["--store", "postgres://h/d"][..], "--certname"),
+        (&["--store", "mysql://h/d", "--certname", "a"], "there is no store of the kind"),
+        (&["--store", "file://relative", "--certname", "a"], "not absolute"),
+        (&["--store", "postgres://h/d", "--certname", "a", "--primary", "unix:/tmp/a"], "--primary"),
+        (&["--unconfirmed-for", "5"], "--unconfirmed-for"),
+    ] {
+        let mut command = Command::new(&binaries().server);
+        command.args(["serve", "--listen", "http://127.0.0.1:0", "--staging", "/tmp", "--data"]);
+        let output = run({
+            command.arg(dir.path().join("data")).args(options);
+            command
+        });
+        assert!(!output.status.success() && message(&output).contains(wanted), "{options:?}: {}", message(&output));
+    }
+}
