@@ -192,3 +192,33 @@ fn rsync(published: &Path, found: &Path) {
     let changes: Vec<&str> = text.lines().filter(|line| line.starts_with(['>', '<', 'c', '*'])).collect();
     assert!(output.status.success() && changes.is_empty(), "rsync would change {changes:?}");
 }
+
+/// A million files in one directory (`CAMPAIGN=long`; else a tenth): published, and published again.
+#[test]
+fn a_directory_of_a_million_files_is_published() {
+    let count = campaign(1_000_000);
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::new(&dir.path().join("site"));
+    let many = site.environment().join("data");
+    fs::create_dir(&many).unwrap();
+    for number in 0..count {
+        fs::write(many.join(number.to_string()), if number % 2 == 0 { "even" } else { "odd" }).unwrap();
+    }
+    let first = dir.path().join("data");
+    let publish = || {
+        let mut command = Command::new(&binaries().server);
+        command.args(["publish", "--json", "--data"]).arg(&first);
+        command.arg("--staging").arg(site.dir());
+        command
+    };
+    let (result, most) = run_measured(publish());
+    let result = &result["environments"][0];
+    assert_eq!((&result["changed"], &result["error"]), (&true.into(), &serde_json::Value::Null));
+    assert!(result["files"].as_u64().unwrap() > count as u64);
+    println!("publish of {count} files in one directory: at most {} MiB", most >> 20);
+    fs::write(many.join("7"), "changed").unwrap();
+    let (result, _) = run_measured(publish());
+    let result = &result["environments"][0];
+    assert_eq!((&result["changed"], &result["new_contents"]), (&true.into(), &1.into()), "{result}");
+    assert!(result["files_read"].as_u64().unwrap() < 10, "{result}");
+}

@@ -21,7 +21,7 @@ use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
-use crate::replica::{Follower, Followers, Mending, Upstream};
+use crate::replica::{Follower, Followers, Following, Mending, Upstream};
 use crate::role::{Others, Peers, Role, Watch};
 use crate::rollout::Gate;
 use crate::shared::{self, Shared, Sharing};
@@ -351,6 +351,20 @@ impl Server {
             });
         }
         self.environments.switch(code).map(|()| true)
+    }
+
+    /// Returns how this server stands to whom it asks; `None` on a primary.
+    pub(crate) fn following(&self) -> Option<Following> {
+        self.upstream.as_ref().filter(|_| !self.role.is_primary()).map(|upstream| upstream.following())
+    }
+
+    /// Returns what this server is among the others.
+    pub(crate) fn role_name(&self) -> &'static str {
+        match (&self.shared, self.role.is_primary()) {
+            (Some(_), _) => "equal",
+            (None, true) => "primary",
+            (None, false) => "replica",
+        }
     }
 
     /// Returns the other servers that are known here, as they were last heard of. Blocking.

@@ -34,7 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Answer nodes and administrators until SIGTERM.
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     /// Make staged code live.
     Publish(publish::Arguments),
     /// List what was published.
@@ -84,7 +84,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.verb {
-            Verb::Serve(arguments) => serve::serve(arguments).await,
+            Verb::Serve(arguments) => serve::serve(*arguments).await,
             Verb::Publish(arguments) => publish::publish(arguments).await,
             Verb::Versions(arguments) => versions::versions(arguments).await,
             Verb::Diff(arguments) => history::diff(arguments).await,

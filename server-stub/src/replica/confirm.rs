@@ -41,6 +41,19 @@ struct Past {
     /// When the last one that was answered was sent.
     confirmed: Option<Instant>,
     failed: Option<Instant>,
+    /// Why it failed, if nothing was confirmed since.
+    failure: Option<String>,
+}
+
+/// How a server stands to whom it asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Following {
+    /// Whom it asked last.
+    pub(crate) endpoint: String,
+    /// How long ago that was confirmed what was confirmed last.
+    pub(crate) confirmed_ago: Option<Duration>,
+    /// Why it cannot be now.
+    pub(crate) failure: Option<String>,
 }
 
 /// The ways to the servers of which one is primary.
@@ -94,6 +107,14 @@ impl Upstream {
     /// Returns for how long nothing could be confirmed; `None` if nothing ever was since this server started.
     pub(crate) fn unconfirmed_for(&self) -> Option<Duration> {
         Some(self.past().confirmed?.elapsed())
+    }
+
+    pub(crate) fn following(&self) -> Following {
+        let (confirmed_ago, failure) = {
+            let past = self.past();
+            (past.confirmed.map(|confirmed| confirmed.elapsed()), past.failure.clone())
+        };
+        Following { endpoint: self.endpoint().to_owned(), confirmed_ago, failure }
     }
 
     /// Whether asking failed just now.
@@ -160,13 +181,17 @@ impl Upstream {
                     let mut past = self.past();
                     past.confirmed = past.confirmed.max(Some(sent));
                     past.failed = None;
+                    past.failure = None;
                     return Ok(orphans);
                 }
                 Err(reason) => reasons.push(reason),
             }
         }
-        self.past().failed = Some(Instant::now());
-        Err(reasons.join("; "))
+        let reason = reasons.join("; ");
+        let mut past = self.past();
+        past.failed = Some(Instant::now());
+        past.failure = Some(reason.clone());
+        Err(reason)
     }
 
     async fn ask_one(&self, client: &Client<Arc<dyn Transport>>, wait_seconds: u32) -> Result<BTreeSet<Environment>, String> {

@@ -9,7 +9,7 @@ mod follow;
 mod followers;
 mod mend;
 
-pub(crate) use confirm::Upstream;
+pub(crate) use confirm::{Following, Upstream};
 pub use followers::Follower;
 pub(crate) use followers::Followers;
 pub(crate) use mend::Mending;

@@ -107,6 +107,35 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
     }))
 }
 
+/// Returns the status of the client service: what is live here, and how that stands to whom this server asks.
+pub(super) fn client_status(server: &Server) -> Value {
+    let live = server.live_versions();
+    let following = server.following();
+    let cause = following.as_ref().and_then(|following| following.failure.as_ref());
+    let status = |version: &Version| {
+        let commit = Commit::of(version);
+        match cause {
+            None => json!({ "status": "ok", "latest_commit": commit }),
+            Some(cause) => {
+                json!({ "status": "error", "latest_commit": commit, "cause": { "type": "unconfirmed", "message": cause } })
+            }
+        }
+    };
+    let submodules: BTreeMap<&str, Value> = live.iter().map(|version| (version.environment.as_str(), status(version))).collect();
+    let mut whole_status = live.iter().max_by_key(|version| version.time_unix_seconds).map_or_else(|| json!({}), status);
+    whole_status["submodules"] = json!(submodules);
+    json!({
+        "service_name": "file-sync-client-service", "service_status_version": 1,
+        "state": if cause.is_some() { "error" } else { "running" },
+        "status": {
+            "timestamp": now(), "repos": { REPOSITORY: whole_status },
+            "role": server.role_name(),
+            "primary": following.as_ref().map(|following| following.endpoint.as_str()),
+            "seconds_since_confirmed": following.as_ref().and_then(|following| following.confirmed_ago).map(|ago| ago.as_secs()),
+        },
+    })
+}
+
 /// The commit of the repository: over the code of every environment.
 fn whole(live: &[Version]) -> Option<String> {
     if live.is_empty() {

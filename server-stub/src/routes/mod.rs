@@ -10,6 +10,7 @@
 //! | `POST /file-sync/v1/promote` | a [`PromoteRequest`] (or nothing) → [`Promoted`](crate::Promoted): this server is the primary |
 //! | `POST /file-sync/v1/rollout` | a [`RolloutRequest`] (or nothing) → a [`RolloutStatus`](crate::rollout::RolloutStatus) |
 //! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when; which replicas have what |
+//! | `GET /status/v1/services/file-sync-client-service` | what this server has, whom it asks, when it last heard, and why it does not now |
 //! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
 //! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
@@ -49,6 +50,9 @@ use commits::CommitRequest;
 
 /// The status of publishing, as Puppet Enterprise has it.
 const STORAGE_STATUS: &str = "/status/v1/services/file-sync-storage-service";
+
+/// The status of following, as Puppet Enterprise has it.
+const CLIENT_STATUS: &str = "/status/v1/services/file-sync-client-service";
 
 /// Longest request: a message and a list of environments.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -188,7 +192,7 @@ impl AdminRoutes {
 impl Routes for AdminRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
         let method = match request.uri().path() {
-            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" | STORAGE_STATUS => Method::GET,
+            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" | STORAGE_STATUS | CLIENT_STATUS => Method::GET,
             "/file-sync/v1/publish"
             | "/file-sync/v1/commit"
             | "/file-sync/v1/latest-commits"
@@ -221,7 +225,8 @@ impl Routes for AdminRoutes {
             "/file-sync/v1/rollout" => self.rollout(peer, request.body()).await,
             "/file-sync/v1/rollback" => self.rollback(request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
-            STORAGE_STATUS => self.blocking(|server| commits::status(server)).await,
+            STORAGE_STATUS => self.blocking(commits::status).await,
+            CLIENT_STATUS => json(StatusCode::OK, &commits::client_status(&self.server)),
             "/file-sync/v1/versions" => self.blocking(|server| server.versions(None)).await,
             "/admin/v1/nodes" => self.blocking(|server| server.nodes()).await,
             _ => self.recompile(peer, request.body()).await,

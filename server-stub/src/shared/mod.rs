@@ -143,7 +143,7 @@ impl Shared {
     }
 
     /// Sets a pointer, whatever it was.
-    async fn set(&self, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+    async fn set(&self, name: &str, value: &(impl Serialize + Sync)) -> Result<(), StoreError> {
         let value = self.encode(value)?;
         loop {
             let before = self.store.pointers.get(name).await?;

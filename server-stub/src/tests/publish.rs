@@ -230,3 +230,41 @@ async fn publishing_a_large_tree_again_reads_only_what_changed() {
     assert!(again.changed && again.files_read < FILES / 2, "{} files were read", again.files_read);
     assert_eq!(again.new_contents, 1);
 }
+
+#[tokio::test]
+async fn an_environment_that_is_empty_or_disappears_harms_no_other() {
+    let world = World::new();
+    let server = world.open();
+    let empty = world.environment().parent().unwrap().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let results = server.publish(PublishRequest::default()).await.unwrap();
+    assert_eq!(results.iter().map(|result| result.environment.as_str()).collect::<Vec<_>>(), ["empty", "production"]);
+    assert!(results[1].changed && results[1].error.is_none());
+    // Without a `site.yaml` there is nothing to compile: that is said, and nothing of it is live.
+    let error = results[0].error.as_ref().unwrap();
+    assert!(error.message.contains("site.yaml"), "{}", error.message);
+    assert_eq!(server.live_versions().len(), 1);
+    // One that was live stays so when its staging goes away, until somebody publishes something else there.
+    let before = live(&server).version.clone();
+    fs::remove_dir_all(world.environment()).unwrap();
+    let left = server.publish(PublishRequest::default()).await.unwrap();
+    assert!(left.iter().all(|result| result.environment.as_str() == "empty"));
+    let request = PublishRequest { environments: vec![Environment::default()], ..PublishRequest::default() };
+    let error = publish(&server, request).await.error.unwrap();
+    assert_eq!(error.code, "no_environment");
+    assert_eq!(live(&server).version, before);
+    assert!(matches!(server.check_in(&Peer::InProcess, check_in("n1", None)).await, Ok(CatalogReply::FactsNeeded)));
+    // While it is being copied.
+    fs::create_dir_all(world.environment()).unwrap();
+    for number in 0..3_000 {
+        world.stage(&format!("modules/app/files/tree/f{number}"), format!("{number}"));
+    }
+    let (gone, server_too) = (world.environment(), Arc::clone(&server));
+    let publishing = tokio::spawn(async move {
+        let request = PublishRequest { environments: vec![Environment::default()], ..PublishRequest::default() };
+        publish(&server_too, request).await
+    });
+    tokio::task::spawn_blocking(move || fs::remove_dir_all(gone)).await.unwrap().unwrap();
+    let result = publishing.await.unwrap();
+    assert!(result.error.is_some() && live(&server).version == before, "{result:?}");
+}

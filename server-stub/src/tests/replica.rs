@@ -16,6 +16,8 @@ struct Way {
     inner: MemoryTransport,
     is_cut: AtomicBool,
     lies: AtomicBool,
+    /// What is answered to every confirmation in place of the truth, and of contents.
+    forged: std::sync::Mutex<Option<bytes::Bytes>>,
     confirmations: AtomicU64,
     manifests: AtomicU64,
     fetches: AtomicU64,
@@ -37,6 +39,10 @@ impl Transport for Way {
             let manifest = codec::encode(&direct_puppet_transport::protocol::Manifest::default()).unwrap();
             let body = codec::encode(&SyncManifestReply::Whole { manifest: manifest.into() }).unwrap();
             return Ok(Response::whole(direct_puppet_transport::Status::Accepted, body.into()));
+        }
+        let forged = self.forged.lock().unwrap().clone();
+        if let (Operation::SyncConfirm, Some(body)) = (request.operation, forged) {
+            return Ok(Response::whole(direct_puppet_transport::Status::Accepted, body));
         }
         self.inner.call(request).await
     }
@@ -62,6 +68,7 @@ impl Pair {
             inner: MemoryTransport::new(handler),
             is_cut: AtomicBool::default(),
             lies: AtomicBool::default(),
+            forged: std::sync::Mutex::default(),
             confirmations: AtomicU64::default(),
             manifests: AtomicU64::default(),
             fetches: AtomicU64::default(),
@@ -214,4 +221,58 @@ async fn a_certificate_must_be_named_to_follow() {
     let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);
     assert!(server.sync_confirm(&Peer::InProcess, request).await.is_ok());
+}
+
+#[tokio::test]
+async fn forged_and_replayed_messages_change_nothing() {
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    replica.confirm().await.unwrap();
+    let ask = |server: &Arc<Server>| {
+        let live = server.environments.all_live().iter().map(|code| code.version.published()).collect();
+        direct_puppet_transport::protocol::SyncConfirmed { live, rollout: direct_puppet_transport::protocol::Rollout::default() }
+    };
+    let old = ask(&pair.primary);
+    pair.world.stage("modules/app/files/tree/new", "new content");
+    publish_all(&pair.primary).await;
+    replica.confirm().await.unwrap();
+    let current = ask(&pair.primary);
+    let good = live(&replica).version.clone();
+    let of = |change: &dyn Fn(&mut direct_puppet_transport::protocol::PublishedVersion)| {
+        let mut forged = current.clone();
+        forged.live.iter_mut().for_each(change);
+        forged
+    };
+    let higher = |version: &mut direct_puppet_transport::protocol::PublishedVersion| version.version.sequence += 1;
+    let forgeries: Vec<(&str, bytes::Bytes)> = [
+        ("an older answer", old.clone()),
+        ("other code under the same counter", of(&|version| version.code_id = old.live[0].code_id)),
+        (
+            "code that nobody has",
+            of(&|version| {
+                higher(version);
+                version.code_id = direct_puppet_transport::protocol::Digest::of(b"nobody has it").to_string().parse().unwrap();
+            }),
+        ),
+    ]
+    .into_iter()
+    .map(|(what, forged)| (what, codec::encode(&forged).unwrap().into()))
+    .chain([("no message at all", bytes::Bytes::from_static(b"\xc1\x00"))])
+    .collect();
+    for (what, forged) in forgeries {
+        *pair.way.forged.lock().unwrap() = Some(forged);
+        let error = replica.confirm().await.expect_err(what);
+        assert!(matches!(error, ServerError::Unconfirmed { .. }), "{what}: {error}");
+        let refusal = replica.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Stale, "{what}");
+        assert_eq!(live(&replica).version, good, "{what}");
+    }
+    let following = replica.following().unwrap();
+    assert!(following.failure.is_some() && following.confirmed_ago.is_some());
+    *pair.way.forged.lock().unwrap() = None;
+    replica.confirm().await.unwrap();
+    assert_eq!(replica.following().unwrap().failure, None);
+    assert_eq!((replica.role_name(), pair.primary.role_name()), ("replica", "primary"));
+    assert!(pair.primary.following().is_none());
 }
