@@ -298,6 +298,37 @@ fn postgresql_or_a_server_that_crashes_in_a_publish_loses_nothing_that_was_ackno
 }
 
 #[test]
+fn what_is_damaged_or_missing_in_postgresql_is_put_again_by_a_server_that_has_it() {
+    let Some(postgres) = Postgres::start(&[]) else { return };
+    let equals = Equals::new(Some(&postgres.url()));
+    let first = equals.start(0, &[]);
+    fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
+    equals.publish(&first, 0, "v0");
+    // Contents, the manifest, one of several rows: a bit of each, and some are gone.
+    let (_, is_done) = postgres.sql(
+        "UPDATE direct_puppet.chunk SET data = set_byte(data, 0, 255 - get_byte(data, 0)) WHERE length(data) > 0;
+         DELETE FROM direct_puppet.blob WHERE digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest DESC LIMIT 3);",
+    );
+    assert!(is_done);
+    let second = equals.start(1, &[]);
+    let root = equals.node("node");
+    let begun = Instant::now();
+    while live(&second) != live(&first) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is never healed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("healed within {:?}", begun.elapsed());
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+    assert_eq!(files(&root.join("srv/tree")), files(&equals.sites[0].tree()));
+    assert_eq!(second.verb(&["verify"]).status.code(), Some(0));
+    let begun = Instant::now();
+    while postgres.sql("SELECT count(*) FROM direct_puppet.pointer WHERE name LIKE 'live/wanted/%'").0 != "0" {
+        assert!(begun.elapsed() < Duration::from_secs(20), "something is wanted for ever");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn options_that_do_not_go_together_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (options, wanted) in [

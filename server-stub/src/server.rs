@@ -195,7 +195,16 @@ impl Server {
         let gate = Arc::new(Gate::open(&options.data_dir)?);
         let nodes = Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?);
         let flights = Flights::default();
-        let share = |sharing| Shared::new(sharing, store.clone(), Arc::clone(&nodes), flights.clone(), options.reports_per_node);
+        let share = |sharing| {
+            Shared::new(
+                sharing,
+                store.clone(),
+                Arc::clone(&environments),
+                Arc::clone(&nodes),
+                flights.clone(),
+                options.reports_per_node,
+            )
+        };
         let shared = options.sharing.as_ref().map(share);
         let peers = shared.as_ref().map(Shared::peers).or_else(|| options.primary.clone()).or_else(|| options.successors.clone());
         let upstream = |peers| {

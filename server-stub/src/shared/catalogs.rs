@@ -77,7 +77,7 @@ impl Shared {
     }
 
     /// Reads a catalog; `None` when it is gone or damaged.
-    async fn read_catalog(&self, record: &CatalogRecord) -> Result<Option<(Bytes, Catalog)>, StoreError> {
+    async fn read_catalog(self: &Arc<Self>, record: &CatalogRecord) -> Result<Option<(Bytes, Catalog)>, StoreError> {
         let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await? else { return Ok(None) };
         Ok(Catalog::decode(&bytes, record.compiled.catalog_id).ok().map(|catalog| (bytes, catalog)))
     }

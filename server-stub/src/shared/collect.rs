@@ -1,6 +1,7 @@
 //! Collecting what nothing in the store refers to any more.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::limits::{MAX_CATALOG_BYTES, MAX_MANIFEST_BYTES};
@@ -19,7 +20,7 @@ const MIN_AGE: Duration = Duration::from_secs(24 * 3600);
 impl Shared {
     /// Removes contents of versions that are not live, that no node was last heard to have, and that were replaced before `horizon`;
     /// then catalogs of such versions. What any other server puts meanwhile stays.
-    pub(crate) async fn collect(&self, horizon: u64, has_grace: bool, dry_run: bool) -> Result<InStore, ServerError> {
+    pub(crate) async fn collect(self: &Arc<Self>, horizon: u64, has_grace: bool, dry_run: bool) -> Result<InStore, ServerError> {
         // First what is there, then what refers to it: what comes in between is younger than anything that goes.
         let all = self.store.blobs.all().await?;
         let mut done = InStore::default();
@@ -68,6 +69,12 @@ impl Shared {
             }
         }
         if !dry_run {
+            for name in self.store.pointers.names(names::WANTED).await? {
+                let digest = names::segment(&name, names::WANTED).and_then(|digest| digest.parse::<Digest>().ok());
+                if digest.is_none_or(|digest| !reachable.contains(&digest)) {
+                    self.unset(&name).await?;
+                }
+            }
             let gone: Vec<Digest> = all.difference(&reachable).copied().collect();
             done.contents = self.store.blobs.remove(&gone, MIN_AGE).await?;
         }
@@ -75,7 +82,7 @@ impl Shared {
     }
 
     /// Adds the contents of a version.
-    async fn reach(&self, record: &VersionRecord, reachable: &mut HashSet<Digest>) -> Result<(), ServerError> {
+    async fn reach(self: &Arc<Self>, record: &VersionRecord, reachable: &mut HashSet<Digest>) -> Result<(), ServerError> {
         let Version { environment, code_id, .. } = &record.version;
         let bytes = self.read(record.manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| {
             self.unusable(format!(

@@ -22,7 +22,11 @@ impl Shared {
     }
 
     /// Returns what is in a code; `None` when it was collected.
-    pub(crate) async fn manifest(&self, environment: &Environment, code_id: CodeId) -> Result<Option<Manifest>, ServerError> {
+    pub(crate) async fn manifest(
+        self: &Arc<Self>,
+        environment: &Environment,
+        code_id: CodeId,
+    ) -> Result<Option<Manifest>, ServerError> {
         let Some(record) = self.record(environment, code_id).await? else { return Ok(None) };
         let Some(bytes) = self.read(record.manifest, MAX_MANIFEST_BYTES).await? else { return Ok(None) };
         let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES)?;

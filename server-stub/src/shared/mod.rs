@@ -7,12 +7,13 @@
 mod catalogs;
 mod collect;
 mod commit;
+mod heal;
 mod history;
 mod names;
 mod primary;
 mod reports;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -26,8 +27,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use self::primary::AsPrimary;
 use crate::answer::Flights;
-use crate::code::Version;
+use crate::code::{Environments, Version};
 use crate::error::ServerError;
 use crate::nodes::Nodes;
 use crate::role::Peers;
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     name: Certname,
     /// This server's own copies.
     local: Store,
+    environments: Arc<Environments>,
     nodes: Arc<Nodes>,
     flights: Flights,
     reports_per_node: usize,
@@ -59,6 +62,10 @@ pub(crate) struct Shared {
     recompiled: Mutex<HashMap<Certname, Generation>>,
     /// When this server last told of itself.
     told: Mutex<Option<Instant>>,
+    /// Contents that this server asks the others to put again,
+    wanted: Mutex<HashSet<Digest>>,
+    /// and when it last looked for what they want.
+    healed: Mutex<Option<Instant>>,
     /// How often it has asked what is live.
     confirmations: AtomicU64,
 }
@@ -87,6 +94,7 @@ impl Shared {
     pub(crate) fn new(
         sharing: &Sharing,
         local: Store,
+        environments: Arc<Environments>,
         nodes: Arc<Nodes>,
         flights: Flights,
         reports_per_node: usize,
@@ -95,11 +103,14 @@ impl Shared {
             store: sharing.store.clone(),
             name: sharing.name.clone(),
             local,
+            environments,
             nodes,
             flights,
             reports_per_node,
             recompiled: Mutex::default(),
             told: Mutex::default(),
+            wanted: Mutex::default(),
+            healed: Mutex::default(),
             confirmations: AtomicU64::default(),
         })
     }
@@ -110,7 +121,7 @@ impl Shared {
     }
 
     fn transport(self: &Arc<Self>) -> StoreTransport {
-        let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Self>::clone(self);
+        let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::new(AsPrimary(Arc::clone(self)));
         let endpoint = self.store.pointers.endpoint().to_owned();
         StoreTransport { inner: MemoryTransport::new(handler), endpoint }
     }

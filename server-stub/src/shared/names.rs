@@ -4,6 +4,7 @@
 //! live/env/<environment>                            which code is live: swapping this is the publish
 //! live/rollout                                      how new code reaches nodes
 //! live/recompile/<certname>/at                      swapped when an administrator has a node's catalogs made anew
+//! live/wanted/<digest>                              a content that is damaged or missing in the store
 //! version/<environment>/<epoch>.<sequence>          every publish, 20 digits each
 //! catalog/<certname>/<environment>/<hex of code>    the one catalog that a code made for a node
 //! report/<certname>/<nanoseconds>-<uuid>            reports; 20 digits
@@ -13,12 +14,13 @@
 //!
 //! Values are JSON. Contents are files, manifests, what differs between two manifests, and canonical bytes of catalogs.
 
-use direct_puppet_transport::protocol::{Certname, CodeId, Environment, VersionCounter};
+use direct_puppet_transport::protocol::{Certname, CodeId, Digest, Environment, VersionCounter};
 
 pub(super) const LIVE: &str = "live/";
 pub(super) const ENVIRONMENTS: &str = "live/env/";
 pub(super) const ROLLOUT: &str = "live/rollout";
 pub(super) const RECOMPILE: &str = "live/recompile/";
+pub(super) const WANTED: &str = "live/wanted/";
 pub(super) const CATALOGS: &str = "catalog/";
 pub(super) const NODES: &str = "node/";
 pub(super) const SERVERS: &str = "server/";
@@ -29,6 +31,10 @@ pub(super) fn live(environment: &Environment) -> String {
 
 pub(super) fn recompile(certname: &Certname) -> String {
     format!("{RECOMPILE}{certname}/at")
+}
+
+pub(super) fn wanted(digest: &Digest) -> String {
+    format!("{WANTED}{digest}")
 }
 
 pub(super) fn versions(environment: &Environment) -> String {

@@ -1,8 +1,8 @@
 //! The store in the place of a primary.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,8 +48,9 @@ fn only_for_servers() -> Refusal {
 
 impl Shared {
     /// Reads what is live, and carries out what administrators have ordered at other servers.
-    async fn look(&self) -> Result<Live, StoreError> {
+    async fn look(self: &Arc<Self>) -> Result<Live, StoreError> {
         let (mut versions, mut rollout, mut recompiles) = (Vec::new(), Rollout::default(), Vec::new());
+        let mut wanted = HashSet::new();
         for (name, pointer) in self.store.pointers.list(names::LIVE).await? {
             if name.starts_with(names::ENVIRONMENTS) {
                 versions.push(self.decode_version(&name, &pointer.value)?);
@@ -57,9 +58,12 @@ impl Shared {
                 rollout = self.decode(&name, &pointer.value)?;
             } else if let Some(certname) = names::segment(&name, names::RECOMPILE).and_then(|name| name.parse().ok()) {
                 recompiles.push((certname, pointer));
+            } else if let Some(digest) = names::segment(&name, names::WANTED).and_then(|digest| digest.parse().ok()) {
+                wanted.insert(digest);
             }
         }
         self.recompile_here(recompiles).await;
+        self.heal(wanted);
         Ok(Live { versions, rollout })
     }
 
@@ -75,7 +79,7 @@ impl Shared {
         };
         for certname in new {
             self.flights.forget(&certname);
-            let nodes = std::sync::Arc::clone(&self.nodes);
+            let nodes = Arc::clone(&self.nodes);
             let forgotten = blocking::run(move || nodes.forget_catalogs(&certname)).await;
             match forgotten.map_err(ServerError::from).and_then(|forgotten| forgotten) {
                 Ok(()) | Err(ServerError::UnknownNode { .. }) => {}
@@ -133,14 +137,17 @@ impl Shared {
     }
 
     /// Reads a whole content, at most `limit` bytes, verified; `None` when it is not there or damaged.
-    pub(super) async fn read(&self, digest: Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
+    pub(super) async fn read(self: &Arc<Self>, digest: Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
         let fail = |error: std::io::Error| StoreError::Failed {
             endpoint: self.store.pointers.endpoint().to_owned(),
             act: "read a content",
             source: error.into(),
         };
         let mut items = self.store.blobs.get(vec![digest]);
-        let Some(FetchItem::Content(content)) = items.try_next().await.map_err(fail)? else { return Ok(None) };
+        let Some(FetchItem::Content(content)) = items.try_next().await.map_err(fail)? else {
+            self.want(digest, false);
+            return Ok(None);
+        };
         if content.size > limit {
             return Err(self.unusable(format!("content {digest} is longer than {limit} bytes")));
         }
@@ -150,15 +157,19 @@ impl Shared {
             whole.extend_from_slice(&chunk);
         }
         if !digest.verifies(&whole) {
-            tracing::error!(%digest, endpoint = self.store.pointers.endpoint(), "a content in the store is damaged");
+            self.want(digest, true);
             return Ok(None);
         }
         Ok(Some(whole.freeze()))
     }
 }
 
+/// The store, as servers follow it.
+#[derive(Debug)]
+pub(super) struct AsPrimary(pub(super) Arc<Shared>);
+
 #[async_trait]
-impl Handler for Shared {
+impl Handler for AsPrimary {
     async fn check_in(&self, _: &Peer, _: CheckIn) -> Result<CatalogReply, Refusal> {
         Err(only_for_servers())
     }
@@ -177,10 +188,11 @@ impl Handler for Shared {
 
     async fn sync_confirm(&self, _: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
         let deadline = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
-        self.confirmations.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.0;
+        shared.confirmations.fetch_add(1, Ordering::Relaxed);
         loop {
-            let live = self.look().await.map_err(|error| stale(&error))?;
-            self.tell(&request.deployed).await;
+            let live = shared.look().await.map_err(|error| stale(&error))?;
+            shared.tell(&request.deployed).await;
             let has = |record: &VersionRecord| {
                 let deployed = request.deployed.get(&record.version.environment);
                 deployed.is_some_and(|deployed| {
@@ -192,26 +204,27 @@ impl Handler for Shared {
                 let published = live.versions.iter().map(|record| record.version.published());
                 return Ok(SyncConfirmed { live: published.collect(), rollout: live.rollout });
             }
-            self.store.pointers.changed(left.min(LOOK_EVERY)).await;
+            shared.store.pointers.changed(left.min(LOOK_EVERY)).await;
         }
     }
 
     async fn sync_manifest(&self, _: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
         let gone = || Refusal::new(RefusalCode::NotFound, "that version is not here any more: ask what is live again");
-        let record = self.record(&request.environment, request.code_id).await.map_err(|error| stale(&error))?.ok_or_else(gone)?;
+        let record =
+            self.0.record(&request.environment, request.code_id).await.map_err(|error| stale(&error))?.ok_or_else(gone)?;
         if let Some(delta) = record.delta.filter(|delta| Some(delta.base) == request.base)
-            && let Some(bytes) = self.read(delta.content, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?
+            && let Some(bytes) = self.0.read(delta.content, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?
             && let Ok(reply) = codec::decode(&bytes, MAX_MANIFEST_BYTES)
         {
             return Ok(reply);
         }
-        let manifest = self.read(record.manifest, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?;
+        let manifest = self.0.read(record.manifest, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?;
         Ok(SyncManifestReply::Whole { manifest: manifest.ok_or_else(gone)? })
     }
 
     async fn sync_fetch(&self, _: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         let mut seen = HashSet::with_capacity(request.digests.len());
-        let digests = request.digests.into_iter().filter(|digest| seen.insert(*digest)).collect();
-        Ok(self.store.blobs.get(digests))
+        let digests: Vec<Digest> = request.digests.into_iter().filter(|digest| seen.insert(*digest)).collect();
+        Ok(self.0.proved(digests))
     }
 }
