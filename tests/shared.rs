@@ -337,6 +337,8 @@ fn options_that_do_not_go_together_are_refused() {
         (&["--store", "file://relative", "--certname", "a"], "not absolute"),
         (&["--store", "postgres://h/d", "--certname", "a", "--primary", "unix:/tmp/a"], "--primary"),
         (&["--unconfirmed-for", "5"], "--unconfirmed-for"),
+        (&["--store", "s3://bucket", "--certname", "a"], "--contents"),
+        (&["--store", "postgres://h/d", "--certname", "a", "--contents", "http://h"], "s3://bucket/prefix"),
     ] {
         let mut command = Command::new(&binaries().server);
         command.args(["serve", "--listen", "http://127.0.0.1:0", "--staging", "/tmp", "--data"]);

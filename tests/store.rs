@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
-use direct_puppet_server_stub::store::{SharedStore, conformance};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use direct_puppet_server_stub::store::{BlobStore, FileStore, ObjectBlobs, SharedStore, conformance};
 use direct_puppet_tests::postgres::Postgres;
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::memory::InMemory;
 
 #[tokio::test]
 async fn local_files_are_a_store() {
@@ -16,4 +23,75 @@ async fn local_files_are_a_store() {
 async fn postgresql_is_a_store() {
     let Some(postgres) = Postgres::start(&[]) else { return };
     conformance::run(&SharedStore::open(&postgres.url()).unwrap(), &SharedStore::open(&postgres.url()).unwrap()).await;
+}
+
+/// Contents in an object store, pointers in files.
+async fn contents_in(objects: impl Fn() -> Arc<dyn ObjectStore> + Sync) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = || {
+        // Touched at once, where a test cannot wait for an hour.
+        let blobs: Arc<dyn BlobStore> = Arc::new(ObjectBlobs::over(objects(), "some/prefix", "test", Duration::ZERO));
+        let pointers = Arc::new(FileStore::open(&dir.path().join("store")).unwrap());
+        SharedStore { blobs, pointers }
+    };
+    conformance::run(&store(), &store()).await;
+}
+
+#[tokio::test]
+async fn an_object_store_in_memory_keeps_contents() {
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    contents_in(|| Arc::clone(&objects)).await;
+}
+
+/// An S3 server of this test's own.
+struct S3 {
+    child: Child,
+    port: u16,
+}
+
+impl S3 {
+    fn start(dir: &std::path::Path) -> Option<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("s3s-fs");
+        command.args(["--access-key", "key", "--secret-key", "secret", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(child) = command.spawn() else {
+            println!("LEFT OUT: contents in a real S3 server; cargo install s3s-fs --features binary, and run this again");
+            return None;
+        };
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "s3s-fs did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Self { child, port })
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectStore> {
+        let builder = AmazonS3Builder::new()
+            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name("contents")
+            .with_access_key_id("key")
+            .with_secret_access_key("secret");
+        Arc::new(builder.build().unwrap())
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_speaks_s3_keeps_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("contents")).unwrap();
+    let Some(s3) = S3::start(dir.path()) else { return };
+    // As the program does it: the HTTP client takes the provider of the process.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    contents_in(|| s3.objects()).await;
 }

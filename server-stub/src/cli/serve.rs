@@ -64,6 +64,9 @@ pub(super) struct Arguments {
     /// password belongs into the configuration file
     #[arg(long, value_name = "URL", conflicts_with_all = ["primary", "successor"])]
     store: Option<String>,
+    /// Keep contents at s3://bucket/prefix, and in --store the rest; keys and region are taken from the environment (AWS_…)
+    #[arg(long, value_name = "URL", requires = "store")]
+    contents: Option<String>,
     /// Answer for so many seconds from what was last confirmed when no primary, or not the store, can be asked [default: not at all]
     #[arg(long, value_name = "SECONDS")]
     unconfirmed_for: Option<u64>,
@@ -108,6 +111,7 @@ struct Config {
     primary: Vec<String>,
     successor: Vec<String>,
     store: Option<String>,
+    contents: Option<String>,
     unconfirmed_for: Option<u64>,
     replica: Vec<Certname>,
     admin: Vec<Certname>,
@@ -197,9 +201,19 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// Returns the store that this server shares with others.
 fn sharing(arguments: &Arguments) -> anyhow::Result<Option<Sharing>> {
-    let Some(url) = &arguments.store else { return Ok(None) };
+    let Some(url) = &arguments.store else {
+        if arguments.contents.is_some() {
+            bail!("--contents keeps contents only: give --store postgres://… beside it for the rest");
+        }
+        return Ok(None);
+    };
     let name = arguments.certname.clone().context("other servers must know this one by a name: give it with --certname")?;
-    Ok(Some(Sharing { store: SharedStore::open(url)?, name }))
+    let store = SharedStore::open(url)?;
+    let store = match &arguments.contents {
+        Some(url) => store.with_contents(url)?,
+        None => store,
+    };
+    Ok(Some(Sharing { store, name }))
 }
 
 /// Returns the ways to other servers.
@@ -298,6 +312,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
         arguments.successor = config.successor;
     }
     arguments.store = arguments.store.or(config.store);
+    arguments.contents = arguments.contents.or(config.contents);
     arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);
     arguments.replica.extend(config.replica);
     Ok(arguments)

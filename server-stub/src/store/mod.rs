@@ -7,6 +7,8 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod files;
+#[cfg(feature = "s3")]
+mod object;
 mod postgres;
 
 use std::collections::HashSet;
@@ -22,6 +24,8 @@ use direct_puppet_transport::protocol::Digest;
 use futures::stream::BoxStream;
 
 pub use files::FileStore;
+#[cfg(feature = "s3")]
+pub use object::ObjectBlobs;
 pub use postgres::PostgresStore;
 
 /// Longest name of a pointer, in bytes.
@@ -197,6 +201,22 @@ pub(crate) fn check_name(endpoint: &str, name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Opens a store for contents only: `s3://bucket/prefix`.
+///
+/// # Errors
+///
+/// When the URL is wrong, or this program was built without it.
+fn contents_at(url: &str) -> Result<Arc<dyn BlobStore>, StoreError> {
+    let unusable = |reason: &str| StoreError::Unusable { endpoint: url.to_owned(), reason: reason.to_owned() };
+    if !url.starts_with("s3://") {
+        return Err(unusable("contents alone can be at s3://bucket/prefix"));
+    }
+    #[cfg(feature = "s3")]
+    return Ok(Arc::new(ObjectBlobs::s3(url)?));
+    #[cfg(not(feature = "s3"))]
+    Err(unusable("this program was built without the feature s3"))
+}
+
 /// The two halves of a store that servers share.
 #[derive(Debug, Clone)]
 pub struct SharedStore {
@@ -207,6 +227,15 @@ pub struct SharedStore {
 }
 
 impl SharedStore {
+    /// Returns this store with its contents at `url` instead: `s3://bucket/prefix`.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is wrong, or this program was built without the feature `s3`.
+    pub fn with_contents(self, url: &str) -> Result<Self, StoreError> {
+        Ok(Self { blobs: contents_at(url)?, ..self })
+    }
+
     /// Opens the store at `url`: `postgres://user@host/database` or `file:///directory`. A PostgreSQL server need not be there yet: it
     /// is connected to when it is first needed.
     ///
@@ -221,6 +250,10 @@ impl SharedStore {
         if let Some(path) = url.strip_prefix("file://") {
             let store = Arc::new(FileStore::open(std::path::Path::new(path))?);
             return Ok(Self { blobs: Arc::<FileStore>::clone(&store), pointers: store });
+        }
+        if url.starts_with("s3://") {
+            let reason = "an object store keeps contents only: give it as --contents beside --store postgres://…".to_owned();
+            return Err(StoreError::Unusable { endpoint: "s3".to_owned(), reason });
         }
         let scheme = url.split("://").next().unwrap_or_default();
         let reason = format!("there is no store of the kind {scheme:?}: give postgres://user@host/database or file:///directory");
