@@ -73,6 +73,9 @@ pub enum ServerError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// This server has no staging.
+    #[error("this server was started without staging: publish at one that has it, or give this one --staging")]
+    NoStaging,
     /// Staging cannot be read.
     #[error("staging could not be read at {}", path.display())]
     Staging {
@@ -139,6 +142,7 @@ impl ServerError {
             Self::Format { .. } => "format",
             Self::NoEnvironment { .. } => "no_environment",
             Self::Staging { .. } => "staging",
+            Self::NoStaging => "no_staging",
             Self::Unpublishable { .. } => "unpublishable",
             Self::Unstable { .. } => "unstable",
             Self::Compile(_) => "compile",

@@ -67,6 +67,8 @@ pub struct EnvironmentRollout {
 pub(crate) struct Gate {
     path: PathBuf,
     rollout: watch::Sender<Rollout>,
+    /// Held while they are written: an administrator sets them while they are heard of from another server.
+    writing: std::sync::Mutex<()>,
     /// When the next node may be woken.
     next: Mutex<Instant>,
     waiting: watch::Sender<u64>,
@@ -90,7 +92,13 @@ impl Gate {
             file => file.map(|file| file.rollout).unwrap_or_default(),
         };
         let next = Mutex::new(Instant::now());
-        Ok(Self { path, rollout: watch::channel(rollout).0, next, waiting: watch::channel(0).0 })
+        Ok(Self {
+            path,
+            rollout: watch::channel(rollout).0,
+            writing: std::sync::Mutex::default(),
+            next,
+            waiting: watch::channel(0).0,
+        })
     }
 
     pub(crate) fn rollout(&self) -> Rollout {
@@ -99,6 +107,7 @@ impl Gate {
 
     /// Sets the rules, durably. Blocking.
     pub(crate) fn set(&self, rollout: Rollout) -> Result<(), ServerError> {
+        let _turn = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *self.rollout.borrow() != rollout {
             disk::write_json(&self.path, &RolloutFile { format: FORMAT, rollout: rollout.clone() })?;
             self.rollout.send_replace(rollout);

@@ -38,6 +38,8 @@ pub enum Staging {
         /// Its directory.
         dir: PathBuf,
     },
+    /// Nowhere: this server publishes nothing of its own.
+    Nowhere,
 }
 
 impl Staging {
@@ -56,6 +58,7 @@ impl Staging {
         match self {
             Self::Environments(dir) => Some(dir.join("environments").join(wanted.as_str())),
             Self::Single { environment, dir } => (environment == wanted).then(|| dir.clone()),
+            Self::Nowhere => None,
         }
     }
 
@@ -63,6 +66,7 @@ impl Staging {
     pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
         match self {
             Self::Single { environment, .. } => Ok(vec![environment.clone()]),
+            Self::Nowhere => Err(ServerError::NoStaging),
             Self::Environments(dir) => {
                 let path = dir.join("environments");
                 let fail = |source| ServerError::Staging { path: path.clone(), source };
@@ -401,8 +405,10 @@ impl Server {
             self.nodes.summaries().into_iter().map(|node| (node.certname.clone(), node)).collect();
         if let Some(shared) = &self.shared {
             for there in shared::wait(async { Ok(shared.summaries().await?) })? {
-                if nodes.get(&there.certname).is_none_or(|here| here.last_seen < there.last_seen) {
-                    nodes.insert(there.certname.clone(), there);
+                match nodes.get_mut(&there.certname) {
+                    // How often all servers have compiled for it only the store knows.
+                    Some(here) if here.last_seen > there.last_seen => here.compiles = there.compiles,
+                    _ => drop(nodes.insert(there.certname.clone(), there)),
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Handler for Server {
         let kept = blocking::run(move || nodes.report(&report)).await;
         let is_known_here = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
         if let (Some(shared), Some(summary)) = (&self.shared, self.nodes.summary(&certname)) {
-            shared.keep_summary(&summary).await.map_err(|error| refusal(&error.into()))?;
+            shared.keep_summary(summary).await.map_err(|error| refusal(&error.into()))?;
         }
         Ok(ReportAccepted { duplicate: is_known_there || is_known_here })
     }

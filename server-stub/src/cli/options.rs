@@ -18,6 +18,8 @@ pub(super) struct Data {
 
 /// Returns the staging in `dir`; verbs that need none may leave it out.
 pub(super) fn staging(dir: Option<&Path>) -> anyhow::Result<Staging> {
-    let dir = dir.map_or_else(|| Ok(PathBuf::from("/nonexistent")), std::path::absolute)?;
-    Ok(Staging::Environments(dir))
+    Ok(match dir {
+        Some(dir) => Staging::Environments(std::path::absolute(dir)?),
+        None => Staging::Nowhere,
+    })
 }

@@ -147,9 +147,9 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     let primary = peers(&arguments, &arguments.primary)?;
     let sharing = sharing(&arguments)?;
     let staging = match &arguments.staging {
-        Some(staging) => std::path::absolute(staging)?,
+        Some(staging) => Staging::Environments(std::path::absolute(staging)?),
         // A replica publishes nothing until it is promoted, and of equal servers it is enough that one does.
-        None if primary.is_some() || sharing.is_some() => PathBuf::from("/nonexistent"),
+        None if primary.is_some() || sharing.is_some() => Staging::Nowhere,
         None => bail!("no staging directory: give one with --staging, or follow a server with --primary"),
     };
     if arguments.listen.is_empty() {
@@ -161,7 +161,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         sharing,
         successors: peers(&arguments, &arguments.successor)?,
         unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
-        ..ServerOptions::new(data.clone(), Staging::Environments(staging))
+        ..ServerOptions::new(data.clone(), staging)
     };
     let server = open(options).await?;
     let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));

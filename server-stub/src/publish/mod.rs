@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::{Author, Code, Version};
 use crate::error::{ServerError, chain};
-use crate::server::{Server, now};
+use crate::server::{Server, Staging, now};
 
 /// How often a publish is begun anew because another server was faster.
 pub(crate) const ATTEMPTS: usize = 8;
@@ -140,6 +140,9 @@ fn attempt(
     {
         let answer = unchanged(environment.clone(), Some(&done));
         return Ok(Some(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer }));
+    }
+    if matches!(server.options.staging, Staging::Nowhere) {
+        return Err(ServerError::NoStaging);
     }
     let dir = server.options.staging.dir_of(environment).filter(|dir| dir.is_dir());
     let Some(dir) = dir else {

@@ -250,7 +250,7 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
 
 fn status_of_code(code: &str) -> StatusCode {
     match code {
-        "unstable" | "outrun" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
+        "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "unconfirmed" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,

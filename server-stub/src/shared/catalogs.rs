@@ -97,6 +97,7 @@ impl Shared {
         let value = self.encode(&CatalogRecord { format: FORMAT, compiled: compiled.clone(), content })?;
         for _ in 0..ATTEMPTS {
             if self.store.pointers.swap(&name, None, Some(value.clone())).await? {
+                self.count_compile(certname).await?;
                 return Ok(compiled.clone());
             }
             if let Some(faster) = self.adopt(certname, &compiled.environment, compiled.code_id).await? {

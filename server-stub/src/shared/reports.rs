@@ -1,9 +1,10 @@
 //! Reports, and what is known of nodes.
 
-use direct_puppet_transport::protocol::Report;
+use direct_puppet_transport::protocol::{Certname, Report};
 
 use super::{Shared, names};
 use crate::nodes::NodeSummary;
+use crate::server::now;
 use crate::store::StoreError;
 
 impl Shared {
@@ -21,9 +22,50 @@ impl Shared {
         Ok(!is_new)
     }
 
-    /// Tells what is known here of a node.
-    pub(crate) async fn keep_summary(&self, summary: &NodeSummary) -> Result<(), StoreError> {
-        self.set(&names::node(&summary.certname), summary).await
+    /// Tells what is known here of a node, but for how often a catalog was compiled for it.
+    pub(crate) async fn keep_summary(&self, summary: NodeSummary) -> Result<(), StoreError> {
+        let certname = summary.certname.clone();
+        self.change_summary(&certname, |before| match before {
+            Some(before) => NodeSummary { compiles: before.compiles, ..summary.clone() },
+            None => NodeSummary { compiles: 0, ..summary.clone() },
+        })
+        .await
+    }
+
+    /// Counts a compile for a node.
+    pub(super) async fn count_compile(&self, certname: &Certname) -> Result<(), StoreError> {
+        self.change_summary(certname, |before| {
+            let mut summary = before.unwrap_or_else(|| NodeSummary {
+                certname: certname.clone(),
+                environment: None,
+                catalog_id: None,
+                code_id: None,
+                compiles: 0,
+                last_seen: now(),
+                status: None,
+            });
+            summary.compiles += 1;
+            summary
+        })
+        .await
+    }
+
+    async fn change_summary(
+        &self,
+        certname: &Certname,
+        change: impl Fn(Option<NodeSummary>) -> NodeSummary + Send + Sync,
+    ) -> Result<(), StoreError> {
+        let name = names::node(certname);
+        loop {
+            let before = self.store.pointers.get(&name).await?;
+            let generation = before.as_ref().map(|before| before.generation);
+            // What cannot be read is written anew.
+            let summary = before.and_then(|before| self.decode(&name, &before.value).ok());
+            let value = self.encode(&change(summary))?;
+            if self.store.pointers.swap(&name, generation, Some(value)).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Returns what is known of every node.

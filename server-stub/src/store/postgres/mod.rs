@@ -67,14 +67,13 @@ impl PostgresStore {
         let mut config =
             tokio_postgres::Config::from_str(&url).map_err(|error| unusable(format!("the URL is wrong: {error}")))?;
         let dbname = config.get_dbname().or(config.get_user()).unwrap_or("postgres").to_owned();
-        let hosts: Vec<String> = config
-            .get_hosts()
-            .iter()
-            .map(|host| match host {
-                tokio_postgres::config::Host::Tcp(name) => name.clone(),
-                tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-            })
-            .collect();
+        let ports = config.get_ports();
+        let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+        let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| match host {
+            tokio_postgres::config::Host::Tcp(name) => format!("{name}:{}", port(at)),
+            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts: Vec<String> = hosts.collect();
         let endpoint = format!("postgres://{}/{dbname}", hosts.join(","));
         if config.get_hosts().is_empty() {
             return Err(unusable("the URL names no host".to_owned()));
