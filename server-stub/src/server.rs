@@ -355,9 +355,11 @@ impl Server {
     pub(crate) fn go_live(&self, base: Option<&Code>, code: Code) -> Result<bool, ServerError> {
         if let (Some(shared), Some(upstream)) = (&self.shared, &self.upstream) {
             return shared::wait(async {
+                // This may take long, and nodes are answered meanwhile.
+                let Some(prepared) = shared.prepare(base, &code).await? else { return Ok(false) };
                 // Nothing is brought meanwhile, so that what is live here only grows.
                 let _turn = upstream.nothing_is_brought().await;
-                if !shared.commit(base, &code).await? {
+                if !shared.commit(&prepared).await? {
                     return Ok(false);
                 }
                 self.environments.switch(code).map(|()| true)

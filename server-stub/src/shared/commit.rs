@@ -14,7 +14,7 @@ use crate::answer::delta;
 use crate::blocking;
 use crate::code::Code;
 use crate::error::ServerError;
-use crate::store::{Blob, SMALL_BYTES, StoreError};
+use crate::store::{Blob, Generation, SMALL_BYTES, StoreError};
 
 /// Bytes and contents that are put at once,
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;
@@ -25,11 +25,18 @@ const GROUPS_AT_ONCE: usize = 4;
 /// How much of a large content is read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// A publish of which everything is in the store but the pointer to it.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    name: String,
+    generation: Option<Generation>,
+    record: VersionRecord,
+}
+
 impl Shared {
-    /// Makes `code` live in the store if what is live there is `base`, and all of it is there before. Returns whether it did.
-    pub(crate) async fn commit(&self, base: Option<&Code>, code: &Code) -> Result<bool, ServerError> {
-        let environment = &code.version.environment;
-        let name = names::live(environment);
+    /// Puts everything that `code` needs into the store, where `base` is live there. `None` when something else is.
+    pub(crate) async fn prepare(&self, base: Option<&Code>, code: &Code) -> Result<Option<Prepared>, ServerError> {
+        let name = names::live(&code.version.environment);
         let found = self.store.pointers.get(&name).await?;
         let before = found.as_ref().map(|found| self.decode_version(&name, &found.value)).transpose()?;
         let is_base = |record: &VersionRecord| {
@@ -41,7 +48,7 @@ impl Shared {
         let base = match &before {
             None => None,
             Some(record) if is_base(record) => base,
-            Some(_) => return Ok(false),
+            Some(_) => return Ok(None),
         };
         let known: HashSet<Digest> = base.map(|base| digests(&base.manifest).into_keys().collect()).unwrap_or_default();
         let new: HashMap<Digest, u64> =
@@ -60,11 +67,16 @@ impl Shared {
             self.remember(before).await?;
         }
         let record = VersionRecord { format: FORMAT, version: code.version.clone(), manifest, delta };
-        let generation = found.map(|found| found.generation);
-        if !self.store.pointers.swap(&name, generation, Some(self.encode(&record)?)).await? {
+        Ok(Some(Prepared { name, generation: found.map(|found| found.generation), record }))
+    }
+
+    /// Makes what was prepared live in the store, if nothing else has become so meanwhile. Returns whether it did.
+    pub(crate) async fn commit(&self, prepared: &Prepared) -> Result<bool, ServerError> {
+        let Prepared { name, generation, record } = prepared;
+        if !self.store.pointers.swap(name, *generation, Some(self.encode(record)?)).await? {
             return Ok(false);
         }
-        if let Err(error) = self.remember(&record).await {
+        if let Err(error) = self.remember(record).await {
             // It is live: whoever publishes next writes it.
             tracing::warn!("{}", crate::error::chain(&error));
         }

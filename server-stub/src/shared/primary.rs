@@ -53,7 +53,11 @@ impl Shared {
         let mut wanted = HashSet::new();
         for (name, pointer) in self.store.pointers.list(names::LIVE).await? {
             if name.starts_with(names::ENVIRONMENTS) {
-                versions.push(self.decode_version(&name, &pointer.value)?);
+                match self.decode_version(&name, &pointer.value) {
+                    Ok(version) => versions.push(version),
+                    // Nobody is answered from that environment; the others are not kept waiting for it.
+                    Err(error) => tracing::error!("{}", chain(&error)),
+                }
             } else if name == names::ROLLOUT {
                 rollout = self.decode(&name, &pointer.value)?;
             } else if let Some(certname) = names::segment(&name, names::RECOMPILE).and_then(|name| name.parse().ok()) {

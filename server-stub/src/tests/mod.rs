@@ -9,6 +9,7 @@ mod replica;
 mod role;
 mod rollout;
 mod routes;
+mod shared;
 pub(crate) mod sim;
 
 use std::collections::BTreeMap;

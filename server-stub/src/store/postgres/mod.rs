@@ -82,6 +82,8 @@ impl PostgresStore {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.application_name("direct-puppet-server");
         config.connect_timeout(CONNECT_TIMEOUT);
+        // A connection that nobody answers on any more ends within a minute, not within the hours of the system's own limits.
+        config.keepalives_idle(STATEMENT_TIMEOUT).tcp_user_timeout(STATEMENT_TIMEOUT);
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let (manager, listener) = match roots {
             Some(path) => {
