@@ -204,6 +204,8 @@ fn a_directory_of_a_million_files_is_published() {
     for number in 0..count {
         fs::write(many.join(number.to_string()), if number % 2 == 0 { "even" } else { "odd" }).unwrap();
     }
+    // What was written a moment ago is read again, whatever its metadata say.
+    std::thread::sleep(std::time::Duration::from_millis(200));
     let first = dir.path().join("data");
     let publish = || {
         let mut command = Command::new(&binaries().server);

@@ -73,8 +73,10 @@ impl Equals {
     }
 }
 
+/// The code that a server answers from.
 fn live(serving: &Serving) -> Value {
-    json(&serving.verb(&["versions"])).as_array().unwrap().last().map_or(Value::Null, |last| last["code_id"].clone())
+    let explained = serving.verb(&["explain"]);
+    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
 }
 
 fn message(output: &Output) -> String {

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use direct_puppet_agent::fs::{FsError, write_cache, write_state};
+use direct_puppet_agent::fs::{FsError, FsErrorKind, write_cache, write_state};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +27,16 @@ pub(crate) fn lock(data: &Path) -> Result<File, ServerError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ServerError::Busy { path }),
         Err(error) => Err(FsError::new(&path, "lock", error.into()).into()),
     }
+}
+
+/// Whether there was no space for something.
+pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_it = |error: &(dyn std::error::Error + 'static)| {
+        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        error.downcast_ref::<FsError>().is_some_and(|error| error.kind == FsErrorKind::Full)
+            || matches!(io, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    };
+    std::iter::successors(Some(error), |error| error.source()).any(is_it)
 }
 
 /// Reads a file; `None` when there is none.

@@ -85,7 +85,7 @@ impl Store {
         Ok(incoming(&own, file, digest.verifier(), false))
     }
 
-    fn partial_path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("incoming").join(format!("{}.partial", digest.to_hex()))
     }
 }

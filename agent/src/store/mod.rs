@@ -174,6 +174,27 @@ impl Store {
         remove_if_there(&self.path_of(digest))
     }
 
+    /// Removes a content, and what a fetch that broke off has left of it; that there is nothing is success.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be removed.
+    pub fn discard(&self, digest: &Digest) -> Result<(), FsError> {
+        self.remove(digest)?;
+        remove_if_there(&self.partial_path(digest))
+    }
+
+    /// Returns how many bytes the store's file system still takes from this process.
+    ///
+    /// # Errors
+    ///
+    /// When the file system does not say.
+    pub fn free_bytes(&self) -> Result<u64, FsError> {
+        let found = rustix::fs::fstatvfs(&*self.opened);
+        let found = found.map_err(|error| FsError::new(&self.dir, "look for free space in", error.into()))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Returns every content that is there; not verified.
     ///
     /// # Errors

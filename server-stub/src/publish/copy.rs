@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use direct_puppet_agent::fs::{FileKind, Root, Stat};
 use direct_puppet_agent::tree::{Pool, Tree, TreeEntry, WalkOptions, list_tree};
 use direct_puppet_transport::protocol::path::escape;
-use direct_puppet_transport::protocol::{EntryKind, Environment, ManifestEntry, TreePath};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, ManifestEntry, TreePath};
 use rayon::prelude::*;
 
 use super::index::StagingIndex;
 use super::revision::DEPLOY_RECORDS;
+use crate::disk;
 use crate::error::ServerError;
 use crate::server::Server;
 
@@ -37,7 +39,17 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
     let copier = Copier { server, root: &root, index: &index, counts: &counts };
     let entries: Result<Vec<ManifestEntry>, ServerError> =
         pool.install(|| before.entries.par_iter().map(|entry| copier.entry(entry)).collect());
-    let entries = entries?;
+    let new = counts.new.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => {
+            if disk::is_full(&error) {
+                // What was copied leaves no room for a publish that fits.
+                new.iter().try_for_each(|digest| server.store.discard(digest))?;
+            }
+            return Err(error);
+        }
+    };
     let changed = differences(&before, &list(dir)?);
     if !changed.is_empty() {
         return Err(ServerError::Unstable { paths: changed });
@@ -51,7 +63,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
         files: entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })).count() as u64,
         entries,
         files_read: counts.read.into_inner(),
-        new_contents: counts.new.into_inner(),
+        new_contents: new.len() as u64,
         index,
     })
 }
@@ -124,7 +136,8 @@ fn differences(before: &Tree, after: &Tree) -> Vec<String> {
 #[derive(Debug, Default)]
 struct Counts {
     read: AtomicU64,
-    new: AtomicU64,
+    /// Contents that the store did not have.
+    new: Mutex<Vec<Digest>>,
 }
 
 struct Copier<'a> {
@@ -160,7 +173,9 @@ impl Copier<'_> {
         };
         let put = self.server.store.put_file(&file)?;
         self.counts.read.fetch_add(1, Ordering::Relaxed);
-        self.counts.new.fetch_add(u64::from(put.is_new), Ordering::Relaxed);
+        if put.is_new {
+            self.counts.new.lock().unwrap_or_else(PoisonError::into_inner).push(put.digest);
+        }
         if put.size != size {
             return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
         }

@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
-use direct_puppet_agent::fetch_as_replica;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
     CodeId, Digest, EntryKind, Environment, Manifest, PublishedVersion, SyncManifest, SyncManifestReply, codec,
 };
 use direct_puppet_transport::{Client, Transport};
-use tokio_util::sync::CancellationToken;
 
 use super::confirm::Upstream;
+use super::fetch::fetch;
 use crate::blocking;
 use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
@@ -134,8 +133,6 @@ impl Upstream {
         if missing.is_empty() {
             return Ok(0);
         }
-        let never = CancellationToken::new();
-        let fetched = fetch_as_replica(client, &self.name, &self.store, &missing, &never).await;
-        fetched.map_err(|error| chain(&error))
+        fetch(client, &self.name, &self.store, &missing).await
     }
 }

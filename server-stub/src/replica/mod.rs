@@ -5,11 +5,13 @@
 
 mod bring;
 mod confirm;
+mod fetch;
 mod follow;
 mod followers;
 mod mend;
 
 pub(crate) use confirm::{Following, Upstream};
+pub(crate) use fetch::fetch;
 pub use followers::Follower;
 pub(crate) use followers::Followers;
 pub(crate) use mend::Mending;

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use direct_puppet_agent::fetch_as_replica;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest, codec};
-use tokio_util::sync::CancellationToken;
 
 use super::{Shared, names};
 use crate::blocking;
 use crate::code::Version;
-use crate::error::{ServerError, chain};
+use crate::error::ServerError;
+use crate::replica::fetch;
 use crate::store::StoreError;
 
 impl Shared {
@@ -55,8 +54,7 @@ impl Shared {
         if missing.is_empty() {
             return Ok(());
         }
-        let never = CancellationToken::new();
-        let fetched = fetch_as_replica(&self.client(), &self.name, &self.local, &missing, &never).await;
-        fetched.map(drop).map_err(|error| self.unusable(chain(&error)).into())
+        let fetched = fetch(&self.client(), &self.name, &self.local, &missing).await;
+        fetched.map(drop).map_err(|reason| self.unusable(reason).into())
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::Sharing;
-use crate::store::{Blob, BlobStore, FileStore, PointerStore, SharedStore, StoreError};
+use crate::store::{Blob, BlobStore, FileStore, SharedStore, StoreError};
 
 /// Contents that are put no faster than they are allowed to be.
 #[derive(Debug)]

@@ -1,0 +1,176 @@
+//! Servers whose disk is full: what was live stays so and is served, and when there is room again all goes on by itself.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::site::{Site, files};
+use serde_json::Value;
+
+const FILES: usize = 30;
+
+/// A small disk; unmounted when dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Mounts it; says so and returns nothing where that cannot be done.
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mount = || {
+            let mut command = Command::new("mount");
+            command.args(["-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs"]).arg(at);
+            command.status().is_ok_and(|status| status.success())
+        };
+        if !rustix::process::geteuid().is_root() || !mount() {
+            println!("LEFT OUT: servers whose disk is full need root, to mount a small file system");
+            return None;
+        }
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").args(["--lazy"]).arg(&self.0).status());
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    site: Site,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::DirBuilder::new().mode(0o700).create(dir.path().join("sockets")).unwrap();
+        let site = Site::new(&dir.path().join("site"));
+        site.fill(FILES, "v0");
+        Self { dir, site }
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("unix:{}", self.dir.path().join(format!("sockets/{name}.sock")).display())
+    }
+
+    fn start(&self, name: &str, options: &[&str]) -> Serving {
+        let mut all: Vec<OsString> = vec!["--certname".into(), name.into()];
+        all.extend(options.iter().map(OsString::from));
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Serving::following(&dir, &[&self.url(name)], &all)
+    }
+
+    fn staging(&self) -> String {
+        self.site.dir().to_string_lossy().into_owned()
+    }
+
+    fn agent(&self, root: &str, server: &str) -> Output {
+        let root = self.dir.path().join(root);
+        fs::create_dir_all(&root).unwrap();
+        let mut command = binaries().agent(&root, &["run"]);
+        command.args(["--server", &self.url(server)]);
+        run(command)
+    }
+
+    /// Stages more than the small disk takes: one large file, and many.
+    fn stage_too_much(&self) {
+        fs::write(self.site.tree().join("big"), vec![7; 5 << 20]).unwrap();
+        for number in 0..40 {
+            fs::write(self.site.tree().join(format!("more{number}")), vec![number; 100_000]).unwrap();
+        }
+    }
+
+    fn stage_less(&self) {
+        fs::remove_file(self.site.tree().join("big")).unwrap();
+        (0..40).for_each(|number| fs::remove_file(self.site.tree().join(format!("more{number}"))).unwrap());
+    }
+
+    fn has_arrived(&self, root: &str) -> bool {
+        files(&self.dir.path().join(root).join("srv/tree")) == files(&self.site.tree())
+    }
+}
+
+/// The code that a server answers from.
+fn live(serving: &Serving) -> Value {
+    let explained = serving.verb(&["explain"]);
+    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_publish_that_does_not_fit_leaves_what_is_live() {
+    let world = World::new();
+    let Some(_disk) = Disk::mount(&world.dir.path().join("a/data")) else { return };
+    let server = world.start("a", &["--staging", &world.staging()]);
+    assert!(server.verb(&["publish"]).status.success());
+    assert_eq!(world.agent("root", "a").status.code(), Some(2));
+    let before = live(&server);
+    world.stage_too_much();
+    for _ in 0..2 {
+        let refused = server.verb(&["publish"]);
+        assert!(refused.status.code() == Some(1) && said(&refused).contains("space"), "{}", said(&refused));
+        assert_eq!(live(&server), before);
+        let outcome = json(&world.agent("root", "a"));
+        assert_eq!((&outcome["answer"], &outcome["status"]), (&"current".into(), &"unchanged".into()));
+    }
+    world.stage_less();
+    world.site.fill(FILES, "v1");
+    let published = server.verb(&["publish"]);
+    assert!(published.status.success(), "{}", said(&published));
+    assert_eq!(world.agent("root", "a").status.code(), Some(2));
+    assert!(world.has_arrived("root"));
+    assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+}
+
+/// A server that copies from another, or from a store, and has no room: it refuses what it cannot confirm, and goes on when it fits.
+fn a_copy_that_does_not_fit(primary: &[&str], replica: &[&str], world: &World) {
+    let Some(_disk) = Disk::mount(&world.dir.path().join("b/data")) else { return };
+    let (first, second) = (world.start("a", primary), world.start("b", replica));
+    assert!(first.verb(&["publish"]).status.success());
+    assert_eq!(world.agent("root", "b").status.code(), Some(2));
+    let before = live(&second);
+    world.stage_too_much();
+    assert!(first.verb(&["publish"]).status.success());
+    let outcome = json(&world.agent("root", "b"));
+    assert_eq!((&outcome["answer"], &outcome["status"]), (&"cached".into(), &"unchanged".into()));
+    assert!(outcome["messages"].to_string().contains("space"), "{}", outcome["messages"]);
+    assert_eq!(live(&second), before);
+    // The other one has room.
+    assert_eq!(world.agent("root", "a").status.code(), Some(2));
+    world.stage_less();
+    world.site.fill(FILES, "v1");
+    assert!(first.verb(&["publish"]).status.success());
+    let begun = Instant::now();
+    while live(&second) != live(&first) {
+        assert!(begun.elapsed() < Duration::from_secs(90), "it never goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(world.agent("root", "b").status.code(), Some(2));
+    assert!(world.has_arrived("root"));
+    assert_eq!(second.verb(&["verify"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_replica_whose_disk_is_full_answers_nothing_old() {
+    let world = World::new();
+    let (a, b, staging) = (world.url("a"), world.url("b"), world.staging());
+    a_copy_that_does_not_fit(&["--staging", &staging, "--successor", &b], &["--primary", &a], &world);
+}
+
+#[test]
+fn an_equal_server_whose_disk_is_full_answers_nothing_old() {
+    let world = World::new();
+    let (store, staging) = (format!("file://{}", world.dir.path().join("store").display()), world.staging());
+    a_copy_that_does_not_fit(&["--staging", &staging, "--store", &store], &["--store", &store], &world);
+}
