@@ -14,7 +14,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -103,7 +103,15 @@ impl PostgresStore {
                 (Manager::from_config(config, tokio_postgres::NoTls, manager_config), listener)
             }
         };
+        // A server that stands still in the middle of a put keeps nobody else from the same content for longer than a minute.
+        let prepare = Hook::async_fn(|client: &mut ClientWrapper, _| {
+            Box::pin(async move {
+                let set = client.batch_execute("SET idle_in_transaction_session_timeout = 60000").await;
+                set.map_err(HookError::Backend)
+            })
+        });
         let pool = Pool::builder(manager)
+            .post_create(prepare)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(STATEMENT_TIMEOUT))
