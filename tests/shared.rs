@@ -312,6 +312,10 @@ fn what_is_damaged_or_missing_in_postgresql_is_put_again_by_a_server_that_has_it
          DELETE FROM direct_puppet.blob WHERE digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest DESC LIMIT 3);",
     );
     assert!(is_done);
+    // Whoever reads it again finds all of it: 60 files, the large one and the site, or the manifest that names them.
+    let found = first.verb(&["verify"]);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(!json(&found)["in_store"]["problems"].as_array().unwrap().is_empty(), "{}", json(&found));
     let second = equals.start(1, &[]);
     let root = equals.node("node");
     let begun = Instant::now();
@@ -320,6 +324,16 @@ fn what_is_damaged_or_missing_in_postgresql_is_put_again_by_a_server_that_has_it
         std::thread::sleep(Duration::from_millis(100));
     }
     println!("healed within {:?}", begun.elapsed());
+    let begun = Instant::now();
+    loop {
+        let found = second.verb(&["verify"]);
+        if found.status.success() {
+            assert_eq!(json(&found)["in_store"]["contents"], FILES + 2);
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", json(&found));
+        std::thread::sleep(Duration::from_millis(200));
+    }
     assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
     assert_eq!(files(&root.join("srv/tree")), files(&equals.sites[0].tree()));
     assert_eq!(second.verb(&["verify"]).status.code(), Some(0));

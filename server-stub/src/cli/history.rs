@@ -122,14 +122,22 @@ pub(super) async fn verify(arguments: VerifyArguments) -> anyhow::Result<u8> {
     if arguments.data.json {
         print_json(&verified)?;
     } else {
-        for problem in &verified.problems {
-            let place = problem.path.as_deref().unwrap_or("manifest");
-            print_line(&format!("{} {} {place}: {}", problem.environment, problem.code_id, problem.reason));
+        tell("", &verified);
+        if let Some(there) = &verified.in_store {
+            tell("shared store: ", there);
         }
-        let (versions, contents) = (verified.versions, verified.contents);
-        print_line(&format!("{versions} versions, {contents} contents read, {} problems", verified.problems.len()));
     }
-    Ok(u8::from(!verified.problems.is_empty()))
+    let is_good = |verified: &Verified| verified.problems.is_empty();
+    Ok(u8::from(!is_good(&verified) || verified.in_store.as_deref().is_some_and(|there| !is_good(there))))
+}
+
+fn tell(place: &str, verified: &Verified) {
+    for problem in &verified.problems {
+        let path = problem.path.as_deref().unwrap_or("manifest");
+        print_line(&format!("{place}{} {} {path}: {}", problem.environment, problem.code_id, problem.reason));
+    }
+    let (versions, contents) = (verified.versions, verified.contents);
+    print_line(&format!("{place}{versions} versions, {contents} contents read, {} problems", verified.problems.len()));
 }
 
 /// Arguments of `gc`.

@@ -9,6 +9,7 @@ use super::rollback::contents;
 use crate::error::{ServerError, chain};
 use crate::role::Others;
 use crate::server::Server;
+use crate::shared;
 
 /// What was checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Verified {
     pub versions: u64,
     /// Distinct contents that were read.
     pub contents: u64,
+    /// The same of the store that this server shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_store: Option<Box<Self>>,
     /// What is damaged or missing; a damaged content was moved aside, and the next publish or sync brings it again.
     pub problems: Vec<Problem>,
 }
@@ -36,7 +40,7 @@ pub struct Problem {
 
 impl Server {
     /// Reads every manifest and every content of every version that was not collected; where servers share a store, what this one has
-    /// of it. Blocking, for as long as that takes; others
+    /// of it, and what is there. Blocking, for as long as that takes; others
     /// go on meanwhile.
     ///
     /// # Errors
@@ -90,6 +94,11 @@ impl Server {
             }
         }
         verified.contents = known.len() as u64;
+        if let Some(shared) = &self.shared {
+            let mut there = Verified::default();
+            shared::wait(shared.verify(&mut there))?;
+            verified.in_store = Some(Box::new(there));
+        }
         Ok(verified)
     }
 }

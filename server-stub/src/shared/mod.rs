@@ -12,6 +12,7 @@ mod history;
 mod names;
 mod primary;
 mod reports;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
