@@ -218,7 +218,8 @@ impl Server {
         let Some(shared) = &self.shared else { return Ok(()) };
         let (certname, environment, code_id) = (&check_in.certname, &check_in.environment, code.version.code_id);
         if self.nodes.catalog(certname, environment, code_id).is_none() {
-            shared.adopt(certname, environment, code_id).await.map_err(|error| refusal(&error))?;
+            // Boxed, so that those who wait do not pay for it.
+            Box::pin(shared.adopt(certname, environment, code_id)).await.map_err(|error| refusal(&error))?;
         }
         Ok(())
     }

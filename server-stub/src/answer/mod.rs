@@ -110,7 +110,7 @@ impl Server {
         if request.digests.iter().all(|digest| allowed.iter().any(|set| set.contains(digest))) {
             return Ok(allowed);
         }
-        shared.adopt_all(&request.certname).await.map_err(|error| refusal(&error))?;
+        Box::pin(shared.adopt_all(&request.certname)).await.map_err(|error| refusal(&error))?;
         find().await.map_err(|error| internal(&error))
     }
 }

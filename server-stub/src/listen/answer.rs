@@ -1,6 +1,8 @@
 //! One HTTP request to one HTTP response.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -24,67 +26,69 @@ pub(super) type Body = UnsyncBoxBody<Bytes, TransportError>;
 /// How much of a body that is too long is still read, so that the peer gets to reading why; then the connection is cut.
 const DISCARD_BYTES: u64 = 64 << 20;
 
+/// What all requests of a connection share.
+pub(super) struct Context {
+    pub(super) service: Service,
+    pub(super) peer: Peer,
+    pub(super) limits: Limits,
+    pub(super) activity: Activity,
+}
+
 /// Answers `request`; never fails, and a panic of what answers becomes a refusal.
-pub(super) async fn answer(
-    service: &Service,
-    peer: &Peer,
-    limits: &Limits,
-    activity: &Activity,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let working = activity.request();
+///
+/// An answer may be waited for for minutes, by a hundred thousand nodes: what is waited in holds no more than the answer needs, neither
+/// the request's head nor the buffer that it came in.
+pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
+    let working = context.activity.request();
     let path = request.uri().path().to_owned();
-    let answered = AssertUnwindSafe(route(service, peer, limits, activity, request)).catch_unwind().await;
-    drop(working);
-    answered.unwrap_or_else(|_| {
-        tracing::error!(path, ?peer, "a request made the server panic; this is a bug");
-        refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the server has a bug: its log says where")
+    let answering = match (wire::operation_at(&path), &context.service.routes) {
+        (Some(operation), _) => match refuse_head(&request) {
+            Some(refusal) => ready(refusal).boxed(),
+            None => operate(Arc::clone(&context), operation, request.into_body()).boxed(),
+        },
+        (None, Some(routes)) => elsewhere(Arc::clone(&context), Arc::clone(routes), request).boxed(),
+        (None, None) => ready(no_such_path()).boxed(),
+    };
+    AssertUnwindSafe(answering).catch_unwind().map(move |answered| {
+        drop(working);
+        answered.unwrap_or_else(|_| {
+            tracing::error!(path, peer = ?context.peer, "a request made the server panic; this is a bug");
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the server has a bug: its log says where")
+        })
     })
 }
 
-async fn route(
-    service: &Service,
-    peer: &Peer,
-    limits: &Limits,
-    activity: &Activity,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    match (wire::operation_at(request.uri().path()), &service.routes) {
-        (Some(operation), _) => operate(service, peer, limits, activity, operation, request).await,
-        (None, Some(routes)) => elsewhere(&**routes, peer, limits, request).await,
-        (None, None) => no_such_path(),
-    }
-}
-
-async fn operate(
-    service: &Service,
-    peer: &Peer,
-    limits: &Limits,
-    activity: &Activity,
-    operation: Operation,
-    request: Request<Incoming>,
-) -> Response<Body> {
+/// Returns why a request for an operation is not taken, if its head says enough for that.
+fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
     if request.method() != Method::POST {
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, RefusalCode::BadRequest, "use POST");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        return response;
+        return Some(response);
     }
     // Also keeps a web page from making a browser on this machine ask in its name: it may not set this type.
     if request.headers().get(CONTENT_TYPE).is_none_or(|value| value.as_bytes() != wire::CONTENT_TYPE.as_bytes()) {
         let message = format!("content type must be {}", wire::CONTENT_TYPE);
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, RefusalCode::BadRequest, message);
+        return Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, RefusalCode::BadRequest, message));
     }
-    match read(request.into_body(), operation.max_request_bytes(), limits.request_body_timeout).await {
-        Ok(body) => respond(dispatch(&*service.handler, peer, Call { operation, body }).await, activity).await,
+    None
+}
+
+async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) -> Response<Body> {
+    let Context { service, peer, limits, activity } = &*context;
+    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout)).await {
+        Ok(body) => {
+            let answer = dispatch(&*service.handler, peer, Call { operation, body }).await;
+            Box::pin(respond(answer, activity)).await
+        }
         Err(refusal) => refusal.response(operation.name()),
     }
 }
 
-async fn elsewhere(routes: &dyn Routes, peer: &Peer, limits: &Limits, request: Request<Incoming>) -> Response<Body> {
+async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    match read(body, routes.max_body_bytes(), limits.request_body_timeout).await {
-        Ok(body) => match routes.route(peer, Request::from_parts(parts, body)).await {
+    match read(body, routes.max_body_bytes(), context.limits.request_body_timeout).await {
+        Ok(body) => match routes.route(&context.peer, Request::from_parts(parts, body)).await {
             Some(response) => response.map(full),
             None => no_such_path(),
         },

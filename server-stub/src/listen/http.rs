@@ -3,24 +3,29 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use direct_puppet_transport::Peer;
+use futures::FutureExt as _;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
-use super::answer::answer;
+use super::answer::{Context, answer};
 use super::tls::{ServerTls, certname_of};
+use super::version::Version;
 use super::{Limits, ListenError, Service};
 
 /// A bound TCP socket that speaks HTTP.
@@ -155,7 +160,7 @@ impl Shared {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%remote, %error, "cannot send small answers at once");
         }
-        let Some(tls) = &self.tls else { return self.speak(stream, remote, Peer::Plain).await };
+        let Some(tls) = &self.tls else { return self.plain(stream, remote).await };
         // Boxed, so that plain connections and those that wait for long do not pay for it.
         let handshake = Box::pin(self.handshake(tls, stream, remote));
         let shaken = tokio::select! {
@@ -163,9 +168,27 @@ impl Shared {
             () = self.shutdown.cancelled() => return,
         };
         match shaken {
-            Ok(Some((stream, peer))) => Box::pin(self.speak(stream, remote, peer)).await,
+            Ok(Some((stream, peer))) => {
+                let version = Version::agreed(stream.get_ref().1.alpn_protocol());
+                self.speak(stream, version, remote, peer).await;
+            }
             Ok(None) => {}
             Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
+        }
+    }
+
+    async fn plain(&self, stream: TcpStream, remote: SocketAddr) {
+        let spoken = tokio::select! {
+            spoken = tokio::time::timeout(self.limits.header_read_timeout, Version::spoken(&stream)) => spoken,
+            () = self.shutdown.cancelled() => return,
+        };
+        match spoken {
+            Ok(Ok(version)) => self.speak(stream, version, remote, Peer::Plain).await,
+            Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection ended early"),
+            Err(_) => {
+                tracing::debug!(%remote, "no request in time");
+                Box::pin(linger(stream)).await;
+            }
         }
     }
 
@@ -174,37 +197,54 @@ impl Shared {
         tls: &TlsAcceptor,
         stream: TcpStream,
         remote: SocketAddr,
-    ) -> Option<(tokio_rustls::server::TlsStream<TcpStream>, Peer)> {
+    ) -> Option<(Box<TlsStream<TcpStream>>, Peer)> {
         match tls.accept(stream).into_fallible().await {
             Ok(stream) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let name = certificates.and_then(|chain| chain.first()).and_then(certname_of)?;
-                Some((stream, Peer::Certificate(name)))
+                Some((Box::new(stream), Peer::Certificate(name)))
             }
             Err((error, stream)) => {
                 tracing::info!(%remote, %error, "a TLS client was refused");
-                linger(stream).await;
+                Box::pin(linger(stream)).await;
                 None
             }
         }
     }
 
     /// Serves one connection to its end.
-    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, remote: SocketAddr, peer: Peer) {
+    async fn speak(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        version: Version,
+        remote: SocketAddr,
+        peer: Peer,
+    ) {
         let activity = Activity::new();
         let service = {
             let (service, limits, activity) = (self.service.clone(), self.limits.clone(), activity.clone());
-            let context = Arc::new((service, peer, limits, activity));
-            service_fn(move |request| {
-                let context = Arc::clone(&context);
-                async move {
-                    let (service, peer, limits, activity) = &*context;
-                    Ok::<_, Infallible>(answer(service, peer, limits, activity, request).await)
-                }
-            })
+            let context = Arc::new(Context { service, peer, limits, activity });
+            service_fn(move |request| answer(Arc::clone(&context), request).map(Ok::<_, Infallible>))
         };
-        let builder = self.builder();
-        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+        // Boxed one by one, so that each takes no more room than it needs.
+        let stream = TokioIo::new(stream);
+        match version {
+            Version::One => {
+                let connection = Box::pin(self.one().serve_connection(stream, service));
+                self.drive(connection, &activity, remote).await;
+            }
+            Version::Two => {
+                let connection = Box::pin(self.two().serve_connection(stream, service));
+                self.drive(connection, &activity, remote).await;
+            }
+        }
+    }
+
+    /// Lets a connection go on until it ends, is quiet for too long, or the server stops.
+    async fn drive<C>(&self, mut connection: Pin<Box<C>>, activity: &Activity, remote: SocketAddr)
+    where
+        C: GracefulConnection<Error = hyper::Error>,
+    {
         let (mut closing, mut asked) = (None, false);
         loop {
             // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.
@@ -213,7 +253,7 @@ impl Shared {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(%remote, error, "a connection ended early");
+                        tracing::debug!(%remote, %error, "a connection ended early");
                     }
                     return;
                 }
@@ -238,11 +278,15 @@ impl Shared {
         }
     }
 
-    fn builder(&self) -> auto::Builder<TokioExecutor> {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.header_read_timeout);
+    fn one(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(self.limits.header_read_timeout);
         builder
-            .http2()
+    }
+
+    fn two(&self) -> http2::Builder<TokioExecutor> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.max_streams_per_connection)
             .keep_alive_interval(KEEP_ALIVE)
@@ -251,8 +295,8 @@ impl Shared {
     }
 }
 
-/// Reads on for a moment after a refused handshake: closing with bytes unread would make the kernel throw away the alert
-/// that tells the client why.
+/// Reads on for a moment after a handshake was refused, or nothing whole came: closing with bytes unread would make the kernel reset
+/// the connection and throw away the alert that tells the client why.
 async fn linger(mut stream: TcpStream) {
     let read = async {
         stream.shutdown().await?;
@@ -261,6 +305,6 @@ async fn linger(mut stream: TcpStream) {
         Ok::<_, io::Error>(())
     };
     if let Ok(Err(error)) = tokio::time::timeout(LINGER, read).await {
-        tracing::debug!(%error, "a refused TLS client left at once");
+        tracing::debug!(%error, "a refused client left at once");
     }
 }

@@ -6,6 +6,7 @@ pub mod http;
 pub mod limits;
 pub mod tls;
 pub mod unix;
+mod version;
 
 use std::fmt::Debug;
 use std::io;

@@ -12,6 +12,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
+use super::version::{ALPN_ONE, ALPN_TWO};
+
 /// The PEM files of a server; clients must show a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
@@ -86,7 +88,7 @@ impl ServerTls {
                 key: self.key.clone(),
                 source,
             })?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![ALPN_TWO.to_vec(), ALPN_ONE.to_vec()];
         // A resumed session would skip the look at dates and revocation lists; nodes connect seldom enough to afford it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
