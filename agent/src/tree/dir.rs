@@ -65,6 +65,11 @@ impl Dir<'_> {
         }
     }
 
+    /// Where a symbolic link points.
+    pub(super) fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        rustix::fs::readlinkat(&self.fd, name, Vec::new()).map(std::ffi::CString::into_bytes)
+    }
+
     /// Opens a name for reading, no link, without waiting for a fifo's writer.
     pub(super) fn open_file(&self, name: &[u8]) -> Result<File, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

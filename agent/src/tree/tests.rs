@@ -41,7 +41,7 @@ impl Node {
 
     /// Whatever the umask is: nobody else may write here.
     fn keep_private(&self, path: &str) {
-        for entry in list_tree(&self.at(path), &WalkOptions::default()).unwrap().entries {
+        for entry in list_tree(&self.at(path), &WalkOptions::default(), &Pool::new(1).unwrap()).unwrap().entries {
             let mode = if entry.stat.kind() == crate::fs::FileKind::Directory { 0o755 } else { 0o644 };
             fs::set_permissions(self.at(path).join(entry.path.as_path()), Permissions::from_mode(mode)).unwrap();
         }

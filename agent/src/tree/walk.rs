@@ -3,13 +3,16 @@
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use direct_puppet_transport::protocol::TreePath;
+use rayon::prelude::*;
+use rustix::io::Errno;
 use walkdir::{DirEntry, WalkDir};
 
-use crate::fs::{FileKind, Stat, Time};
+use super::Pool;
+use super::dir::{Dir, RootDir};
+use crate::fs::{FileKind, Stat};
 
 /// Says of a path and its kind whether it is left out.
 pub type Ignore<'a> = &'a dyn Fn(&TreePath, FileKind) -> bool;
@@ -75,10 +78,14 @@ pub struct WalkError {
     pub source: io::Error,
 }
 
-/// Lists everything below `dir` without following a symbolic link, `dir` itself included.
+/// Entries that one thread describes at a time: enough for a directory's descriptor to be used often.
+const AT_ONCE: usize = 512;
+
+/// Lists everything below `dir` without following a symbolic link, `dir` itself included. Names are read one directory after the
+/// other; metadata is read on `pool`, by descriptor of the parent.
 ///
-/// It walks by name: while others can rename directories below `dir` the list may be a mixture, so whoever acts on an entry opens
-/// it anew, beneath a descriptor.
+/// While others rename directories below `dir` the list may be a mixture, so whoever acts on an entry opens it anew, beneath a
+/// descriptor.
 ///
 /// # Errors
 ///
@@ -87,22 +94,26 @@ pub struct WalkError {
 /// # Blocking
 ///
 /// Reads directories.
-pub fn list_tree(dir: &Path, options: &WalkOptions<'_>) -> Result<Tree, WalkError> {
+pub fn list_tree(dir: &Path, options: &WalkOptions<'_>, pool: &Pool) -> Result<Tree, WalkError> {
     let failed = |source| WalkError { path: dir.to_owned(), source };
     if !std::fs::symlink_metadata(dir).map_err(failed)?.is_dir() {
         return Err(failed(io::Error::from(io::ErrorKind::NotADirectory)));
     }
+    let root = RootDir::open(dir).map_err(|errno| failed(errno.into()))?;
     let walk = WalkDir::new(dir)
         .follow_links(false)
         .follow_root_links(false)
         .same_file_system(options.same_file_system)
-        .max_depth(options.max_depth.unwrap_or(usize::MAX));
+        .max_depth(options.max_depth.unwrap_or(usize::MAX))
+        // Neighbours have the same parent, so this orders by name; with each directory before what it holds, that is path order.
+        .sort_by(|a, b| bytes_of(a.path()).cmp(bytes_of(b.path())));
     let mut tree = Tree::default();
+    let mut found = Vec::new();
     for entry in walk.into_iter().filter_entry(|entry| !is_ignored(dir, entry, options)) {
         match entry.map_err(|error| (error.depth(), unlisted(dir, error))) {
             Ok(entry) if entry.depth() == 0 => {}
-            Ok(entry) => match describe(dir, &entry) {
-                Ok(entry) => tree.entries.push(entry),
+            Ok(entry) => match path_of(dir, &entry) {
+                Ok(path) => found.push(path),
                 Err(source) => tree.unlisted.push(UnlistedEntry { path: entry.into_path(), source }),
             },
             // Depth 0 with no entries: the directory itself cannot be read.
@@ -110,8 +121,44 @@ pub fn list_tree(dir: &Path, options: &WalkOptions<'_>) -> Result<Tree, WalkErro
             Err((_, error)) => tree.unlisted.push(error),
         }
     }
-    tree.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let described: Vec<Result<TreeEntry, UnlistedEntry>> =
+        pool.install(|| found.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
+    tree.entries.reserve_exact(described.len());
+    for entry in described {
+        match entry {
+            Ok(entry) => tree.entries.push(entry),
+            Err(error) => tree.unlisted.push(error),
+        }
+    }
     Ok(tree)
+}
+
+fn bytes_of(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+/// Reads the metadata of paths that stand in path order.
+fn describe_all(dir: &Path, root: &RootDir, paths: &[TreePath]) -> Vec<Result<TreeEntry, UnlistedEntry>> {
+    let mut parent: Option<(TreePath, Option<Dir<'_>>)> = None;
+    let mut describe = |path: &TreePath| -> Result<TreeEntry, Errno> {
+        let name = path.name().ok_or(Errno::INVAL)?;
+        let above = path.as_bytes().strip_suffix(name).unwrap_or_default();
+        let above = above.strip_suffix(b"/").unwrap_or(above);
+        if parent.as_ref().is_none_or(|(open, _)| open.as_bytes() != above) {
+            let above = path.parent().unwrap_or_default();
+            let open = root.dir(&above)?;
+            parent = Some((above, open));
+        }
+        let open = parent.as_ref().and_then(|(_, open)| open.as_ref()).ok_or(Errno::NOENT)?;
+        let stat = open.stat(name)?.ok_or(Errno::NOENT)?;
+        let target = match stat.kind() {
+            FileKind::Link => Some(open.read_link(name)?),
+            _ => None,
+        };
+        Ok(TreeEntry { path: path.clone(), stat, target })
+    };
+    let unlisted = |path: &TreePath, errno: Errno| UnlistedEntry { path: dir.join(path.as_path()), source: errno.into() };
+    paths.iter().map(|path| describe(path).map_err(|errno| unlisted(path, errno))).collect()
 }
 
 fn unlisted(dir: &Path, error: walkdir::Error) -> UnlistedEntry {
@@ -134,37 +181,18 @@ fn is_ignored(dir: &Path, entry: &DirEntry, options: &WalkOptions<'_>) -> bool {
 }
 
 fn path_of(dir: &Path, entry: &DirEntry) -> io::Result<TreePath> {
-    let relative = entry.path().strip_prefix(dir).map_err(io::Error::other)?;
-    TreePath::from_path(relative).map_err(io::Error::other)
-}
-
-fn describe(dir: &Path, entry: &DirEntry) -> io::Result<TreeEntry> {
-    let metadata = entry.metadata().map_err(io::Error::from)?;
-    let target = match metadata.is_symlink() {
-        true => Some(std::fs::read_link(entry.path())?.as_os_str().as_bytes().to_vec()),
-        false => None,
-    };
-    Ok(TreeEntry { path: path_of(dir, entry)?, stat: stat_from(&metadata), target })
-}
-
-fn stat_from(metadata: &std::fs::Metadata) -> Stat {
-    let time = |seconds, nanos| Time { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
-    Stat {
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-        size: metadata.size(),
-        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
-        ctime: time(metadata.ctime(), metadata.ctime_nsec()),
-        mode: metadata.mode(),
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        nlink: metadata.nlink(),
-    }
+    // The walk puts names behind `dir` as it was given.
+    let relative = bytes_of(entry.path()).strip_prefix(bytes_of(dir)).unwrap_or_default();
+    TreePath::from_bytes(relative.strip_prefix(b"/").unwrap_or(relative)).map_err(io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn pool() -> Pool {
+        Pool::new(2).unwrap()
+    }
 
     fn names(tree: &Tree) -> Vec<String> {
         tree.entries.iter().map(|entry| entry.path.to_string()).collect()
@@ -180,14 +208,14 @@ mod tests {
         std::os::unix::fs::symlink("../outside", root.join("link")).unwrap();
         std::os::unix::fs::symlink(&root, dir.path().join("to-root")).unwrap();
         let socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-        let tree = list_tree(&root, &WalkOptions::default()).unwrap();
+        let tree = list_tree(&root, &WalkOptions::default(), &pool()).unwrap();
         drop(socket);
         assert_eq!(names(&tree), ["a", "a/b", "a/b/f", "a.c", "link", "socket"]);
         assert!(tree.unlisted.is_empty());
         assert_eq!(tree.entries[2].stat.size, 5);
         assert_eq!(tree.entries[4].target.as_deref(), Some(&b"../outside"[..]));
         assert_eq!(tree.entries[5].stat.kind(), FileKind::Other);
-        let error = list_tree(&dir.path().join("to-root"), &WalkOptions::default()).unwrap_err();
+        let error = list_tree(&dir.path().join("to-root"), &WalkOptions::default(), &pool()).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::NotADirectory);
     }
 
@@ -198,8 +226,27 @@ mod tests {
         std::fs::create_dir_all(dir.path().join(".git/objects")).unwrap();
         let ignore = |path: &TreePath, kind| kind == FileKind::Directory && path.name() == Some(b".git");
         let options = WalkOptions { ignore: Some(&ignore), ..WalkOptions::default() };
-        assert_eq!(names(&list_tree(dir.path(), &options).unwrap()), ["keep", "keep/deep"]);
+        assert_eq!(names(&list_tree(dir.path(), &options, &pool()).unwrap()), ["keep", "keep/deep"]);
         let options = WalkOptions { max_depth: Some(1), ..WalkOptions::default() };
-        assert_eq!(names(&list_tree(dir.path(), &options).unwrap()), [".git", "keep"]);
+        assert_eq!(names(&list_tree(dir.path(), &options, &pool()).unwrap()), [".git", "keep"]);
+    }
+
+    #[test]
+    fn many_entries_of_every_depth_stand_in_path_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..3_000_u32 {
+            let below = dir.path().join(["a", "a.b", "a/b", "a b/é", "-"][number as usize % 5]);
+            std::fs::create_dir_all(&below).unwrap();
+            std::fs::write(below.join(format!("{}", number.wrapping_mul(2_654_435_761))), number.to_string()).unwrap();
+        }
+        let mut root = dir.path().to_owned();
+        // However the directory is written.
+        for _ in 0..2 {
+            let tree = list_tree(&root, &WalkOptions::default(), &pool()).unwrap();
+            assert!(tree.unlisted.is_empty());
+            assert_eq!(tree.entries.iter().filter(|entry| entry.stat.kind() == FileKind::File).count(), 3_000);
+            assert!(tree.entries.is_sorted_by(|a, b| a.path < b.path));
+            root.push("");
+        }
     }
 }

@@ -21,24 +21,35 @@ use crate::server::Server;
 /// What was copied.
 pub(super) struct Copied {
     pub(super) entries: Vec<ManifestEntry>,
+    listed: Tree,
+    pool: Pool,
     pub(super) files: u64,
     pub(super) files_read: u64,
     pub(super) new_contents: u64,
     pub(super) index: StagingIndex,
 }
 
-/// Copies an environment into the store. Blocking.
+impl Copied {
+    /// Refuses staging that has changed since it was copied: what was copied may be a mixture. Blocking.
+    pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
+        let changed = differences(&self.listed, &list(dir, &self.pool)?);
+        if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }
+    }
+}
+
+/// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. Blocking.
 pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Result<Copied, ServerError> {
     let begun = SystemTime::now();
     let mut index = StagingIndex::load(&server.environments.dir(environment))?;
-    let before = list(dir)?;
-    check(&before)?;
+    let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
+    let listed = list(dir, &pool)?;
+    check(&listed)?;
     let root = Root::open(dir)?;
     let counts = Counts::default();
-    let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
-    let copier = Copier { server, root: &root, index: &index, counts: &counts };
+    let proved = index.proved(&listed.entries);
+    let copier = Copier { server, root: &root, counts: &counts };
     let entries: Result<Vec<ManifestEntry>, ServerError> =
-        pool.install(|| before.entries.par_iter().map(|entry| copier.entry(entry)).collect());
+        pool.install(|| listed.entries.par_iter().zip(proved).map(|(entry, proved)| copier.entry(entry, proved)).collect());
     let new = counts.new.into_inner().unwrap_or_else(PoisonError::into_inner);
     let entries = match entries {
         Ok(entries) => entries,
@@ -50,11 +61,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
             return Err(error);
         }
     };
-    let changed = differences(&before, &list(dir)?);
-    if !changed.is_empty() {
-        return Err(ServerError::Unstable { paths: changed });
-    }
-    let digests = entries.iter().zip(&before.entries).filter_map(|(entry, listed)| match entry.kind {
+    let digests = entries.iter().zip(&listed.entries).filter_map(|(entry, listed)| match entry.kind {
         EntryKind::File { digest, .. } => Some((entry.path.clone(), listed.stat, digest)),
         _ => None,
     });
@@ -62,19 +69,21 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
     Ok(Copied {
         files: entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })).count() as u64,
         entries,
+        listed,
+        pool,
         files_read: counts.read.into_inner(),
         new_contents: new.len() as u64,
         index,
     })
 }
 
-fn list(dir: &Path) -> Result<Tree, ServerError> {
+fn list(dir: &Path, pool: &Pool) -> Result<Tree, ServerError> {
     let is_left_out = |path: &TreePath, kind: FileKind| match kind {
         FileKind::Directory => is_checkout(path),
         _ => DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
     };
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
-    let tree = list_tree(dir, &options).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
+    let tree = list_tree(dir, &options, pool).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
     match tree.unlisted.into_iter().next() {
         Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
         None => Ok(Tree { entries: tree.entries, unlisted: Vec::new() }),
@@ -143,24 +152,23 @@ struct Counts {
 struct Copier<'a> {
     server: &'a Server,
     root: &'a Root,
-    index: &'a StagingIndex,
     counts: &'a Counts,
 }
 
 impl Copier<'_> {
-    fn entry(&self, entry: &TreeEntry) -> Result<ManifestEntry, ServerError> {
+    fn entry(&self, entry: &TreeEntry, proved: Option<Digest>) -> Result<ManifestEntry, ServerError> {
         let kind = match entry.stat.kind() {
             FileKind::Directory => EntryKind::Directory,
             FileKind::Link => EntryKind::Link { target: entry.target.clone().unwrap_or_default() },
-            _ => self.file(entry)?,
+            _ => self.file(entry, proved)?,
         };
         let mode = if matches!(kind, EntryKind::Link { .. }) { 0 } else { entry.stat.permissions() };
         Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
     }
 
-    fn file(&self, entry: &TreeEntry) -> Result<EntryKind, ServerError> {
+    fn file(&self, entry: &TreeEntry, proved: Option<Digest>) -> Result<EntryKind, ServerError> {
         let size = entry.stat.size;
-        if let Some(digest) = self.index.proved(&entry.path, &entry.stat).filter(|digest| self.server.store.has(digest)) {
+        if let Some(digest) = proved.filter(|digest| self.server.store.has(digest)) {
             return Ok(EntryKind::File { digest, size });
         }
         let file = match self.root.open_file(&entry.path) {

@@ -3,11 +3,11 @@
 //! An entry proves a content as long as the file's metadata is the same and was older, when it was recorded, than the clock
 //! could blur (the racy rule of git's index). It is a hint: without it everything is read.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_agent::fs::{Stat, Time, ensure_private_dir, write_state};
+use direct_puppet_agent::tree::TreeEntry;
 use direct_puppet_transport::protocol::{Digest, TreePath, codec};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ struct IndexFile {
     entries: Vec<IndexEntry>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct IndexEntry {
     path: TreePath,
     stat: Stat,
@@ -40,7 +40,8 @@ struct IndexEntry {
 #[derive(Debug)]
 pub(super) struct StagingIndex {
     path: PathBuf,
-    entries: HashMap<TreePath, (Stat, Digest)>,
+    /// In path order.
+    entries: Vec<IndexEntry>,
     is_changed: bool,
 }
 
@@ -49,42 +50,45 @@ impl StagingIndex {
     pub(super) fn load(environment_dir: &Path) -> Result<Self, ServerError> {
         let path = environment_dir.join("staging-index");
         let file = disk::read(&path)?.and_then(|bytes| codec::decode::<IndexFile>(&bytes, MAX_INDEX_BYTES).ok());
-        let entries = file.filter(|file| file.format == FORMAT).map(|file| file.entries).unwrap_or_default();
-        let entries = entries.into_iter().map(|entry| (entry.path, (entry.stat, entry.digest))).collect();
+        let is_good = |file: &IndexFile| file.format == FORMAT && file.entries.is_sorted_by(|a, b| a.path < b.path);
+        let entries = file.filter(is_good).map(|file| file.entries).unwrap_or_default();
         Ok(Self { path, entries, is_changed: false })
     }
 
-    /// Returns the content of a file whose metadata proves it.
-    pub(super) fn proved(&self, path: &TreePath, stat: &Stat) -> Option<Digest> {
-        self.entries.get(path).filter(|(recorded, _)| recorded == stat).map(|(_, digest)| *digest)
+    /// Returns, for each entry of a listing in path order, the content of a file whose metadata proves it.
+    pub(super) fn proved(&self, listed: &[TreeEntry]) -> Vec<Option<Digest>> {
+        let mut recorded = self.entries.iter().peekable();
+        let mut proved = |entry: &TreeEntry| {
+            while recorded.peek().is_some_and(|recorded| recorded.path < entry.path) {
+                recorded.next();
+            }
+            let recorded = recorded.peek().filter(|recorded| recorded.path == entry.path && recorded.stat == entry.stat);
+            recorded.map(|recorded| recorded.digest)
+        };
+        listed.iter().map(&mut proved).collect()
     }
 
-    /// Takes what was found in a listing that began at `begun`, as far as it was old enough then.
+    /// Takes what was found in a listing that began at `begun`, in path order, as far as it was old enough then.
     pub(super) fn replace(&mut self, found: impl Iterator<Item = (TreePath, Stat, Digest)>, begun: SystemTime) {
         let limit = time(begun - CLOCK_BLUR);
-        let entries: HashMap<TreePath, (Stat, Digest)> = found
+        let entries: Vec<IndexEntry> = found
             .filter(|(_, stat, _)| stat.mtime < limit && stat.ctime < limit)
-            .map(|(path, stat, digest)| (path, (stat, digest)))
+            .map(|(path, stat, digest)| IndexEntry { path, stat, digest })
             .collect();
         self.is_changed = entries != self.entries;
         self.entries = entries;
     }
 
     /// Writes the index, if it changed.
-    pub(super) fn save(&self) -> Result<(), ServerError> {
+    pub(super) fn save(self) -> Result<(), ServerError> {
         if !self.is_changed {
             return Ok(());
         }
-        let mut entries: Vec<IndexEntry> = self
-            .entries
-            .iter()
-            .map(|(path, (stat, digest))| IndexEntry { path: path.clone(), stat: *stat, digest: *digest })
-            .collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
         if let Some(dir) = self.path.parent() {
             ensure_private_dir(dir)?;
         }
-        Ok(write_state(&self.path, &codec::encode(&IndexFile { format: FORMAT, entries })?, 0o600)?)
+        let file = IndexFile { format: FORMAT, entries: self.entries };
+        Ok(write_state(&self.path, &codec::encode(&file)?, 0o600)?)
     }
 }
 

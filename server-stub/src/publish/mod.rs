@@ -149,14 +149,16 @@ fn attempt(
         let path = server.options.staging.dir_of(environment).unwrap_or_default();
         return Err(ServerError::NoEnvironment { environment: environment.clone(), path });
     };
-    let copied = copy::copy(server, environment, &dir)?;
-    let manifest =
-        Manifest::new(copied.entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
+    let mut copied = copy::copy(server, environment, &dir)?;
+    let entries = std::mem::take(&mut copied.entries);
+    let manifest = Manifest::new(entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
     if !is_orphan && before.is_some_and(|before| before.code_id == code_id) {
+        // It was published before, so it is no mixture, whatever changes in staging meanwhile.
         copied.index.save()?;
         return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) }));
     }
+    copied.refuse_unstable(&dir)?;
     let version = Version {
         environment: environment.clone(),
         code_id,

@@ -90,12 +90,13 @@ impl Digest {
     /// Returns the hash in lower-case hexadecimal, without the algorithm: what file names in stores use.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        use fmt::Write as _;
-        self.bytes.iter().fold(String::with_capacity(2 * DIGEST_BYTES), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        let digit = |value: u8| char::from(HEX_DIGITS[usize::from(value & 0xf)]);
+        let mut text = String::with_capacity(2 * DIGEST_BYTES);
+        for byte in self.bytes {
+            text.push(digit(byte >> 4));
+            text.push(digit(byte));
+        }
+        text
     }
 
     /// Returns a hasher of the same algorithm, to find out whether bytes match this digest.
@@ -124,6 +125,8 @@ impl fmt::Debug for Digest {
         fmt::Display::fmt(self, f)
     }
 }
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// An incremental hash of either algorithm.
 #[derive(Debug, Clone)]
