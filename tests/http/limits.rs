@@ -65,6 +65,60 @@ async fn a_length_that_is_not_announced_is_counted() {
 }
 
 #[tokio::test]
+async fn a_length_that_is_announced_too_long_is_refused_though_nothing_comes() {
+    let server = Server::start(Site::new(0), None).await;
+    let head = b"POST /direct/v1/check_in HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 99999999999\r\n\
+        content-type: application/vnd.direct-puppet+msgpack\r\n\r\n";
+    // Well before the 120 s that a body may take.
+    let answer = tokio::time::timeout(Duration::from_secs(30), raw(&server, head)).await.unwrap();
+    assert!(answer.contains("HTTP/1.1 413 "), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn large_requests_that_find_no_room_are_told_to_come_again_and_small_ones_are_answered() {
+    let limits = Limits { max_held_bytes: 1 << 20, request_body_timeout: Duration::from_secs(5), ..Limits::default() };
+    let server = Server::with_limits(Site::new(0), None, limits).await;
+    let transport = server.transport(HttpVersion::Http1, None);
+    // One that has sent most of its body, and is in no hurry.
+    let mut dawdling = TcpStream::connect(server.address).await.unwrap();
+    let head = b"POST /direct/v1/report HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\
+        content-type: application/vnd.direct-puppet+msgpack\r\n\r\n";
+    dawdling.write_all(head).await.unwrap();
+    dawdling.write_all(&vec![0; 900_000]).await.unwrap();
+    let large = || Request { operation: Operation::Report, body: Bytes::from(vec![0; 500_000]) };
+    let mut refused = None;
+    for _ in 0..100 {
+        // Until what was sent has come.
+        let response = transport.call(large()).await.unwrap();
+        let retry_after = response.retry_after;
+        let refusal = refusal(response).await;
+        if refusal.code == RefusalCode::Busy {
+            refused = retry_after;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refused.is_some(), "nobody was told to come again");
+    assert_eq!(
+        Client::new(server.transport(HttpVersion::Http1, None)).check_in(&check_in()).await.unwrap(),
+        CatalogReply::FactsNeeded
+    );
+    // Its room is free again when it has gone away.
+    drop(dawdling);
+    let mut code = RefusalCode::Busy;
+    for _ in 0..100 {
+        code = refusal(transport.call(large()).await.unwrap()).await.code;
+        if code != RefusalCode::Busy {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(code, RefusalCode::BadRequest, "zeros are no report");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn other_paths_methods_and_types() {
     let server = Server::start(Site::new(0), None).await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").into_bytes();

@@ -16,6 +16,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
 use super::{Limits, Routes, Service};
@@ -32,7 +33,18 @@ pub(super) struct Context {
     pub(super) peer: Peer,
     pub(super) limits: Limits,
     pub(super) activity: Activity,
+    /// Room for request bodies, in KiB, shared by all connections.
+    pub(super) room: Arc<Semaphore>,
 }
+
+/// How long a peer may pause in a body that is thrown away.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A body up to this long takes no room: that of a check-in, which is held for minutes, is shorter.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+
+/// When to come again that was turned away for lack of room, in seconds.
+const BUSY_SECONDS: u32 = 10;
 
 /// Answers `request`; never fails, and a panic of what answers becomes a refusal.
 ///
@@ -74,9 +86,10 @@ fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
 }
 
 async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) -> Response<Body> {
-    let Context { service, peer, limits, activity } = &*context;
-    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout)).await {
-        Ok(body) => {
+    let Context { service, peer, limits, activity, room } = &*context;
+    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room)).await {
+        // What is made of a body is about as large as the body, so its room is given back when the answer is there.
+        Ok((body, _taken)) => {
             let answer = dispatch(&*service.handler, peer, Call { operation, body }).await;
             Box::pin(respond(answer, activity)).await
         }
@@ -87,8 +100,8 @@ async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) ->
 async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    match read(body, routes.max_body_bytes(), context.limits.request_body_timeout).await {
-        Ok(body) => match routes.route(&context.peer, Request::from_parts(parts, body)).await {
+    match read(body, routes.max_body_bytes(), context.limits.request_body_timeout, &context.room).await {
+        Ok((body, _taken)) => match routes.route(&context.peer, Request::from_parts(parts, body)).await {
             Some(response) => response.map(full),
             None => no_such_path(),
         },
@@ -101,6 +114,7 @@ async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Requ
 enum BadBody {
     TooLong { limit: u64 },
     TooSlow { limit: Duration },
+    NoRoom,
     Broken,
 }
 
@@ -115,13 +129,37 @@ impl BadBody {
                 let message = format!("{what} request did not come within {limit:?}");
                 refuse(StatusCode::REQUEST_TIMEOUT, RefusalCode::BadRequest, message)
             }
+            Self::NoRoom => {
+                let message = format!("the server holds too many large requests: {what} again in {BUSY_SECONDS} seconds");
+                let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, RefusalCode::Busy, message);
+                response.headers_mut().insert(RETRY_AFTER, BUSY_SECONDS.into());
+                response
+            }
             Self::Broken => refuse(StatusCode::BAD_REQUEST, RefusalCode::BadRequest, format!("{what} request broke off")),
         }
     }
 }
 
-/// Reads a whole request body within `limit` bytes and `deadline`.
-async fn read(body: Incoming, limit: u64, deadline: Duration) -> Result<Bytes, BadBody> {
+/// The room that a body takes, until dropped; none for a small one.
+type Taken = Option<OwnedSemaphorePermit>;
+
+/// Takes room for a body that has come to `bytes`.
+fn take_room(taken: &mut Taken, room: &Arc<Semaphore>, bytes: usize) -> Result<(), BadBody> {
+    if bytes <= SMALL_BODY_BYTES {
+        return Ok(());
+    }
+    let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    let held = taken.as_ref().map_or(0, |taken| u32::try_from(taken.num_permits()).unwrap_or(u32::MAX));
+    let more = Arc::clone(room).try_acquire_many_owned(wanted.saturating_sub(held)).map_err(|_| BadBody::NoRoom)?;
+    match taken {
+        Some(taken) => taken.merge(more),
+        None => *taken = Some(more),
+    }
+    Ok(())
+}
+
+/// Reads a whole request body within `limit` bytes, `deadline`, and the room that there is.
+async fn read(body: Incoming, limit: u64, deadline: Duration, room: &Arc<Semaphore>) -> Result<(Bytes, Taken), BadBody> {
     let read = async {
         let mut body = body;
         // What is announced too long is not even begun to be kept.
@@ -130,6 +168,7 @@ async fn read(body: Incoming, limit: u64, deadline: Duration) -> Result<Bytes, B
             return Err(BadBody::TooLong { limit });
         }
         let mut whole = BytesMut::new();
+        let mut taken = None;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| BadBody::Broken)?.into_data() else { continue };
             if (whole.len() + data.len()) as u64 > limit {
@@ -137,19 +176,25 @@ async fn read(body: Incoming, limit: u64, deadline: Duration) -> Result<Bytes, B
                 discard(body).await;
                 return Err(BadBody::TooLong { limit });
             }
+            if let Err(full) = take_room(&mut taken, room, whole.len() + data.len()) {
+                drop((whole, taken));
+                discard(body).await;
+                return Err(full);
+            }
             if whole.is_empty() && body.is_end_stream() {
-                return Ok(data);
+                return Ok((data, taken));
             }
             whole.extend_from_slice(&data);
         }
-        Ok(whole.freeze())
+        Ok((whole.freeze(), taken))
     };
     tokio::time::timeout(deadline, read).await.unwrap_or(Err(BadBody::TooSlow { limit: deadline }))
 }
 
+/// Reads on, so that the peer gets to reading the answer; one that sends nothing more waits for it already.
 async fn discard(mut body: Incoming) {
     let mut left = DISCARD_BYTES;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PATIENCE, body.frame()).await {
         left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
         if left == 0 {
             return;

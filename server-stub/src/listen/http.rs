@@ -90,7 +90,8 @@ impl HttpListener {
     /// Dropping the future cuts all connections.
     pub async fn serve(self, service: Service, limits: Limits, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(limits.max_connections));
-        let shared = Arc::new(Shared { service, limits, tls: self.tls, shutdown });
+        let room = Arc::new(Semaphore::new(limits.room()));
+        let shared = Arc::new(Shared { service, limits, room, tls: self.tls, shutdown });
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -151,6 +152,7 @@ async fn accept(socket: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStr
 struct Shared {
     service: Service,
     limits: Limits,
+    room: Arc<Semaphore>,
     tls: Option<TlsAcceptor>,
     shutdown: CancellationToken,
 }
@@ -223,7 +225,7 @@ impl Shared {
         let activity = Activity::new();
         let service = {
             let (service, limits, activity) = (self.service.clone(), self.limits.clone(), activity.clone());
-            let context = Arc::new(Context { service, peer, limits, activity });
+            let context = Arc::new(Context { service, peer, limits, activity, room: Arc::clone(&self.room) });
             service_fn(move |request| answer(Arc::clone(&context), request).map(Ok::<_, Infallible>))
         };
         // Boxed one by one, so that each takes no more room than it needs.

@@ -10,6 +10,9 @@ pub struct Limits {
     pub max_connections: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams_per_connection: u32,
+    /// Bytes of requests that an HTTP listener holds at once, of those longer than 64 KiB; who would hold more is told to come again.
+    /// Memory may take twice as much for a moment.
+    pub max_held_bytes: u64,
     /// From the connection until TLS stands.
     pub tls_handshake_timeout: Duration,
     /// From the connection, or the last answer over HTTP/1.1, until the next request's header is whole.
@@ -25,6 +28,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Returns the room for requests, in KiB.
+    pub(super) fn room(&self) -> usize {
+        usize::try_from(self.max_held_bytes / 1024).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
+    }
+
     /// Returns the shortest time after which a quiet connection may have to be closed.
     pub(super) fn shortest_patience(&self) -> Duration {
         self.header_read_timeout.min(self.idle_timeout).min(self.stall_timeout).min(self.drain_timeout)
@@ -39,6 +47,7 @@ impl Default for Limits {
         Self {
             max_connections: 10_000,
             max_streams_per_connection: 128,
+            max_held_bytes: 512 << 20,
             tls_handshake_timeout: Duration::from_secs(10),
             header_read_timeout: Duration::from_secs(30),
             request_body_timeout: Duration::from_secs(120),
