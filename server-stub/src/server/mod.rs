@@ -1,0 +1,240 @@
+//! The server: everything that its parts share.
+
+mod options;
+mod others;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex, RwLock};
+
+use direct_puppet_agent::fs::ensure_private_dir;
+use direct_puppet_agent::store::Store;
+use direct_puppet_transport::protocol::{Certname, Digest, Environment};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::Flights;
+use crate::blocking;
+use crate::code::{Environments, Version};
+use crate::disk;
+use crate::error::ServerError;
+use crate::nodes::{NodeSummary, Nodes};
+use crate::publish::{self, EnvironmentResult, PublishRequest};
+use crate::replica::{Followers, Mending, Upstream};
+use crate::role::{Others, Peers, Role, Watch};
+use crate::rollout::Gate;
+use crate::shared::{self, Shared};
+
+pub use options::{ServerOptions, Staging};
+pub use others::Confirmed;
+
+/// The reference server. Shared by reference among listeners; holds its data directory's lock.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) options: ServerOptions,
+    pub(crate) store: Store,
+    pub(crate) environments: Arc<Environments>,
+    pub(crate) role: Arc<Role>,
+    /// The other servers.
+    pub(crate) peers: Option<Peers>,
+    pub(crate) watch: Watch,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) mending: Arc<Mending>,
+    /// This server's part in a store that it shares.
+    pub(crate) shared: Option<Arc<Shared>>,
+    /// The way to the primary, while this is a replica.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+    /// Who follows this server.
+    pub(crate) followers: Followers,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) flights: Flights,
+    pub(crate) workers: Arc<Semaphore>,
+    pub(crate) publishing: Arc<Mutex<()>>,
+    pub(crate) stopping: CancellationToken,
+    /// Held for reading by what puts contents into the store, for writing by what removes them.
+    pub(crate) collecting: Arc<RwLock<()>>,
+    _lock: File,
+}
+
+/// A line of the audit log.
+#[derive(Debug, Serialize)]
+struct Audit<'a> {
+    time_unix_seconds: u64,
+    act: &'a str,
+    who: &'a str,
+    what: &'a str,
+}
+
+impl Server {
+    /// Opens the data directory, or makes it. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When another process works with it, or a file in it is damaged.
+    pub fn open(options: ServerOptions) -> Result<Arc<Self>, ServerError> {
+        ensure_private_dir(&options.data_dir)?;
+        let lock = disk::lock(&options.data_dir)?;
+        let store = Store::ensure(&options.data_dir.join("store"))?;
+        store.remove_leftovers()?;
+        let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
+        let collecting = Arc::default();
+        let gate = Arc::new(Gate::open(&options.data_dir)?);
+        let nodes = Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?);
+        let flights = Flights::default();
+        let share = |sharing| {
+            Shared::new(
+                sharing,
+                store.clone(),
+                Arc::clone(&environments),
+                Arc::clone(&nodes),
+                flights.clone(),
+                options.reports_per_node,
+            )
+        };
+        let shared = options.sharing.as_ref().map(share);
+        let peers = shared.as_ref().map(Shared::peers).or_else(|| options.primary.clone()).or_else(|| options.successors.clone());
+        let upstream = |peers| {
+            Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting), Arc::clone(&gate)))
+        };
+        let upstream = peers.as_ref().map(upstream);
+        let others = match (&shared, &options.primary, &options.successors) {
+            (Some(_), ..) => Others::Store,
+            (None, Some(_), _) => Others::Primary,
+            (None, None, Some(_)) => Others::Successors,
+            (None, None, None) => Others::None,
+        };
+        let others = Some(others).filter(|_| !options.is_offline);
+        let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
+        let server = Self {
+            environments,
+            role,
+            peers,
+            watch: Watch::default(),
+            gate,
+            mending: Arc::default(),
+            upstream,
+            followers: Followers::default(),
+            nodes,
+            flights,
+            shared,
+            workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
+            publishing: Arc::default(),
+            stopping: CancellationToken::new(),
+            collecting,
+            store,
+            options,
+            _lock: lock,
+        };
+        server.begin_epoch()?;
+        Ok(Arc::new(server))
+    }
+
+    /// Has check-ins that are held for news answered now: call it before the listeners stop, which wait for what is under way.
+    pub fn stop_holding(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Publishes staged code; one result for each environment.
+    ///
+    /// # Errors
+    ///
+    /// When staging cannot be listed at all, or this is a replica; what is wrong with one environment is in its result.
+    pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+        self.refuse_as_replica()?;
+        self.cleared().await?;
+        let server = Arc::clone(self);
+        blocking::run(move || publish::publish(&server, &request)).await?
+    }
+
+    /// Returns every version of an environment, or of all, oldest first. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the history cannot be read.
+    pub fn versions(&self, environment: Option<&Environment>) -> Result<Vec<Version>, ServerError> {
+        let mut versions = Vec::new();
+        for code in self.environments.all_live() {
+            if environment.is_none_or(|wanted| *wanted == code.version.environment) {
+                self.learn(&code.version.environment)?;
+                versions.extend(self.environments.history(&code.version.environment)?);
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Returns what is live, by environment.
+    #[must_use]
+    pub fn live_versions(&self) -> Vec<Version> {
+        self.environments.all_live().iter().map(|code| code.version.clone()).collect()
+    }
+
+    /// Returns whether a file of the live code of some environment has this content.
+    pub(crate) fn is_published(&self, digest: &Digest) -> bool {
+        self.environments.has_content(digest)
+    }
+
+    /// Returns what is known of every node, by name; of servers that share a store, what any of them knows. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked.
+    pub fn nodes(&self) -> Result<Vec<NodeSummary>, ServerError> {
+        let mut nodes: BTreeMap<Certname, NodeSummary> =
+            self.nodes.summaries().into_iter().map(|node| (node.certname.clone(), node)).collect();
+        if let Some(shared) = &self.shared {
+            for there in shared::wait(async { Ok(shared.summaries().await?) })? {
+                match nodes.get_mut(&there.certname) {
+                    // How often all servers have compiled for it only the store knows.
+                    Some(here) if here.last_seen > there.last_seen => here.compiles = there.compiles,
+                    _ => drop(nodes.insert(there.certname.clone(), there)),
+                }
+            }
+        }
+        Ok(nodes.into_values().collect())
+    }
+
+    /// Has the catalogs of a node compiled again when it next checks in: the only cause of a compile beside new code. It is
+    /// recorded who asked. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When no such node is known, or the record cannot be written.
+    pub fn recompile(&self, certname: &Certname, who: &str) -> Result<(), ServerError> {
+        self.audit("recompile", who, certname.as_str())?;
+        self.flights.forget(certname);
+        let Some(shared) = &self.shared else { return self.nodes.forget_catalogs(certname) };
+        if !self.nodes()?.iter().any(|node| node.certname == *certname) {
+            return Err(ServerError::UnknownNode { certname: certname.to_string() });
+        }
+        shared::wait(async { Ok(shared.recompile(certname).await?) })?;
+        match self.nodes.forget_catalogs(certname) {
+            // It is another server's.
+            Err(ServerError::UnknownNode { .. }) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Records, durably, what an administrator did. Blocking.
+    pub(crate) fn audit(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
+        let line = Audit { time_unix_seconds: now(), act, who, what };
+        disk::append_json(&self.options.data_dir.join("audit.jsonl"), &line)
+    }
+}
+
+/// Seconds since 1970 UTC.
+pub(crate) fn now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    #[cfg(test)]
+    let now = now.saturating_add_signed(CLOCK_JUMP.load(std::sync::atomic::Ordering::SeqCst));
+    now
+}
+
+#[cfg(test)]
+static CLOCK_JUMP: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+/// Sets the clock forward or back, by seconds.
+#[cfg(test)]
+pub(crate) fn jump_clock(seconds: i64) {
+    CLOCK_JUMP.store(seconds, std::sync::atomic::Ordering::SeqCst);
+}

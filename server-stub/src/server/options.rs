@@ -1,0 +1,123 @@
+//! What a server is made from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::{Certname, Environment};
+
+use crate::compile::{Compiler, ManifestCompiler};
+use crate::error::ServerError;
+use crate::role::Peers;
+use crate::shared::Sharing;
+
+/// Where staged code is.
+#[derive(Debug, Clone)]
+pub enum Staging {
+    /// `<dir>/environments/<environment>/…`, as Puppet's code directory.
+    Environments(PathBuf),
+    /// One directory that is an environment itself.
+    Single {
+        /// The environment.
+        environment: Environment,
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// Nowhere: this server publishes nothing of its own.
+    Nowhere,
+}
+
+impl Staging {
+    /// Returns the staging that `site` is: with a `site.yaml` it is `environment` itself, else it holds environments.
+    #[must_use]
+    pub fn of_site(site: &Path, environment: &Environment) -> Self {
+        if site.join("site.yaml").exists() {
+            Self::Single { environment: environment.clone(), dir: site.to_owned() }
+        } else {
+            Self::Environments(site.to_owned())
+        }
+    }
+
+    /// Returns where an environment is staged; `None` if it cannot be.
+    pub(crate) fn dir_of(&self, wanted: &Environment) -> Option<PathBuf> {
+        match self {
+            Self::Environments(dir) => Some(dir.join("environments").join(wanted.as_str())),
+            Self::Single { environment, dir } => (environment == wanted).then(|| dir.clone()),
+            Self::Nowhere => None,
+        }
+    }
+
+    /// Returns the environments that are staged, by name. Blocking.
+    pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
+        match self {
+            Self::Single { environment, .. } => Ok(vec![environment.clone()]),
+            Self::Nowhere => Err(ServerError::NoStaging),
+            Self::Environments(dir) => {
+                let path = dir.join("environments");
+                let fail = |source| ServerError::Staging { path: path.clone(), source };
+                let mut found = Vec::new();
+                for entry in std::fs::read_dir(&path).map_err(fail)? {
+                    let entry = entry.map_err(fail)?;
+                    let name = entry.file_name();
+                    if let Some(environment) = name.to_str().and_then(|name| name.parse().ok())
+                        && entry.path().is_dir()
+                    {
+                        found.push(environment);
+                    }
+                }
+                found.sort();
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// What a server is made from.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Where code is staged.
+    pub staging: Staging,
+    /// What makes catalogs. Default: the manifest compiler.
+    pub compiler: Arc<dyn Compiler>,
+    /// How many catalogs are compiled at once. Default: one per core.
+    pub compile_workers: usize,
+    /// How many reports are kept for each node. Default: 100.
+    pub reports_per_node: usize,
+    /// Certificates of the servers that may follow this one. Default: none.
+    pub replicas: Vec<Certname>,
+    /// Servers of which one is the primary that this server follows; then it publishes nothing itself, until it is promoted.
+    /// Default: none.
+    pub primary: Option<Peers>,
+    /// On a primary: servers that may be promoted in its place. They are asked whenever it starts, before it answers. Default: none.
+    pub successors: Option<Peers>,
+    /// On a replica: for how long what was last confirmed is still answered when no primary can be asked. Default: not at all.
+    pub unconfirmed_for: Duration,
+    /// A store that this server shares with others, which are then its equals; neither `primary` nor `successors` is given then. The
+    /// server must be opened within a tokio runtime of several threads. Default: none.
+    pub sharing: Option<Sharing>,
+    /// For a single act of an administrator while no server runs: the other servers are those that the server was last run with, which
+    /// cannot be asked, and what needs their word is refused. Default: no.
+    pub is_offline: bool,
+}
+
+impl ServerOptions {
+    /// Returns defaults for these directories.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>, staging: Staging) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            staging,
+            compiler: Arc::new(ManifestCompiler::default()),
+            compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            reports_per_node: 100,
+            replicas: Vec::new(),
+            primary: None,
+            successors: None,
+            unconfirmed_for: Duration::ZERO,
+            sharing: None,
+            is_offline: false,
+        }
+    }
+}

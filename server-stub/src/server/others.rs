@@ -1,0 +1,131 @@
+//! What a server does with the others: asks them, tells them, and is one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use direct_puppet_transport::protocol::Environment;
+
+use super::Server;
+use crate::code::Code;
+use crate::error::ServerError;
+use crate::replica::{Follower, Following};
+use crate::role::Others;
+use crate::shared;
+
+/// What was confirmed with the primary.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// For how long it could not be, where the options allow answers then.
+    pub unconfirmed_for: Option<Duration>,
+    /// Environments that are live here and not at the primary; nobody is answered from them.
+    pub orphans: Arc<BTreeSet<Environment>>,
+}
+
+impl Server {
+    /// Without a word to the other servers, nothing that concerns them is done: one of them may have taken over.
+    pub(crate) fn refuse_offline(&self) -> Result<(), ServerError> {
+        if self.options.is_offline && self.role.others() != Others::None {
+            return Err(ServerError::Offline);
+        }
+        Ok(())
+    }
+
+    /// A replica makes nothing live by itself.
+    pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
+        self.refuse_offline()?;
+        match &self.upstream {
+            _ if self.shared.is_some() => Ok(()),
+            _ if self.role.is_primary() => Ok(()),
+            Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
+            None => Err(ServerError::Replaced { epoch: self.role.epoch() }),
+        }
+    }
+
+    /// Makes sure that nobody who asked before this returns is answered from code that was replaced before he asked: a replica asks its
+    /// primary what is live and brings it.
+    ///
+    /// # Errors
+    ///
+    /// When no primary can be asked, or what it has cannot be brought.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the confirmation goes on for others who wait for it.
+    pub async fn confirm(&self) -> Result<Confirmed, ServerError> {
+        if self.role.is_primary() {
+            self.cleared().await?;
+        }
+        if self.role.is_primary() {
+            return Ok(Confirmed::default());
+        }
+        let Some(upstream) = &self.upstream else { return Err(ServerError::Replaced { epoch: self.role.epoch() }) };
+        let allowed = || {
+            let age = upstream.unconfirmed_for().filter(|age| *age <= self.options.unconfirmed_for)?;
+            Some(Confirmed { unconfirmed_for: Some(age), orphans: Arc::default() })
+        };
+        if upstream.has_just_failed()
+            && let Some(confirmed) = allowed()
+        {
+            return Ok(confirmed);
+        }
+        match upstream.confirm().await {
+            Ok(orphans) => Ok(Confirmed { unconfirmed_for: None, orphans }),
+            Err(reason) => allowed().ok_or(ServerError::Unconfirmed { reason }),
+        }
+    }
+
+    /// Brings what is live in the store that servers share; returns the environments that are live here and not there. Nothing where
+    /// there is none. Blocking.
+    pub(crate) fn catch_up(&self) -> Result<Arc<BTreeSet<Environment>>, ServerError> {
+        let (Some(_), Some(upstream)) = (&self.shared, &self.upstream) else { return Ok(Arc::default()) };
+        shared::wait(async { upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }) })
+    }
+
+    /// Makes code live that was made on top of `base`, which was live. Returns whether it did: where servers share a store, another one
+    /// may have been faster. Blocking; one at a time.
+    pub(crate) fn go_live(&self, base: Option<&Code>, code: Code) -> Result<bool, ServerError> {
+        if let (Some(shared), Some(upstream)) = (&self.shared, &self.upstream) {
+            return shared::wait(async {
+                // This may take long, and nodes are answered meanwhile.
+                let Some(prepared) = shared.prepare(base, &code).await? else { return Ok(false) };
+                // Nothing is brought meanwhile, so that what is live here only grows.
+                let _turn = upstream.nothing_is_brought().await;
+                if !shared.commit(&prepared).await? {
+                    return Ok(false);
+                }
+                self.environments.switch(code).map(|()| true)
+            });
+        }
+        self.environments.switch(code).map(|()| true)
+    }
+
+    /// Returns how this server stands to whom it asks; `None` on a primary.
+    pub(crate) fn following(&self) -> Option<Following> {
+        self.upstream.as_ref().filter(|_| !self.role.is_primary()).map(|upstream| upstream.following())
+    }
+
+    /// Returns what this server is among the others.
+    pub(crate) fn role_name(&self) -> &'static str {
+        match (&self.shared, self.role.is_primary()) {
+            (Some(_), _) => "equal",
+            (None, true) => "primary",
+            (None, false) => "replica",
+        }
+    }
+
+    /// Returns the other servers that are known here, as they were last heard of. Blocking.
+    pub(crate) fn others(&self) -> Result<BTreeMap<String, Follower>, ServerError> {
+        if let Some(shared) = &self.shared {
+            return shared::wait(async { Ok(shared.servers().await?) });
+        }
+        Ok(self.followers.all().into_iter().map(|(name, follower)| (name.to_string(), follower)).collect())
+    }
+
+    /// Hears of what was published at other servers, where they share a store. Blocking.
+    pub(crate) fn learn(&self, environment: &Environment) -> Result<(), ServerError> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let history = shared::wait(async { Ok(shared.history(environment).await?) })?;
+        self.environments.learn(environment, &history)
+    }
+}
