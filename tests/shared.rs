@@ -306,10 +306,11 @@ fn what_is_damaged_or_missing_in_postgresql_is_put_again_by_a_server_that_has_it
     let first = equals.start(0, &[]);
     fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
     equals.publish(&first, 0, "v0");
-    // Contents, the manifest, one of several rows: a bit of each, and some are gone.
+    // Contents, the manifest, one of several rows: a bit of each; some are gone, and of some the bytes only.
     let (_, is_done) = postgres.sql(
         "UPDATE direct_puppet.chunk SET data = set_byte(data, 0, 255 - get_byte(data, 0)) WHERE length(data) > 0;
-         DELETE FROM direct_puppet.blob WHERE digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest DESC LIMIT 3);",
+         DELETE FROM direct_puppet.blob WHERE digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest DESC LIMIT 3);
+         DELETE FROM direct_puppet.chunk WHERE number > 0 OR digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest LIMIT 3);",
     );
     assert!(is_done);
     // Whoever reads it again finds all of it: 60 files, the large one and the site, or the manifest that names them.

@@ -78,6 +78,9 @@ impl Shared {
         let mut whole = BytesMut::new();
         while let Some(chunk) = body.try_next().await? {
             whole.extend_from_slice(&chunk);
+            if whole.len() as u64 > size {
+                break;
+            }
         }
         if !digest.verifies(&whole) {
             self.want(digest, true);
@@ -133,9 +136,25 @@ impl Shared {
 
     async fn ask_for(&self, digest: Digest, is_damaged: bool) -> Result<(), StoreError> {
         if is_damaged {
+            // It may have been damaged on its way here, and nobody else may have it: nothing is removed that is whole in the store.
+            if self.is_whole(digest).await? {
+                return Ok(());
+            }
             self.store.blobs.remove(&[digest], Duration::ZERO).await?;
         }
         self.store.pointers.swap(&names::wanted(&digest), None, Some(self.encode(&now())?)).await.map(drop)
+    }
+
+    /// Reads a content again.
+    async fn is_whole(&self, digest: Digest) -> Result<bool, StoreError> {
+        let fail = |error| self.unread(error);
+        let mut items = self.store.blobs.get(vec![digest]);
+        let Some(FetchItem::Content(mut content)) = items.try_next().await.map_err(fail)? else { return Ok(false) };
+        let mut hasher = digest.verifier();
+        while let Some(chunk) = content.body.try_next().await.map_err(fail)? {
+            hasher.update(&chunk);
+        }
+        Ok(hasher.finish() == digest)
     }
 
     /// In the background: puts what others want and this server has.

@@ -154,6 +154,11 @@ impl Shared {
         StoreError::Unusable { endpoint: self.store.pointers.endpoint().to_owned(), reason }
     }
 
+    fn unread(&self, error: std::io::Error) -> StoreError {
+        let endpoint = self.store.pointers.endpoint().to_owned();
+        StoreError::Failed { endpoint, act: "read a content", source: error.into() }
+    }
+
     /// Sets a pointer, whatever it was.
     async fn set(&self, name: &str, value: &(impl Serialize + Sync)) -> Result<(), StoreError> {
         let value = self.encode(value)?;

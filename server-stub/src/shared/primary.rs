@@ -142,11 +142,7 @@ impl Shared {
 
     /// Reads a whole content, at most `limit` bytes, verified; `None` when it is not there or damaged.
     pub(super) async fn read(self: &Arc<Self>, digest: Digest, limit: u64) -> Result<Option<Bytes>, StoreError> {
-        let fail = |error: std::io::Error| StoreError::Failed {
-            endpoint: self.store.pointers.endpoint().to_owned(),
-            act: "read a content",
-            source: error.into(),
-        };
+        let fail = |error| self.unread(error);
         let mut items = self.store.blobs.get(vec![digest]);
         let Some(FetchItem::Content(content)) = items.try_next().await.map_err(fail)? else {
             self.want(digest, false);
@@ -159,6 +155,9 @@ impl Shared {
         let mut body = content.body;
         while let Some(chunk) = body.try_next().await.map_err(fail)? {
             whole.extend_from_slice(&chunk);
+            if whole.len() as u64 > content.size {
+                break;
+            }
         }
         if !digest.verifies(&whole) {
             self.want(digest, true);

@@ -113,6 +113,8 @@ pub trait BlobStore: Debug + Send + Sync + 'static {
     async fn put(&self, blob: Blob) -> Result<(), StoreError>;
 
     /// Streams contents, each once, in any order; those that are not there as missing. No more than a few chunks are held in memory.
+    ///
+    /// Nothing is proved: the bytes of a damaged content may be any, and fewer or more than its size.
     fn get(&self, digests: Vec<Digest>) -> FetchItems;
 
     /// Returns all contents that are there.

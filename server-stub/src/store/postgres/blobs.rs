@@ -219,14 +219,10 @@ impl PostgresStore {
             })
             .await?;
         for (digest, size) in small {
-            // An empty content has no row of bytes; one that was removed meanwhile has none either.
-            match data.remove(&key(&digest)) {
-                None if size > 0 => items.push(FetchItem::Missing(digest)),
-                found => {
-                    let body = futures::stream::iter([Ok(found.unwrap_or_default())]).boxed();
-                    items.push(FetchItem::Content(Content { digest, size, offset: 0, body }));
-                }
-            }
+            // An empty content has no row of bytes. One that has lost its bytes is damaged, not missing: it could not be put again while
+            // the store believes that it is there.
+            let body = futures::stream::iter([Ok(data.remove(&key(&digest)).unwrap_or_default())]).boxed();
+            items.push(FetchItem::Content(Content { digest, size, offset: 0, body }));
         }
         Ok(items)
     }
@@ -245,9 +241,8 @@ impl PostgresStore {
                 Ok(row.map(|row| Bytes::copy_from_slice(row.get(0))))
             });
             let row = row.await.map_err(|error| io::Error::other(crate::error::chain(&error)))?;
-            let row = row
-                .filter(|row| !row.is_empty())
-                .ok_or_else(|| io::Error::other(format!("a part of content {digest} is gone")))?;
+            // Where a part is gone the content ends: it is damaged, as whoever proves it finds.
+            let Some(row) = row.filter(|row| !row.is_empty()) else { return Ok(None) };
             let done = done + row.len() as u64;
             Ok(Some((row, (store, number + 1, done))))
         })
