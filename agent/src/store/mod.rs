@@ -113,6 +113,19 @@ impl Store {
         Ok(false)
     }
 
+    /// As [`Store::has_verified`]; and the next [`Store::sync`] makes it durable, for a process that put it may not have lived to do so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::has_verified`].
+    pub fn keep(&self, digest: &Digest) -> Result<bool, FsError> {
+        let is_there = self.has_verified(digest)?;
+        if is_there {
+            self.note(self.path_of(digest));
+        }
+        Ok(is_there)
+    }
+
     /// Returns whether a file of that name is there; not verified.
     #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {

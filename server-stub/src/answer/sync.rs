@@ -57,8 +57,9 @@ impl Server {
         let find = move || -> Result<Option<SyncManifestReply>, Refusal> {
             let read = |code_id| environments.manifest(&request.environment, code_id).map_err(|error| internal(&error));
             let Some(manifest) = read(request.code_id)? else { return Ok(None) };
+            // A base that cannot be read is as good as none.
             if let Some(base) = request.base
-                && let Some(base) = read(base)?
+                && let Ok(Some(base)) = read(base)
             {
                 return Ok(Some(delta(&base, &manifest)));
             }

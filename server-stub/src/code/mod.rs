@@ -1,5 +1,7 @@
 //! Published code: which is live in each environment, and everything that ever was.
 
+pub(crate) mod parts;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use arc_swap::ArcSwap;
 use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
-    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, TreePath, VersionCounter, codec,
+    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, TreePath, VersionCounter,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -172,6 +174,7 @@ impl Code {
 #[derive(Debug)]
 pub(crate) struct Environments {
     dir: PathBuf,
+    store: Store,
     live: ArcSwap<HashMap<Environment, Arc<Code>>>,
     /// Environments whose live code was damaged when the server started, with where it stood.
     lost: HashMap<Environment, VersionCounter>,
@@ -206,7 +209,7 @@ impl Environments {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { dir, live: ArcSwap::from_pointee(live), lost, changed: watch::channel(0).0 })
+        Ok(Self { dir, store: store.clone(), live: ArcSwap::from_pointee(live), lost, changed: watch::channel(0).0 })
     }
 
     /// Returns the directory of an environment.
@@ -286,7 +289,7 @@ impl Environments {
             // Its own line may be missing, when the disk was full then.
             mend_history(&history, &before.version)?;
         }
-        write_state(&manifest_path(&dir, code.version.code_id), &codec::encode(&code.manifest)?, 0o600)?;
+        self.keep_manifest(&environment, &code.manifest)?;
         disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
         // From here on it is live, whatever fails: a restart would find it so.
         if let Err(error) = disk::append_json(&history, &code.version) {
@@ -307,7 +310,14 @@ impl Environments {
         if let Some(live) = self.live(environment).filter(|live| live.version.code_id == code_id) {
             return Ok(Some(live.manifest.clone()));
         }
-        read_manifest(&manifest_path(&self.dir(environment), code_id), code_id)
+        read_manifest(&manifest_path(&self.dir(environment), code_id), code_id, &self.store)
+    }
+
+    /// Returns the contents that a manifest is written in. Blocking.
+    pub(crate) fn manifest_parts(&self, environment: &Environment, code_id: CodeId) -> Result<Vec<Digest>, ServerError> {
+        let path = manifest_path(&self.dir(environment), code_id);
+        let Some(bytes) = disk::read(&path)? else { return Ok(Vec::new()) };
+        parts::parts(&bytes).map_err(|reason| ServerError::Damaged { path, reason })
     }
 
     /// Removes the manifest of a code that is not live, and says so first. Blocking.
@@ -355,11 +365,31 @@ impl Environments {
         Ok(())
     }
 
-    /// Keeps the manifest of a version that is not live. Blocking.
+    /// Writes a manifest: what the live one does not have of it. Blocking.
     pub(crate) fn keep_manifest(&self, environment: &Environment, manifest: &Manifest) -> Result<(), ServerError> {
         let dir = self.dir(environment);
         ensure_private_dir(&dir.join("manifests"))?;
-        Ok(write_state(&manifest_path(&dir, manifest.code_id()), &codec::encode(manifest)?, 0o600)?)
+        let durable: HashSet<Digest> = match self.live(environment) {
+            // What is damaged there is just written again.
+            Some(live) => self.manifest_parts(environment, live.version.code_id).unwrap_or_default().into_iter().collect(),
+            None => HashSet::new(),
+        };
+        let mut new = Vec::new();
+        let mut keep = |digest, bytes: Vec<u8>| -> Result<(), ServerError> {
+            if !durable.contains(&digest) || !self.store.has(&digest) {
+                new.extend(self.store.put_bytes(&bytes)?.is_new.then_some(digest));
+            }
+            Ok(())
+        };
+        let written = parts::encode(manifest, &mut keep).and_then(|bytes| {
+            self.store.sync()?;
+            Ok(write_state(&manifest_path(&dir, manifest.code_id()), &bytes, 0o600)?)
+        });
+        if written.as_ref().is_err_and(|error| disk::is_full(error)) {
+            // They would leave no room for a version that fits.
+            new.iter().try_for_each(|digest| self.store.discard(digest))?;
+        }
+        written
     }
 }
 
@@ -393,16 +423,21 @@ fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<C
         return Err(ServerError::Format { path, format: live.format });
     }
     let manifest_path = manifest_path(&dir, live.version.code_id);
-    let manifest = read_manifest(&manifest_path, live.version.code_id)?;
+    let manifest = read_manifest(&manifest_path, live.version.code_id, store)?;
     let manifest = manifest.ok_or_else(|| damaged(&manifest_path, "it is missing: publish again"))?;
     Ok(Some(Code { version: live.version, manifest, store: store.clone() }))
 }
 
 /// Reads a manifest and checks that it adds up to its code. Blocking.
-fn read_manifest(path: &Path, code_id: CodeId) -> Result<Option<Manifest>, ServerError> {
+fn read_manifest(path: &Path, code_id: CodeId, store: &Store) -> Result<Option<Manifest>, ServerError> {
     let damaged = |reason: String| ServerError::Damaged { path: path.to_owned(), reason };
     let Some(bytes) = disk::read(path)? else { return Ok(None) };
-    let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES).map_err(|error| damaged(error.to_string()))?;
+    let read = |digest: &Digest| match store.read(digest, parts::MAX_PART_BYTES) {
+        Ok(Some(part)) => Ok(part),
+        Ok(None) => Err(format!("its part {digest} is missing: publish again")),
+        Err(error) => Err(chain(&error)),
+    };
+    let manifest = parts::decode(&bytes, read).map_err(damaged)?;
     if manifest.code_id() != code_id {
         return Err(damaged("it does not add up to its code_id: publish again".to_owned()));
     }

@@ -68,6 +68,8 @@ impl Server {
     /// When a manifest that stays cannot be read: then no content is removed.
     pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is brought is in the store before anything refers to it.
+        let _no_bringing = self.upstream.as_ref().map(|upstream| upstream.wait_until_nothing_is_brought());
         // A compile puts contents into the store before the catalog that names them is kept.
         let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
         let used = self.nodes.codes();
@@ -101,6 +103,7 @@ impl Server {
                     reason: format!("the manifest of {code_id} is missing: run verify before anything is collected"),
                 })?;
                 reachable.extend(contents(&manifest).map(|(_, digest)| digest));
+                reachable.extend(self.environments.manifest_parts(environment, code_id)?);
             }
         }
         if !request.dry_run {

@@ -154,7 +154,8 @@ fn attempt(
     let manifest = Manifest::new(entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
     if !is_orphan && before.is_some_and(|before| before.code_id == code_id) {
-        // It was published before, so it is no mixture, whatever changes in staging meanwhile.
+        // It was published before, so it is no mixture, whatever changes in staging meanwhile. What was damaged is whole again.
+        server.store.sync()?;
         copied.index.save()?;
         return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) }));
     }

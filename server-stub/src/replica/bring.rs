@@ -1,11 +1,12 @@
 //! Bringing a version: its manifest, the contents that are not here, then one switch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
-    CodeId, Digest, EntryKind, Environment, Manifest, PublishedVersion, SyncManifest, SyncManifestReply, codec,
+    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, SyncManifest, SyncManifestReply, codec,
 };
 use direct_puppet_transport::{Client, Transport};
 
@@ -47,13 +48,14 @@ impl Upstream {
             }
         }
         let base = live.map(|live| (live.version.code_id, live.manifest.clone()));
+        let before = base.as_ref().map(|(_, base)| base.clone());
         let manifest = self.manifest(client, &published, base).await?;
         #[cfg(test)]
         if is_planted(Bug::SwitchBeforeVerify) {
             let code = Code::new(Version::told(published.clone(), 0), manifest.clone(), self.store.clone());
             self.environments.switch(code).map_err(|error| chain(&error))?;
         }
-        let received = self.contents(client, &manifest).await?;
+        let received = self.contents(client, &manifest, before).await?;
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
         let environments = Arc::clone(&self.environments);
         let switch = move || {
@@ -116,23 +118,43 @@ impl Upstream {
         client.sync_manifest(&request).await.map_err(|error| chain(&error))
     }
 
-    /// Fetches the contents that are not here; returns how many.
-    async fn contents(&self, client: &Way, manifest: &Manifest) -> Result<u64, String> {
-        let mut wanted: HashMap<Digest, (u64, String)> = HashMap::new();
-        for entry in manifest.entries() {
-            if let EntryKind::File { digest, size } = entry.kind {
-                wanted.entry(digest).or_insert_with(|| (size, entry.path.to_string()));
-            }
-        }
-        let (store, collecting) = (self.store.clone(), Arc::clone(&self.collecting));
-        let find = move || -> BTreeMap<Digest, (u64, String)> {
+    /// Fetches the contents that are not here, proves those that are, and makes all of them durable; returns how many were fetched. Those
+    /// of `before`, which is live, were proved when they came; one that was damaged since is mended when that is found.
+    async fn contents(&self, client: &Way, manifest: &Manifest, before: Option<Manifest>) -> Result<u64, String> {
+        let (store, collecting, manifest) = (self.store.clone(), Arc::clone(&self.collecting), manifest.clone());
+        let find = move || -> Result<BTreeMap<Digest, (u64, String)>, FsError> {
             let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
-            wanted.into_iter().filter(|(digest, _)| !store.has(digest)).collect()
+            let mut wanted: BTreeMap<Digest, (u64, String)> = BTreeMap::new();
+            for entry in new_entries(before.as_ref(), &manifest) {
+                if let EntryKind::File { digest, size } = entry.kind {
+                    wanted.entry(digest).or_insert_with(|| (size, entry.path.to_string()));
+                }
+            }
+            let mut missing = BTreeMap::new();
+            for (digest, file) in wanted {
+                if !store.keep(&digest)? {
+                    missing.insert(digest, file);
+                }
+            }
+            Ok(missing)
         };
-        let missing = blocking::run(find).await.map_err(|error| error.to_string())?;
-        if missing.is_empty() {
-            return Ok(0);
-        }
-        fetch(client, &self.name, &self.store, &missing).await
+        let found = blocking::run(find).await.map_err(|error| error.to_string())?;
+        let missing = found.map_err(|error| chain(&error))?;
+        let received = match missing.is_empty() {
+            true => 0,
+            false => fetch(client, &self.name, &self.store, &missing).await?,
+        };
+        let store = self.store.clone();
+        let synced = blocking::run(move || store.sync()).await.map_err(|error| error.to_string())?;
+        synced.map(|()| received).map_err(|error| chain(&error))
     }
+}
+
+/// Returns the entries that are not the same in `before`. Both are in path order.
+fn new_entries<'a>(before: Option<&'a Manifest>, manifest: &'a Manifest) -> impl Iterator<Item = &'a ManifestEntry> {
+    let mut old = before.map_or(&[][..], Manifest::entries).iter().peekable();
+    manifest.entries().iter().filter(move |entry| {
+        while old.next_if(|old| old.path < entry.path).is_some() {}
+        old.peek() != Some(entry)
+    })
 }

@@ -243,6 +243,11 @@ impl Upstream {
         self.bringing.lock().await
     }
 
+    /// As [`Upstream::nothing_is_brought`]. Blocking.
+    pub(crate) fn wait_until_nothing_is_brought(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        futures::executor::block_on(self.bringing.lock())
+    }
+
     /// Takes what is live at a server that stepped down, unless what is here is newer.
     pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
         self.bring(&Client::new(Arc::clone(transport)), published).await

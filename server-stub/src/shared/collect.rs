@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::limits::{MAX_CATALOG_BYTES, MAX_MANIFEST_BYTES};
-use direct_puppet_transport::protocol::{Catalog, CodeId, Digest, EntryKind, Environment, Manifest, codec};
+use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
+use direct_puppet_transport::protocol::{Catalog, CodeId, Digest, EntryKind, Environment};
 
 use super::catalogs::CatalogRecord;
 use super::{Shared, VersionRecord, names};
@@ -84,13 +84,13 @@ impl Shared {
     /// Adds the contents of a version.
     async fn reach(self: &Arc<Self>, record: &VersionRecord, reachable: &mut HashSet<Digest>) -> Result<(), ServerError> {
         let Version { environment, code_id, .. } = &record.version;
-        let bytes = self.read(record.manifest, MAX_MANIFEST_BYTES).await?.ok_or_else(|| {
+        let written = self.read_manifest(record).await?.ok_or_else(|| {
             self.unusable(format!(
                 "the manifest of {environment} {code_id} is gone: publish it again before anything is collected"
             ))
         })?;
-        let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES)?;
-        reachable.extend(manifest.entries().iter().filter_map(|entry| match entry.kind {
+        reachable.extend(written.parts);
+        reachable.extend(written.manifest.entries().iter().filter_map(|entry| match entry.kind {
             EntryKind::File { digest, .. } => Some(digest),
             _ => None,
         }));

@@ -12,7 +12,7 @@ use futures::stream::{self, BoxStream};
 use super::{DeltaRecord, FORMAT, Shared, VersionRecord, names};
 use crate::answer::delta;
 use crate::blocking;
-use crate::code::Code;
+use crate::code::{Code, parts};
 use crate::error::ServerError;
 use crate::store::{Blob, Generation, SMALL_BYTES, StoreError};
 
@@ -54,7 +54,13 @@ impl Shared {
         let new: HashMap<Digest, u64> =
             digests(&code.manifest).into_iter().filter(|(digest, _)| !known.contains(digest)).collect();
         self.upload(new).await?;
-        let manifest = self.put_bytes(codec::encode(&code.manifest)?.into()).await?;
+        let mut parts: HashMap<Digest, Bytes> = HashMap::new();
+        let manifest = parts::encode(&code.manifest, &mut |digest, bytes| {
+            parts.insert(digest, bytes.into());
+            Ok(())
+        })?;
+        self.put_missing(parts).await?;
+        let manifest = self.put_bytes(manifest.into()).await?;
         let delta = match base {
             None => None,
             Some(base) => {
@@ -92,6 +98,27 @@ impl Shared {
     /// Sets how new code reaches nodes, at all servers.
     pub(crate) async fn set_rollout(&self, rollout: &Rollout) -> Result<(), StoreError> {
         self.set(names::ROLLOUT, rollout).await
+    }
+
+    /// Puts those contents that the store has not.
+    async fn put_missing(&self, mut contents: HashMap<Digest, Bytes>) -> Result<(), StoreError> {
+        let all: Vec<Digest> = contents.keys().copied().collect();
+        let missing = self.store.blobs.missing(&all).await?;
+        contents.retain(|digest, _| missing.contains(digest));
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        for (digest, content) in contents {
+            if content.len() as u64 > SMALL_BYTES {
+                self.put_bytes(content).await?;
+                continue;
+            }
+            bytes += content.len() as u64;
+            group.push((digest, content));
+            if bytes > GROUP_BYTES || group.len() == GROUP_ITEMS {
+                self.store.blobs.put_small(std::mem::take(&mut group)).await?;
+                bytes = 0;
+            }
+        }
+        if group.is_empty() { Ok(()) } else { self.store.blobs.put_small(group).await }
     }
 
     /// Puts bytes of any size.

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use direct_puppet_transport::protocol::{Digest, codec};
+use direct_puppet_transport::protocol::Digest;
 use direct_puppet_transport::{Content, FetchItem, FetchItems};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{Shared, names};
 use crate::blocking;
+use crate::code::parts;
 use crate::error::{ServerError, chain};
 use crate::server::now;
 use crate::store::{SMALL_BYTES, StoreError};
@@ -187,9 +188,9 @@ impl Shared {
                     None => is_left = true,
                 }
             }
-            // Manifests are in no store here.
+            // What names the parts of a manifest is in no store here.
             let live = if is_left { environments.all_live() } else { Vec::new() };
-            let manifests = live.iter().map(|code| Ok(Bytes::from(codec::encode(&code.manifest)?)));
+            let manifests = live.iter().map(|code| Ok(Bytes::from(parts::encode(&code.manifest, &mut |_, _| Ok(()))?)));
             let manifests: Vec<Bytes> = manifests.collect::<Result<_, ServerError>>()?;
             Ok((found, manifests.into_iter().filter(|manifest| wanted.contains(&Digest::of(manifest))).collect()))
         };

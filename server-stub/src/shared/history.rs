@@ -1,17 +1,27 @@
 //! What was published at other servers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use direct_puppet_transport::FetchItem;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
-use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest, codec};
+use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest};
+use futures::TryStreamExt as _;
 
-use super::{Shared, names};
+use super::{Shared, VersionRecord, names};
 use crate::blocking;
-use crate::code::Version;
+use crate::code::{Version, parts};
 use crate::error::ServerError;
 use crate::replica::fetch;
 use crate::store::StoreError;
+
+/// A manifest as it is in the store.
+pub(super) struct Written {
+    pub(super) manifest: Manifest,
+    /// The contents that it is written in, but for the one that names them.
+    pub(super) parts: Vec<Digest>,
+}
 
 impl Shared {
     /// Returns every publish of an environment, oldest first.
@@ -27,13 +37,32 @@ impl Shared {
         code_id: CodeId,
     ) -> Result<Option<Manifest>, ServerError> {
         let Some(record) = self.record(environment, code_id).await? else { return Ok(None) };
-        let Some(bytes) = self.read(record.manifest, MAX_MANIFEST_BYTES).await? else { return Ok(None) };
-        let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES)?;
+        let Some(Written { manifest, .. }) = self.read_manifest(&record).await? else { return Ok(None) };
         if manifest.code_id() == code_id {
             Ok(Some(manifest))
         } else {
             Err(self.unusable(format!("the manifest of {environment} does not add up to {code_id}")).into())
         }
+    }
+
+    /// Reads the manifest of a publish; `None` when it, or a part of it, is not there or damaged.
+    pub(super) async fn read_manifest(self: &Arc<Self>, record: &VersionRecord) -> Result<Option<Written>, StoreError> {
+        let Some(bytes) = self.read(record.manifest, MAX_MANIFEST_BYTES).await? else { return Ok(None) };
+        let unusable = |reason: String| {
+            self.unusable(format!("the manifest of {} {}: {reason}", record.version.environment, record.version.code_id))
+        };
+        let parts = parts::parts(&bytes).map_err(unusable)?;
+        let mut read: HashMap<Digest, Bytes> = HashMap::with_capacity(parts.len());
+        let mut items = self.proved(parts.clone());
+        while let Some(item) = items.try_next().await.map_err(|error| self.unread(error))? {
+            let FetchItem::Content(content) = item else { return Ok(None) };
+            let chunks: Result<Vec<Bytes>, std::io::Error> = content.body.try_collect().await;
+            // The proof failed: it is wanted from the others already.
+            let Ok(chunks) = chunks else { return Ok(None) };
+            read.insert(content.digest, chunks.concat().into());
+        }
+        let part = |digest: &Digest| read.remove(digest).ok_or_else(|| format!("part {digest} is named twice"));
+        Ok(Some(Written { manifest: parts::decode(&bytes, part).map_err(unusable)?, parts }))
     }
 
     /// Brings the contents of a manifest that are not here.

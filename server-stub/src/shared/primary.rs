@@ -221,8 +221,10 @@ impl Handler for AsPrimary {
         {
             return Ok(reply);
         }
-        let manifest = self.0.read(record.manifest, MAX_MANIFEST_BYTES).await.map_err(|error| stale(&error))?;
-        Ok(SyncManifestReply::Whole { manifest: manifest.ok_or_else(gone)? })
+        let written = self.0.read_manifest(&record).await.map_err(|error| stale(&error))?.ok_or_else(gone)?;
+        let manifest =
+            codec::encode(&written.manifest).map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;
+        Ok(SyncManifestReply::Whole { manifest: manifest.into() })
     }
 
     async fn sync_fetch(&self, _: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {

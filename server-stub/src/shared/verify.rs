@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
-use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, codec};
+use direct_puppet_transport::protocol::{Digest, EntryKind};
 use direct_puppet_transport::{Content, FetchItem};
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::history::Written;
 use super::{Shared, VersionRecord, names};
 use crate::error::ServerError;
 use crate::history::{Problem, Verified};
@@ -55,11 +55,10 @@ impl Shared {
                 return Ok(());
             }
         }
-        let Some(bytes) = self.read(record.manifest, MAX_MANIFEST_BYTES).await? else {
+        let Some(Written { manifest, .. }) = self.read_manifest(record).await? else {
             verified.problems.push(problem(None, format!("its manifest is missing in {endpoint}, or was damaged")));
             return Ok(());
         };
-        let manifest: Manifest = codec::decode(&bytes, MAX_MANIFEST_BYTES)?;
         let mut paths: HashMap<Digest, String> = HashMap::new();
         for entry in manifest.entries() {
             if let EntryKind::File { digest, .. } = entry.kind {

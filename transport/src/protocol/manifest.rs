@@ -4,6 +4,8 @@
 //! `kind, mode, name, id`, where the id of a directory is its own hash. The hash is BLAKE3 keyed by the context
 //! [`TREE_CONTEXT`], so that no content can be taken for a tree.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::digest::{DIGEST_BYTES, Digest};
@@ -48,11 +50,10 @@ pub struct ManifestEntry {
     pub kind: EntryKind,
 }
 
-/// Everything in one tree, sorted by path, without the tree's own root.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+/// Everything in one tree, sorted by path, without the tree's own root. A clone shares the entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
-    entries: Vec<ManifestEntry>,
+    entries: Arc<Vec<ManifestEntry>>,
 }
 
 /// Why entries are no manifest.
@@ -109,7 +110,7 @@ impl Manifest {
             }
             previous = Some(path);
         }
-        Ok(Self { entries })
+        Ok(Self { entries: Arc::new(entries) })
     }
 
     /// Returns the entries, sorted by path.
@@ -137,6 +138,12 @@ impl Manifest {
     pub fn code_id(&self) -> CodeId {
         let mut rest = self.entries.as_slice();
         CodeId::from_digest(hash_directory(&TreePath::root(), &mut rest))
+    }
+}
+
+impl Serialize for Manifest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.entries.serialize(serializer)
     }
 }
 
