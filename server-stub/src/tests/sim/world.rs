@@ -209,7 +209,11 @@ impl World {
 
     fn live_value(&self, server: &Server) -> Option<u32> {
         let code = server.environments.live(&Environment::default())?;
-        let content = code.read(&"modules/app/files/value".parse().unwrap(), 100).unwrap()?;
+        let Ok(content) = code.read(&"modules/app/files/value".parse().unwrap(), 100) else {
+            self.is_wrong(format!("{} is live without its contents", code.version.version));
+            return None;
+        };
+        let content = content?;
         String::from_utf8(content.to_vec()).unwrap().parse().ok()
     }
 
