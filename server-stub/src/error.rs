@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::{CodecError, Environment};
 
-use crate::compile::CompileError;
+use crate::compile::{CompileError, CompileErrorKind};
 use crate::store::StoreError;
 
 /// Why the server cannot do what it was asked.
@@ -145,6 +145,7 @@ impl ServerError {
             Self::NoStaging => "no_staging",
             Self::Unpublishable { .. } => "unpublishable",
             Self::Unstable { .. } => "unstable",
+            Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
             Self::Compile(_) => "compile",
             Self::NoVersion { .. } => "no_version",
             Self::Replica { .. } => "replica",

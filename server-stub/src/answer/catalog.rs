@@ -13,7 +13,7 @@ use futures::future::{BoxFuture, Shared};
 use super::{internal, refusal};
 use crate::blocking;
 use crate::code::Code;
-use crate::compile::{CompileRequest, Compiled};
+use crate::compile::{CompileErrorKind, CompileRequest, Compiled};
 use crate::error::ServerError;
 use crate::nodes::CompiledCatalog;
 use crate::server::{Server, now};
@@ -262,11 +262,15 @@ impl Server {
     fn compile(&self, compile: CompileRequest) -> impl Future<Output = Result<CompiledCatalog, Refusal>> + Send + 'static {
         let compiler = Arc::clone(&self.options.compiler);
         let (store, nodes, workers) = (self.store.clone(), Arc::clone(&self.nodes), Arc::clone(&self.workers));
-        let (collecting, shared) = (Arc::clone(&self.collecting), self.shared.clone());
+        let (collecting, shared, mending) = (Arc::clone(&self.collecting), self.shared.clone(), Arc::clone(&self.mending));
         let work = move || -> Result<CompiledCatalog, ServerError> {
             let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
             let facts = Digest::of(&codec::encode(&compile.facts)?);
-            let Compiled { catalog, contents } = compiler.compile(&compile)?;
+            let compiled = compiler.compile(&compile);
+            if let Err(CompileErrorKind::Unreadable { digest }) = compiled.as_ref().map_err(|error| error.kind) {
+                mending.want(digest);
+            }
+            let Compiled { catalog, contents } = compiled?;
             let mut named: HashMap<Digest, u64> = catalog.contents().collect();
             for content in &contents {
                 store.put_bytes(content)?;

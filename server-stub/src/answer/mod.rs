@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::blocking;
+use crate::compile::{CompileError, CompileErrorKind};
 use crate::error::{ServerError, chain};
 use crate::server::Server;
 
@@ -124,6 +125,11 @@ fn internal(error: &(dyn std::error::Error + 'static)) -> Refusal {
 /// What a peer hears of a failed compile: where and what, which is the administrator's own text.
 fn refusal(error: &ServerError) -> Refusal {
     match error {
+        ServerError::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, file, .. }) => {
+            tracing::error!("{}", chain(error));
+            let message = format!("{file} is damaged in this server and is brought again: try again, or ask another server");
+            Refusal { retry_after_seconds: Some(catalog::UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
+        }
         ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
         ServerError::Store(error) => {
             let message = format!("{}: try again, or ask another server", chain(error));

@@ -70,7 +70,7 @@ impl Compiler for ManifestCompiler {
 
 fn load(code: &Code) -> Result<Site, CompileError> {
     let path: TreePath = SITE.parse().map_err(|_| CompileError::at(SITE, "its name cannot be read"))?;
-    let text = code.read(&path, MAX_SITE_BYTES).map_err(|error| CompileError::at(SITE, crate::error::chain(&error)))?;
+    let text = super::read(code, &path, MAX_SITE_BYTES)?;
     let text = text.ok_or_else(|| CompileError::at(SITE, "it is not there: every environment needs one"))?;
     Site::parse(&text)
 }

@@ -12,9 +12,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Catalog, Certname, Value};
+use direct_puppet_transport::protocol::{Catalog, Certname, Digest, EntryKind, TreePath, Value};
 
 use crate::code::Code;
+use crate::error::chain;
 
 pub use manifest::ManifestCompiler;
 
@@ -38,6 +39,20 @@ pub struct Compiled {
     pub contents: Vec<Bytes>,
 }
 
+/// What is at fault when code does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CompileErrorKind {
+    /// The code. The same code, certname and facts fail again: not tried again until there is other code, or an administrator says so.
+    Code,
+    /// The server, which has a content of the code damaged or not at all. Tried again whenever it is asked for; the content is brought
+    /// again meanwhile, where there is another server.
+    Unreadable {
+        /// The content.
+        digest: Digest,
+    },
+}
+
 /// Why code does not compile; names the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}{}{}: {message}", line.map(|line| format!(":{line}")).unwrap_or_default(), column.map(|column| format!(":{column}")).unwrap_or_default())]
@@ -50,12 +65,14 @@ pub struct CompileError {
     pub column: Option<u64>,
     /// What is wrong and what to do.
     pub message: String,
+    /// What is at fault.
+    pub kind: CompileErrorKind,
 }
 
 impl CompileError {
     /// Returns an error at a file as a whole.
     pub(crate) fn at(file: &str, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: None, column: None, message: message.into() }
+        Self { file: file.to_owned(), line: None, column: None, message: message.into(), kind: CompileErrorKind::Code }
     }
 
     /// Returns the same at a line; 0 for none.
@@ -65,12 +82,30 @@ impl CompileError {
     }
 }
 
+/// Reads a file of the code, at most `limit` bytes, verified; `None` when the code has none there. Blocking.
+///
+/// # Errors
+///
+/// [`CompileErrorKind::Unreadable`] when the server has its content damaged or not at all; when the file is longer it is the code's fault.
+pub fn read(code: &Code, path: &TreePath, limit: u64) -> Result<Option<Bytes>, CompileError> {
+    let (digest, size) = match code.manifest.get(path).map(|entry| &entry.kind) {
+        Some(EntryKind::File { digest, size }) => (*digest, *size),
+        _ => return Ok(None),
+    };
+    let file = path.to_string();
+    if size > limit {
+        return Err(CompileError::at(&file, format!("it is longer than {limit} bytes")));
+    }
+    let kind = CompileErrorKind::Unreadable { digest };
+    code.read(path, limit).map_err(|error| CompileError { kind, ..CompileError::at(&file, chain(&error)) })
+}
+
 /// Makes catalogs.
 ///
 /// # Obligations
 ///
 /// * The same code, certname and facts give the same catalog, byte for byte.
-/// * Nothing is read but the code given.
+/// * Nothing is read but the code given, and that with [`read`]: what it fails with is passed on as it is.
 /// * Both methods block, and end in bounded time.
 pub trait Compiler: Debug + Send + Sync + 'static {
     /// Returns name and version, as `manifest 1`; a new version compiles everything anew.

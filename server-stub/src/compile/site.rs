@@ -8,7 +8,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use super::CompileError;
+use super::{CompileError, CompileErrorKind};
 
 /// Where the site's manifest stands in an environment.
 pub(super) const SITE: &str = "site.yaml";
@@ -98,6 +98,7 @@ impl Site {
                 line: location.map(|location| location.line()),
                 column: location.map(|location| location.column()),
                 message: first,
+                kind: CompileErrorKind::Code,
             }
         })?;
         for rule in &site.nodes {

@@ -50,9 +50,7 @@ impl Renderer {
     pub(super) fn file(&self, code: &Code, name: &str) -> Result<String, CompileError> {
         let path = template_path(name)?;
         let file = path.to_string();
-        let content = code
-            .read(&path, MAX_TEMPLATE_BYTES)
-            .map_err(|error| CompileError::at(&file, crate::error::chain(&error)))?
+        let content = super::read(code, &path, MAX_TEMPLATE_BYTES)?
             .ok_or_else(|| CompileError::at(SITE, format!("template {name} is not there: expected the file {file}")))?;
         let text = std::str::from_utf8(&content).map_err(|error| CompileError::at(&file, format!("it is not UTF-8: {error}")))?;
         self.environment.render_named_str(&file, text, &self.context).map_err(|error| place(&file, &error))
@@ -68,9 +66,7 @@ pub(super) fn check(code: &Code) -> Result<(), CompileError> {
             continue;
         }
         let file = entry.path.to_string();
-        let content =
-            code.read(&entry.path, MAX_TEMPLATE_BYTES).map_err(|error| CompileError::at(&file, crate::error::chain(&error)))?;
-        let content = content.unwrap_or_default();
+        let content = super::read(code, &entry.path, MAX_TEMPLATE_BYTES)?.unwrap_or_default();
         let text = std::str::from_utf8(&content).map_err(|error| CompileError::at(&file, format!("it is not UTF-8: {error}")))?;
         environment.template_from_named_str(&file, text).map(drop).map_err(|error| place(&file, &error))?;
     }

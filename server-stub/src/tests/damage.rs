@@ -175,3 +175,72 @@ async fn what_a_later_program_wrote_is_left_alone() {
     }
     world.open();
 }
+
+const TEMPLATE: &str = "kernel {{ facts.kernel }}\n";
+
+/// Stages a site that needs a template; returns it.
+fn stage_template(world: &World) -> String {
+    let site = format!("{SITE}    - file: /etc/kernel\n      template: app/kernel.j2\n");
+    world.stage("site.yaml", &site);
+    world.stage("modules/app/templates/kernel.j2", TEMPLATE);
+    site
+}
+
+/// Damages a content: its bytes, or all of it.
+fn damage(server: &Server, content: &str, is_gone: bool) {
+    let path = server.store.path_of(&Digest::of(content.as_bytes()));
+    if is_gone { fs::remove_file(path).unwrap() } else { fs::write(path, "flipped").unwrap() }
+}
+
+#[tokio::test]
+async fn a_compile_that_met_a_damaged_content_is_made_when_that_is_whole() {
+    let world = World::new();
+    let site = stage_template(&world);
+    let server = world.open();
+    publish_all(&server).await;
+    for (number, (content, file, is_gone)) in
+        [(&*site, "site.yaml", false), (TEMPLATE, "kernel.j2", false), (&*site, "site.yaml", true), (TEMPLATE, "kernel.j2", true)]
+            .into_iter()
+            .enumerate()
+    {
+        damage(&server, content, is_gone);
+        let node = format!("n{number}");
+        for _ in 0..2 {
+            let refusal = submit(&server, &node, None, "Linux").await.unwrap_err();
+            assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Internal, Some(5)), "{refusal}");
+            assert!(refusal.code.is_retryable() && refusal.message.contains(file), "{refusal}");
+            assert!(!refusal.message.contains("blobs"), "{refusal}");
+        }
+        assert!(!publish_all(&server).await.changed);
+        compiled(&server, &node).await;
+    }
+    // One that is too long is the code's own fault.
+    world.stage("modules/app/templates/kernel.j2", "x".repeat((4 << 20) + 1));
+    assert_eq!(publish(&server, PublishRequest::default()).await.error.unwrap().code, "compile");
+}
+
+#[tokio::test]
+async fn what_a_compile_on_a_replica_misses_is_brought_from_its_primary() {
+    let two = Two::new();
+    let site = stage_template(&two.a);
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    for (number, content) in [&*site, TEMPLATE].into_iter().enumerate() {
+        damage(&b, content, number == 0);
+        let node = format!("n{number}");
+        assert_eq!(submit(&b, &node, None, "Linux").await.unwrap_err().code, RefusalCode::Internal);
+        let mended = async {
+            while !b.store.has(&Digest::of(content.as_bytes())) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = mended => {}
+            () = b.follow(&stop) => panic!("it stopped"),
+            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
+        }
+        compiled(&b, &node).await;
+    }
+}
