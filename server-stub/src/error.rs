@@ -91,6 +91,16 @@ pub enum ServerError {
         /// Paths within the environment, each with what is wrong with it.
         paths: Vec<String>,
     },
+    /// A text of a request is too long.
+    #[error("{field} is {bytes} bytes long, of which {limit} are allowed: say it shorter")]
+    TooLong {
+        /// Its name in the request.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// Its longest.
+        limit: usize,
+    },
     /// Staging changed while it was copied.
     #[error("staging changed while it was copied, publish again when it is still: {}", list(paths))]
     Unstable {
@@ -144,6 +154,7 @@ impl ServerError {
             Self::Staging { .. } => "staging",
             Self::NoStaging => "no_staging",
             Self::Unpublishable { .. } => "unpublishable",
+            Self::TooLong { .. } => "bad_request",
             Self::Unstable { .. } => "unstable",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
             Self::Compile(_) => "compile",

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::code::Version;
 use crate::disk;
 use crate::error::ServerError;
+use crate::publish::{MAX_MESSAGE_BYTES, check_text};
 use crate::server::Server;
 use crate::shared;
 
@@ -34,7 +35,7 @@ struct RolloutFile {
 pub struct RolloutRequest {
     /// How many waiting nodes are woken in a second; 0 for all at once.
     pub per_second: Option<u32>,
-    /// Pause it, and why.
+    /// Pause it, and why; at most 4096 bytes.
     pub pause: Option<String>,
     /// Go on.
     pub resume: bool,
@@ -154,12 +155,13 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// On a replica, which has its rules from the primary; or when they cannot be written.
+    /// On a replica, which has its rules from the primary; when the reason is too long; or when they cannot be written.
     pub fn set_rollout(&self, request: &RolloutRequest, who: &str) -> Result<(), ServerError> {
         if *request == RolloutRequest::default() {
             return Ok(());
         }
         self.refuse_as_replica()?;
+        check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
         self.catch_up()?;
         let mut rollout = self.gate.rollout();
         rollout.per_second = request.per_second.unwrap_or(rollout.per_second);

@@ -9,7 +9,7 @@ use super::VersionName;
 use crate::blocking;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
-use crate::publish::{ATTEMPTS, EnvironmentResult, unchanged};
+use crate::publish::{ATTEMPTS, EnvironmentResult, check_words, unchanged};
 use crate::server::{Server, now};
 
 /// What to make live again.
@@ -20,10 +20,10 @@ pub struct RollbackRequest {
     pub environment: Environment,
     /// The version.
     pub to: VersionName,
-    /// Why; what it goes back to is said by itself.
+    /// Why, at most 4096 bytes; what it goes back to is said by itself.
     #[serde(default)]
     pub message: String,
-    /// Who.
+    /// Who; name and address at most 256 bytes each.
     #[serde(default)]
     pub author: Author,
 }
@@ -34,7 +34,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When this is not the primary, the version is not there any more, a content is missing or damaged, or it does not compile.
+    /// When this is not the primary, the message or the author is too long, the version is not there any more, a content is missing or damaged, or it does not compile.
     ///
     /// # Cancel safety
     ///
@@ -49,6 +49,7 @@ impl Server {
     fn go_back(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
+        check_words(&request.message, &request.author)?;
         for _ in 0..ATTEMPTS {
             self.catch_up()?;
             if let Some(result) = self.go_back_from_here(request)? {

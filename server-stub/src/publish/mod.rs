@@ -8,6 +8,7 @@
 
 mod copy;
 mod index;
+mod limits;
 mod revision;
 
 use std::sync::PoisonError;
@@ -19,6 +20,8 @@ use crate::code::{Author, Code, Version};
 use crate::error::{ServerError, chain};
 use crate::server::{Server, Staging, now};
 
+pub(crate) use limits::{MAX_MESSAGE_BYTES, check_text, check_words};
+
 /// How often a publish is begun anew because another server was faster.
 pub(crate) const ATTEMPTS: usize = 8;
 
@@ -28,13 +31,13 @@ pub(crate) const ATTEMPTS: usize = 8;
 pub struct PublishRequest {
     /// Which environments; all that are staged if none is named.
     pub environments: Vec<Environment>,
-    /// Why.
+    /// Why; at most 4096 bytes.
     pub message: String,
-    /// Who.
+    /// Who; name and address at most 256 bytes each.
     pub author: Author,
-    /// The revision of its source. Default: what the deploy tool or git left in staging.
+    /// The revision of its source, at most 200 bytes. Default: what the deploy tool or git left in staging.
     pub revision: Option<String>,
-    /// An id of the request: asked again with the same, the server answers the same and publishes once.
+    /// An id of the request, at most 256 bytes: asked again with the same, the server answers the same and publishes once.
     pub request_id: Option<String>,
     /// Copy and check, but publish nothing.
     pub dry_run: bool,
@@ -81,6 +84,7 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<E
     let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
     // It may have stepped down while this waited.
     server.refuse_as_replica()?;
+    limits::check_request(request)?;
     if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
         return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
     }
@@ -160,6 +164,7 @@ fn attempt(
         return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) }));
     }
     copied.refuse_unstable(&dir)?;
+    limits::check_manifest(&manifest)?;
     let version = Version {
         environment: environment.clone(),
         code_id,

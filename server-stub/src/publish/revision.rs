@@ -14,7 +14,7 @@ pub(super) const DEPLOY_RECORDS: [&str; 2] = [".r10k-deploy.json", ".g10k-deploy
 const MAX_BYTES: u64 = 8 << 20;
 
 /// Longest revision, in bytes: room for a tag.
-const MAX_REVISION: usize = 200;
+pub(super) const MAX_REVISION_BYTES: usize = 200;
 
 #[derive(Deserialize)]
 struct DeployRecord {
@@ -57,7 +57,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 /// Whether a text is fit to be shown as a revision: a hash, or a name as git allows.
 pub(super) fn is_revision(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_REVISION && text.chars().all(|char| char.is_ascii_graphic())
+    !text.is_empty() && text.len() <= MAX_REVISION_BYTES && text.chars().all(|char| char.is_ascii_graphic())
 }
 
 #[cfg(test)]

@@ -107,3 +107,36 @@ async fn file_sync_answers_as_puppets_does() {
     assert_eq!((status, &back["sequence"]), (StatusCode::OK, &3.into()));
     assert_eq!(post("rollback", r#"{"environment":"production","to":"9.9"}"#).await.0, StatusCode::NOT_FOUND);
 }
+
+/// They go with every version to every other server.
+#[tokio::test]
+async fn texts_that_are_too_long_are_refused_by_name() {
+    use serde_json::json;
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let routes = AdminRoutes::new(Arc::clone(&server), Vec::new());
+    type Body = fn(&str) -> serde_json::Value;
+    let cases: [(&str, &str, usize, Body); 8] = [
+        ("publish", "message", 4096, |text| json!({ "message": text })),
+        ("publish", "author.name", 256, |text| json!({ "author": { "name": text } })),
+        ("commit", "author.email", 256, |text| json!({ "commit-all": true, "author": { "email": text } })),
+        ("publish", "request_id", 256, |text| json!({ "request_id": text })),
+        ("publish", "revision", 200, |text| json!({ "revision": text })),
+        ("rollback", "message", 4096, |text| json!({ "environment": "production", "to": "live", "message": text })),
+        ("rollback", "author.name", 256, |text| json!({ "environment": "production", "to": "live", "author": { "name": text } })),
+        ("rollout", "pause", 4096, |text| json!({ "pause": text })),
+    ];
+    for (path, field, limit, body) in cases {
+        let path = format!("/file-sync/v1/{path}");
+        let ask =
+            async |bytes: usize| ask(&routes, &Peer::Plain, Method::POST, &path, &body(&"x".repeat(bytes)).to_string()).await;
+        let (status, text) = ask(limit + 1).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {text}");
+        let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let (code, message) = (&error["error"]["code"], error["error"]["message"].as_str().unwrap());
+        assert!(code == "bad_request" && message.contains(field) && message.contains(&limit.to_string()), "{text}");
+        assert_eq!(ask(limit).await.0, StatusCode::OK, "{path} {field}");
+    }
+    assert_eq!(server.versions(None).unwrap().len(), 1);
+}

@@ -43,6 +43,31 @@ pub fn encode<T: Serialize + ?Sized>(message: &T) -> Result<Vec<u8>, CodecError>
     rmp_serde::to_vec_named(message).map_err(CodecError::Encode)
 }
 
+/// Returns how long the encoding of `message` is, in bytes, without holding it in memory.
+///
+/// # Errors
+///
+/// As [`encode`].
+pub fn encoded_len<T: Serialize + ?Sized>(message: &T) -> Result<u64, CodecError> {
+    let mut length = Length(0);
+    rmp_serde::encode::write_named(&mut length, message).map_err(CodecError::Encode)?;
+    Ok(length.0)
+}
+
+/// Counts what is written.
+struct Length(u64);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Returns the message that `bytes` are, all of them, if they are no more than `limit`.
 ///
 /// # Errors
@@ -62,6 +87,16 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<T, CodecE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_is_that_of_the_encoding() {
+        for text in ["", "x", &"x".repeat(100_000)] {
+            assert_eq!(
+                encoded_len(&(text, 7_u64, vec![1_u8; 300])).unwrap(),
+                encode(&(text, 7_u64, vec![1_u8; 300])).unwrap().len() as u64
+            );
+        }
+    }
 
     #[test]
     fn refuses_leftover_and_oversize() {

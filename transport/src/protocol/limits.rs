@@ -8,8 +8,8 @@ pub const MAX_FACTS_BYTES: u64 = 16 * 1024 * 1024;
 pub const MAX_CATALOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Longest fetch request: room for a million digests of 35 bytes.
 pub const MAX_FETCH_REQUEST_BYTES: u64 = 40 * 1024 * 1024;
-/// Longest question and answer of a replica about what is live: room for some thousand environments.
-pub const MAX_SYNC_CONFIRM_BYTES: u64 = 4 * 1024 * 1024;
+/// Longest question and answer of a replica about what is live: room for 2,000 environments with the longest messages that are published.
+pub const MAX_SYNC_CONFIRM_BYTES: u64 = 16 * 1024 * 1024;
 /// Longest manifest on its way to a replica: room for some million files.
 pub const MAX_MANIFEST_BYTES: u64 = 512 * 1024 * 1024;
 /// Longest report: room for a change to each of 100,000 files.
