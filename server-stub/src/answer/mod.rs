@@ -21,7 +21,7 @@ use crate::server::Server;
 
 pub(crate) use catalog::Flights;
 pub(crate) use identity::is_administrator;
-pub(crate) use sync::delta;
+pub(crate) use sync::{Given, delta};
 
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;

@@ -1,21 +1,53 @@
 //! Answers to replicas: what is live, what is in it, its contents.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
-    Digest, EntryKind, Fetch, Manifest, Refusal, RefusalCode, SyncConfirm, SyncConfirmed, SyncManifest, SyncManifestReply, codec,
+    Certname, CodeId, Digest, EntryKind, Environment, Fetch, Manifest, Refusal, RefusalCode, SyncConfirm, SyncConfirmed,
+    SyncManifest, SyncManifestReply, codec,
 };
 
 use super::internal;
 use crate::blocking;
 use crate::code::Code;
+use crate::error::chain;
 use crate::server::Server;
 
 /// Longest time that a confirmation is held.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// Manifests that are remembered as given to one replica: it brings one version at a time,
+const MAX_GIVEN: usize = 16;
+/// and to all of them.
+const MAX_GIVEN_IN_ALL: usize = 4096;
+
+/// Which manifests were given to whom lately: who was told what is in a version may fetch it, though another is live by then.
+#[derive(Debug, Default)]
+pub(crate) struct Given(Mutex<VecDeque<(Certname, Environment, CodeId)>>);
+
+impl Given {
+    fn note(&self, request: &SyncManifest) {
+        let given = (request.replica.clone(), request.environment.clone(), request.code_id);
+        let mut all = self.lock();
+        all.retain(|before| *before != given);
+        all.push_front(given);
+        all.truncate(MAX_GIVEN_IN_ALL);
+    }
+
+    /// Returns the newest first.
+    fn to(&self, replica: &Certname) -> Vec<(Environment, CodeId)> {
+        let all = self.lock();
+        let of_it = all.iter().filter(|(name, ..)| name == replica);
+        of_it.take(MAX_GIVEN).map(|(_, environment, code_id)| (environment.clone(), *code_id)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Certname, Environment, CodeId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Server {
     /// Says what is live; holds the answer while the replica has just that, if it asks for it.
@@ -53,6 +85,7 @@ impl Server {
 
     /// Says what is in a version: only what differs, when the replica has another one of the environment.
     pub(super) async fn answer_manifest(&self, request: &SyncManifest) -> Result<SyncManifestReply, Refusal> {
+        self.given.note(request);
         let (environments, request) = (Arc::clone(&self.environments), request.clone());
         let find = move || -> Result<Option<SyncManifestReply>, Refusal> {
             let read = |code_id| environments.manifest(&request.environment, code_id).map_err(|error| internal(&error));
@@ -61,7 +94,11 @@ impl Server {
             if let Some(base) = request.base
                 && let Ok(Some(base)) = read(base)
             {
-                return Ok(Some(delta(&base, &manifest)));
+                let delta = delta(&base, &manifest);
+                // Where nearly everything differs it may be too long, and the manifest is not.
+                if codec::encoded_len(&delta).is_ok_and(|bytes| bytes <= MAX_MANIFEST_BYTES) {
+                    return Ok(Some(delta));
+                }
             }
             let bytes = codec::encode(&manifest).map_err(|error| internal(&error))?;
             if bytes.len() as u64 >= MAX_MANIFEST_BYTES {
@@ -74,17 +111,34 @@ impl Server {
         found.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "that version is not here any more: ask what is live again"))
     }
 
-    /// Returns which of the contents asked for are in any code that is not collected.
+    /// Returns which of the contents asked for are in live code, or in code whose manifest the replica was given lately and that was not
+    /// collected since: what it has begun to bring may be replaced meanwhile.
     pub(super) async fn published_contents(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
-        let live = self.environments.all_live();
-        let wanted: HashSet<Digest> = request.digests.iter().copied().collect();
+        let (environments, given) = (Arc::clone(&self.environments), self.given.to(&request.certname));
+        let mut wanted: HashSet<Digest> = request.digests.iter().copied().collect();
         let find = move || -> HashSet<Digest> {
-            let entries = live.iter().flat_map(|code| code.manifest.entries());
-            let digests = entries.filter_map(|entry| match entry.kind {
-                EntryKind::File { digest, .. } => Some(digest),
-                _ => None,
-            });
-            digests.filter(|digest| wanted.contains(digest)).collect()
+            let mut found = HashSet::with_capacity(wanted.len());
+            let mut look = |manifest: &Manifest| {
+                for entry in manifest.entries() {
+                    if let EntryKind::File { digest, .. } = entry.kind
+                        && wanted.remove(&digest)
+                    {
+                        found.insert(digest);
+                    }
+                }
+                wanted.is_empty()
+            };
+            if environments.all_live().iter().any(|code| look(&code.manifest)) {
+                return found;
+            }
+            for (environment, code_id) in given {
+                match environments.manifest(&environment, code_id) {
+                    Ok(Some(manifest)) if look(&manifest) => break,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!("{}", chain(&error)),
+                }
+            }
+            found
         };
         let found = blocking::run(find).await.map_err(|error| internal(&error))?;
         Ok(vec![Arc::new(found)])

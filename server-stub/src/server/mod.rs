@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::Flights;
+use crate::answer::{Flights, Given};
 use crate::blocking;
 use crate::code::{Environments, Version};
 use crate::disk;
@@ -47,6 +47,8 @@ pub struct Server {
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// Who follows this server.
     pub(crate) followers: Followers,
+    /// What they were told of.
+    pub(crate) given: Given,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
@@ -115,6 +117,7 @@ impl Server {
             mending: Arc::default(),
             upstream,
             followers: Followers::default(),
+            given: Given::default(),
             nodes,
             flights,
             shared,

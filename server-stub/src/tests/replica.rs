@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Operation, RefusalCode, SyncManifestReply, codec};
-use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
+use direct_puppet_transport::{
+    FetchItem, MemoryTransport, Request, Response, Status, Transport, TransportError, TransportErrorKind,
+};
+use futures::StreamExt as _;
 
 use super::*;
 use crate::{Peers, ServerError};
@@ -14,6 +17,11 @@ use crate::{Peers, ServerError};
 #[derive(Debug)]
 struct Way {
     inner: MemoryTransport,
+    primary: Arc<Server>,
+    /// Staged and published at the primary just before the next fetch is answered.
+    published_meanwhile: std::sync::Mutex<Option<PathBuf>>,
+    /// What it said of manifests.
+    told: std::sync::Mutex<Vec<SyncManifestReply>>,
     is_cut: AtomicBool,
     lies: AtomicBool,
     /// What is answered to every confirmation in place of the truth, and of contents.
@@ -38,13 +46,26 @@ impl Transport for Way {
         if request.operation == Operation::SyncManifest && self.lies.load(Ordering::SeqCst) {
             let manifest = codec::encode(&direct_puppet_transport::protocol::Manifest::default()).unwrap();
             let body = codec::encode(&SyncManifestReply::Whole { manifest: manifest.into() }).unwrap();
-            return Ok(Response::whole(direct_puppet_transport::Status::Accepted, body.into()));
+            return Ok(Response::whole(Status::Accepted, body.into()));
         }
         let forged = self.forged.lock().unwrap().clone();
         if let (Operation::SyncConfirm, Some(body)) = (request.operation, forged) {
-            return Ok(Response::whole(direct_puppet_transport::Status::Accepted, body));
+            return Ok(Response::whole(Status::Accepted, body));
         }
-        self.inner.call(request).await
+        let is_fetch = request.operation == Operation::SyncFetch;
+        let meanwhile = is_fetch.then(|| self.published_meanwhile.lock().unwrap().take()).flatten();
+        if let Some(file) = meanwhile {
+            fs::write(file, "published meanwhile").unwrap();
+            publish_all(&self.primary).await;
+        }
+        let is_manifest = request.operation == Operation::SyncManifest;
+        let response = self.inner.call(request).await?;
+        if !is_manifest || response.status != Status::Accepted {
+            return Ok(response);
+        }
+        let body = response.into_bytes(1 << 20, self.endpoint()).await?;
+        self.told.lock().unwrap().push(codec::decode(&body, 1 << 20).unwrap());
+        Ok(Response::whole(Status::Accepted, body))
     }
 
     fn endpoint(&self) -> &str {
@@ -66,6 +87,9 @@ impl Pair {
         let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&primary);
         let way = Way {
             inner: MemoryTransport::new(handler),
+            primary: Arc::clone(&primary),
+            published_meanwhile: std::sync::Mutex::default(),
+            told: std::sync::Mutex::default(),
             is_cut: AtomicBool::default(),
             lies: AtomicBool::default(),
             forged: std::sync::Mutex::default(),
@@ -103,6 +127,15 @@ async fn every_answer_is_from_what_was_live_when_it_was_asked_for() {
     }
     // One content came each time; the manifest came as what differs.
     assert_eq!(live(&replica).version.new_contents, 1);
+    {
+        let told = pair.way.told.lock().unwrap();
+        assert!(matches!(told[0], SyncManifestReply::Whole { .. }), "{:?}", told[0]);
+        let differ = |reply: &SyncManifestReply| match reply {
+            SyncManifestReply::Delta { removed, changed } => (removed.len(), changed.len()),
+            other => panic!("a version came whole: {other:?}"),
+        };
+        assert_eq!(told[1..].iter().map(differ).collect::<Vec<_>>(), [(0, 1); 3]);
+    }
     assert_eq!(replica.verify().unwrap().problems, []);
     let followers = pair.primary.followers.all();
     assert_eq!(followers[&certname("replica1")].confirmations, pair.way.confirmations.load(Ordering::SeqCst));
@@ -275,4 +308,28 @@ async fn forged_and_replayed_messages_change_nothing() {
     assert_eq!(replica.following().unwrap().failure, None);
     assert_eq!((replica.role_name(), pair.primary.role_name()), ("replica", "primary"));
     assert!(pair.primary.following().is_none());
+}
+
+/// What a replica has begun to bring it gets, though it is live no more.
+#[tokio::test]
+async fn a_publish_between_confirmation_and_fetch_is_waited_for_by_nobody() {
+    let pair = Pair::new();
+    pair.world.stage("modules/app/files/tree/a", "second");
+    let second = publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    *pair.way.published_meanwhile.lock().unwrap() = Some(pair.world.environment().join("modules/app/files/tree/a"));
+    replica.confirm().await.unwrap();
+    assert_eq!(live(&pair.primary).version.version.sequence, 2);
+    assert_eq!(Some(live(&replica).version.code_id), second.code_id);
+    assert_eq!(replica.verify().unwrap().problems, []);
+    replica.confirm().await.unwrap();
+    assert_eq!(live(&replica).version.version, live(&pair.primary).version.version);
+    // Who was told nothing of it gets nothing that is not live.
+    let fetch = async |name: &str| {
+        let digests = vec![direct_puppet_transport::protocol::Digest::of(b"second")];
+        let request = direct_puppet_transport::protocol::Fetch { certname: certname(name), digests, offsets: BTreeMap::new() };
+        let mut items = pair.primary.sync_fetch(&Peer::InProcess, request).await.unwrap();
+        matches!(items.next().await, Some(Ok(FetchItem::Content(_))))
+    };
+    assert_eq!((fetch("replica1").await, fetch("replica2").await), (true, false));
 }
