@@ -6,7 +6,6 @@ use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest
 use serde::{Deserialize, Serialize};
 
 use super::VersionName;
-use crate::blocking;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
 use crate::publish::{ATTEMPTS, EnvironmentResult, check_words, unchanged};
@@ -42,8 +41,7 @@ impl Server {
     pub async fn rollback(self: &Arc<Self>, request: RollbackRequest) -> Result<EnvironmentResult, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
-        let server = Arc::clone(self);
-        blocking::run(move || server.go_back(&request)).await?
+        self.in_turn(move |server| server.go_back(&request)).await
     }
 
     fn go_back(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {

@@ -53,6 +53,8 @@ pub struct Server {
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
     pub(crate) publishing: Arc<Mutex<()>>,
+    /// Whose turn it is to take a thread and wait for `publishing` there.
+    turns: Arc<tokio::sync::Mutex<()>>,
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
@@ -123,6 +125,7 @@ impl Server {
             shared,
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             publishing: Arc::default(),
+            turns: Arc::default(),
             stopping: CancellationToken::new(),
             collecting,
             store,
@@ -146,8 +149,27 @@ impl Server {
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
+        self.in_turn(move |server| publish::publish(server, &request)).await
+    }
+
+    /// Does work of which one is done at a time, on a thread for work that blocks. Who waits for his turn holds no thread: where servers
+    /// share a store, the one whose turn it is needs more of them to end. First come, first served.
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is dropped before its turn came nothing is done; later the work goes on.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, ServerError> + Send + 'static,
+    ) -> Result<T, ServerError> {
+        let turn = Arc::clone(&self.turns).lock_owned().await;
         let server = Arc::clone(self);
-        blocking::run(move || publish::publish(&server, &request)).await?
+        let in_turn = move || {
+            let done = work(&server);
+            drop(turn);
+            done
+        };
+        blocking::run(in_turn).await?
     }
 
     /// Returns every version of an environment, or of all, oldest first. Blocking.

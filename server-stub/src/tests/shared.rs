@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::Sharing;
+use crate::history::RollbackRequest;
 use crate::store::{Blob, BlobStore, FileStore, SharedStore, StoreError};
 
 /// Contents that are put no faster than they are allowed to be.
@@ -122,4 +123,39 @@ async fn what_cannot_be_read_in_the_store_harms_its_own_environment_only() {
     let d = share(&world, &store, "d");
     compiled(&d, "n1").await;
     assert_eq!(world.compiles(), compiles + 1);
+}
+
+/// More at once than there are threads for work that blocks: who waits for his turn holds none.
+#[test]
+fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().max_blocking_threads(4).build().unwrap();
+    let all = runtime.block_on(async {
+        let world = World::new();
+        let (store, _) = store(&world);
+        let server = share(&world, &store, "a");
+        publish_all(&server).await;
+        let waiting: Vec<_> = (0..24)
+            .map(|number| {
+                let server = Arc::clone(&server);
+                tokio::spawn(async move {
+                    match number % 2 {
+                        0 => drop(server.publish(PublishRequest::default()).await.unwrap()),
+                        _ => {
+                            let to = "1.1".parse().unwrap();
+                            let (message, author) = (String::new(), crate::code::Author::default());
+                            drop(
+                                server
+                                    .rollback(RollbackRequest { environment: Environment::default(), to, message, author })
+                                    .await,
+                            );
+                        }
+                    }
+                })
+            })
+            .collect();
+        tokio::time::timeout(Duration::from_secs(60), futures::future::join_all(waiting)).await
+    });
+    runtime.shutdown_background();
+    assert!(all.expect("they wait for ever").iter().all(Result::is_ok));
 }
