@@ -3,6 +3,8 @@
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{Certname, Refusal, RefusalCode};
 
+use crate::server::OWN;
+
 /// Checks that `peer` may speak for `certname`.
 ///
 /// A certificate speaks for its own name. A local process of root or of the server's own user, a plain connection that the
@@ -38,6 +40,17 @@ pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
         Peer::Process { uid, .. } => is_own(*uid),
         Peer::Plain | Peer::InProcess => true,
         _ => false,
+    }
+}
+
+/// Returns who a peer is, for records.
+pub(crate) fn name_of(peer: &Peer) -> String {
+    match peer {
+        Peer::Certificate(name) => format!("certificate {name}"),
+        Peer::Process { uid, .. } => format!("uid {uid}"),
+        Peer::Plain => "plain connection".to_owned(),
+        Peer::InProcess => OWN.to_owned(),
+        other => format!("{other:?}"),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{ServerError, chain};
 use crate::server::Server;
 
 pub(crate) use catalog::Flights;
-pub(crate) use identity::is_administrator;
+pub(crate) use identity::{is_administrator, name_of};
 pub(crate) use sync::{Given, delta};
 
 /// Digits of a run's id.

@@ -68,7 +68,11 @@ pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>
         if !is_others {
             let options = options.clone();
             match tokio::task::spawn_blocking(move || Server::open(options)).await? {
-                Ok(server) => break answer(&server, question, "root").await,
+                Ok(server) => {
+                    // Whoever started this: a program that gives itself other rights acts for him all the same.
+                    let who = format!("uid {}", rustix::process::getuid().as_raw());
+                    break answer(&server, question, &who).await;
+                }
                 Err(ServerError::Busy { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -105,27 +109,24 @@ async fn ask_running(stream: UnixStream, question: &Question) -> anyhow::Result<
 }
 
 async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
-    if let Question::Publish(request) = question {
-        return told(server.publish(request).await);
-    }
-    if let Question::Promote(request) = &question {
-        return told(server.promote(request, who).await);
-    }
-    if let Question::Rollback(request) = question {
-        return told(server.rollback(request).await);
-    }
+    let question = match question {
+        Question::Publish(request) => return told(server.publish_as(request, who).await),
+        Question::Promote(request) => return told(server.promote(&request, who).await),
+        Question::Rollback(request) => return told(server.rollback_as(request, who).await),
+        Question::Collect(request) => return told(server.collect_as(request, who).await),
+        question => question,
+    };
     let (server, who) = (Arc::clone(server), who.to_owned());
     let answered = tokio::task::spawn_blocking(move || match question {
-        Question::Publish(_) | Question::Promote(_) | Question::Rollback(_) => told::<()>(Ok(())),
+        Question::Publish(_) | Question::Promote(_) | Question::Rollback(_) | Question::Collect(_) => told::<()>(Ok(())),
         Question::Versions(environment) => told(server.versions(environment.as_ref())),
         Question::Nodes => told(server.nodes()),
         Question::Recompile(certname) => told(server.recompile(&certname, &who)),
         Question::Diff { environment, from, to } => told(server.diff(&environment, from, to)),
         Question::Checkout { environment, version, dir } => told(server.checkout(&environment, version, &dir)),
-        Question::Verify => told(server.verify()),
+        Question::Verify => told(server.verify_as(&who)),
         Question::Rollout(request) => told(server.set_rollout(&request, &who).and_then(|()| server.rollout())),
         Question::Explain(request) => told(server.explain(&request)),
-        Question::Collect(request) => told(server.collect(request)),
     });
     answered.await.unwrap_or_else(|error| Answer::Failed(error.to_string()))
 }

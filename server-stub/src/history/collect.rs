@@ -1,7 +1,7 @@
 //! Collecting what nothing refers to any more.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,25 @@ pub struct InStore {
 }
 
 impl Server {
+    /// As [`Server::collect`], for `who`, which is recorded; publishes that wait meanwhile hold no threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::collect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is dropped, the collection may be made all the same.
+    pub async fn collect_as(self: &Arc<Self>, request: CollectRequest, who: &str) -> Result<Collected, ServerError> {
+        let who = who.to_owned();
+        self.in_turn(move |server| {
+            let what = format!("grace {} s{}", request.grace_seconds, if request.dry_run { ", dry run" } else { "" });
+            server.audit_if_possible("gc", &who, &what)?;
+            server.collect(request)
+        })
+        .await
+    }
+
     /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the grace
     /// period; then the contents that no version left has. Publishes and compiles wait meanwhile, other answers to nodes do not. Killed
     /// half way, it leaves contents that the next collection removes. Blocking.

@@ -9,7 +9,7 @@ use super::VersionName;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
 use crate::publish::{ATTEMPTS, EnvironmentResult, check_words, unchanged};
-use crate::server::{Server, now};
+use crate::server::{OWN, Server, now};
 
 /// What to make live again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,18 +39,28 @@ impl Server {
     ///
     /// When it is dropped, the rollback may be made all the same.
     pub async fn rollback(self: &Arc<Self>, request: RollbackRequest) -> Result<EnvironmentResult, ServerError> {
-        self.refuse_as_replica()?;
-        self.cleared().await?;
-        self.in_turn(move |server| server.go_back(&request)).await
+        self.rollback_as(request, OWN).await
     }
 
-    fn go_back(&self, request: &RollbackRequest) -> Result<EnvironmentResult, ServerError> {
+    /// As [`Server::rollback`], for `who`: the peer as it was authenticated.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::rollback`].
+    pub async fn rollback_as(self: &Arc<Self>, request: RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
+        self.refuse_as_replica()?;
+        self.cleared().await?;
+        let who = who.to_owned();
+        self.in_turn(move |server| server.go_back(&request, &who)).await
+    }
+
+    fn go_back(&self, request: &RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
         check_words(&request.message, &request.author)?;
         for _ in 0..ATTEMPTS {
             self.catch_up()?;
-            if let Some(result) = self.go_back_from_here(request)? {
+            if let Some(result) = self.go_back_from_here(request, who)? {
                 return Ok(result);
             }
         }
@@ -58,7 +68,7 @@ impl Server {
     }
 
     /// As a publish: `None` when another server that shares the store was faster.
-    fn go_back_from_here(&self, request: &RollbackRequest) -> Result<Option<EnvironmentResult>, ServerError> {
+    fn go_back_from_here(&self, request: &RollbackRequest, who: &str) -> Result<Option<EnvironmentResult>, ServerError> {
         let environment = &request.environment;
         let (old, manifest) = self.find_manifest(environment, request.to)?;
         let base = self.environments.live(environment);
@@ -91,7 +101,7 @@ impl Server {
         let code = Code::new(version.clone(), manifest, self.store.clone());
         self.options.compiler.check(&code)?;
         let what = format!("{environment} {} as {counter}", version.code_id);
-        self.audit("rollback", &request.author.name, &what)?;
+        self.audit_work("rollback", who, Some(&request.author), &what)?;
         if !self.go_live(base.as_deref(), code)? {
             return Ok(None);
         }

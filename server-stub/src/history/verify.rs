@@ -39,6 +39,16 @@ pub struct Problem {
 }
 
 impl Server {
+    /// As [`Server::verify`], for `who`, which is recorded: what is damaged is moved aside.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::verify`], and when the record cannot be written.
+    pub fn verify_as(&self, who: &str) -> Result<Verified, ServerError> {
+        self.audit_if_possible("verify", who, "all versions")?;
+        self.verify()
+    }
+
     /// Reads every manifest and every content of every version that was not collected; where servers share a store, what this one has
     /// of it, and what is there. Blocking, for as long as that takes; others
     /// go on meanwhile.

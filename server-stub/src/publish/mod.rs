@@ -80,7 +80,7 @@ pub struct PublishError {
 }
 
 /// Publishes each environment by itself. Blocking; one publish at a time.
-pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> Result<Vec<EnvironmentResult>, ServerError> {
     let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
     // It may have stepped down while this waited.
     server.refuse_as_replica()?;
@@ -91,7 +91,7 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest) -> Result<Vec<E
     let environments =
         if request.environments.is_empty() { server.options.staging.environments()? } else { request.environments.clone() };
     let result = |environment: Environment| {
-        publish_one(server, request, &environment).unwrap_or_else(|error| {
+        publish_one(server, request, who, &environment).unwrap_or_else(|error| {
             let live = server.environments.live(&environment).map(|code| code.version.clone());
             let error = PublishError { code: error.code().to_owned(), paths: error.paths().to_vec(), message: chain(&error) };
             EnvironmentResult { error: Some(error), ..unchanged(environment, live.as_ref()) }
@@ -114,11 +114,16 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
     }
 }
 
-fn publish_one(server: &Server, request: &PublishRequest, environment: &Environment) -> Result<EnvironmentResult, ServerError> {
+fn publish_one(
+    server: &Server,
+    request: &PublishRequest,
+    who: &str,
+    environment: &Environment,
+) -> Result<EnvironmentResult, ServerError> {
     for _ in 0..ATTEMPTS {
         let orphans = server.catch_up()?;
         server.learn(environment)?;
-        if let Some(result) = attempt(server, request, environment, orphans.contains(environment))? {
+        if let Some(result) = attempt(server, request, who, environment, orphans.contains(environment))? {
             return Ok(result);
         }
     }
@@ -130,6 +135,7 @@ fn publish_one(server: &Server, request: &PublishRequest, environment: &Environm
 fn attempt(
     server: &Server,
     request: &PublishRequest,
+    who: &str,
     environment: &Environment,
     is_orphan: bool,
 ) -> Result<Option<EnvironmentResult>, ServerError> {
@@ -189,7 +195,8 @@ fn attempt(
     if !request.dry_run {
         server.store.sync()?;
         // Before it is live: nothing is ever live of which the log does not say who wanted it.
-        server.audit("publish", &request.author.name, &format!("{environment} {code_id} as {}", version.version))?;
+        let what = format!("{environment} {code_id} as {}", version.version);
+        server.audit_work("publish", who, Some(&request.author), &what)?;
         if !server.go_live(live.as_deref(), code)? {
             return Ok(None);
         }

@@ -37,7 +37,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::answer::is_administrator;
+use crate::answer::{is_administrator, name_of};
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::history::RollbackRequest;
@@ -106,35 +106,35 @@ impl AdminRoutes {
         None
     }
 
-    async fn publish(&self, body: &Bytes) -> Response<Bytes> {
+    async fn publish(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
         let request = if body.is_empty() { Ok(PublishRequest::default()) } else { object(body) };
         let request: PublishRequest = match request {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        match self.server.publish(request).await {
+        match self.server.publish_as(request, &name_of(peer)).await {
             Ok(environments) => json(status_of(&environments), &Published { environments }),
             Err(error) => failed(&error),
         }
     }
 
-    async fn commit(&self, body: &Bytes) -> Response<Bytes> {
+    async fn commit(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
         let request = match object(body).and_then(CommitRequest::into_publish) {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        match self.server.publish(request).await {
+        match self.server.publish_as(request, &name_of(peer)).await {
             Ok(results) => json(status_of(&results), &commits::committed(&self.server, &results)),
             Err(error) => failed(&error),
         }
     }
 
-    async fn rollback(&self, body: &Bytes) -> Response<Bytes> {
+    async fn rollback(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
         let request: RollbackRequest = match object(body) {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        match self.server.rollback(request).await {
+        match self.server.rollback_as(request, &name_of(peer)).await {
             Ok(result) => json(StatusCode::OK, &result),
             Err(error) => failed(&error),
         }
@@ -146,7 +146,7 @@ impl AdminRoutes {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        match self.server.promote(&request, &format!("{peer:?}")).await {
+        match self.server.promote(&request, &name_of(peer)).await {
             Ok(promoted) => json(StatusCode::OK, &promoted),
             Err(error) => failed(&error),
         }
@@ -158,7 +158,7 @@ impl AdminRoutes {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        let who = format!("{peer:?}");
+        let who = name_of(peer);
         self.blocking(move |server| server.set_rollout(&request, &who).and_then(|()| server.rollout())).await
     }
 
@@ -180,7 +180,7 @@ impl AdminRoutes {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
-        let (server, who) = (Arc::clone(&self.server), format!("{peer:?}"));
+        let (server, who) = (Arc::clone(&self.server), name_of(peer));
         match blocking::run(move || server.recompile(&request.certname, &who)).await {
             Ok(Ok(())) => respond(StatusCode::NO_CONTENT, "application/json", Bytes::new()),
             Ok(Err(error)) => failed(&error),
@@ -216,15 +216,15 @@ impl Routes for AdminRoutes {
             return Some(refusal);
         }
         Some(match request.uri().path() {
-            "/file-sync/v1/publish" => self.publish(request.body()).await,
-            "/file-sync/v1/commit" => self.commit(request.body()).await,
+            "/file-sync/v1/publish" => self.publish(peer, request.body()).await,
+            "/file-sync/v1/commit" => self.commit(peer, request.body()).await,
             "/file-sync/v1/force-sync" => match self.server.confirm().await {
                 Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
                 Err(error) => failed(&error),
             },
             "/file-sync/v1/promote" => self.promote(peer, request.body()).await,
             "/file-sync/v1/rollout" => self.rollout(peer, request.body()).await,
-            "/file-sync/v1/rollback" => self.rollback(request.body()).await,
+            "/file-sync/v1/rollback" => self.rollback(peer, request.body()).await,
             "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
             STORAGE_STATUS => self.blocking(commits::status).await,
             CLIENT_STATUS => json(StatusCode::OK, &commits::client_status(&self.server)),

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Flights, Given};
 use crate::blocking;
-use crate::code::{Environments, Version};
+use crate::code::{Author, Environments, Version};
 use crate::disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
 use crate::replica::{Followers, Mending, Upstream};
@@ -61,12 +61,19 @@ pub struct Server {
     _lock: File,
 }
 
+/// Who acts where a program asks its own server.
+pub(crate) const OWN: &str = "this process";
+
 /// A line of the audit log.
 #[derive(Debug, Serialize)]
 struct Audit<'a> {
     time_unix_seconds: u64,
     act: &'a str,
+    /// Whoever asked, as the system or his certificate says; not as he says.
     who: &'a str,
+    /// Whose work he says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<&'a Author>,
     what: &'a str,
 }
 
@@ -141,15 +148,30 @@ impl Server {
         self.stopping.cancel();
     }
 
-    /// Publishes staged code; one result for each environment.
+    /// Publishes staged code; one result for each environment. In the audit log this process has done it.
     ///
     /// # Errors
     ///
-    /// When staging cannot be listed at all, or this is a replica; what is wrong with one environment is in its result.
+    /// When staging cannot be listed at all, a text of the request is too long, or this is a replica; what is wrong with one environment
+    /// is in its result.
+    ///
+    /// # Cancel safety
+    ///
+    /// When it is dropped, it may be published all the same: ask again with the same request id.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Vec<EnvironmentResult>, ServerError> {
+        self.publish_as(request, OWN).await
+    }
+
+    /// As [`Server::publish`], for `who`: the peer as it was authenticated. Who the request says its author is stands beside it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::publish`].
+    pub async fn publish_as(self: &Arc<Self>, request: PublishRequest, who: &str) -> Result<Vec<EnvironmentResult>, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
-        self.in_turn(move |server| publish::publish(server, &request)).await
+        let who = who.to_owned();
+        self.in_turn(move |server| publish::publish(server, &request, &who)).await
     }
 
     /// Does work of which one is done at a time, on a thread for work that blocks. Who waits for his turn holds no thread: where servers
@@ -240,10 +262,27 @@ impl Server {
         }
     }
 
-    /// Records, durably, what an administrator did. Blocking.
+    /// Records, durably, what an administrator is about to do. Blocking.
     pub(crate) fn audit(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
-        let line = Audit { time_unix_seconds: now(), act, who, what };
+        self.audit_work(act, who, None, what)
+    }
+
+    /// As [`Server::audit`], with whose work he says it is.
+    pub(crate) fn audit_work(&self, act: &str, who: &str, author: Option<&Author>, what: &str) -> Result<(), ServerError> {
+        let author = author.filter(|author| **author != Author::default());
+        let line = Audit { time_unix_seconds: now(), act, who, author, what };
         disk::append_json(&self.options.data_dir.join("audit.jsonl"), &line)
+    }
+
+    /// As [`Server::audit`], for what must be possible on a full disk.
+    pub(crate) fn audit_if_possible(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
+        match self.audit(act, who, what) {
+            Err(error) if disk::is_full(&error) => {
+                tracing::warn!(act, who, what, "this is not in the audit log: {}", chain(&error));
+                Ok(())
+            }
+            written => written,
+        }
     }
 }
 

@@ -140,3 +140,43 @@ async fn texts_that_are_too_long_are_refused_by_name() {
     }
     assert_eq!(server.versions(None).unwrap().len(), 1);
 }
+
+/// Whoever the request says it is from: the log names the peer.
+#[tokio::test]
+async fn the_audit_log_names_who_was_authenticated() {
+    let world = World::new();
+    let server = world.open();
+    let routes = AdminRoutes::new(Arc::clone(&server), vec![certname("boss")]);
+    let boss = Peer::Certificate(certname("boss"));
+    let claimed = r#""author":{"name":"mallory","email":"m@example.com"}"#;
+    let post = async |path: &str, body: &str| ask(&routes, &boss, Method::POST, path, body).await.0;
+    assert_eq!(post("/file-sync/v1/publish", &format!("{{{claimed}}}")).await, StatusCode::OK);
+    world.stage("modules/app/files/tree/a", "second");
+    assert_eq!(post("/file-sync/v1/commit", &format!("{{\"commit-all\":true,{claimed}}}")).await, StatusCode::OK);
+    let back = format!("{{\"environment\":\"production\",\"to\":\"1.1\",{claimed}}}");
+    assert_eq!(post("/file-sync/v1/rollback", &back).await, StatusCode::OK);
+    compiled(&server, "n1").await;
+    assert_eq!(post("/admin/v1/recompile", r#"{"certname":"n1"}"#).await, StatusCode::NO_CONTENT);
+    server.collect_as(crate::history::CollectRequest { grace_seconds: 0, dry_run: true }, "uid 7").await.unwrap();
+    server.verify_as("uid 7").unwrap();
+    world.stage("modules/app/files/tree/a", "third");
+    publish_all(&server).await;
+    let audit = fs::read_to_string(world.data().join("audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |line: &serde_json::Value| {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&line["act"]), text(&line["who"]), text(&line["author"]["name"]))
+    };
+    let expected = [
+        ("publish", "certificate boss", "mallory"),
+        ("publish", "certificate boss", "mallory"),
+        ("rollback", "certificate boss", "mallory"),
+        ("recompile", "certificate boss", ""),
+        ("gc", "uid 7", ""),
+        ("verify", "uid 7", ""),
+        ("publish", "this process", ""),
+    ];
+    let expected = expected.map(|(act, who, author)| (act.to_owned(), who.to_owned(), author.to_owned()));
+    assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), expected);
+    assert!(lines[4]["what"].as_str().unwrap().contains("dry run") && lines[3]["author"].is_null(), "{audit}");
+}

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::Sharing;
-use crate::history::RollbackRequest;
+use crate::history::{CollectRequest, RollbackRequest};
 use crate::store::{Blob, BlobStore, FileStore, SharedStore, StoreError};
 
 /// Contents that are put no faster than they are allowed to be.
@@ -139,8 +139,9 @@ fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is
             .map(|number| {
                 let server = Arc::clone(&server);
                 tokio::spawn(async move {
-                    match number % 2 {
+                    match number % 3 {
                         0 => drop(server.publish(PublishRequest::default()).await.unwrap()),
+                        1 => drop(server.collect_as(CollectRequest::default(), "test").await.unwrap()),
                         _ => {
                             let to = "1.1".parse().unwrap();
                             let (message, author) = (String::new(), crate::code::Author::default());
