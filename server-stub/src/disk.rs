@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use direct_puppet_agent::fs::{FsError, FsErrorKind, write_cache, write_state};
 use rustix::fs::{FlockOperation, flock};
@@ -68,8 +69,15 @@ pub(crate) fn write_json_cache(path: &Path, value: &impl Serialize) -> Result<()
     Ok(write_cache(path, &text, 0o600)?)
 }
 
-/// Appends a line to a JSON-lines file, durably.
+/// Held while a line is appended: half a line of another thread looks like one that a crash cut off.
+static APPENDING: Mutex<()> = Mutex::new(());
+
+/// Appends a line to a JSON-lines file, durably; half a line that a crash left there is cut off first.
 pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
+    let _turn = APPENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if !ends_with_line(path).map_err(|error| FsError::new(path, "append to", error))? {
+        cut_torn_line(path)?;
+    }
     let append = || -> io::Result<()> {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
@@ -79,6 +87,18 @@ pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> Result<(), Ser
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     append().map_err(|error| FsError::new(path, "append to", error).into())
+}
+
+/// Whether a file is empty, not there, or ends with the end of a line.
+fn ends_with_line(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        opened => opened?,
+    };
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
 }
 
 /// Reads a JSON-lines file; a last line that a crash cut off is passed over.
@@ -106,4 +126,40 @@ pub(crate) fn cut_torn_line(path: &Path) -> Result<(), ServerError> {
 pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|error| FsError::new(path, "make durable the directory", error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_does_not_swallow_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines.jsonl");
+        append_json(&path, &"one").unwrap();
+        for torn in ["\"tw", "x", "{\"a\":"] {
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, [&whole, torn.as_bytes()].concat()).unwrap();
+            append_json(&path, &"next").unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), [&whole[..], b"\"next\"\n"].concat(), "{torn}");
+        }
+        assert_eq!(read_json_lines::<String>(&path).unwrap(), ["one", "next", "next", "next"]);
+        std::fs::write(&path, "torn from the first byte on").unwrap();
+        append_json(&path, &"one").unwrap();
+        assert_eq!(read_json_lines::<String>(&path).unwrap(), ["one"]);
+    }
+
+    #[test]
+    fn lines_of_many_threads_are_all_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines.jsonl");
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let path = &path;
+                scope.spawn(move || (0..10).for_each(|_| append_json(path, &format!("{thread}").repeat(20_000)).unwrap()));
+            }
+        });
+        assert_eq!(read_json_lines::<String>(&path).unwrap().len(), 40);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 40);
+    }
 }

@@ -244,3 +244,25 @@ async fn what_a_compile_on_a_replica_misses_is_brought_from_its_primary() {
         compiled(&b, &node).await;
     }
 }
+
+/// Half a line, as a crash leaves it, costs that line only.
+#[tokio::test]
+async fn a_torn_line_costs_no_other() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&server).await;
+    drop(server);
+    let (collected, audit) = (world.data().join("code/production/collected.jsonl"), world.data().join("audit.jsonl"));
+    fs::write(&collected, "{\"code_id\":\"blake3:00").unwrap();
+    let before = fs::read_to_string(&audit).unwrap();
+    fs::write(&audit, format!("{before}{{\"time_unix_se")).unwrap();
+    let server = world.open();
+    let now = crate::history::CollectRequest { grace_seconds: 0, dry_run: false };
+    assert_eq!(server.collect_as(now, "test").await.unwrap().collected.len(), 1);
+    assert_eq!(server.verify().unwrap().problems, []);
+    let after = fs::read_to_string(&audit).unwrap();
+    let line: serde_json::Value = serde_json::from_str(after.strip_prefix(&before).unwrap()).unwrap();
+    assert_eq!(line["act"], "gc");
+}
