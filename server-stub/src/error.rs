@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use direct_puppet_agent::fs::FsError;
-use direct_puppet_transport::protocol::{CodecError, Environment};
+use direct_puppet_transport::protocol::{CodeId, CodecError, Environment};
 
 use crate::compile::{CompileError, CompileErrorKind};
 use crate::store::StoreError;
@@ -56,6 +56,19 @@ pub enum ServerError {
     /// The store that servers share cannot be used.
     #[error("shared store")]
     Store(#[from] StoreError),
+    /// The store that servers share went away while it made a publish live.
+    #[error(
+        "whether {code_id} is live in {environment} is not known, for the store went away before it said so: ask again with the same request id"
+    )]
+    OutcomeUnknown {
+        /// The environment.
+        environment: Environment,
+        /// The code that was to be live.
+        code_id: CodeId,
+        /// What the store said.
+        #[source]
+        source: StoreError,
+    },
     /// Other servers published all the time.
     #[error("environment {environment} was published at other servers again and again meanwhile: publish again")]
     Outrun {
@@ -164,6 +177,7 @@ impl ServerError {
             Self::Offline => "offline",
             Self::NotPromoted { .. } => "not_promoted",
             Self::Unconfirmed { .. } | Self::Store(_) => "unconfirmed",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::Outrun { .. } => "outrun",
             Self::UnknownNode { .. } => "unknown_node",
             Self::Codec(_) | Self::Lost(_) => "internal",

@@ -60,11 +60,12 @@ pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
 pub(super) fn line(result: &EnvironmentResult) -> String {
     let EnvironmentResult { environment, files, new_contents, .. } = result;
     let code_id = result.code_id.map(|id| id.to_string()).unwrap_or_else(|| "nothing".to_owned());
+    let note = result.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
     match &result.error {
         Some(error) => format!("{environment}: refused, {code_id} stays live: {}", error.message),
         None if result.changed => {
             format!(
-                "{environment}: {code_id} is live as {}.{}, {files} files, {new_contents} new contents",
+                "{environment}: {code_id} is live as {}.{}, {files} files, {new_contents} new contents{note}",
                 result.epoch, result.sequence
             )
         }

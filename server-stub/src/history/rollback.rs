@@ -102,10 +102,8 @@ impl Server {
         self.options.compiler.check(&code)?;
         let what = format!("{environment} {} as {counter}", version.code_id);
         self.audit_work("rollback", who, Some(&request.author), &what)?;
-        if !self.go_live(base.as_deref(), code)? {
-            return Ok(None);
-        }
-        Ok(Some(EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) }))
+        let result = EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) };
+        Ok(self.go_live(base.as_deref(), code)?.noted(result))
     }
 }
 

@@ -65,6 +65,9 @@ pub struct EnvironmentResult {
     /// Why it was not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<PublishError>,
+    /// What else the administrator should know of a publish that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Why an environment was not published.
@@ -111,6 +114,7 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
         new_contents: 0,
         files_read: 0,
         error: None,
+        note: None,
     }
 }
 
@@ -186,7 +190,7 @@ fn attempt(
     };
     let code = Code::new(version.clone(), manifest, server.store.clone());
     server.options.compiler.check(&code)?;
-    let result = EnvironmentResult {
+    let mut result = EnvironmentResult {
         changed: true,
         new_contents: copied.new_contents,
         files_read: copied.files_read,
@@ -197,9 +201,8 @@ fn attempt(
         // Before it is live: nothing is ever live of which the log does not say who wanted it.
         let what = format!("{environment} {code_id} as {}", version.version);
         server.audit_work("publish", who, Some(&request.author), &what)?;
-        if !server.go_live(live.as_deref(), code)? {
-            return Ok(None);
-        }
+        let Some(noted) = server.go_live(live.as_deref(), code)?.noted(result) else { return Ok(None) };
+        result = noted;
         if let Err(error) = copied.index.save() {
             // It is live: only the next publish is slower.
             tracing::warn!("{}", chain(&error));

@@ -253,7 +253,7 @@ fn status_of_code(code: &str) -> StatusCode {
     match code {
         "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "bad_request" => StatusCode::BAD_REQUEST,
-        "unconfirmed" => StatusCode::SERVICE_UNAVAILABLE,
+        "unconfirmed" | "outcome_unknown" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -8,7 +8,8 @@ use direct_puppet_transport::protocol::Environment;
 
 use super::Server;
 use crate::code::Code;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
+use crate::publish::EnvironmentResult;
 use crate::replica::{Follower, Following};
 use crate::role::Others;
 use crate::shared;
@@ -20,6 +21,32 @@ pub struct Confirmed {
     pub unconfirmed_for: Option<Duration>,
     /// Environments that are live here and not at the primary; nobody is answered from them.
     pub orphans: Arc<BTreeSet<Environment>>,
+}
+
+/// What became of code that was to go live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum GoneLive {
+    /// It is live.
+    Here,
+    /// It is live in the store that servers share, and not yet here: why.
+    Elsewhere(String),
+    /// Another server was faster, and it is not.
+    Outrun,
+}
+
+impl GoneLive {
+    /// Notes in the result of a publish that did it; `None` when another server was faster.
+    pub(crate) fn noted(self, result: EnvironmentResult) -> Option<EnvironmentResult> {
+        match self {
+            Self::Here => Some(result),
+            Self::Outrun => None,
+            Self::Elsewhere(reason) => {
+                let note = format!("it is live, and this server follows as soon as it can: {reason}");
+                tracing::error!(environment = %result.environment, "{note}");
+                Some(EnvironmentResult { note: Some(note), ..result })
+            }
+        }
+    }
 }
 
 impl Server {
@@ -82,22 +109,22 @@ impl Server {
         shared::wait(async { upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }) })
     }
 
-    /// Makes code live that was made on top of `base`, which was live. Returns whether it did: where servers share a store, another one
-    /// may have been faster. Blocking; one at a time.
-    pub(crate) fn go_live(&self, base: Option<&Code>, code: Code) -> Result<bool, ServerError> {
+    /// Makes code live that was made on top of `base`, which was live. Blocking; one at a time.
+    pub(crate) fn go_live(&self, base: Option<&Code>, code: Code) -> Result<GoneLive, ServerError> {
         if let (Some(shared), Some(upstream)) = (&self.shared, &self.upstream) {
             return shared::wait(async {
                 // This may take long, and nodes are answered meanwhile.
-                let Some(prepared) = shared.prepare(base, &code).await? else { return Ok(false) };
+                let Some(prepared) = shared.prepare(base, &code).await? else { return Ok(GoneLive::Outrun) };
                 // Nothing is brought meanwhile, so that what is live here only grows.
                 let _turn = upstream.nothing_is_brought().await;
                 if !shared.commit(&prepared).await? {
-                    return Ok(false);
+                    return Ok(GoneLive::Outrun);
                 }
-                self.environments.switch(code).map(|()| true)
+                // From here on it is live, whatever fails: until this server has it, it answers nobody.
+                Ok(self.environments.switch(code).map_or_else(|error| GoneLive::Elsewhere(chain(&error)), |()| GoneLive::Here))
             });
         }
-        self.environments.switch(code).map(|()| true)
+        self.environments.switch(code).map(|()| GoneLive::Here)
     }
 
     /// Returns how this server stands to whom it asks; `None` on a primary.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, Rollout, codec};
@@ -12,15 +13,20 @@ use futures::stream::{self, BoxStream};
 use super::{DeltaRecord, FORMAT, Shared, VersionRecord, names};
 use crate::answer::delta;
 use crate::blocking;
-use crate::code::{Code, parts};
+use crate::code::{Code, Version, parts};
 use crate::error::ServerError;
-use crate::store::{Blob, Generation, SMALL_BYTES, StoreError};
+use crate::store::{Blob, Pointer, SMALL_BYTES, StoreError};
 
 /// Bytes and contents that are put at once,
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 const GROUP_ITEMS: usize = 1000;
 /// and how many such groups are under way.
 const GROUPS_AT_ONCE: usize = 4;
+
+/// How often a store that went away in the middle of a publish is asked what became of it,
+const SETTLE_ATTEMPTS: usize = 3;
+/// and how long to wait before it is asked again.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much of a large content is read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -29,7 +35,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     name: String,
-    generation: Option<Generation>,
+    /// What it takes the place of.
+    before: Option<Pointer>,
     record: VersionRecord,
 }
 
@@ -73,20 +80,67 @@ impl Shared {
             self.remember(before).await?;
         }
         let record = VersionRecord { format: FORMAT, version: code.version.clone(), manifest, delta };
-        Ok(Some(Prepared { name, generation: found.map(|found| found.generation), record }))
+        Ok(Some(Prepared { name, before: found, record }))
     }
 
     /// Makes what was prepared live in the store, if nothing else has become so meanwhile. Returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::OutcomeUnknown`] when the store went away meanwhile and does not come back soon; with any other error it is not live.
     pub(crate) async fn commit(&self, prepared: &Prepared) -> Result<bool, ServerError> {
-        let Prepared { name, generation, record } = prepared;
-        if !self.store.pointers.swap(name, *generation, Some(self.encode(record)?)).await? {
-            return Ok(false);
+        let Prepared { name, before, record } = prepared;
+        let generation = before.as_ref().map(|before| before.generation);
+        match self.store.pointers.swap(name, generation, Some(self.encode(record)?)).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => self.settle(prepared, error).await?,
         }
         if let Err(error) = self.remember(record).await {
             // It is live: whoever publishes next writes it.
             tracing::warn!("{}", crate::error::chain(&error));
         }
         Ok(true)
+    }
+
+    /// Finds out whether a swap was made that failed: its answer may have been lost. Fails when it was not made, or nobody knows.
+    async fn settle(&self, prepared: &Prepared, failure: StoreError) -> Result<(), ServerError> {
+        for attempt in 0..SETTLE_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+            match self.was_made(prepared).await {
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) => return Err(failure.into()),
+                // It may still be under way.
+                Ok(None) => {}
+                Err(error) => tracing::warn!("{}", crate::error::chain(&error)),
+            }
+        }
+        let Version { environment, code_id, .. } = &prepared.record.version;
+        Err(ServerError::OutcomeUnknown { environment: environment.clone(), code_id: *code_id, source: failure })
+    }
+
+    /// Returns whether a swap was made; `None` when it still may be.
+    async fn was_made(&self, prepared: &Prepared) -> Result<Option<bool>, StoreError> {
+        let Prepared { name, before, record } = prepared;
+        if let Some(Pointer { generation, value }) = before
+            && self.store.pointers.swap(name, Some(*generation), Some(value.clone())).await?
+        {
+            // What was there is there, in another generation: however late the swap arrives, it is not made any more.
+            return Ok(Some(false));
+        }
+        let is_it = |record: &VersionRecord, found: &Pointer| {
+            self.decode_version(name, &found.value).is_ok_and(|found| found.version == record.version)
+        };
+        let Some(live) = self.store.pointers.get(name).await? else { return Ok(None) };
+        if is_it(record, &live) {
+            return Ok(Some(true));
+        }
+        // Another came after it, or in its place. Whoever comes after a publish writes its record before his own is live.
+        let version = &record.version;
+        let written = self.store.pointers.get(&names::version(&version.environment, version.version)).await?;
+        Ok(Some(written.is_some_and(|written| is_it(record, &written))))
     }
 
     /// Writes the record of a publish, if it is not there.

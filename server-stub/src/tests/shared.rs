@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::Sharing;
 use crate::history::{CollectRequest, RollbackRequest};
-use crate::store::{Blob, BlobStore, FileStore, SharedStore, StoreError};
+use crate::store::{Blob, BlobStore, FileStore, Generation, Pointer, PointerStore, SharedStore, StoreError};
 
 /// Contents that are put no faster than they are allowed to be.
 #[derive(Debug)]
@@ -159,4 +159,160 @@ fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is
     });
     runtime.shutdown_background();
     assert!(all.expect("they wait for ever").iter().all(Result::is_ok));
+}
+
+/// What becomes of the next swap of live code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It is made, and its answer is lost.
+    Made,
+    /// As before, and another server publishes before anybody asks.
+    Outlived,
+    /// It is lost itself.
+    Lost,
+    /// It is made, its answer is lost, and nothing is answered from then on.
+    Gone,
+}
+
+/// Pointers whose answers get lost.
+#[derive(Debug)]
+struct Flaky {
+    inner: FileStore,
+    fault: std::sync::Mutex<Option<Fault>>,
+    is_gone: std::sync::atomic::AtomicBool,
+    other: std::sync::Mutex<Option<Arc<Server>>>,
+}
+
+impl Flaky {
+    fn lost(&self) -> StoreError {
+        StoreError::Failed { endpoint: "flaky".to_owned(), act: "swap a pointer", source: "connection lost".into() }
+    }
+
+    fn answers(&self) -> Result<(), StoreError> {
+        if self.is_gone.load(Ordering::SeqCst) { Err(self.lost()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl PointerStore for Flaky {
+    fn endpoint(&self) -> &str {
+        PointerStore::endpoint(&self.inner)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Pointer>, StoreError> {
+        self.answers()?;
+        PointerStore::get(&self.inner, name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Pointer)>, StoreError> {
+        self.answers()?;
+        self.inner.list(prefix).await
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.answers()?;
+        self.inner.names(prefix).await
+    }
+
+    async fn swap(&self, name: &str, expected: Option<Generation>, value: Option<bytes::Bytes>) -> Result<bool, StoreError> {
+        self.answers()?;
+        let is_live = name.starts_with("live/env/");
+        let Some(fault) = is_live.then(|| self.fault.lock().unwrap().take()).flatten() else {
+            return self.inner.swap(name, expected, value).await;
+        };
+        if fault != Fault::Lost {
+            assert!(self.inner.swap(name, expected, value).await?);
+        }
+        if fault == Fault::Outlived {
+            let other = self.other.lock().unwrap().clone().unwrap();
+            assert!(publish_all(&other).await.changed);
+        }
+        self.is_gone.store(fault == Fault::Gone, Ordering::SeqCst);
+        Err(self.lost())
+    }
+
+    async fn changed(&self, wait: Duration) {
+        PointerStore::changed(&self.inner, wait).await;
+    }
+}
+
+/// A server behind pointers that lose answers, and one that is not.
+fn flaky(world: &World, other_world: &World) -> (Arc<Server>, Arc<Server>, Arc<Flaky>) {
+    let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
+    let flaky = Flaky { inner: files.clone(), fault: Default::default(), is_gone: Default::default(), other: Default::default() };
+    let flaky = Arc::new(flaky);
+    let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Flaky>::clone(&flaky) };
+    let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files) };
+    (share(world, &behind, "a"), share(other_world, &store, "b"), flaky)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_publish_whose_answer_was_lost_is_found_out() {
+    let (world, other_world) = (World::new(), World::new());
+    let (a, b, flaky) = flaky(&world, &other_world);
+    *flaky.other.lock().unwrap() = Some(Arc::clone(&b));
+    publish_all(&a).await;
+    let request = |id: &str| PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
+    let known = |server: &Server, id: &str| {
+        let versions = server.versions(None).unwrap();
+        versions.iter().filter(|version| version.request_id.as_deref() == Some(id)).count()
+    };
+    let arm = |fault| *flaky.fault.lock().unwrap() = Some(fault);
+    // It is live: said, once, with no error.
+    world.stage("modules/app/files/tree/a", "second");
+    arm(Fault::Made);
+    let made = publish(&a, request("made")).await;
+    assert_eq!((&made.error, made.changed, made.sequence), (&None, true, 2));
+    b.confirm().await.unwrap();
+    assert_eq!(Some(live(&b).version.code_id), made.code_id);
+    // It was, for a moment.
+    world.stage("modules/app/files/tree/a", "third");
+    other_world.stage("modules/app/files/tree/a", "by b");
+    arm(Fault::Outlived);
+    let outlived = publish(&a, request("outlived")).await;
+    assert_eq!((&outlived.error, outlived.changed, outlived.sequence), (&None, true, 3));
+    a.confirm().await.unwrap();
+    assert_eq!((live(&a).version.version, live(&a).version.version.sequence), (live(&b).version.version, 4));
+    // It is not, and cannot become so any more: refused, and made when it is asked for again.
+    world.stage("modules/app/files/tree/a", "fourth");
+    arm(Fault::Lost);
+    let lost = publish(&a, request("lost")).await;
+    assert_eq!((lost.error.unwrap().code.as_str(), lost.changed, lost.sequence), ("unconfirmed", false, 4));
+    assert_eq!(known(&b, "lost"), 0);
+    assert_eq!(publish(&a, request("lost")).await.sequence, 5);
+    // Nobody can be asked: that is said. Asked again with the same id, it is published once.
+    world.stage("modules/app/files/tree/a", "fifth");
+    arm(Fault::Gone);
+    let error = publish(&a, request("gone")).await.error.unwrap();
+    assert!(error.code == "outcome_unknown" && error.message.contains("same request id"), "{error:?}");
+    flaky.is_gone.store(false, Ordering::SeqCst);
+    world.stage("modules/app/files/tree/a", "sixth");
+    let again = publish(&a, request("gone")).await;
+    assert_eq!((&again.error, again.changed, again.sequence), (&None, true, 6));
+    b.confirm().await.unwrap();
+    assert_eq!((live(&b).version.version.sequence, Some(live(&b).version.code_id)), (6, again.code_id));
+    for id in ["made", "outlived", "lost", "gone"] {
+        assert_eq!((known(&a, id), known(&b, id)), (1, 1), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_in_the_store_is_no_failure_of_the_publish_though_its_own_server_cannot_follow() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&world, &store, "b"));
+    publish_all(&a).await;
+    let in_the_way = world.dir.path().join("a/code/production/live.json.new");
+    fs::create_dir(&in_the_way).unwrap();
+    world.stage("modules/app/files/tree/a", "second");
+    let result = publish(&a, PublishRequest::default()).await;
+    assert_eq!((&result.error, result.changed, result.sequence), (&None, true, 2));
+    assert!(result.note.unwrap().contains("live.json"));
+    b.confirm().await.unwrap();
+    assert_eq!(Some(live(&b).version.code_id), result.code_id);
+    // It answers nobody from what it has, until it has what is live.
+    assert_eq!(a.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap_err().code, RefusalCode::Stale);
+    fs::remove_dir(&in_the_way).unwrap();
+    compiled(&a, "n1").await;
+    assert_eq!(live(&a).version.version, live(&b).version.version);
 }
