@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+#[path = "bad_input/staging.rs"]
+mod staging;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

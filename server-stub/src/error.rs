@@ -90,7 +90,7 @@ pub enum ServerError {
     #[error("this server was started without staging: publish at one that has it, or give this one --staging")]
     NoStaging,
     /// Staging cannot be read.
-    #[error("staging could not be read at {}", path.display())]
+    #[error("staging could not be read at {}{}", path.display(), reading_hint(source))]
     Staging {
         /// Where.
         path: PathBuf,
@@ -191,6 +191,13 @@ impl ServerError {
             Self::Unpublishable { paths } | Self::Unstable { paths } => paths,
             _ => &[],
         }
+    }
+}
+
+fn reading_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => " (let the server's user read it, or take it out of staging)",
+        _ => "",
     }
 }
 

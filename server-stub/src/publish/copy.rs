@@ -1,12 +1,14 @@
 //! The private copy of staging.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use direct_puppet_agent::fs::{FileKind, Root, Stat};
+use direct_puppet_agent::fs::{FileKind, FsError, Root, Stat};
 use direct_puppet_agent::tree::{Pool, Tree, TreeEntry, WalkOptions, list_tree};
 use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, ManifestEntry, TreePath};
@@ -44,7 +46,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
     let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let listed = list(dir, &pool)?;
     check(&listed)?;
-    let root = Root::open(dir)?;
+    let root = Root::open(dir).map_err(unreadable)?;
     let counts = Counts::default();
     let proved = index.proved(&listed.entries);
     let copier = Copier { server, root: &root, counts: &counts };
@@ -88,6 +90,16 @@ fn list(dir: &Path, pool: &Pool) -> Result<Tree, ServerError> {
         Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
         None => Ok(Tree { entries: tree.entries, unlisted: Vec::new() }),
     }
+}
+
+fn unreadable(error: FsError) -> ServerError {
+    ServerError::Staging { path: error.path, source: error.source }
+}
+
+/// Reads a file for nobody: whose fault was it that it could not be copied?
+fn read_again(mut file: &File) -> io::Result<u64> {
+    file.rewind()?;
+    io::copy(&mut file, &mut io::sink())
 }
 
 /// Whether a directory is what a checkout keeps about itself. Below `files` it is a content for nodes like any other.
@@ -177,9 +189,12 @@ impl Copier<'_> {
             Err(_) if self.root.stat(&entry.path).ok().flatten() != Some(entry.stat) => {
                 return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(unreadable(error)),
         };
-        let put = self.server.store.put_file(&file)?;
+        let put = self.server.store.put_file(&file).map_err(|error| match read_again(&file) {
+            Ok(_) => ServerError::Disk(error),
+            Err(source) => ServerError::Staging { path: self.root.path().join(entry.path.as_path()), source },
+        })?;
         self.counts.read.fetch_add(1, Ordering::Relaxed);
         if put.is_new {
             self.counts.new.lock().unwrap_or_else(PoisonError::into_inner).push(put.digest);

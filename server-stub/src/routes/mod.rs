@@ -17,7 +17,7 @@
 //! | `GET /status/v1/simple` | `running`, for anybody |
 //!
 //! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
-//! underneath, 422 if what is staged cannot be published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
+//! underneath, 422 if what is staged cannot be read or published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
 //! a revision, an id or a reason for a pause that is too long is 400.
 //!
 //! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
@@ -254,7 +254,7 @@ fn status_of_code(code: &str) -> StatusCode {
         "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "bad_request" => StatusCode::BAD_REQUEST,
         "unconfirmed" | "outcome_unknown" => StatusCode::SERVICE_UNAVAILABLE,
-        "compile" | "unpublishable" => StatusCode::UNPROCESSABLE_ENTITY,
+        "compile" | "unpublishable" | "staging" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
