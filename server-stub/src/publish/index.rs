@@ -1,7 +1,8 @@
 //! What staging files were when they were last read, so that publishing again reads only what changed.
 //!
 //! An entry proves a content as long as the file's metadata is the same and was older, when it was recorded, than the clock
-//! could blur (the racy rule of git's index). It is a hint: without it everything is read.
+//! could blur (the racy rule of git's index): a little where a file system keeps fractions of a second, and two seconds where it keeps
+//! none. It is a hint: without it everything is read.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,9 @@ const MAX_INDEX_BYTES: u64 = 1 << 30;
 
 /// How much the clock of a file system may lag (a kernel tick is at most 10 ms), doubled.
 const CLOCK_BLUR: Duration = Duration::from_millis(20);
+
+/// How much a time without a fraction of a second may lag: some file systems, and archives, keep even seconds only.
+const COARSE_BLUR: Duration = Duration::from_secs(2);
 
 /// The format that this program writes.
 const FORMAT: u32 = 1;
@@ -70,9 +74,10 @@ impl StagingIndex {
 
     /// Takes what was found in a listing that began at `begun`, in path order, as far as it was old enough then.
     pub(super) fn replace(&mut self, found: impl Iterator<Item = (TreePath, Stat, Digest)>, begun: SystemTime) {
-        let limit = time(begun - CLOCK_BLUR);
+        let (fine, coarse) = (time(begun - CLOCK_BLUR), time(begun - COARSE_BLUR));
+        let is_old = |time: Time| time < if time.nanos == 0 { coarse } else { fine };
         let entries: Vec<IndexEntry> = found
-            .filter(|(_, stat, _)| stat.mtime < limit && stat.ctime < limit)
+            .filter(|(_, stat, _)| is_old(stat.mtime) && is_old(stat.ctime))
             .map(|(path, stat, digest)| IndexEntry { path, stat, digest })
             .collect();
         self.is_changed = entries != self.entries;
@@ -95,4 +100,32 @@ impl StagingIndex {
 fn time(time: SystemTime) -> Time {
     let age = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Time { seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX), nanos: age.subsec_nanos() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_without_a_fraction_is_believed_two_seconds_later() {
+        let stat =
+            |mtime: Time, ctime: Time| Stat { dev: 1, ino: 1, size: 1, mtime, ctime, mode: 0o100_644, uid: 0, gid: 0, nlink: 1 };
+        let fine = |millis: u32| Time { seconds: 999, nanos: millis * 1_000_000 };
+        let whole = |seconds: i64| Time { seconds, nanos: 0 };
+        let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_010);
+        for (mtime, ctime, is_believed) in [
+            (fine(980), fine(980), true),
+            (fine(995), fine(980), false),
+            (fine(980), fine(995), false),
+            (whole(999), whole(999), false),
+            (whole(999), fine(980), false),
+            (fine(980), whole(999), false),
+            (whole(998), whole(998), true),
+        ] {
+            let mut index = StagingIndex { path: PathBuf::new(), entries: Vec::new(), is_changed: false };
+            let found = ("site.yaml".parse().unwrap(), stat(mtime, ctime), Digest::of(b"x"));
+            index.replace([found].into_iter(), begun);
+            assert_eq!(index.entries.len(), usize::from(is_believed), "{mtime:?} {ctime:?}");
+        }
+    }
 }
