@@ -1,6 +1,6 @@
 //! Reading and writing the server's own small files.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirEntry, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -120,6 +120,12 @@ pub(crate) fn cut_torn_line(path: &Path) -> Result<(), ServerError> {
         file.sync_all()
     };
     cut().map_err(|error| FsError::new(path, "cut a torn line off", error).into())
+}
+
+/// Lists a directory.
+pub(crate) fn entries(path: &Path) -> Result<Vec<DirEntry>, ServerError> {
+    let list = || std::fs::read_dir(path)?.collect::<io::Result<Vec<DirEntry>>>();
+    list().map_err(|error| FsError::new(path, "list", error).into())
 }
 
 /// Makes the names in a directory durable.

@@ -95,7 +95,7 @@ impl Nodes {
         let dir = data.join("nodes");
         ensure_private_dir(&dir)?;
         let mut nodes = BTreeMap::new();
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        for entry in disk::entries(&dir)? {
             for dir in [entry.path(), entry.path().join("reports")] {
                 remove_unfinished(&dir)?;
             }

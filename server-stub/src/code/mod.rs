@@ -187,7 +187,7 @@ impl Environments {
         let dir = data.join("code");
         ensure_private_dir(&dir)?;
         let (mut live, mut lost) = (HashMap::new(), HashMap::new());
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+        for entry in disk::entries(&dir)? {
             let Some(environment) = entry.file_name().to_str().and_then(|name| name.parse::<Environment>().ok()) else {
                 continue;
             };
