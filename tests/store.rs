@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use direct_puppet_server_stub::store::{BlobStore, FileStore, ObjectBlobs, SharedStore, conformance};
 use direct_puppet_tests::postgres::Postgres;
+use direct_puppet_transport::protocol::Digest;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
@@ -23,6 +25,28 @@ async fn local_files_are_a_store() {
 async fn postgresql_is_a_store() {
     let Some(postgres) = Postgres::start(&[]) else { return };
     conformance::run(&SharedStore::open(&postgres.url()).unwrap(), &SharedStore::open(&postgres.url()).unwrap()).await;
+}
+
+/// A database that is set up to forget the last moments before a crash does not do so to what was acknowledged here.
+#[tokio::test]
+async fn what_postgresql_has_taken_outlives_its_crash() {
+    // Without the wish of a session, what it commits is written ten seconds later.
+    let Some(mut postgres) = Postgres::start(&["synchronous_commit=off", "wal_writer_delay=10000"]) else { return };
+    let content = Bytes::from_static(b"acknowledged");
+    for round in 0..3 {
+        let store = SharedStore::open(&postgres.url()).unwrap();
+        let name = format!("test/round{round}");
+        let digest = Digest::of(name.as_bytes());
+        store.blobs.put_small(vec![(digest, name.clone().into())]).await.unwrap();
+        assert!(store.pointers.swap(&name, None, Some(content.clone())).await.unwrap());
+        postgres.kill();
+        postgres.resume();
+        // The crash has cut the connections of the other.
+        let store = SharedStore::open(&postgres.url()).unwrap();
+        let found = store.pointers.get(&name).await.unwrap();
+        assert_eq!(found.map(|found| found.value), Some(content.clone()), "round {round}");
+        assert!(store.blobs.missing(&[digest]).await.unwrap().is_empty(), "round {round}");
+    }
 }
 
 /// Contents in an object store, pointers in files.

@@ -33,6 +33,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one statement may take; contents go in statements of a few MiB.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What is set for each connection. A server that stands still in the middle of a put keeps nobody else from the same content for longer
+/// than a minute. What was committed is on disk before it is said, here and on synchronous standbys, whatever the database's default;
+/// one that promises more keeps its promise.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = 60000;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') <> 'remote_apply'";
+
 /// libpq's name for the file of certificates that the database server is proved by.
 const ROOT_CERTIFICATES: &str = "sslrootcert";
 
@@ -103,12 +109,8 @@ impl PostgresStore {
                 (Manager::from_config(config, tokio_postgres::NoTls, manager_config), listener)
             }
         };
-        // A server that stands still in the middle of a put keeps nobody else from the same content for longer than a minute.
         let prepare = Hook::async_fn(|client: &mut ClientWrapper, _| {
-            Box::pin(async move {
-                let set = client.batch_execute("SET idle_in_transaction_session_timeout = 60000").await;
-                set.map_err(HookError::Backend)
-            })
+            Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
         });
         let pool = Pool::builder(manager)
             .post_create(prepare)
