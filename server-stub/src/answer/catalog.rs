@@ -22,8 +22,8 @@ use crate::shared;
 /// Longest time that a check-in is held, whatever it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// When to ask a replica again that could not ask its primary, in seconds.
-pub(super) const UNCONFIRMED_SECONDS: u32 = 5;
+/// When to ask a server again that could not ask others, in seconds.
+pub(crate) const UNCONFIRMED_SECONDS: u32 = 5;
 
 /// Compiles that may wait at once; each holds the facts of a node.
 const MAX_FLIGHTS: usize = 10_000;

@@ -19,7 +19,7 @@ use crate::compile::{CompileError, CompileErrorKind};
 use crate::error::{ServerError, chain};
 use crate::server::Server;
 
-pub(crate) use catalog::Flights;
+pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
 pub(crate) use identity::{is_administrator, name_of};
 pub(crate) use sync::{Given, delta};
 
@@ -128,12 +128,12 @@ fn refusal(error: &ServerError) -> Refusal {
         ServerError::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, file, .. }) => {
             tracing::error!("{}", chain(error));
             let message = format!("{file} is damaged in this server and is brought again: try again, or ask another server");
-            Refusal { retry_after_seconds: Some(catalog::UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
+            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
         }
         ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
         ServerError::Store(error) => {
             let message = format!("{}: try again, or ask another server", chain(error));
-            Refusal { retry_after_seconds: Some(catalog::UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
+            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
         }
         other => internal(other),
     }

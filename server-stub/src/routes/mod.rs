@@ -18,7 +18,8 @@
 //!
 //! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
 //! underneath, 422 if what is staged cannot be read or published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
-//! a revision, an id or a reason for a pause that is too long is 400.
+//! a revision, an id or a reason for a pause that is too long is 400. While other servers, or the store, cannot be asked it is 503, with
+//! `Retry-After`.
 //!
 //! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
 //! connections, which are this machine's own unless the administrator opened more. A request with an `Origin` comes from a web
@@ -32,12 +33,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::Certname;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{is_administrator, name_of};
+use crate::answer::{UNCONFIRMED_SECONDS, is_administrator, name_of};
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::history::RollbackRequest;
@@ -296,5 +297,8 @@ fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Respo
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, UNCONFIRMED_SECONDS.into());
+    }
     response
 }

@@ -73,15 +73,15 @@ impl Transport for Way {
     }
 }
 
-struct Pair {
+pub(super) struct Pair {
     world: World,
-    primary: Arc<Server>,
+    pub(super) primary: Arc<Server>,
     way: Arc<Way>,
     dir: tempfile::TempDir,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = World::new();
         let primary = world.open();
         let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&primary);
@@ -100,7 +100,12 @@ impl Pair {
         Self { world, primary, way: Arc::new(way), dir: tempfile::tempdir().unwrap() }
     }
 
-    fn replica(&self) -> Arc<Server> {
+    /// Cuts the way to the primary.
+    pub(super) fn cut(&self) {
+        self.way.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn replica(&self) -> Arc<Server> {
         let transport: Arc<dyn Transport> = Arc::<Way>::clone(&self.way);
         let primary = Some(Peers { transports: vec![transport], name: certname("replica1") });
         let staging = Staging::Environments(self.dir.path().join("none"));

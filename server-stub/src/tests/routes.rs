@@ -1,15 +1,20 @@
 //! Administrators over HTTP, without a socket.
 
 use bytes::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
+use super::replica::Pair;
 use super::*;
 use crate::AdminRoutes;
 use crate::listen::Routes as _;
 
-async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
+async fn respond(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> Response<Bytes> {
     let request = Request::builder().method(method).uri(path).body(Bytes::from(body.to_owned())).unwrap();
-    let response = routes.route(peer, request).await.unwrap();
+    routes.route(peer, request).await.unwrap()
+}
+
+async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
+    let response = respond(routes, peer, method, path, body).await;
     (response.status(), String::from_utf8(response.into_body().to_vec()).unwrap())
 }
 
@@ -179,4 +184,48 @@ async fn the_audit_log_names_who_was_authenticated() {
     let expected = expected.map(|(act, who, author)| (act.to_owned(), who.to_owned(), author.to_owned()));
     assert_eq!(lines.iter().map(said).collect::<Vec<_>>(), expected);
     assert!(lines[4]["what"].as_str().unwrap().contains("dry run") && lines[3]["author"].is_null(), "{audit}");
+}
+
+#[tokio::test]
+async fn a_replica_is_told_to_sync_and_says_how_it_stands() {
+    const STATUS: &str = "/status/v1/services/file-sync-client-service";
+    const FORCE: &str = "/file-sync/v1/force-sync";
+    let pair = Pair::new();
+    publish_all(&pair.primary).await;
+    let replica = pair.replica();
+    let routes = AdminRoutes::new(Arc::clone(&replica), Vec::new());
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let status = async || json(&ask(&routes, &Peer::Plain, Method::GET, STATUS, "").await.1);
+    let before = status().await;
+    assert_eq!((&before["state"], &before["status"]["role"]), (&"running".into(), &"replica".into()));
+    assert!(before["status"]["seconds_since_confirmed"].is_null() && before["status"]["primary"] == "memory:primary", "{before}");
+    assert_eq!(before["status"]["repos"]["puppet-code"]["submodules"], json("{}"));
+    // It brings what it has not, and answers with what is live then.
+    let (code, synced) = ask(&routes, &Peer::Plain, Method::POST, FORCE, "").await;
+    let commit = live(&pair.primary).version.code_id.digest().to_hex();
+    assert_eq!((code, &json(&synced)["puppet-code"]["submodules"]["production"]), (StatusCode::OK, &commit.as_str().into()));
+    let production = |status: &serde_json::Value| status["status"]["repos"]["puppet-code"]["submodules"]["production"].clone();
+    let after = status().await;
+    assert_eq!(production(&after)["status"], "ok");
+    assert_eq!(production(&after)["latest_commit"]["commit"], commit.as_str());
+    assert!(after["status"]["seconds_since_confirmed"].is_u64(), "{after}");
+    // Its primary is gone: refused, with a time to ask again, and the status says why.
+    pair.cut();
+    let refused = respond(&routes, &Peer::Plain, Method::POST, FORCE, "").await;
+    assert_eq!((refused.status(), &refused.headers()["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap()));
+    assert_eq!(json(std::str::from_utf8(refused.body()).unwrap())["error"]["code"], "unconfirmed");
+    let cut = status().await;
+    assert_eq!((&cut["state"], &production(&cut)["status"]), (&"error".into(), &"error".into()));
+    assert!(production(&cut)["cause"]["message"].as_str().unwrap().contains("memory:primary"), "{cut}");
+    assert_eq!(production(&cut)["latest_commit"]["commit"], commit.as_str());
+    // A primary follows nobody.
+    let routes = AdminRoutes::new(Arc::clone(&pair.primary), Vec::new());
+    let primary = json(&ask(&routes, &Peer::Plain, Method::GET, STATUS, "").await.1);
+    assert_eq!((&primary["state"], &primary["status"]["role"]), (&"running".into(), &"primary".into()));
+    assert!(primary["status"]["primary"].is_null(), "{primary}");
+    assert_eq!(ask(&routes, &Peer::Plain, Method::POST, FORCE, "").await.0, StatusCode::OK);
+    for (method, path) in [(Method::POST, FORCE), (Method::GET, STATUS)] {
+        let node = Peer::Certificate(certname("n1"));
+        assert_eq!(ask(&routes, &node, method, path, "").await.0, StatusCode::FORBIDDEN, "{path}");
+    }
 }
