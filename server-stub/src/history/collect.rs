@@ -11,7 +11,7 @@ use crate::code::Version;
 use crate::error::ServerError;
 use crate::role::Others;
 use crate::server::{Server, now};
-use crate::shared;
+use crate::shared::{self, Rules};
 
 /// What may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +129,12 @@ impl Server {
             (done.contents, done.bytes) = self.store.retain(&|digest| reachable.contains(digest))?;
         }
         if let Some(shared) = &self.shared {
-            done.in_store = Some(shared::wait(shared.collect(horizon, request.grace_seconds > 0, request.dry_run))?);
+            let rules = Rules {
+                horizon: (request.grace_seconds > 0).then_some(horizon),
+                min_age: self.options.shared_contents_stay_for,
+                dry_run: request.dry_run,
+            };
+            done.in_store = Some(shared::wait(shared.collect(rules))?);
         }
         Ok(done)
     }

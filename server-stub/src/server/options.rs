@@ -97,6 +97,9 @@ pub struct ServerOptions {
     /// A store that this server shares with others, which are then its equals; neither `primary` nor `successors` is given then. The
     /// server must be opened within a tokio runtime of several threads. Default: none.
     pub sharing: Option<Sharing>,
+    /// How long contents stay in a shared store, when the store is collected, after any server last put or looked for them. A publish or
+    /// a compile names what it has put at the latest after this. Default: a day.
+    pub shared_contents_stay_for: Duration,
     /// For a single act of an administrator while no server runs: the other servers are those that the server was last run with, which
     /// cannot be asked, and what needs their word is refused. Default: no.
     pub is_offline: bool,
@@ -117,6 +120,7 @@ impl ServerOptions {
             successors: None,
             unconfirmed_for: Duration::ZERO,
             sharing: None,
+            shared_contents_stay_for: Duration::from_secs(24 * 3600),
             is_offline: false,
         }
     }

@@ -14,13 +14,21 @@ use crate::error::ServerError;
 use crate::history::{InStore, fresh};
 use crate::nodes::NodeSummary;
 
-/// Contents stay for so long after they were last put or looked for: a publish that is under way puts them before it names them.
-const MIN_AGE: Duration = Duration::from_secs(24 * 3600);
+/// What may go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// Versions stay that were replaced at this time or later; `None` for no such time.
+    pub(crate) horizon: Option<u64>,
+    /// Contents stay for so long after they were last put or looked for: a publish that is under way puts them before it names them.
+    pub(crate) min_age: Duration,
+    pub(crate) dry_run: bool,
+}
 
 impl Shared {
-    /// Removes contents of versions that are not live, that no node was last heard to have, and that were replaced before `horizon`;
+    /// Removes contents of versions that are not live, that no node was last heard to have, and that were replaced before the horizon;
     /// then catalogs of such versions. What any other server puts meanwhile stays.
-    pub(crate) async fn collect(self: &Arc<Self>, horizon: u64, has_grace: bool, dry_run: bool) -> Result<InStore, ServerError> {
+    pub(crate) async fn collect(self: &Arc<Self>, rules: Rules) -> Result<InStore, ServerError> {
+        let Rules { horizon, min_age, dry_run } = rules;
         // First what is there, then what refers to it: what comes in between is younger than anything that goes.
         let all = self.store.blobs.all().await?;
         let mut done = InStore::default();
@@ -38,7 +46,7 @@ impl Shared {
                 records.push(live.clone());
             }
             let history: Vec<_> = records.iter().map(|record| record.version.clone()).collect();
-            let fresh = if has_grace { fresh(&history, horizon) } else { HashSet::new() };
+            let fresh = horizon.map(|horizon| fresh(&history, horizon)).unwrap_or_default();
             let mut codes: HashMap<CodeId, Vec<&VersionRecord>> = HashMap::new();
             for record in &records {
                 codes.entry(record.version.code_id).or_default().push(record);
@@ -76,7 +84,7 @@ impl Shared {
                 }
             }
             let gone: Vec<Digest> = all.difference(&reachable).copied().collect();
-            done.contents = self.store.blobs.remove(&gone, MIN_AGE).await?;
+            done.contents = self.store.blobs.remove(&gone, min_age).await?;
         }
         Ok(done)
     }

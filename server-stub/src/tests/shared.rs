@@ -63,6 +63,15 @@ fn store(world: &World) -> (SharedStore, Arc<Slow>) {
     (SharedStore { blobs: Arc::<Slow>::clone(&slow), pointers: Arc::new(files) }, slow)
 }
 
+/// Does what waits for the store, where that may wait.
+async fn blocking<T: Send + 'static>(
+    server: &Arc<Server>,
+    work: impl FnOnce(&Server) -> Result<T, crate::ServerError> + Send + 'static,
+) -> T {
+    let server = Arc::clone(server);
+    tokio::task::spawn_blocking(move || work(&server)).await.unwrap().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_answered_while_a_publish_puts_its_contents() {
     let world = World::new();
@@ -253,8 +262,8 @@ async fn what_became_of_a_publish_whose_answer_was_lost_is_found_out() {
     *flaky.other.lock().unwrap() = Some(Arc::clone(&b));
     publish_all(&a).await;
     let request = |id: &str| PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
-    let known = |server: &Server, id: &str| {
-        let versions = server.versions(None).unwrap();
+    let known = async |server: &Arc<Server>, id: &str| {
+        let versions = blocking(server, |server| server.versions(None)).await;
         versions.iter().filter(|version| version.request_id.as_deref() == Some(id)).count()
     };
     let arm = |fault| *flaky.fault.lock().unwrap() = Some(fault);
@@ -278,7 +287,7 @@ async fn what_became_of_a_publish_whose_answer_was_lost_is_found_out() {
     arm(Fault::Lost);
     let lost = publish(&a, request("lost")).await;
     assert_eq!((lost.error.unwrap().code.as_str(), lost.changed, lost.sequence), ("unconfirmed", false, 4));
-    assert_eq!(known(&b, "lost"), 0);
+    assert_eq!(known(&b, "lost").await, 0);
     assert_eq!(publish(&a, request("lost")).await.sequence, 5);
     // Nobody can be asked: that is said. Asked again with the same id, it is published once.
     world.stage("modules/app/files/tree/a", "fifth");
@@ -292,7 +301,7 @@ async fn what_became_of_a_publish_whose_answer_was_lost_is_found_out() {
     b.confirm().await.unwrap();
     assert_eq!((live(&b).version.version.sequence, Some(live(&b).version.code_id)), (6, again.code_id));
     for id in ["made", "outlived", "lost", "gone"] {
-        assert_eq!((known(&a, id), known(&b, id)), (1, 1), "{id}");
+        assert_eq!((known(&a, id).await, known(&b, id).await), (1, 1), "{id}");
     }
 }
 
@@ -315,4 +324,64 @@ async fn what_is_live_in_the_store_is_no_failure_of_the_publish_though_its_own_s
     fs::remove_dir(&in_the_way).unwrap();
     compiled(&a, "n1").await;
     assert_eq!(live(&a).version.version, live(&b).version.version);
+}
+
+/// What nothing refers to goes from the store; what is live, or a node has, stays, and is enough for a server that has nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_removes_from_the_store_what_nothing_refers_to_and_nothing_else() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let a = share(&world, &store, "a");
+    let digest_of = |number: usize| Digest::of(format!("content {number}").as_bytes());
+    let other = world.environment().parent().unwrap().join("other");
+    fs::create_dir_all(&other).unwrap();
+    let other_site = SITE.replace("puppet:///modules/app/tree", "/local");
+    fs::write(other.join("site.yaml"), &other_site).unwrap();
+    for number in 0..4 {
+        world.stage("modules/app/files/tree/a", format!("content {number}"));
+        let results = a.publish(PublishRequest::default()).await.unwrap();
+        assert!(results.iter().all(|result| result.error.is_none()));
+        if number == 1 {
+            // A node that goes on with the second, as its check-in at the third says.
+            let (held, _) = compiled(&a, "n1").await;
+            a.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+            a.shared.as_ref().unwrap().keep_summary(a.nodes.summary(&certname("n1")).unwrap()).await.unwrap();
+        }
+    }
+    let stays = async |number: usize| store.blobs.missing(&[digest_of(number)]).await.unwrap().is_empty();
+    let now = CollectRequest { grace_seconds: 0, dry_run: false };
+    let collect =
+        async |server: &Arc<Server>, request: CollectRequest| server.collect_as(request, "test").await.unwrap().in_store.unwrap();
+    // Nothing is a day old, and nothing was replaced an hour ago.
+    assert_eq!(collect(&a, now).await.contents, 0);
+    drop(a);
+    let a = {
+        let sharing = Sharing { store: store.clone(), name: certname("a") };
+        let data = world.dir.path().join("a");
+        world.open_with(|options| {
+            options.sharing = Some(sharing);
+            options.data_dir = data;
+            options.shared_contents_stay_for = Duration::ZERO;
+        })
+    };
+    assert_eq!(collect(&a, CollectRequest { grace_seconds: 3600, dry_run: false }).await.contents, 0);
+    let dry = collect(&a, CollectRequest { dry_run: true, ..now }).await;
+    assert_eq!((dry.collected.len(), dry.contents), (2, 0));
+    for number in 0..4 {
+        assert!(stays(number).await, "{number}");
+    }
+    // Two versions go, each with its content and its manifest, and what differs to it.
+    let done = collect(&a, now).await;
+    assert!(done.collected.len() == 2 && done.contents >= 4, "{done:?}");
+    for number in 0..4 {
+        assert_eq!(stays(number).await, number == 1 || number == 3, "{number}");
+    }
+    assert_eq!(collect(&a, now).await.contents, 0);
+    // A server that begins with nothing has all that is live from there, and gives the node what it had.
+    let b = share(&world, &store, "b");
+    b.confirm().await.unwrap();
+    assert_eq!(b.live_versions().len(), 2);
+    let verified = blocking(&b, |server| server.verify()).await;
+    assert_eq!((&verified.problems, &verified.in_store.unwrap().problems), (&Vec::new(), &Vec::new()));
+    compiled(&b, "n2").await;
 }
