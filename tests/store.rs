@@ -30,7 +30,7 @@ async fn postgresql_is_a_store() {
 /// A database that is set up to forget the last moments before a crash does not do so to what was acknowledged here.
 #[tokio::test]
 async fn what_postgresql_has_taken_outlives_its_crash() {
-    // Without the wish of a session, what it commits is written ten seconds later.
+    // Where a connection does not ask for more, what it commits is written ten seconds later.
     let Some(mut postgres) = Postgres::start(&["synchronous_commit=off", "wal_writer_delay=10000"]) else { return };
     let content = Bytes::from_static(b"acknowledged");
     for round in 0..3 {

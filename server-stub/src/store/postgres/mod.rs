@@ -36,7 +36,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is set for each connection. A server that stands still in the middle of a put keeps nobody else from the same content for longer
 /// than a minute. What was committed is on disk before it is said, here and on synchronous standbys, whatever the database's default;
 /// one that promises more keeps its promise.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = 60000;
+const SETTINGS: &str = "SET idle_in_transaction_session_timeout = 60000;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') <> 'remote_apply'";
 
 /// libpq's name for the file of certificates that the database server is proved by.
@@ -110,7 +110,7 @@ impl PostgresStore {
             }
         };
         let prepare = Hook::async_fn(|client: &mut ClientWrapper, _| {
-            Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            Box::pin(async move { client.batch_execute(SETTINGS).await.map_err(HookError::Backend) })
         });
         let pool = Pool::builder(manager)
             .post_create(prepare)
