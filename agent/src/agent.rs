@@ -93,6 +93,7 @@ pub(crate) struct Inner<T> {
     pub(crate) reproof_interval: Duration,
     pub(crate) max_diff_bytes: u64,
     pub(crate) undo_runs: usize,
+    pub(crate) settled: bool,
     pub(crate) sink: EventSink,
 }
 
@@ -112,6 +113,7 @@ impl Agent<()> {
             reproof_interval: Duration::from_secs(12 * 3600),
             max_diff_bytes: 256 * 1024,
             undo_runs: 10,
+            settled: true,
         }
         .with_builtin_providers()
     }
@@ -250,6 +252,7 @@ pub struct AgentBuilder<T> {
     reproof_interval: Duration,
     max_diff_bytes: u64,
     undo_runs: usize,
+    settled: bool,
 }
 
 impl<T> AgentBuilder<T> {
@@ -267,6 +270,7 @@ impl<T> AgentBuilder<T> {
             reproof_interval: self.reproof_interval,
             max_diff_bytes: self.max_diff_bytes,
             undo_runs: self.undo_runs,
+            settled: self.settled,
         }
     }
 
@@ -341,6 +345,15 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Sets whether a run may end by the settled record: by finding that the metadata of everything is as it was when an earlier
+    /// run with the same catalog found nothing to do. Without it every run reads the catalog and asks every provider.
+    /// Default: true.
+    #[must_use]
+    pub const fn settled(mut self, settled: bool) -> Self {
+        self.settled = settled;
+        self
+    }
+
     fn with_builtin_providers(self) -> Self {
         #[cfg(feature = "providers")]
         let this = crate::provider::builtin().into_iter().fold(self, |mut this, provider| {
@@ -384,6 +397,7 @@ impl<T: Transport> AgentBuilder<T> {
                 reproof_interval: self.reproof_interval,
                 max_diff_bytes: self.max_diff_bytes,
                 undo_runs: self.undo_runs,
+                settled: self.settled,
                 sink: EventSink::new(),
             }),
         })

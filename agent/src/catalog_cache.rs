@@ -45,7 +45,7 @@ impl CatalogCache {
     /// Returns what is held for `environment`, with the catalog if its bytes still have their id.
     pub(crate) fn load(&self, environment: &Environment) -> Option<(Held, Catalog)> {
         let record = self.record(environment)?;
-        let bytes = std::fs::read(self.catalog_path(record.held.catalog_id)).ok()?;
+        let bytes = std::fs::read(self.path_of(record.held.catalog_id)).ok()?;
         match Catalog::decode(&bytes, record.held.catalog_id) {
             Ok(catalog) => Some((record.held, catalog)),
             Err(error) => {
@@ -76,7 +76,7 @@ impl CatalogCache {
 
     /// Puts a catalog on disk and holds it.
     pub(crate) fn put(&self, environment: &Environment, held: Held, catalog: &Bytes) -> Result<(), FsError> {
-        write_state(&self.catalog_path(held.catalog_id), catalog, 0o600)?;
+        write_state(&self.path_of(held.catalog_id), catalog, 0o600)?;
         self.hold(environment, held)
     }
 
@@ -88,7 +88,8 @@ impl CatalogCache {
         self.dir.join(format!("{environment}.json"))
     }
 
-    fn catalog_path(&self, id: CatalogId) -> PathBuf {
+    /// Returns the file that holds a catalog.
+    pub(crate) fn path_of(&self, id: CatalogId) -> PathBuf {
         self.dir.join(format!("{}.catalog", id.digest().to_hex()))
     }
 
@@ -101,7 +102,7 @@ impl CatalogCache {
             .iter()
             .filter(|path| is(path, "json"))
             .filter_map(|path| read_record(path))
-            .map(|record| self.catalog_path(record.held.catalog_id))
+            .map(|record| self.path_of(record.held.catalog_id))
             .collect();
         for path in paths.iter().filter(|path| is(path, "catalog") && !held.contains(path)) {
             if let Err(error) = std::fs::remove_file(path) {
@@ -163,7 +164,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= 0x40;
-            std::fs::write(cache.catalog_path(id), damaged).unwrap();
+            std::fs::write(cache.path_of(id), damaged).unwrap();
             assert!(cache.load(&environment).is_none(), "byte {at}");
         }
     }

@@ -15,6 +15,7 @@ pub(crate) struct Config {
     pub(crate) node: Option<Certname>,
     pub(crate) environment: Option<Environment>,
     pub(crate) facts: Option<PathBuf>,
+    pub(crate) no_settled: Option<bool>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
 }

@@ -33,6 +33,9 @@ pub(crate) struct Common {
     /// Configuration file in TOML, with these options as keys
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Read the catalog and ask every provider in each run, also when all that an earlier run looked at is as it was
+    #[arg(long, global = true)]
+    pub(crate) no_settled: bool,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -65,6 +68,7 @@ impl Common {
         self.node = self.node.or(config.node);
         self.environment = self.environment.or(config.environment);
         self.facts = self.facts.or(config.facts);
+        self.no_settled |= config.no_settled.unwrap_or_default();
         self.ssldir = self.ssldir.or(config.ssldir);
         self.server = self.server.or(config.server);
         Ok(self)
@@ -97,6 +101,7 @@ impl Common {
             .state_dir(self.state_dir()?)
             .certname(self.certname()?)
             .environment(self.environment.clone().unwrap_or_default())
+            .settled(!self.no_settled)
             .system(RealSystem { extra_facts: self.extra_facts()? }))
     }
 

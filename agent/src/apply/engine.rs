@@ -11,6 +11,7 @@ use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::system::{System, unix_nanos};
+use crate::tree::Witnesses;
 
 /// What earlier runs made of the same resources: tells drift from new intent.
 #[derive(Debug, Default)]
@@ -60,6 +61,8 @@ pub(crate) struct EngineResult {
     pub(crate) statuses: Vec<ResourceStatus>,
     pub(crate) diffs: Vec<(String, String)>,
     pub(crate) messages: Vec<String>,
+    /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
+    pub(crate) witnesses: Option<Witnesses>,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -99,6 +102,7 @@ impl Engine<'_> {
         if !self.has_wanted_tags(&resource) {
             self.result.counters.total += 1;
             self.result.counters.skipped += 1;
+            self.result.witnesses = None;
             return Passed::default();
         }
         if blocked {
@@ -118,7 +122,14 @@ impl Engine<'_> {
         }
     }
 
-    async fn settle(&mut self, provider: &dyn Provider, resource: &Arc<Resource>, checked: Checked, notified: bool) -> Passed {
+    async fn settle(
+        &mut self,
+        provider: &dyn Provider,
+        resource: &Arc<Resource>,
+        mut checked: Checked,
+        notified: bool,
+    ) -> Passed {
+        self.gather(&mut checked, notified);
         let noop = resource.parameter("noop").and_then(|value| value.as_bool()).unwrap_or(self.options.noop) || self.options.noop;
         self.result.counters.total += checked.resources;
         let mut statuses = Statuses::default();
@@ -143,6 +154,16 @@ impl Engine<'_> {
         self.count(&statuses);
         self.result.statuses.extend(statuses);
         passed
+    }
+
+    /// Keeps what the answer follows from, as long as all resources are in sync.
+    fn gather(&mut self, checked: &mut Checked, notified: bool) {
+        let Some(witnesses) = &mut self.result.witnesses else { return };
+        let is_quiet = checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && !notified;
+        let seen = checked.witnesses.take().filter(|_| is_quiet);
+        if !seen.is_some_and(|seen| seen.into_iter().all(|witness| witnesses.add(witness))) {
+            self.result.witnesses = None;
+        }
     }
 
     /// Applies the changes; `None` in noop, where nothing may be touched.
@@ -239,6 +260,7 @@ impl Engine<'_> {
     fn skip(&mut self, resource: &Resource, reason: &str, passed: Passed) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
+        self.result.witnesses = None;
         self.result.messages.push(format!("{}: skipped because {reason}", resource.reference()));
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         passed
@@ -247,6 +269,7 @@ impl Engine<'_> {
     fn fail(&mut self, resource: &Resource, reason: &str) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
+        self.result.witnesses = None;
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: true, changed: false }

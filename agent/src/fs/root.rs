@@ -124,8 +124,14 @@ impl Root {
     ///
     /// When it is not there, is no directory, or may not be read.
     pub fn list(&self, path: &TreePath) -> Result<Vec<DirEntry>, FsError> {
-        let list = || -> io::Result<Vec<DirEntry>> {
+        self.list_with_stat(path).map(|(_, entries)| entries)
+    }
+
+    /// As [`Root::list`], after the directory's own metadata, taken before its entries were read.
+    pub(crate) fn list_with_stat(&self, path: &TreePath) -> Result<(Stat, Vec<DirEntry>), FsError> {
+        let list = || -> io::Result<(Stat, Vec<DirEntry>)> {
             let directory = open_directory(self.fd(), path)?;
+            let before = Stat::from_raw(&fstat(&directory)?);
             let mut entries = Vec::new();
             for name in names(&directory)? {
                 match statat(&directory, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
@@ -135,7 +141,7 @@ impl Root {
                 }
             }
             entries.sort_by(|a, b| a.name.cmp(&b.name));
-            Ok(entries)
+            Ok((before, entries))
         };
         list().map_err(|error| self.error(path, "list", error))
     }

@@ -32,6 +32,8 @@ pub struct ApplyOptions {
     pub ownership: Ownership,
     /// Whether nothing will be applied.
     pub noop: bool,
+    /// Whether checks are to say what their answers follow from ([`Checked::witnesses`](super::Checked::witnesses)).
+    pub settle: bool,
 }
 
 /// The capabilities of one run, shared by all its providers. Cheap to clone.

@@ -13,6 +13,7 @@ use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath, Value};
 
 use super::command::{self, CommandOutput, CommandSpec};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use crate::tree::{Seen, Witness};
 
 /// Puppet's default of `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -171,20 +172,30 @@ impl Parameters {
         })
     }
 
-    /// Returns whether the conditions let the command run.
-    async fn is_due(&self, context: &Context) -> Result<bool, ProviderError> {
+    /// Returns the first path of `creates` at which something is.
+    async fn created(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
         for path in &self.creates {
-            let (root, path) = (context.root().clone(), path.clone());
-            let found = tokio::task::spawn_blocking(move || root.stat(&path)).await;
+            let (root, looked_at) = (context.root().clone(), path.clone());
+            let found = tokio::task::spawn_blocking(move || root.stat(&looked_at)).await;
             let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProviderError::Failed {
                 resource: self.reference.clone(),
                 attempt: "look for what it creates".to_owned(),
                 source,
             };
             if found.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?.is_some() {
-                return Ok(false);
+                return Ok(Some(path.clone()));
             }
         }
+        Ok(None)
+    }
+
+    /// Returns whether the conditions let the command run.
+    async fn is_due(&self, context: &Context) -> Result<bool, ProviderError> {
+        Ok(self.created(context).await?.is_none() && self.commands_let(context).await?)
+    }
+
+    /// Returns whether the conditions that are commands let it.
+    async fn commands_let(&self, context: &Context) -> Result<bool, ProviderError> {
         for condition in &self.unless {
             if self.run(context, condition).await?.status.success() {
                 return Ok(false);
@@ -251,10 +262,20 @@ impl Provider for ExecProvider {
         Parameters::parse(resource).map(drop)
     }
 
+    fn settles(&self) -> Option<&str> {
+        Some("exec 1")
+    }
+
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let mut checked = Checked { resources: 1, ..Checked::default() };
-        if !parameters.refresh_only && parameters.is_due(context).await? {
+        if parameters.refresh_only {
+            checked.witnesses = Some(Vec::new());
+        } else if let Some(created) = parameters.created(context).await? {
+            // A later one of several has others looked at before it.
+            let is_first = parameters.creates.first() == Some(&created);
+            checked.witnesses = is_first.then(|| vec![Witness { path: created, seen: Seen::Present }]);
+        } else if parameters.commands_let(context).await? {
             checked.changes.push(Change {
                 resource: resource.reference(),
                 property: "returns".to_owned(),

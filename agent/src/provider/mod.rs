@@ -19,7 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
 
-use crate::tree::WantedContent;
+use crate::tree::{WantedContent, Witness};
 
 /// One difference between what is and what shall be, found by [`Provider::check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub struct Checked {
     pub failures: Vec<(ResourceRef, String)>,
     /// What was left out and why, as an owner that an unprivileged run cannot set.
     pub skipped: Vec<(ResourceRef, String)>,
+    /// Everything below the managed root that this answer follows from, besides the resource and the [`Context`]'s options;
+    /// `None`, the default, when it follows from anything else too. While all witnesses hold, runs do not ask again: see
+    /// [`Provider::settles`]. Only needed where [`ApplyOptions::settle`] is set and nothing is out of sync.
+    pub witnesses: Option<Vec<Witness>>,
 }
 
 /// What [`Provider::apply`] did, when it got as far as trying each change.
@@ -169,6 +173,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// When the reaction failed.
     async fn refresh(&self, _context: &Context, _resource: &Arc<Resource>) -> Result<bool, ProviderError> {
         Ok(false)
+    }
+
+    /// Returns the version of the rules by which [`Checked::witnesses`] decide, `None` when they never do. Another version makes
+    /// all resources be checked once.
+    fn settles(&self) -> Option<&str> {
+        None
     }
 
     /// Returns whether applying this type may change files that belong to other resources, so that what was seen of them

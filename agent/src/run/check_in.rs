@@ -10,38 +10,64 @@ use direct_puppet_transport::protocol::{
 };
 use direct_puppet_transport::{Client, Transport};
 
-use super::Run;
 use super::state::State;
+use super::{Run, Source};
 use crate::agent::Inner;
 use crate::apply::error_chain;
 use crate::catalog_cache::CatalogCache;
 use crate::error::RunError;
 use crate::lock;
 use crate::outcome::Answer;
+use crate::tree::SettledRecord;
 
 /// Longest wait that one check-in asks for, in seconds: below what proxies cut off.
 const MAX_WAIT_SECONDS: u64 = 300;
 
 /// The catalog of a run.
 pub(super) struct Found {
-    pub(super) held: Held,
-    pub(super) catalog: Catalog,
+    pub(super) source: Source,
+    /// `None` when it is on disk and was not read.
+    pub(super) catalog: Option<Catalog>,
     /// Its bytes, when they are not on disk yet.
     pub(super) bytes: Option<Bytes>,
     /// The catalog held before, when it is another one.
     pub(super) prior: Option<Catalog>,
-    pub(super) answer: Answer,
-    pub(super) cached: CachedCatalogStatus,
+}
+
+/// The catalog that is held.
+pub(super) struct OnDisk {
+    held: Held,
+    /// `None` when it was not read, because a settled record may do without.
+    catalog: Option<Catalog>,
 }
 
 impl<T: Transport> Run<'_, T> {
-    pub(super) async fn find_catalog(&mut self, state: &State) -> Result<Found, RunError> {
-        let on_disk = state.catalogs.load(&self.inner.environment);
+    /// Reads the catalog that is held, unless there is a settled record for it.
+    pub(super) fn look_on_disk(&self, state: &State, settled: Option<&SettledRecord>) -> Option<OnDisk> {
+        let environment = &self.inner.environment;
+        if settled.is_some() {
+            return state.catalogs.held(environment).map(|held| OnDisk { held, catalog: None });
+        }
+        state.catalogs.load(environment).map(|(held, catalog)| OnDisk { held, catalog: Some(catalog) })
+    }
+
+    /// Reads the catalog that was found on disk after all. If it was damaged meanwhile, the server is asked again.
+    pub(super) async fn read_catalog(&mut self, state: &State, found: &mut Found) -> Result<Catalog, RunError> {
+        if let Some((_, catalog)) = state.catalogs.load(&self.inner.environment) {
+            return Ok(catalog);
+        }
+        *found = self.find_catalog(state, None).await?;
+        let nothing = || RunError::NoCatalog { environment: self.inner.environment.clone(), source: None };
+        found.catalog.take().ok_or_else(nothing)
+    }
+
+    /// Finds out which catalog is to be applied; `on_disk` is the one held.
+    pub(super) async fn find_catalog(&mut self, state: &State, on_disk: Option<OnDisk>) -> Result<Found, RunError> {
         if self.options.use_cached_catalog {
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
         }
-        match self.ask(on_disk.as_ref().map(|(held, _)| *held)).await {
-            Ok(reply) => self.found_in_reply(reply, on_disk),
+        match self.ask(on_disk.as_ref().map(|on_disk| on_disk.held)).await {
+            Ok(reply) => self.found_in_reply(reply, on_disk, state),
             Err(RunError::Cancelled) => Err(RunError::Cancelled),
             Err(error) if self.options.use_cache_on_failure && self.is_new_enough(on_disk.as_ref()) => {
                 self.warn(format!("{}: using the cached catalog", error_chain(&error)));
@@ -76,8 +102,8 @@ impl<T: Transport> Run<'_, T> {
         self.options.at_least.or_else(|| self.options.accept_older.then(VersionCounter::default))
     }
 
-    fn is_new_enough(&self, on_disk: Option<&(Held, Catalog)>) -> bool {
-        on_disk.is_some_and(|(held, _)| self.options.at_least.is_none_or(|at_least| held.version >= at_least))
+    fn is_new_enough(&self, on_disk: Option<&OnDisk>) -> bool {
+        on_disk.is_some_and(|on_disk| self.options.at_least.is_none_or(|at_least| on_disk.held.version >= at_least))
     }
 
     fn warn_if_unconfirmed(&mut self, unconfirmed_seconds: Option<u32>) {
@@ -88,33 +114,30 @@ impl<T: Transport> Run<'_, T> {
         }
     }
 
-    fn found_in_reply(&mut self, reply: CatalogReply, on_disk: Option<(Held, Catalog)>) -> Result<Found, RunError> {
-        let accepted = on_disk.as_ref().map(|(held, _)| held.version);
+    fn found_in_reply(&mut self, reply: CatalogReply, on_disk: Option<OnDisk>, state: &State) -> Result<Found, RunError> {
+        let accepted = on_disk.as_ref().map(|on_disk| on_disk.held.version);
         match reply {
             CatalogReply::Current { code_id, version, unconfirmed_seconds } => {
                 self.warn_if_unconfirmed(unconfirmed_seconds);
                 self.check_forward(version, accepted)?;
-                let Some((held, catalog)) = on_disk else {
+                let Some(OnDisk { held, catalog }) = on_disk else {
                     let reason = "it says that a catalog is current which this node does not have".to_owned();
                     return Err(RunError::Answer { reason });
                 };
                 let held = Held { code_id, version, ..held };
-                let cached = CachedCatalogStatus::NotUsed;
-                Ok(Found { held, catalog, bytes: None, prior: None, answer: Answer::Current, cached })
+                let source = Source { held, answer: Answer::Current, cached: CachedCatalogStatus::NotUsed };
+                Ok(Found { source, catalog, bytes: None, prior: None })
             }
             CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes } => {
                 self.warn_if_unconfirmed(unconfirmed_seconds);
                 self.check_forward(version, accepted)?;
                 let catalog = Catalog::decode(&bytes, catalog_id)?;
                 self.check_addressee(&catalog)?;
-                Ok(Found {
-                    held: Held { catalog_id, code_id, version },
-                    catalog,
-                    bytes: Some(bytes),
-                    prior: on_disk.map(|(_, catalog)| catalog),
-                    answer: Answer::Catalog,
-                    cached: CachedCatalogStatus::NotUsed,
-                })
+                let held = Held { catalog_id, code_id, version };
+                let source = Source { held, answer: Answer::Catalog, cached: CachedCatalogStatus::NotUsed };
+                let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
+                let prior = on_disk.and_then(|on_disk| on_disk.catalog.or_else(read));
+                Ok(Found { source, catalog: Some(catalog), bytes: Some(bytes), prior })
             }
             _ => Err(RunError::Answer { reason: "it asks for facts that it was given".to_owned() }),
         }
@@ -122,14 +145,14 @@ impl<T: Transport> Run<'_, T> {
 
     fn found_on_disk(
         &self,
-        on_disk: Option<(Held, Catalog)>,
+        on_disk: Option<OnDisk>,
         cached: CachedCatalogStatus,
         cause: Option<RunError>,
     ) -> Result<Found, RunError> {
-        let Some((held, catalog)) = on_disk else {
+        let Some(OnDisk { held, catalog }) = on_disk else {
             return Err(RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) });
         };
-        Ok(Found { held, catalog, bytes: None, prior: None, answer: Answer::Cached, cached })
+        Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog, bytes: None, prior: None })
     }
 
     /// The accepted version never goes back without an administrator's act.

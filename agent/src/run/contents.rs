@@ -1,9 +1,10 @@
 //! Which contents the node lacks, and bringing them into the local store.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, TreePath};
@@ -15,7 +16,7 @@ use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
 use crate::store::Store;
 use crate::sync::{Asking, FetchRequest, fetch};
-use crate::tree::{ContentState, Scan, ScanOptions, StatCache, WantedContent, scan};
+use crate::tree::{ContentState, Proofs, Scan, ScanOptions, StatCache, WantedContent, scan};
 
 /// How often listeners hear how far a scan is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,6 +38,10 @@ pub(super) struct Contents {
     pub(super) missing: Missing,
     /// Contents brought into the store for this run only.
     pub(super) uses: Uses,
+    /// What the scan proved, when it found nothing to do.
+    pub(super) proofs: Option<Proofs>,
+    /// When it began.
+    pub(super) scanned_at: SystemTime,
 }
 
 impl<T: Transport> Run<'_, T> {
@@ -53,7 +58,7 @@ impl<T: Transport> Run<'_, T> {
         let job = ScanJob {
             root: state.root.clone(),
             store: state.store.clone(),
-            cache: state.cache.take(),
+            state_dir: self.inner.state_dir.clone(),
             wanted,
             carried,
             options: ScanOptions {
@@ -65,16 +70,22 @@ impl<T: Transport> Run<'_, T> {
             progress: Arc::default(),
             interrupt: Arc::default(),
         };
-        let (scanned, cache) = self.watch(job).await?;
-        state.cache = cache;
-        Ok(Contents { resources, ..scanned? })
-    }
-
-    /// Runs the job on a blocking thread, tells listeners how far it is, and interrupts it when the run is cancelled.
-    async fn watch(&self, job: ScanJob) -> Result<(Result<Contents, RunError>, Option<StatCache>), RunError> {
         let (progress, interrupt) = (Arc::clone(&job.progress), Arc::clone(&job.interrupt));
         let total = job.wanted.len() as u64;
-        let mut task = tokio::task::spawn_blocking(move || job.run());
+        let (contents, cache) = self.watch(move || job.run(), &progress, &interrupt, total).await??;
+        state.cache = Some(cache);
+        Ok(Contents { resources, ..contents })
+    }
+
+    /// Does work on a blocking thread, tells listeners how far it is, and interrupts it when the run is cancelled.
+    pub(super) async fn watch<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+        progress: &AtomicU64,
+        interrupt: &AtomicBool,
+        total: u64,
+    ) -> Result<R, RunError> {
+        let mut task = tokio::task::spawn_blocking(work);
         let tell = |sink: &EventSink| sink.send(RunEvent::Scanned { files: progress.load(Ordering::Relaxed), total });
         loop {
             tokio::select! {
@@ -122,29 +133,27 @@ impl<T: Transport> Run<'_, T> {
 struct ScanJob {
     root: Root,
     store: Store,
-    cache: Option<StatCache>,
+    state_dir: PathBuf,
     wanted: Vec<WantedContent>,
     carried: HashSet<Digest>,
     options: ScanOptions,
-    now: std::time::SystemTime,
+    now: SystemTime,
     progress: Arc<AtomicU64>,
     interrupt: Arc<AtomicBool>,
 }
 
 impl ScanJob {
-    fn run(mut self) -> (Result<Contents, RunError>, Option<StatCache>) {
-        let result = self.cache.as_mut().map_or_else(
-            || Err(RunError::Config { reason: "one run scans once".to_owned() }),
-            |cache| {
-                follow_links(&self.root, &mut self.wanted);
-                let scanned = scan(&self.root, &self.wanted, cache, &self.options, self.now, &self.interrupt, &self.progress);
-                if self.interrupt.load(Ordering::Relaxed) {
-                    return Err(RunError::Cancelled);
-                }
-                resolve(&self.store, &self.wanted, &self.carried, scanned?)
-            },
-        );
-        (result, self.cache)
+    fn run(mut self) -> Result<(Contents, StatCache), RunError> {
+        let mut cache = StatCache::load(&self.state_dir)?;
+        follow_links(&self.root, &mut self.wanted);
+        let scanned = scan(&self.root, &self.wanted, &mut cache, &self.options, self.now, &self.interrupt, &self.progress);
+        if self.interrupt.load(Ordering::Relaxed) {
+            return Err(RunError::Cancelled);
+        }
+        let scanned = scanned?;
+        let proofs = Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval);
+        let contents = resolve(&self.store, &self.wanted, &self.carried, scanned)?;
+        Ok((Contents { proofs, scanned_at: self.now, ..contents }, cache))
     }
 }
 
@@ -190,7 +199,8 @@ fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, m
         }
     }
     scan.counters.missing = missing.len() as u64;
-    Ok(Contents { resources: Vec::new(), scan, copies, missing, uses })
+    let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
+    Ok(Contents { resources: Vec::new(), scan, copies, missing, uses, proofs, scanned_at })
 }
 
 /// Copies contents into the store; returns those that turned out to be others.

@@ -1,7 +1,7 @@
 //! What a run leaves on disk, and what it tells the server.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
 use serde::{Deserialize, Serialize};
 
+use super::settled::ToSettle;
 use super::state::State;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, error_chain};
@@ -20,7 +21,7 @@ use crate::outcome::{Outcome, WireCounters};
 use crate::provider::Context;
 use crate::report::{self, ReportParts};
 use crate::summary;
-use crate::tree::{ScanCounters, StatCache};
+use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
 
 const UNSETTLED: &str = "unsettled.json";
@@ -79,12 +80,27 @@ impl<T: Transport> Run<'_, T> {
         state: &mut State,
         source: &Source,
         scanned: ScanCounters,
-        result: EngineResult,
+        mut result: EngineResult,
         context: Context,
+        to_settle: Option<ToSettle>,
     ) -> Result<Outcome, RunError> {
-        self.keep_state(state, &result, context).await?;
-        // What was seen of the tree is on disk now; the report may be large itself.
-        state.cache = None;
+        let settle = to_settle.and_then(|to_settle| {
+            let witnesses = result.witnesses.take().filter(|_| !result.cancelled && result.messages.is_empty())?;
+            let catalog = state.catalogs.path_of(source.held.catalog_id);
+            Some(Settle { to_settle, witnesses, catalog, resources: result.counters.total })
+        });
+        // What was seen of the tree is on disk after this; the report may be large itself.
+        self.keep_state(state, &result, context, settle).await?;
+        self.conclude(source, scanned, result).await
+    }
+
+    /// Sends the report and returns the outcome.
+    pub(super) async fn conclude(
+        &mut self,
+        source: &Source,
+        scanned: ScanCounters,
+        result: EngineResult,
+    ) -> Result<Outcome, RunError> {
         let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0;
         let has_changed = result.counters.changed > 0 || result.counters.restarted > 0;
         let status = match () {
@@ -133,7 +149,13 @@ impl<T: Transport> Run<'_, T> {
         self.deliver(&report).await;
     }
 
-    async fn keep_state(&self, state: &mut State, result: &EngineResult, context: Context) -> Result<(), RunError> {
+    async fn keep_state(
+        &self,
+        state: &mut State,
+        result: &EngineResult,
+        context: Context,
+        settle: Option<Settle>,
+    ) -> Result<(), RunError> {
         let written = context.take_written();
         let cache = state.cache.take();
         let job = KeepState {
@@ -154,18 +176,15 @@ impl<T: Transport> Run<'_, T> {
             state_dir: self.inner.state_dir.clone(),
             root: state.root.clone(),
             store: state.store.clone(),
+            settle,
         };
         let done = tokio::task::spawn_blocking(move || {
-            let mut cache = cache;
             let cleared = context.stage_journal().clear();
             // What the scan saw is not needed any more.
             drop(context);
-            let result = cleared.and_then(|()| job.run(cache.as_mut(), written));
-            (result, cache)
+            cleared.and_then(|()| job.run(cache, written))
         });
-        let (result, cache) = done.await.map_err(RunError::Lost)?;
-        state.cache = cache;
-        Ok(result?)
+        Ok(done.await.map_err(RunError::Lost)??)
     }
 
     /// Writes the report and its summary, and sends it with those that wait. What cannot be sent waits for the next run.
@@ -235,15 +254,44 @@ struct KeepState {
     state_dir: PathBuf,
     root: crate::fs::Root,
     store: crate::store::Store,
+    settle: Option<Settle>,
+}
+
+/// What is written as the settled record.
+struct Settle {
+    to_settle: ToSettle,
+    witnesses: Witnesses,
+    catalog: PathBuf,
+    resources: u64,
+}
+
+impl Settle {
+    /// Writes it. That this cannot be done only makes the next run check everything again.
+    fn write(&self, state_dir: &Path) {
+        let ToSettle { binding, recorded_at, proofs } = &self.to_settle;
+        let settled = Settled {
+            binding: *binding,
+            recorded_at: *recorded_at,
+            resources: self.resources,
+            proofs,
+            witnesses: &self.witnesses,
+            catalog: &self.catalog,
+        };
+        match settled.write(state_dir) {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!("too new to be relied upon: the next run checks everything again"),
+            Err(error) => tracing::warn!("{}: the next run checks everything again", error_chain(&error)),
+        }
+    }
 }
 
 impl KeepState {
     fn run(
         self,
-        cache: Option<&mut StatCache>,
+        cache: Option<StatCache>,
         written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, direct_puppet_transport::protocol::Digest)>,
     ) -> Result<(), FsError> {
-        if let Some(cache) = cache {
+        if let Some(mut cache) = cache {
             for (path, stat, digest) in written {
                 cache.record(&path, &stat, digest);
             }
@@ -256,6 +304,9 @@ impl KeepState {
         if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
             save_unsettled(&self.unsettled_path, &self.unsettled)?;
         }
+        if let Some(settle) = &self.settle {
+            settle.write(&self.state_dir);
+        }
         if self.has_changed && !self.has_failed {
             let backups = undo::prune(&self.state_dir, self.undo_runs)?;
             self.store.retain(&|digest| backups.contains(digest))?;
@@ -264,11 +315,17 @@ impl KeepState {
     }
 }
 
-fn load_unsettled(path: &std::path::Path) -> Unsettled {
+/// Returns whether the last run that applied something came to its end and left nothing out of sync. Blocking.
+pub(super) fn left_nothing_unsettled(state_dir: &Path) -> bool {
+    let unsettled = load_unsettled(&state_dir.join(UNSETTLED));
+    unsettled.applied && unsettled.resources.is_empty()
+}
+
+fn load_unsettled(path: &Path) -> Unsettled {
     std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-fn save_unsettled(path: &std::path::Path, unsettled: &Unsettled) -> Result<(), FsError> {
+fn save_unsettled(path: &Path, unsettled: &Unsettled) -> Result<(), FsError> {
     let text =
         serde_json::to_vec(unsettled).map_err(|error| own_file(path, "encode the list of unsettled resources", error.into()))?;
     write_state(path, &text, 0o600)

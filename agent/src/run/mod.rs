@@ -6,6 +6,7 @@
 mod check_in;
 mod contents;
 mod finish;
+mod settled;
 mod state;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,11 +28,14 @@ use crate::outcome::{Answer, Outcome};
 use crate::provider::{ApplyOptions, Context, ContextParts, Ownership};
 use crate::sync::{Counted, Fetched};
 use crate::system::unix_nanos;
+use crate::tree::Witnesses;
 use crate::undo::UndoLog;
 
 pub(crate) use check_in::wait_for_news;
 
+use check_in::Found;
 use contents::Contents;
+use settled::ToSettle;
 use state::State;
 
 /// What is known of a run while it goes on.
@@ -87,12 +91,30 @@ impl<T: Transport> Run<'_, T> {
             self.warn(format!("removed {} staged files that an interrupted run had left", state.leftovers));
         }
         self.begin(Phase::CheckIn);
-        let found = self.find_catalog(state).await?;
-        self.inner.sink.send(RunEvent::Catalog { catalog_id: found.held.catalog_id, answer: found.answer });
-        let plan = self.plan(&found.catalog)?;
-
+        let record = self.load_settled(state).await?;
+        let on_disk = self.look_on_disk(state, record.as_ref());
+        let mut found = self.find_catalog(state, on_disk).await?;
+        self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
+        if let Some(catalog) = found.catalog.take() {
+            let plan = self.plan(&catalog)?;
+            self.begin(Phase::Scan);
+            return self.converge(state, &plan, catalog, found).await;
+        }
         self.begin(Phase::Scan);
-        let mut contents = self.scan(state, &plan, found.catalog).await?;
+        if let Some(record) = record
+            && let Some(counts) = self.holds(state, record).await?
+        {
+            return self.finish_settled(state, &found.source, counts).await;
+        }
+        let catalog = self.read_catalog(state, &mut found).await?;
+        let plan = self.plan(&catalog)?;
+        self.converge(state, &plan, catalog, found).await
+    }
+
+    /// Goes the whole way from scan to report.
+    async fn converge(&mut self, state: &mut State, plan: &Plan, catalog: Catalog, found: Found) -> Result<Outcome, RunError> {
+        let source = found.source;
+        let mut contents = self.scan(state, plan, catalog).await?;
         self.check_cancelled()?;
 
         self.begin(Phase::Fetch);
@@ -100,15 +122,22 @@ impl<T: Transport> Run<'_, T> {
             self.bring(state, &mut contents).await?;
         }
         self.check_cancelled()?;
-        let source = Source { held: found.held, answer: found.answer, cached: found.cached };
         let prior = self.hold(state, &source, found.bytes, &contents.resources, found.prior).await?;
 
         self.begin(Phase::Apply);
+        if !self.options.noop {
+            self.forget_settled().await?;
+        }
         let scanned = contents.scan.counters;
-        let (result, context) = self.apply(state, &plan, contents, &prior).await?;
+        let to_settle = contents.proofs.filter(|_| self.may_settle()).map(|proofs| ToSettle {
+            binding: self.binding(source.held.catalog_id),
+            recorded_at: contents.scanned_at,
+            proofs,
+        });
+        let (result, context) = self.apply(state, plan, contents, &prior).await?;
 
         self.begin(Phase::Report);
-        self.finish(state, &source, scanned, result, context).await
+        self.finish(state, &source, scanned, result, context, to_settle).await
     }
 
     /// Says that the next phase begins, and takes the time of the last.
@@ -185,6 +214,7 @@ impl<T: Transport> Run<'_, T> {
                 max_diff_bytes: self.inner.max_diff_bytes,
                 ownership: ownership(),
                 noop: self.options.noop,
+                settle: self.may_settle(),
             },
             undo: UndoLog::new(&self.inner.state_dir, &self.uuid),
             cancel: self.cancel.clone(),
@@ -194,6 +224,7 @@ impl<T: Transport> Run<'_, T> {
         });
         let options =
             EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
+        let witnesses = self.may_settle().then(Witnesses::default);
         let engine = Engine {
             graph: &plan.graph,
             resources: &contents.resources,
@@ -203,7 +234,7 @@ impl<T: Transport> Run<'_, T> {
             prior,
             system: &*self.inner.system,
             sink: &self.inner.sink,
-            result: EngineResult::default(),
+            result: EngineResult { witnesses, ..EngineResult::default() },
         };
         let result = engine.run().await;
         Ok((result, context))

@@ -18,6 +18,7 @@ pub(super) struct State {
     journal: Option<StageJournal>,
     /// Staged files of an interrupted run that were removed.
     pub(super) leftovers: u64,
+    /// What earlier scans proved, once this run has scanned.
     pub(super) cache: Option<StatCache>,
     pub(super) catalogs: CatalogCache,
     _lock: RunLock,
@@ -44,7 +45,7 @@ impl State {
             store,
             journal: Some(journal),
             leftovers,
-            cache: Some(StatCache::load(state_dir)?),
+            cache: None,
             catalogs: CatalogCache::ensure(state_dir, &inner.certname)?,
             root,
             _lock: lock,

@@ -17,6 +17,7 @@ use super::dir::{Dir, RootDir};
 use super::fingerprint::{FingerprintKey, KEY_BYTES};
 use super::format::{self, Records};
 use super::record::{CLOCK_GRANULARITY, Nanos, Record, nanos_at, nanos_in, nanos_of};
+use super::scan::WantedContent;
 use crate::fs::{FsError, FsErrorKind, Root, Stat};
 
 /// Longest wait of [`StatCache::save`].
@@ -115,6 +116,14 @@ impl StatCache {
         self.records.get(path)
     }
 
+    /// Returns when a file that has its wanted content, and `stat`, is to be proved by digest again; `None` when the next scan
+    /// would not believe its metadata.
+    pub(super) fn due_at(&self, wanted: &WantedContent, stat: &Stat, interval: Duration) -> Option<Nanos> {
+        let record = self.records.get(&wanted.path)?;
+        let is_believed = record.digest == wanted.digest && !record.is_racy() && record.holds(stat);
+        is_believed.then(|| record.due_at(interval, self.key.position(&wanted.path)))
+    }
+
     pub(super) fn put(&mut self, path: &TreePath, record: Record) {
         let old = self.records.insert(path.clone(), record);
         self.changed |= old != Some(record);
@@ -207,6 +216,11 @@ fn load_key(state_dir: &Path) -> Result<(FingerprintKey, bool), FsError> {
     replace(state_dir, "scan-key", &key)
         .map_err(|source| error(&path, "write the secret of this host's fingerprints", source))?;
     Ok((FingerprintKey::new(key), true))
+}
+
+/// Returns the secret of this host, if there is one already.
+pub(super) fn known_key(state_dir: &Path) -> Option<FingerprintKey> {
+    read_key(&state_dir.join("scan-key")).ok().flatten().map(FingerprintKey::new)
 }
 
 /// `None` when what is there is no key, or one that others could have read.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use direct_puppet_transport::protocol::TreePath;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use crate::fs::{FileKind, Stat, Time};
 
@@ -26,15 +27,19 @@ impl RootDir {
 
     /// Opens a directory. `None` when it, or one on the way, is not there.
     pub(super) fn dir(&self, path: &TreePath) -> Result<Option<Dir<'_>>, Errno> {
-        match self.open_beneath(path) {
+        match self.open_dir(path) {
             Ok(fd) => Ok(Some(Dir { root: self, path: path.clone(), fd, private: OnceLock::new() })),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
 
-    fn open_beneath(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
-        let name = if path.is_root() { Path::new(".") } else { path.as_path() };
+    fn open_dir(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
+        self.open_beneath(if path.is_root() { Path::new(".") } else { path.as_path() })
+    }
+
+    /// Opens a directory by its path, `.` for this one; no component may be a link.
+    pub(super) fn open_beneath(&self, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let mut attempt = 1;
         loop {
@@ -58,11 +63,7 @@ pub(super) struct Dir<'a> {
 impl Dir<'_> {
     /// lstat of a name. `None` when there is nothing.
     pub(super) fn stat(&self, name: &[u8]) -> Result<Option<Stat>, Errno> {
-        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(to_stat(&stat))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno),
-        }
+        stat_of_name(&self.fd, name)
     }
 
     /// Where a symbolic link points.
@@ -86,7 +87,7 @@ impl Dir<'_> {
         let mut private = is_private(&stat_of(&self.fd)?);
         let mut next = self.path.parent();
         while let Some(path) = next.filter(|_| private) {
-            private = is_private(&stat_of(self.root.open_beneath(&path)?)?);
+            private = is_private(&stat_of(self.root.open_dir(&path)?)?);
             next = path.parent();
         }
         Ok(private)
@@ -97,6 +98,15 @@ impl Dir<'_> {
 /// in the group bits.
 pub(super) fn is_private(stat: &Stat) -> bool {
     (stat.uid == 0 || stat.uid == rustix::process::geteuid().as_raw()) && stat.mode & 0o022 == 0 && stat.kind() != FileKind::Link
+}
+
+/// lstat of a name in a directory. `None` when there is nothing.
+pub(super) fn stat_of_name(dir: impl AsFd, name: impl Arg) -> Result<Option<Stat>, Errno> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(to_stat(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// fstat.

@@ -12,6 +12,9 @@ use xxhash_rust::xxh3::{xxh3_64_with_secret, xxh3_128_with_secret};
 /// Bytes of a key: the size of XXH3's own secret (`XXH3_SECRET_DEFAULT_SIZE`).
 pub(super) const KEY_BYTES: usize = 192;
 
+/// Enough that no run proves more than some quarter of the files, few enough that most runs prove none and can be settled.
+const POSITIONS: u32 = 4;
+
 /// The secret of this host.
 pub(super) struct FingerprintKey([u8; KEY_BYTES]);
 
@@ -30,9 +33,16 @@ impl FingerprintKey {
         xxh3_128_with_secret(content, &self.0)
     }
 
-    /// Where between 0 and 1 (exclusive) a path stands among all paths of this host; the same at every call.
+    /// Where between 0 and 1 (exclusive) a path stands among all paths of this host; the same at every call. There are
+    /// [`POSITIONS`] places to stand: whatever shares one is proved in the same run, and between them runs have nothing to read.
     pub(super) fn position(&self, path: &TreePath) -> f64 {
-        f64::from((xxh3_64_with_secret(path.as_bytes(), &self.0) >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+        let part = xxh3_64_with_secret(path.as_bytes(), &self.0) >> 32;
+        (f64::from((part * u64::from(POSITIONS) >> 32) as u32) + 0.5) / f64::from(POSITIONS)
+    }
+
+    /// The key for the checksum of the settled record, from which this key cannot be found.
+    pub(super) fn settled_key(&self) -> [u8; 32] {
+        blake3::derive_key("direct-puppet 2026 settled record checksum", &self.0)
     }
 
     /// The key for the checksum of the cache file, from which this key cannot be found.

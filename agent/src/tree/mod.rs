@@ -12,6 +12,7 @@ mod pool;
 mod prove;
 mod record;
 mod scan;
+mod settled;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -19,5 +20,9 @@ mod walk;
 pub use cache::StatCache;
 pub use hash::{SMALL_FILE_BYTES, hash_file, hash_files_parallel};
 pub use pool::Pool;
+#[cfg(feature = "providers")]
+pub(crate) use record::is_racy;
 pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
+pub(crate) use settled::{Proofs, Settled, SettledCounts, SettledRecord, Witnesses, forget as forget_settled};
+pub use settled::{Seen, Witness};
 pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_tree};

@@ -28,6 +28,13 @@ pub(super) fn nanos_in(duration: Duration) -> Nanos {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Whether what has this metadata could have been changed after `seen_at`, when it was taken or later, without a change of its
+/// times. Only ctime counts: whatever changes content, target or entries sets it, and nobody can set it back. One in the future
+/// proves nothing.
+pub(crate) fn is_racy(stat: &Stat, seen_at: SystemTime) -> bool {
+    nanos_at(seen_at).saturating_sub(nanos_of(stat.ctime)) <= nanos_in(CLOCK_GRANULARITY)
+}
+
 /// One file whose content was proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
@@ -89,11 +96,14 @@ impl Record {
 
     /// Whether it is time to prove the content by digest again; `position` in [0, 1) spreads files over the second half of the
     /// interval, so that each is proved within it and the runs share the work.
-    #[expect(clippy::cast_possible_truncation, reason = "a product below the interval, which fits")]
     pub(super) fn is_due(&self, interval: Duration, position: f64, now: Nanos) -> bool {
-        let age = now.saturating_sub(self.proved_at);
-        let due = (nanos_in(interval) as f64 * (0.5 + 0.5 * position)) as Nanos;
         // A proof in the future: the clock was stepped back, the age is not known.
-        age < 0 || age >= due
+        now < self.proved_at || now >= self.due_at(interval, position)
+    }
+
+    /// When that time is.
+    #[expect(clippy::cast_possible_truncation, reason = "a product below the interval, which fits")]
+    pub(super) fn due_at(&self, interval: Duration, position: f64) -> Nanos {
+        self.proved_at.saturating_add((nanos_in(interval) as f64 * (0.5 + 0.5 * position)) as Nanos)
     }
 }

@@ -6,8 +6,8 @@
 //! 3. *digest*: read once and hashed.
 //!
 //! Each file is proved by digest again between half and the whole of `reproof_interval` after its last such proof, at a point that
-//! depends on its path. This takes the place of a rotating slice in every run: a run with nothing to do opens nothing, and every
-//! file is still proved within a stated time, the work spread over the runs of the second half.
+//! depends on its path: there are four. This takes the place of a rotating slice in every run: a run with nothing to do opens
+//! nothing, and every file is still proved within a stated time, the work spread over four runs of the second half.
 
 use std::collections::HashMap;
 use std::io;

@@ -219,7 +219,9 @@ fn every_file_is_proved_again_within_the_interval_and_the_work_is_spread() {
     }
     assert!(opened[..11].iter().all(|&count| count == 0), "{opened:?}");
     assert_eq!(opened.iter().sum::<u64>(), 200, "{opened:?}");
-    assert!(opened.iter().all(|&count| count < 60), "{opened:?}");
+    assert!(opened.iter().all(|&count| count < 90), "{opened:?}");
+    // Most runs read nothing, so that they can be settled.
+    assert_eq!(opened.iter().filter(|&&count| count > 0).count(), 4, "{opened:?}");
 }
 
 #[test]

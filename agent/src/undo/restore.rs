@@ -13,6 +13,7 @@ use crate::error::RunError;
 use crate::fs::{Attributes, ContentSource, FileKind, FsError, Root, Stage, StageJournal, Stat, ensure_private_dir};
 use crate::lock::{RunLock, own_file};
 use crate::store::Store;
+use crate::tree::forget_settled;
 
 /// Permissions that an unprivileged process needs on a directory in which it creates something.
 const OWN_WRITE_AND_SEARCH: u32 = 0o300;
@@ -22,6 +23,7 @@ pub(crate) fn undo(state_dir: &Path, root: &Path, options: UndoOptions) -> Resul
     let root = Root::open(root)?;
     ensure_private_dir(state_dir)?;
     let _lock = RunLock::take(state_dir)?;
+    forget_settled(state_dir)?;
     let (journal, _) = StageJournal::open(state_dir, &root)?;
     let store = Store::ensure(&state_dir.join("store"))?;
     let Some((log, run_time_unix_seconds)) = logs(state_dir)?.pop() else {

@@ -12,6 +12,7 @@ use super::owner::AccountCache;
 use super::parameters::Parameters;
 use super::place;
 use super::source::Content;
+use super::witnesses::Gathered;
 use crate::fs::{Attributes, FileKind, FsError, Stat};
 use crate::provider::{Applied, Change, Context, Ownership, ProviderError};
 use crate::undo::Left;
@@ -104,7 +105,7 @@ pub(super) fn apply(
     }
     let exclusions = Exclusions::new(&parameters.path, context.managed());
     let expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
-    let identities = Identities::load(context, cache, resource, &parameters)?;
+    let identities = Identities::load(context, cache, resource, &parameters, &mut Gathered::nothing())?;
     let mut application = Application { context, parameters: &parameters, identities: &identities, applied: Applied::default() };
     let tasks = application.tasks(resource, expansion, &exclusions, changes);
     application.run(tasks);

@@ -10,6 +10,7 @@ use super::observe::{self, Observer, kind_name};
 use super::owner::AccountCache;
 use super::parameters::Parameters;
 use super::source::Content;
+use super::witnesses::Gathered;
 use crate::fs::{FileKind, FsError, Stat};
 use crate::provider::{Change, Checked, Context, Ownership, ProviderError};
 
@@ -57,6 +58,7 @@ struct Comparison<'a> {
     found: [Vec<Change>; PHASES],
     /// The last directory in order that is none yet: nothing can be below it.
     blocked: Option<TreePath>,
+    witnesses: Gathered,
     checked: Checked,
 }
 
@@ -69,7 +71,8 @@ pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource
     let parameters = Parameters::parse(resource)?;
     let exclusions = Exclusions::new(&parameters.path, context.managed());
     let mut expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
-    let identities = Identities::load(context, cache, resource, &parameters)?;
+    let mut witnesses = Gathered::new(context, &parameters);
+    let identities = Identities::load(context, cache, resource, &parameters, &mut witnesses)?;
     let mut comparison = Comparison {
         context,
         resource,
@@ -78,6 +81,7 @@ pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource
         observer: Observer::new(context),
         found: Default::default(),
         blocked: None,
+        witnesses,
         checked: Checked::default(),
     };
     for (path, reason) in &expansion.failures {
@@ -109,6 +113,9 @@ impl Comparison<'_> {
     fn compare(&mut self, entry: &Desired) -> Result<(), ProviderError> {
         let blocked = self.blocked.as_ref().is_some_and(|above| entry.path.is_within(above));
         let observed = if blocked { Ok((entry.path.clone(), None)) } else { self.observe(entry) };
+        if let Ok((_, stat)) = &observed {
+            self.witnesses.add_entry(self.context, self.parameters, entry, stat.as_ref());
+        }
         let differences = observed.and_then(|(path, stat)| {
             if matches!(entry.want, Want::Directory) && stat.is_none_or(|stat| stat.kind() != FileKind::Directory) && !blocked {
                 self.blocked = Some(entry.path.clone());
@@ -315,6 +322,7 @@ impl Comparison<'_> {
             }
         }
         // A usize fits in 64 bits.
+        self.checked.witnesses = self.witnesses.with_listings(self.observer.into_listings());
         self.checked.resources = (entries + self.checked.failures.len()).max(1) as u64;
         self.checked
     }

@@ -6,8 +6,9 @@ use direct_puppet_transport::protocol::Resource;
 
 use super::desired::SourceAttributes;
 use super::mode::{NEW_DIRECTORY_MODE, NEW_FILE_MODE};
-use super::owner::{AccountCache, AccountKind, Accounts};
+use super::owner::{AccountCache, AccountKind, Accounts, Loaded};
 use super::parameters::{Account, Parameters, SourcePermissions};
+use super::witnesses::Gathered;
 use crate::fs::{Attributes, FileKind, Stat};
 use crate::provider::{Context, Ownership, ProviderError};
 
@@ -42,14 +43,18 @@ impl Identities {
         cache: &AccountCache,
         resource: &Resource,
         parameters: &Parameters,
+        witnesses: &mut Gathered,
     ) -> Result<Self, ProviderError> {
         let managed = context.options().ownership == Ownership::Managed;
-        let look = |kind: AccountKind, account: Option<&Account>| match account.filter(|_| managed) {
+        let mut look = |kind: AccountKind, account: Option<&Account>| match account.filter(|_| managed) {
             None => Ok((Identity::Any, Arc::default())),
             Some(account) => {
-                let accounts = cache.load(context.root(), kind).map_err(|error| {
+                let Loaded { accounts, path, stat } = cache.load(context.root(), kind).map_err(|error| {
                     super::errors::failed(&resource.reference(), format!("look up the {} {}", kind.name(), shown(account)), error)
                 })?;
+                if matches!(account, Account::Name(_)) {
+                    witnesses.add_accounts(kind, path.as_ref(), stat.as_ref());
+                }
                 let identity = match (accounts.id(account), account) {
                     (Some(id), _) => Identity::Id(id),
                     (None, account) if context.options().noop => Identity::Unknown(shown(account)),

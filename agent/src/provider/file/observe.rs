@@ -1,6 +1,6 @@
 //! What is there now: from the scan where it is fresh, from a listing where one was made, else from the file system.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 
@@ -17,27 +17,33 @@ pub(super) struct Observer<'a> {
     context: &'a Context,
     /// What listings showed; whatever is missing from a listed directory is not there.
     listed: BTreeMap<TreePath, Stat>,
-    listed_directories: BTreeSet<TreePath>,
+    /// Each with its metadata from before it was listed.
+    listed_directories: BTreeMap<TreePath, Stat>,
 }
 
 impl<'a> Observer<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
-        Self { context, listed: BTreeMap::new(), listed_directories: BTreeSet::new() }
+        Self { context, listed: BTreeMap::new(), listed_directories: BTreeMap::new() }
     }
 
     /// Lists a directory; its entries are then known without another look. Names too long for a path are left out.
     pub(super) fn list(&mut self, path: &TreePath) -> Result<Vec<(TreePath, Vec<u8>, Stat)>, FsError> {
-        let entries = self.context.root().list(path)?;
+        let (stat, entries) = self.context.root().list_with_stat(path)?;
         let found: Vec<_> =
             entries.into_iter().filter_map(|entry| Some((path.child(&entry.name).ok()?, entry.name, entry.stat))).collect();
         self.listed.extend(found.iter().map(|(path, _, stat)| (path.clone(), *stat)));
-        self.listed_directories.insert(path.clone());
+        self.listed_directories.insert(path.clone(), stat);
         Ok(found)
     }
 
     /// Returns the directories that were listed.
     pub(super) fn listed_directories(&self) -> impl Iterator<Item = &TreePath> {
-        self.listed_directories.iter()
+        self.listed_directories.keys()
+    }
+
+    /// Returns the directories that were listed, each with its metadata from before.
+    pub(super) fn into_listings(self) -> BTreeMap<TreePath, Stat> {
+        self.listed_directories
     }
 
     /// Returns the metadata of what is at `path`, without following a link there.
@@ -50,7 +56,7 @@ impl<'a> Observer<'a> {
         if let Some(stat) = self.listed.get(path) {
             return Ok(Some(*stat));
         }
-        if path.parent().is_some_and(|parent| self.listed_directories.contains(&parent)) {
+        if path.parent().is_some_and(|parent| self.listed_directories.contains_key(&parent)) {
             return Ok(None);
         }
         self.context.root().stat(path)

@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use direct_puppet_transport::protocol::TreePath;
 
 use super::parameters::Account;
 use crate::fs::{FsError, Root, Stat};
+use crate::tree::is_racy;
 
 /// Longest file of accounts that is read, in bytes: some hundred thousand lines.
 const MAX_ACCOUNT_BYTES: u64 = 64 * 1024 * 1024;
@@ -22,7 +24,8 @@ pub(super) enum AccountKind {
 }
 
 impl AccountKind {
-    const fn path(self) -> &'static [u8] {
+    /// Returns the same as a path below the root.
+    pub(super) const fn path(self) -> &'static [u8] {
         match self {
             Self::User => b"etc/passwd",
             Self::Group => b"etc/group",
@@ -85,8 +88,18 @@ impl Accounts {
     }
 }
 
-/// Where a file of accounts was and what was in it.
-type Remembered = (std::path::PathBuf, Option<Stat>, Arc<Accounts>);
+/// The accounts of one file.
+#[derive(Debug, Clone)]
+pub(super) struct Loaded {
+    pub(super) accounts: Arc<Accounts>,
+    /// Where the file is, its links followed; `None` when there is none.
+    pub(super) path: Option<TreePath>,
+    /// Its metadata from before it was read.
+    pub(super) stat: Option<Stat>,
+}
+
+/// The root that a file of accounts was below, and what was in it.
+type Remembered = (std::path::PathBuf, Loaded);
 
 /// Accounts by kind, read again when their file has changed: a run may add users.
 #[derive(Debug, Default)]
@@ -97,7 +110,7 @@ pub(super) struct AccountCache {
 
 impl AccountCache {
     /// Returns the accounts of a root; none when there is no file. Blocking.
-    pub(super) fn load(&self, root: &Root, kind: AccountKind) -> Result<Arc<Accounts>, FsError> {
+    pub(super) fn load(&self, root: &Root, kind: AccountKind) -> Result<Loaded, FsError> {
         // The constant is a valid path; the root itself would be the answer otherwise, which is no file.
         let path = root.resolve_links(&TreePath::from_bytes(kind.path()).unwrap_or_default())?;
         let stat = match &path {
@@ -109,18 +122,21 @@ impl AccountCache {
             AccountKind::Group => &self.groups,
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known_root, known_stat, accounts)) = &*slot
+        if let Some((known_root, known)) = &*slot
             && known_root == root.path()
-            && *known_stat == stat
+            && (&known.path, known.stat) == (&path, stat)
         {
-            return Ok(Arc::clone(accounts));
+            return Ok(known.clone());
         }
-        let accounts = match path.filter(|_| stat.is_some()) {
-            Some(path) => Arc::new(read(root, &path)?),
+        let now = SystemTime::now();
+        let accounts = match path.as_ref().filter(|_| stat.is_some()) {
+            Some(path) => Arc::new(read(root, path)?),
             None => Arc::default(),
         };
-        *slot = Some((root.path().to_owned(), stat, Arc::clone(&accounts)));
-        Ok(accounts)
+        let loaded = Loaded { accounts, path, stat };
+        // One that was changed just now may be changed again without a change of its times: it is read again the next time.
+        *slot = Some((root.path().to_owned(), loaded.clone())).filter(|_| !stat.is_some_and(|stat| is_racy(&stat, now)));
+        Ok(loaded)
     }
 }
 

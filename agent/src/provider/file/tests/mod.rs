@@ -128,6 +128,7 @@ impl World {
                 max_diff_bytes: 1000,
                 ownership: if rustix::process::geteuid().is_root() { Ownership::Managed } else { Ownership::Skipped },
                 noop: self.noop,
+                settle: false,
             },
             undo: UndoLog::new(&state, "test"),
             cancel: CancellationToken::new(),

@@ -1,0 +1,169 @@
+//! The settled record: what made a run find nothing to do, so that the next one needs only look whether that still holds.
+//!
+//! A run that found every resource of a catalog in sync writes down what this followed from: for each path that a check looked
+//! at, a [`Witness`]. The next run with the same catalog compares the metadata of just these paths. If all are as they were, it
+//! is unchanged, and neither the catalog nor the scan cache is read. If one is not, or anything else is amiss, the run
+//! goes the whole way, as if there were no record: it never decides what is to be done, only that nothing is.
+//!
+//! One file in the state directory, `settled`, mode 0600, replaced atomically (layout: see the `format` module).
+//!
+//! What is settled:
+//!
+//! * `File`: with content, with `puppet:///` sources, links, directories, what is to be absent, owners and groups by number or
+//!   name (then `/etc/passwd` and `/etc/group` are witnesses too), directories with `recurse` or `purge` (their entries are).
+//! * `Exec` with `refreshonly`, or with `creates` of which one exists.
+//!
+//! What is not, so that a catalog with one such resource is checked as a whole in every run: `File` with sources on this
+//! machine, with `links => follow`, with a local name of an owner that is found through a link; what has a note for the report
+//! in every run (an owner that an unprivileged run leaves alone, directories that purging keeps); `Exec` with conditions to run;
+//! `Notify`; and types of providers that do not say what their checks follow from.
+//!
+//! What makes the record unusable: another catalog, version of this program, set of providers, root, state directory, user that
+//! runs it or interval of proofs (all in its binding); a change of the file that holds the catalog; the time at which the first
+//! file is to be proved by digest again; a clock that was set back; any whole run but a noop one, and `undo`, which remove it
+//! before anything is changed. It is not looked at in noop runs and runs with tags or `verify_all`, nor when the agent is
+//! built or started without it ([`AgentBuilder::settled`](crate::AgentBuilder::settled)).
+//!
+//! What does not: restarts, new code with the same catalog, changes of what no check depends on (entries of a directory that is
+//! not purged; content with `replace => false`).
+//!
+//! A record is written only when no witness could have changed since without a change of its times (git's racy rule, as in
+//! the `record` module). It is not made durable: what a power cut leaves of it is recognised by its checksum.
+
+mod format;
+mod proofs;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod witness;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::SystemTime;
+
+use self::format::{Encoded, Header};
+use super::cache::known_key;
+use super::record::{is_racy, nanos_at};
+use crate::fs::{FsError, Stat, write_cache};
+
+pub(crate) use proofs::Proofs;
+pub(crate) use witness::Witnesses;
+pub use witness::{Seen, Witness};
+
+/// Name of the record in the state directory.
+const SETTLED: &str = "settled";
+/// A larger file is no record: room for some ten million entries.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+
+/// A record that fits the run that wants to use it.
+#[derive(Debug)]
+pub(crate) struct SettledRecord(Encoded);
+
+/// What a run found, to be written down.
+#[derive(Debug)]
+pub(crate) struct Settled<'a> {
+    /// Digest of everything else that the outcome of a run depends on.
+    pub(crate) binding: [u8; 32],
+    /// When the run began to look.
+    pub(crate) recorded_at: SystemTime,
+    /// Resources, generated ones included.
+    pub(crate) resources: u64,
+    /// What the scan proved.
+    pub(crate) proofs: &'a Proofs,
+    /// What the checks saw.
+    pub(crate) witnesses: &'a Witnesses,
+    /// The file that holds the catalog.
+    pub(crate) catalog: &'a Path,
+}
+
+/// What the run that wrote a record had counted, as another without changes would count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SettledCounts {
+    /// Resources, generated ones included.
+    pub(crate) resources: u64,
+    /// Files that a scan would list.
+    pub(crate) listed: u64,
+    /// Of them, those whose content it would prove by stat.
+    pub(crate) stat_proved: u64,
+}
+
+impl SettledRecord {
+    /// Loads the record if it can be used now, for this `binding`; `catalog` is the file that holds the catalog. Blocking.
+    pub(crate) fn load(state_dir: &Path, binding: &[u8; 32], catalog: &Path, now: SystemTime) -> Option<Self> {
+        let mut bytes = Vec::new();
+        let file = File::open(state_dir.join(SETTLED)).ok()?;
+        let length = file.metadata().ok()?.len();
+        bytes.reserve_exact(usize::try_from(length).ok().filter(|_| length <= MAX_RECORD_BYTES)?);
+        file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).ok()?;
+        let record = Encoded::new(bytes, binding, &known_key(state_dir)?.settled_key())?;
+        let now = nanos_at(now);
+        let is_timely = record.header.recorded_at <= now && now < record.header.due_at;
+        (is_timely && record.is_catalog(&stat_of_own(catalog)?)).then_some(Self(record))
+    }
+
+    /// Returns whether everything below `root` is still as it was. Stops on `interrupt`; `progress` counts what was looked at.
+    /// Answers do not depend on the number of threads. Blocking.
+    pub(crate) fn holds(&self, root: &Path, threads: usize, interrupt: &AtomicBool, progress: &AtomicU64) -> bool {
+        verify::all_hold(&self.0, root, threads, interrupt, progress)
+    }
+
+    /// Returns how many paths are looked at.
+    pub(crate) const fn len(&self) -> usize {
+        self.0.entry_count()
+    }
+
+    /// Returns what the run would count.
+    pub(crate) const fn counts(&self) -> SettledCounts {
+        let Header { resources, listed, stat_proved, .. } = self.0.header;
+        SettledCounts { resources, listed, stat_proved }
+    }
+}
+
+impl Settled<'_> {
+    /// Writes the record, unless something in it is too new to be relied upon; returns whether it did. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it; there is then no record, or the old one.
+    pub(crate) fn write(&self, state_dir: &Path) -> Result<bool, FsError> {
+        let (Some(key), Some(catalog)) = (known_key(state_dir), stat_of_own(self.catalog)) else { return Ok(false) };
+        let unchanged = self.witnesses.iter().filter_map(|(_, seen)| match seen {
+            Seen::Unchanged(stat) => Some(stat),
+            _ => None,
+        });
+        if unchanged.chain([&catalog]).any(|stat| is_racy(stat, self.recorded_at)) {
+            return Ok(false);
+        }
+        let header = Header {
+            binding: self.binding,
+            recorded_at: nanos_at(self.recorded_at),
+            due_at: self.proofs.due_at,
+            resources: self.resources,
+            listed: self.proofs.listed,
+            stat_proved: self.proofs.stat_proved,
+        };
+        let Some(bytes) = format::encode(&header, &catalog, self.witnesses, &key.settled_key()) else { return Ok(false) };
+        write_cache(&state_dir.join(SETTLED), &bytes, 0o600).map(|()| true)
+    }
+}
+
+/// Removes the record, durably, before anything is changed that it may speak of. Blocking.
+///
+/// # Errors
+///
+/// When it is there and cannot be removed.
+pub(crate) fn forget(state_dir: &Path) -> Result<(), FsError> {
+    let path = state_dir.join(SETTLED);
+    let removed = match std::fs::remove_file(&path) {
+        Ok(()) => File::open(state_dir).and_then(|dir| dir.sync_all()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.map_err(|error| FsError::new(&path, "remove the settled record", error))
+}
+
+fn stat_of_own(path: &Path) -> Option<Stat> {
+    rustix::fs::lstat(path).ok().map(|stat| Stat::from_raw(&stat))
+}
