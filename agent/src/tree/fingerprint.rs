@@ -37,7 +37,7 @@ impl FingerprintKey {
     /// [`POSITIONS`] places to stand: whatever shares one is proved in the same run, and between them runs have nothing to read.
     pub(super) fn position(&self, path: &TreePath) -> f64 {
         let part = xxh3_64_with_secret(path.as_bytes(), &self.0) >> 32;
-        (f64::from((part * u64::from(POSITIONS) >> 32) as u32) + 0.5) / f64::from(POSITIONS)
+        (f64::from(((part * u64::from(POSITIONS)) >> 32) as u32) + 0.5) / f64::from(POSITIONS)
     }
 
     /// The key for the checksum of the settled record, from which this key cannot be found.

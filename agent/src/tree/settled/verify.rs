@@ -21,12 +21,11 @@ const GROUPS_PER_TASK: usize = 8;
 pub(super) fn all_hold(record: &Encoded, root: &Path, threads: usize, interrupt: &AtomicBool, progress: &AtomicU64) -> bool {
     let Ok(root) = RootDir::open(root) else { return false };
     let holds = |number: usize| {
-        let holds = !interrupt.load(Ordering::Relaxed)
+        !interrupt.load(Ordering::Relaxed)
             && record.group(number).is_some_and(|group| {
                 progress.fetch_add(group.entries.len() as u64, Ordering::Relaxed);
                 group_holds(record, &root, &group)
-            });
-        holds
+            })
     };
     if threads == 1 || record.entry_count() <= ALONE_ENTRIES {
         return (0..record.group_count()).all(holds);
