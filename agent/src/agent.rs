@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
+use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
 use crate::system::{RealSystem, System, hostname};
@@ -95,6 +96,14 @@ pub(crate) struct Inner<T> {
     pub(crate) undo_runs: usize,
     pub(crate) settled: bool,
     pub(crate) sink: EventSink,
+}
+
+impl<T: Transport> Inner<T> {
+    pub(crate) async fn facts(&self) -> Result<Facts, RunError> {
+        let system = Arc::clone(&self.system);
+        let facts = tokio::task::spawn_blocking(move || system.facts()).await.map_err(RunError::Lost)?;
+        facts.map_err(|reason| RunError::Facts { reason })
+    }
 }
 
 impl Agent<()> {
@@ -190,6 +199,19 @@ impl<T: Transport> Agent<T> {
     pub async fn undo(&self, options: undo::UndoOptions) -> Result<undo::UndoOutcome, RunError> {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || undo::undo(&inner.state_dir, &inner.root, options)).await.map_err(RunError::Lost)?
+    }
+
+    /// Gathers the facts that a run would send.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be found out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Gathering goes on in the background until it is done; it changes nothing.
+    pub async fn facts(&self) -> Result<Facts, RunError> {
+        self.inner.facts().await
     }
 
     /// Returns the events of all runs from now on. A listener that falls far behind loses some and is told how many.

@@ -2,8 +2,8 @@
 //! [`Transport`](direct_puppet_transport::Transport).
 //!
 //! [`Agent::builder`] is the front door; [`Agent::run`] makes one run and returns an [`Outcome`] with counters and events.
-//! What it manages lies below one root, what it remembers below one state directory; it reads no environment, installs no
-//! signal handler, subscriber or pool, and starts nothing that outlives a run. Types are managed by
+//! What it manages lies below one root, what it remembers below one state directory; it reads no environment but for
+//! facts, installs no signal handler, subscriber or pool, and starts nothing that outlives a run. Types are managed by
 //! [`Provider`](provider::Provider)s; files, commands and messages come with the feature `providers`.
 //!
 //! What it does not do: serve, compile, or decide which catalog is right for a node.
@@ -19,7 +19,7 @@ mod catalog_cache;
 mod error;
 mod event;
 mod explain;
-mod facts;
+pub mod facts;
 pub mod fs;
 mod lock;
 mod outcome;

@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) environment: Option<Environment>,
     pub(crate) facts: Option<PathBuf>,
     pub(crate) no_settled: Option<bool>,
+    #[serde(default)]
+    pub(crate) external_dir: Vec<PathBuf>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
 }

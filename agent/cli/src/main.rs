@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod daemon;
 mod disable;
+mod facts;
 mod options;
 mod output;
 mod progress;
@@ -46,6 +47,8 @@ enum Verb {
     Status(status::Arguments),
     /// Compare this node with its cached catalog, reading every file; changes nothing, asks nobody.
     Verify,
+    /// Show what this node knows of itself, as Facter does.
+    Facts(facts::Arguments),
     /// Put back the files that the last run replaced.
     Undo(undo::Arguments),
     /// Forbid runs until "enable".
@@ -87,6 +90,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Daemon(arguments) => daemon::daemon(&common, arguments).await,
             Verb::Status(arguments) => status::status(&common, &arguments),
             Verb::Verify => verify::verify(&common).await,
+            Verb::Facts(arguments) => facts::facts(&common, &arguments),
             Verb::Undo(arguments) => undo::undo(&common, arguments).await,
             Verb::Disable(arguments) => disable::disable(&common, &arguments),
             Verb::Enable => disable::enable(&common),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use direct_puppet_agent::facts::ExternalFacts;
 use direct_puppet_agent::system::{RealSystem, hostname};
 use direct_puppet_agent::{Agent, AgentBuilder, DEFAULT_STATE_DIR};
 use direct_puppet_transport::Transport;
@@ -30,6 +31,9 @@ pub(crate) struct Common {
     /// Facts in JSON or YAML, added to those of the machine
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) facts: Option<PathBuf>,
+    /// Directory with external facts, beside Facter's usual ones; can be given again, the first one wins
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) external_dir: Vec<PathBuf>,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -69,6 +73,9 @@ impl Common {
         self.environment = self.environment.or(config.environment);
         self.facts = self.facts.or(config.facts);
         self.no_settled |= config.no_settled.unwrap_or_default();
+        if self.external_dir.is_empty() {
+            self.external_dir = config.external_dir;
+        }
         self.ssldir = self.ssldir.or(config.ssldir);
         self.server = self.server.or(config.server);
         Ok(self)
@@ -102,11 +109,17 @@ impl Common {
             .certname(self.certname()?)
             .environment(self.environment.clone().unwrap_or_default())
             .settled(!self.no_settled)
-            .system(RealSystem { extra_facts: self.extra_facts()? }))
+            .system(self.system()?))
     }
 
     pub(crate) fn agent<T: Transport>(&self, transport: T) -> anyhow::Result<Agent<T>> {
         Ok(self.builder()?.transport(transport).build()?)
+    }
+
+    /// Returns this machine, with the facts that were given beside its own.
+    pub(crate) fn system(&self) -> anyhow::Result<RealSystem> {
+        let external_facts = ExternalFacts { dirs: self.external_dir.clone(), ..ExternalFacts::default() };
+        Ok(RealSystem { external_facts, extra_facts: self.extra_facts()? })
     }
 
     fn extra_facts(&self) -> anyhow::Result<BTreeMap<String, Value>> {

@@ -18,6 +18,17 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     unless_gone(written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())).context("could not print the result")
 }
 
+/// Prints lines as they are; to a terminal, without what could steer it.
+pub(crate) fn raw(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let shown = if out.is_terminal() { text.split_inclusive('\n').map(shown_line).collect() } else { text.to_owned() };
+    unless_gone(out.write_all(shown.as_bytes()).and_then(|()| out.flush())).context("could not print the result")
+}
+
+fn shown_line(line: &str) -> String {
+    line.strip_suffix('\n').map_or_else(|| printable(line), |line| printable(line) + "\n")
+}
+
 /// Prints a line for people.
 pub(crate) fn line(text: &str) {
     if let Err(error) = unless_gone(writeln!(io::stdout(), "{text}")) {

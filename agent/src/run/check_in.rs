@@ -85,9 +85,7 @@ impl<T: Transport> Run<'_, T> {
             if reply != CatalogReply::FactsNeeded {
                 return Ok(reply);
             }
-            let system = Arc::clone(&self.inner.system);
-            let facts = tokio::task::spawn_blocking(move || system.facts()).await.map_err(RunError::Lost)?;
-            let facts = facts.map_err(|reason| RunError::Facts { reason })?;
+            let facts = self.inner.facts().await?;
             self.client.submit_facts(&SubmitFacts { check_in, facts }).await.map_err(RunError::CheckIn)
         };
         tokio::select! {
