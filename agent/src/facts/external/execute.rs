@@ -101,6 +101,8 @@ pub(super) fn run(path: &Path, time_limit: Duration, max_bytes: usize) -> Result
 }
 
 fn spawn(path: &Path) -> Result<Child, ExecuteError> {
+    // It is started in another directory.
+    let path = std::path::absolute(path).map_err(ExecuteError::Start)?;
     Command::new(path)
         .current_dir("/")
         // One that runs Facter, or this agent, for other facts must not be run by that again.
