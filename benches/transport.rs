@@ -56,7 +56,8 @@ fn transports(criterion: &mut Criterion) {
     let mut digests: Vec<Digest> = (0..count).map(|number| Digest::of(&content(number))).collect();
     digests.sort();
     digests.dedup();
-    let request = Fetch { certname: check_in.certname.clone(), digests, offsets: std::collections::BTreeMap::new() };
+    let request =
+        Fetch { certname: check_in.certname.clone(), digests, offsets: std::collections::BTreeMap::new(), packed: None };
 
     let mut group = criterion.benchmark_group(format!("fetch/{} contents", request.digests.len()));
     group.sample_size(10).throughput(Throughput::Elements(request.digests.len() as u64));

@@ -80,6 +80,10 @@ impl Transport for FaultyFetch {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 const FILES: usize = 60;

@@ -5,16 +5,18 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::frame::FetchHeader;
+use direct_puppet_transport::protocol::pack::ZSTD;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogReply, CheckIn, Deployed, Digest, Edge, EntryKind, Environment, Fetch, Held, Manifest, ManifestEntry,
-    ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, Rollout,
-    RunStatus, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath,
-    Value, VersionCounter, codec,
+    Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Held, Manifest,
+    ManifestEntry, Pack, PackBase, PackedFetch, ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted,
+    ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply,
+    SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -132,6 +134,16 @@ fn catalog_replies() {
         "reply_catalog",
         &CatalogReply::Catalog { catalog_id, code_id, version: version(), unconfirmed_seconds: None, catalog: bytes },
     );
+    let packed = CatalogReply::Packed {
+        catalog_id,
+        code_id,
+        version: version(),
+        unconfirmed_seconds: None,
+        is_against_held: true,
+        size: 1000,
+        packed: bytes::Bytes::from_static(b"packed"),
+    };
+    golden("reply_packed", &packed);
     golden("reply_facts_needed", &CatalogReply::FactsNeeded);
 }
 
@@ -139,7 +151,20 @@ fn catalog_replies() {
 fn fetches() {
     let digest = Digest::of(b"hello\n");
     let offsets = [(digest, 3)].into();
-    golden("fetch", &Fetch { certname: "web01.example.com".parse().unwrap(), digests: vec![digest], offsets });
+    let fetch = Fetch { certname: "web01.example.com".parse().unwrap(), digests: vec![digest], offsets, packed: None };
+    golden("fetch", &fetch);
+    let packed = PackedFetch {
+        catalog_id: CatalogId::of(b"new"),
+        base_catalog_id: Some(CatalogId::of(b"old")),
+        encodings: vec![ZSTD.to_owned()],
+        spans: vec![Span { first: 0, count: 7, base: Some(1) }, Span { first: 9, count: 1, base: None }],
+    };
+    golden("fetch_packed", &Fetch { digests: Vec::new(), offsets: BTreeMap::new(), packed: Some(packed), ..fetch });
+    let base = Some(PackBase { at: 0, size: 90 });
+    golden(
+        "fetch_header_pack",
+        &FetchHeader::Pack(Pack { first: 0, count: 7, at: 0, size: 100, length: 20, encoding: Encoding::Zstd, base }),
+    );
     golden("fetch_header_blob", &FetchHeader::Blob { digest, size: 6, offset: 3 });
     golden("fetch_header_missing", &FetchHeader::Missing { digest });
     golden("fetch_header_end", &FetchHeader::End { blobs: 1 });

@@ -41,7 +41,7 @@ fn facts(count: i64) -> SubmitFacts {
 
 pub(crate) fn fetch(count: u8) -> Fetch {
     let digests = (0..count).map(|number| Digest::of(&[number])).collect();
-    Fetch { certname: check_in().certname, digests, offsets: BTreeMap::new() }
+    Fetch { certname: check_in().certname, digests, offsets: BTreeMap::new(), packed: None }
 }
 
 pub(crate) fn report(completed: bool) -> Report {

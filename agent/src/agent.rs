@@ -10,6 +10,7 @@ use direct_puppet_transport::protocol::{Certname, Environment, VersionCounter};
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 
+use crate::compression::Compression;
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
@@ -95,6 +96,7 @@ pub(crate) struct Inner<T> {
     pub(crate) max_diff_bytes: u64,
     pub(crate) undo_runs: usize,
     pub(crate) settled: bool,
+    pub(crate) compression: Compression,
     pub(crate) sink: EventSink,
 }
 
@@ -123,6 +125,7 @@ impl Agent<()> {
             max_diff_bytes: 256 * 1024,
             undo_runs: 10,
             settled: true,
+            compression: Compression::default(),
         }
         .with_builtin_providers()
     }
@@ -275,6 +278,7 @@ pub struct AgentBuilder<T> {
     max_diff_bytes: u64,
     undo_runs: usize,
     settled: bool,
+    compression: Compression,
 }
 
 impl<T> AgentBuilder<T> {
@@ -293,6 +297,7 @@ impl<T> AgentBuilder<T> {
             max_diff_bytes: self.max_diff_bytes,
             undo_runs: self.undo_runs,
             settled: self.settled,
+            compression: self.compression,
         }
     }
 
@@ -376,6 +381,13 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Sets whether contents travel compressed, and against what the node has. Default: unless the server is on this machine.
+    #[must_use]
+    pub const fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     fn with_builtin_providers(self) -> Self {
         #[cfg(feature = "providers")]
         let this = crate::provider::builtin().into_iter().fold(self, |mut this, provider| {
@@ -420,6 +432,7 @@ impl<T: Transport> AgentBuilder<T> {
                 max_diff_bytes: self.max_diff_bytes,
                 undo_runs: self.undo_runs,
                 settled: self.settled,
+                compression: self.compression,
                 sink: EventSink::new(),
             }),
         })

@@ -60,6 +60,12 @@ impl CatalogCache {
         self.record(environment).map(|record| record.held)
     }
 
+    /// Reads the bytes of a catalog that is held; `None` when they are gone or damaged.
+    pub(crate) fn read(&self, id: CatalogId) -> Option<Bytes> {
+        let bytes = std::fs::read(self.path_of(id)).ok()?;
+        (CatalogId::of(&bytes) == id).then(|| bytes.into())
+    }
+
     /// Holds a catalog whose bytes are on disk already, under a new code.
     pub(crate) fn hold(&self, environment: &Environment, held: Held) -> Result<(), FsError> {
         if self.record(environment).is_some_and(|record| record.held == held) {

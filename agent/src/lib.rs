@@ -16,6 +16,7 @@ pub struct Readme;
 mod agent;
 mod apply;
 mod catalog_cache;
+mod compression;
 mod error;
 mod event;
 mod explain;
@@ -35,6 +36,7 @@ pub mod undo;
 
 pub use agent::{Agent, AgentBuilder, DEFAULT_STATE_DIR, RunOptions, disable, disabled, enable};
 pub use apply::GraphError;
+pub use compression::{Compression, CompressionError};
 pub use error::RunError;
 pub use event::{Phase, RunEvent};
 pub use explain::{Origin, explain, origin};

@@ -55,6 +55,8 @@ pub struct WireCounters {
     pub contents_requested: u64,
     /// Contents received and verified.
     pub contents_received: u64,
+    /// Contents asked for once more, because what came packed was not them: mostly a file that changed since it was scanned.
+    pub contents_repeated: u64,
 }
 
 /// The result of one run.

@@ -157,6 +157,7 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
                 ("bytes_received", parts.wire.bytes_received),
                 ("contents_requested", parts.wire.contents_requested),
                 ("contents_received", parts.wire.contents_received),
+                ("contents_repeated", parts.wire.contents_repeated),
             ]),
         ),
     ]

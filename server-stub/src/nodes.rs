@@ -145,6 +145,11 @@ impl Nodes {
         nodes.get(certname)?.file.catalogs.iter().rev().find(|catalog| catalog.environment == *environment).cloned()
     }
 
+    /// Returns whether a catalog was compiled for this node, and is kept.
+    pub(crate) fn has_catalog(&self, certname: &Certname, catalog_id: CatalogId) -> bool {
+        self.lock().get(certname).is_some_and(|node| node.file.catalogs.iter().any(|catalog| catalog.catalog_id == catalog_id))
+    }
+
     /// Reads a catalog; `None` when it is gone or damaged. Blocking.
     pub(crate) fn decoded(&self, certname: &Certname, catalog_id: CatalogId) -> Option<Catalog> {
         Catalog::decode(&self.read(certname, catalog_id)?, catalog_id).ok()

@@ -36,6 +36,12 @@ impl Link {
         Self::of(Kind::Memory)
     }
 
+    /// Returns the link over HTTP/1.1 on loopback.
+    #[must_use]
+    pub const fn http() -> Self {
+        Self::of(Kind::Http)
+    }
+
     const fn of(kind: Kind) -> Self {
         Self { kind, transport: OnceLock::new() }
     }

@@ -228,4 +228,8 @@ impl Transport for Logged {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }

@@ -110,4 +110,21 @@ mod tests {
         let transport = connect("http://127.0.0.1:8141/", &ConnectOptions::default()).unwrap();
         assert_eq!(transport.endpoint(), "http://127.0.0.1:8141");
     }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn only_loopback_is_local() {
+        for (url, is_local) in [
+            ("http://127.0.0.1:8141", true),
+            ("http://127.8.9.10", true),
+            ("http://[::1]:8141", true),
+            ("http://localhost", true),
+            ("http://10.0.0.1", false),
+            ("http://[2001:db8::1]", false),
+            ("http://localhost.example.com", false),
+        ] {
+            let wrapped = crate::retry::Retry::new(connect(url, &ConnectOptions::default()).unwrap(), Default::default());
+            assert_eq!(wrapped.is_local(), is_local, "{url}");
+        }
+    }
 }

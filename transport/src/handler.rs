@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{TransportError, TransportErrorKind};
 use crate::protocol::frame::{FetchHeader, encode_header};
 use crate::protocol::{
-    CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, ProtocolVersion, Refusal, RefusalCode, Report, ReportAccepted,
-    SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, codec,
+    CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, Pack, ProtocolVersion, Refusal, RefusalCode, Report,
+    ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, codec,
 };
 use crate::transport::{Request, Response, Status};
 
@@ -63,6 +63,8 @@ impl Debug for Content {
 pub enum FetchItem {
     /// The content.
     Content(Content),
+    /// Contents, or a part of one, packed; exactly `length` bytes.
+    Pack(Pack, Bytes),
     /// It is not there, or not for this node.
     Missing(Digest),
 }
@@ -76,6 +78,8 @@ pub type FetchItems = BoxStream<'static, io::Result<FetchItem>>;
 ///
 /// * Only `peer` says who asks; a `certname` in a message that the peer may not act for is refused as `Forbidden`.
 /// * `fetch` answers each digest once, with content only if a catalog of that node names it.
+/// * It answers `packed` in whole, each content once, or not at all, when it does not know how or has not the catalog; with packs only
+///   from catalogs of that node, both what is wanted and what it is compared with.
 ///
 /// # Cancel safety
 ///
@@ -213,6 +217,10 @@ fn encode_items(items: FetchItems) -> Response {
                 *blobs += 1;
                 let head = FetchHeader::Blob { digest: content.digest, size: content.size, offset: content.offset };
                 stream::iter([header(head)]).chain(content.body).boxed()
+            }
+            Ok(Some(FetchItem::Pack(pack, bytes))) => {
+                *blobs += 1;
+                stream::iter([header(FetchHeader::Pack(pack)), Ok(bytes)]).boxed()
             }
             Ok(Some(FetchItem::Missing(digest))) => stream::iter([header(FetchHeader::Missing { digest })]).boxed(),
             Ok(None) => stream::iter([header(FetchHeader::End { blobs: *blobs })]).boxed(),

@@ -67,6 +67,10 @@ impl Transport for FramedMemoryTransport {
     fn endpoint(&self) -> &str {
         "memory:framed"
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 #[async_trait]
@@ -77,5 +81,9 @@ impl Transport for MemoryTransport {
 
     fn endpoint(&self) -> &str {
         "memory:"
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 }

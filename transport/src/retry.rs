@@ -108,6 +108,10 @@ impl<T: Transport> Transport for Retry<T> {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,10 @@ impl<T: Transport> Transport for Timeout<T> {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 /// Ends `body` with an error once a chunk takes longer than `stall`; nothing is taken ahead of the caller.

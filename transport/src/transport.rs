@@ -123,6 +123,12 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Returns where calls go, for logs and errors; holds no secret.
     fn endpoint(&self) -> &str;
+
+    /// Returns whether the server is on this machine, so that a byte on the way costs less than compressing it would. Wrappers say
+    /// what the transport inside says. Default: `false`.
+    fn is_local(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait]
@@ -134,6 +140,10 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn endpoint(&self) -> &str {
         (**self).endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        (**self).is_local()
+    }
 }
 
 #[async_trait]
@@ -144,6 +154,10 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn endpoint(&self) -> &str {
         (**self).endpoint()
+    }
+
+    fn is_local(&self) -> bool {
+        (**self).is_local()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use direct_puppet_agent::Compression;
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::Deserialize;
 
@@ -20,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) external_dir: Vec<PathBuf>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
+    pub(crate) compression: Option<Compression>,
 }
 
 pub(crate) fn load(path: &Path) -> anyhow::Result<Config> {

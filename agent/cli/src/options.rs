@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use direct_puppet_agent::facts::ExternalFacts;
 use direct_puppet_agent::system::{RealSystem, hostname};
-use direct_puppet_agent::{Agent, AgentBuilder, DEFAULT_STATE_DIR};
+use direct_puppet_agent::{Agent, AgentBuilder, Compression, DEFAULT_STATE_DIR};
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, Environment, Value};
 
@@ -52,6 +52,9 @@ pub(crate) struct Common {
     /// URL of the server: https://host:8140, http://127.0.0.1:8141, unix:/run/direct-puppet.sock
     #[arg(long, global = true, value_name = "URL", env = "DIRECT_PUPPET_SERVER")]
     pub(crate) server: Option<String>,
+    /// Get contents compressed, and against what this node has: auto (unless the server is on this machine), always, never
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub(crate) compression: Option<Compression>,
 }
 
 impl Common {
@@ -78,6 +81,7 @@ impl Common {
         }
         self.ssldir = self.ssldir.or(config.ssldir);
         self.server = self.server.or(config.server);
+        self.compression = self.compression.or(config.compression);
         Ok(self)
     }
 
@@ -109,6 +113,7 @@ impl Common {
             .certname(self.certname()?)
             .environment(self.environment.clone().unwrap_or_default())
             .settled(!self.no_settled)
+            .compression(self.compression.unwrap_or_default())
             .system(self.system()?))
     }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use direct_puppet_transport::protocol::pack::{PACKED_CATALOG, unpack_catalog};
 use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogReply, CheckIn, CodeId, Held, ProtocolVersion, SubmitFacts, VersionCounter,
+    Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Held, ProtocolVersion, SubmitFacts, VersionCounter,
 };
 use direct_puppet_transport::{Client, Transport};
 
@@ -31,7 +32,7 @@ pub(super) struct Found {
     /// Its bytes, when they are not on disk yet.
     pub(super) bytes: Option<Bytes>,
     /// The catalog held before, when it is another one.
-    pub(super) prior: Option<Catalog>,
+    pub(super) prior: Option<(CatalogId, Catalog)>,
 }
 
 /// The catalog that is held.
@@ -66,7 +67,7 @@ impl<T: Transport> Run<'_, T> {
         if self.options.use_cached_catalog {
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
         }
-        match self.ask(on_disk.as_ref().map(|on_disk| on_disk.held)).await {
+        match self.ask_packed(state, on_disk.as_ref().map(|on_disk| on_disk.held)).await {
             Ok(reply) => self.found_in_reply(reply, on_disk, state),
             Err(RunError::Cancelled) => Err(RunError::Cancelled),
             Err(error) if self.options.use_cache_on_failure && self.is_new_enough(on_disk.as_ref()) => {
@@ -77,10 +78,35 @@ impl<T: Transport> Run<'_, T> {
         }
     }
 
+    /// As [`Run::ask`], with a catalog that comes packed unpacked; what does not come right that way is asked for whole.
+    async fn ask_packed(&self, state: &State, held: Option<Held>) -> Result<CatalogReply, RunError> {
+        let check_in = check_in_message(self.inner, held, Duration::ZERO);
+        let reply = self.ask(check_in.clone()).await?;
+        let CatalogReply::Packed { catalog_id, code_id, version, unconfirmed_seconds, is_against_held, size, packed } = reply
+        else {
+            return Ok(reply);
+        };
+        let catalogs = state.catalogs.clone();
+        let unpack = move || -> Result<Bytes, String> {
+            let base = held.filter(|_| is_against_held).and_then(|held| catalogs.read(held.catalog_id));
+            let catalog =
+                unpack_catalog(&packed, base.as_deref().unwrap_or_default(), size).map_err(|error| error_chain(&error))?;
+            let is_it = CatalogId::of(&catalog) == catalog_id;
+            is_it.then(|| catalog.into()).ok_or_else(|| "it is another catalog than it should be".to_owned())
+        };
+        match tokio::task::spawn_blocking(unpack).await.map_err(RunError::Lost)? {
+            Ok(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog }),
+            Err(reason) => {
+                tracing::warn!(reason, "the packed catalog is no good: it is asked for whole");
+                self.ask(CheckIn { features: Vec::new(), ..check_in }).await
+            }
+        }
+    }
+
     /// Checks in, sends facts if they are needed, and returns what the server says in the end.
-    async fn ask(&self, held: Option<Held>) -> Result<CatalogReply, RunError> {
+    async fn ask(&self, check_in: CheckIn) -> Result<CatalogReply, RunError> {
         let asked = async {
-            let check_in = CheckIn { at_least: self.at_least(), ..check_in_message(self.inner, held, Duration::ZERO) };
+            let check_in = CheckIn { at_least: self.at_least(), ..check_in };
             let reply = self.client.check_in(&check_in).await.map_err(RunError::CheckIn)?;
             if reply != CatalogReply::FactsNeeded {
                 return Ok(reply);
@@ -134,7 +160,7 @@ impl<T: Transport> Run<'_, T> {
                 let held = Held { catalog_id, code_id, version };
                 let source = Source { held, answer: Answer::Catalog, cached: CachedCatalogStatus::NotUsed };
                 let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
-                let prior = on_disk.and_then(|on_disk| on_disk.catalog.or_else(read));
+                let prior = on_disk.and_then(|on_disk| Some((on_disk.held.catalog_id, on_disk.catalog.or_else(read)?)));
                 Ok(Found { source, catalog: Some(catalog), bytes: Some(bytes), prior })
             }
             _ => Err(RunError::Answer { reason: "it asks for facts that it was given".to_owned() }),
@@ -195,13 +221,16 @@ pub(crate) async fn wait_for_news<T: Transport>(inner: &Arc<Inner<T>>, wait: Dur
     Ok(!matches!(reply, CatalogReply::Current { code_id, .. } if same(code_id)))
 }
 
-fn check_in_message<T>(inner: &Inner<T>, held: Option<Held>, wait: Duration) -> CheckIn {
+fn check_in_message<T: Transport>(inner: &Inner<T>, held: Option<Held>, wait: Duration) -> CheckIn {
     CheckIn {
         protocol: ProtocolVersion::CURRENT,
         certname: inner.certname.clone(),
         environment: inner.environment.clone(),
         held,
-        features: Vec::new(),
+        features: match inner.compression.is_on(inner.transport.is_local()) {
+            true => vec![PACKED_CATALOG.to_owned()],
+            false => Vec::new(),
+        },
         wait_seconds: u32::try_from(wait.as_secs().min(MAX_WAIT_SECONDS)).unwrap_or(u32::MAX),
         at_least: None,
     }

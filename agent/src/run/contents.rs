@@ -1,13 +1,13 @@
 //! Which contents the node lacks, and bringing them into the local store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, Digest, Resource, TreePath};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Digest, Resource, TreePath};
 
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
@@ -15,7 +15,7 @@ use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
 use crate::store::Store;
-use crate::sync::{Asking, FetchRequest, fetch};
+use crate::sync::{Asking, Base, FetchRequest, Packing, fetch};
 use crate::tree::{ContentState, Proofs, Scan, ScanOptions, StatCache, WantedContent, scan};
 
 /// How often listeners hear how far a scan is.
@@ -36,6 +36,8 @@ pub(super) struct Contents {
     copies: Vec<LocalCopy>,
     /// Contents to be fetched.
     pub(super) missing: Missing,
+    /// What the node has at the path that needs a missing content, as far as that is known.
+    present: HashMap<Digest, (TreePath, Digest)>,
     /// Contents brought into the store for this run only.
     pub(super) uses: Uses,
     /// What the scan proved, when it found nothing to do.
@@ -100,7 +102,13 @@ impl<T: Transport> Run<'_, T> {
     }
 
     /// Copies what the node has elsewhere, fetches the rest; all of it verified and durable in the store afterwards.
-    pub(super) async fn bring(&mut self, state: &State, contents: &mut Contents) -> Result<(), RunError> {
+    /// `catalogs` are the one that names them, and the one before.
+    pub(super) async fn bring(
+        &mut self,
+        state: &State,
+        contents: &mut Contents,
+        catalogs: (CatalogId, Option<&(CatalogId, Catalog)>),
+    ) -> Result<(), RunError> {
         if !contents.copies.is_empty() {
             let (root, store, copies) = (state.root.clone(), state.store.clone(), std::mem::take(&mut contents.copies));
             let failed = tokio::task::spawn_blocking(move || copy_all(&root, &store, copies)).await.map_err(RunError::Lost)??;
@@ -112,6 +120,8 @@ impl<T: Transport> Run<'_, T> {
         if contents.missing.is_empty() {
             return Ok(());
         }
+        let is_packed = self.inner.compression.is_on(self.client.transport().is_local());
+        let packing = is_packed.then(|| packing(&state.root, contents, catalogs));
         let mut fetched = self.fetched;
         let request = FetchRequest {
             client: &self.client,
@@ -119,6 +129,7 @@ impl<T: Transport> Run<'_, T> {
             certname: &self.inner.certname,
             store: &state.store,
             missing: &contents.missing,
+            packing,
             cancel: &self.cancel,
             sink: &self.inner.sink,
         };
@@ -128,6 +139,30 @@ impl<T: Transport> Run<'_, T> {
         contents.missing = Missing::new();
         result
     }
+}
+
+/// Collects what can be said of missing contents beside their digests: where catalogs name them, and what the node has instead.
+fn packing(root: &Root, contents: &Contents, (catalog_id, prior): (CatalogId, Option<&(CatalogId, Catalog)>)) -> Packing {
+    let mut places = HashMap::with_capacity(contents.missing.len());
+    let named = contents.resources.iter().flat_map(|resource| resource.contents());
+    for (place, (digest, _)) in (0_u32..).zip(named) {
+        if contents.missing.contains_key(&digest) {
+            places.entry(digest).or_insert(place);
+        }
+    }
+    let needed: HashSet<Digest> = contents.present.values().map(|(_, digest)| *digest).collect();
+    let mut before = HashMap::with_capacity(needed.len());
+    for (place, (digest, size)) in (0_u32..).zip(prior.iter().flat_map(|(_, catalog)| catalog.contents())) {
+        if needed.contains(&digest) {
+            before.entry(digest).or_insert((place, size));
+        }
+    }
+    let base = |(digest, (path, present)): (&Digest, &(TreePath, Digest))| {
+        let (place, size) = *before.get(present)?;
+        Some((*digest, Base { place, path: path.clone(), size }))
+    };
+    let bases = contents.present.iter().filter_map(base).collect();
+    Packing { root: root.clone(), catalog_id, places, base_catalog_id: prior.map(|(id, _)| *id), bases }
 }
 
 struct ScanJob {
@@ -152,7 +187,8 @@ impl ScanJob {
         }
         let scanned = scanned?;
         let proofs = Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval);
-        let contents = resolve(&self.store, &self.wanted, &self.carried, scanned)?;
+        let present = |path: &TreePath, content: &ContentState| present(&cache, path, content);
+        let contents = resolve(&self.store, &self.wanted, &self.carried, scanned, &present)?;
         Ok((Contents { proofs, scanned_at: self.now, ..contents }, cache))
     }
 }
@@ -166,8 +202,24 @@ fn follow_links(root: &Root, wanted: &mut [WantedContent]) {
     }
 }
 
+/// Returns the content of a file that is to get another: as it was read now, or as it was last seen. That it still is so shows when it
+/// is used.
+fn present(cache: &StatCache, path: &TreePath, content: &ContentState) -> Option<Digest> {
+    match content {
+        ContentState::Different(Some(digest)) => Some(*digest),
+        ContentState::Different(None) => cache.last_seen(path).map(|(digest, _)| digest),
+        _ => None,
+    }
+}
+
 /// Decides for each content that is not in place where it comes from: the store, another path, or the server.
-fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, mut scan: Scan) -> Result<Contents, RunError> {
+fn resolve(
+    store: &Store,
+    wanted: &[WantedContent],
+    carried: &HashSet<Digest>,
+    mut scan: Scan,
+    present_at: &dyn Fn(&TreePath, &ContentState) -> Option<Digest>,
+) -> Result<Contents, RunError> {
     let mut uses = Uses::new();
     let mut needed: Vec<&WantedContent> = Vec::new();
     for want in wanted {
@@ -188,6 +240,7 @@ fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, m
     }
     let mut copies = Vec::new();
     let mut missing = Missing::new();
+    let mut present = HashMap::new();
     for want in needed {
         if store.has_verified(&want.digest)? {
             // It was there before this run, as a backup or from a fetch that broke off: it stays.
@@ -196,11 +249,14 @@ fn resolve(store: &Store, wanted: &[WantedContent], carried: &HashSet<Digest>, m
             copies.push(LocalCopy { digest: want.digest, size: want.size, holder: holder.clone() });
         } else {
             missing.insert(want.digest, (want.size, want.path.absolute()));
+            if let Some(digest) = scan.files.get(&want.path).and_then(|scanned| present_at(&want.path, &scanned.content)) {
+                present.insert(want.digest, (want.path.clone(), digest));
+            }
         }
     }
     scan.counters.missing = missing.len() as u64;
     let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
-    Ok(Contents { resources: Vec::new(), scan, copies, missing, uses, proofs, scanned_at })
+    Ok(Contents { resources: Vec::new(), scan, copies, missing, present, uses, proofs, scanned_at })
 }
 
 /// Copies contents into the store; returns those that turned out to be others.

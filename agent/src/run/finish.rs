@@ -235,7 +235,12 @@ impl<T: Transport> Run<'_, T> {
 
     fn wire(&self) -> WireCounters {
         let counted = self.client.transport().counters();
-        WireCounters { contents_requested: self.fetched.requested, contents_received: self.fetched.received, ..counted }
+        WireCounters {
+            contents_requested: self.fetched.requested,
+            contents_received: self.fetched.received,
+            contents_repeated: self.fetched.repeated,
+            ..counted
+        }
     }
 
     fn unsettled_path(&self) -> PathBuf {

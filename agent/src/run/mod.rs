@@ -119,10 +119,11 @@ impl<T: Transport> Run<'_, T> {
 
         self.begin(Phase::Fetch);
         if self.options.fetch {
-            self.bring(state, &mut contents).await?;
+            self.bring(state, &mut contents, (source.held.catalog_id, found.prior.as_ref())).await?;
         }
         self.check_cancelled()?;
-        let prior = self.hold(state, &source, found.bytes, &contents.resources, found.prior).await?;
+        let before = found.prior.map(|(_, catalog)| catalog);
+        let prior = self.hold(state, &source, found.bytes, &contents.resources, before).await?;
 
         self.begin(Phase::Apply);
         if !self.options.noop {

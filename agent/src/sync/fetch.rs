@@ -1,5 +1,8 @@
 //! The fetch: every missing content into the local store, verified and durable, before any managed file is touched.
 //!
+//! Where the node and the server both have the catalog, contents are asked for by their places in it and come packed, against what the node
+//! has instead where it has something (`packed`); what does not come right that way is asked for without, and in the end by digest.
+//!
 //! A broken stream is taken up again where it stopped, a bounded number of times without progress; what arrived whole stays
 //! in the store for the next run, what arrived in part stays there to be resumed.
 
@@ -11,7 +14,8 @@ use direct_puppet_transport::{CallError, Client, FetchStream, Transport, Transpo
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::write::{Gathering, Stopped, write_contents};
+use super::packed::{Asked, Packing};
+use super::write::{Done, Gathering, Stopped, write_contents};
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::FsErrorKind;
@@ -37,6 +41,8 @@ pub(crate) struct FetchRequest<'a, T> {
     pub(crate) store: &'a Store,
     /// Contents with their sizes in bytes, and for errors a path that needs each.
     pub(crate) missing: &'a BTreeMap<Digest, (u64, String)>,
+    /// What is known of them beside, when they may come packed.
+    pub(crate) packing: Option<Packing>,
     pub(crate) cancel: &'a CancellationToken,
     pub(crate) sink: &'a EventSink,
 }
@@ -46,36 +52,63 @@ pub(crate) struct FetchRequest<'a, T> {
 pub(crate) struct Fetched {
     pub(crate) requested: u64,
     pub(crate) received: u64,
+    /// Contents that were asked for once more, because what came packed was not them.
+    pub(crate) repeated: u64,
 }
 
 /// Fetches everything, or fails with the node as it was.
-pub(crate) async fn fetch<T: Transport>(request: FetchRequest<'_, T>, counters: &mut Fetched) -> Result<(), RunError> {
-    let mut wanted: BTreeSet<Digest> = request.missing.keys().copied().collect();
-    counters.requested = wanted.len() as u64;
+pub(crate) async fn fetch<T: Transport>(mut request: FetchRequest<'_, T>, counters: &mut Fetched) -> Result<(), RunError> {
+    let mut wanted = Wanted::new(&request);
+    counters.requested = wanted.digests.len() as u64;
     let mut idle = 0;
-    let mut progress = Progress::new(&request);
-    while !wanted.is_empty() {
-        let before = wanted.len();
-        match attempt(&request, &mut wanted, &mut progress).await {
-            Ok(()) if wanted.is_empty() => break,
-            Ok(()) => return Err(not_there(&request, &wanted)),
+    while !wanted.digests.is_empty() {
+        let before = wanted.digests.len();
+        let attempted = attempt(&request, &mut wanted).await;
+        let unusable = std::mem::take(&mut wanted.unusable);
+        counters.repeated += unusable.len() as u64;
+        if let Some(packing) = &mut request.packing {
+            unusable.iter().for_each(|digest| packing.give_up(digest));
+        }
+        match attempted {
+            Ok(_) if wanted.digests.is_empty() => break,
+            // Each content can be unusable twice only.
+            Ok(Answered::Whole) if !unusable.is_empty() => {}
+            Ok(Answered::Whole) => return Err(not_there(&request, &wanted.digests)),
+            Ok(Answered::WithoutPacks) => {
+                tracing::debug!("the server does not know these catalogs: contents are asked for by digest");
+                request.packing = None;
+            }
+            Err(Broken::Pack(reason)) => {
+                tracing::warn!(reason, "the server's packs make no sense: contents are asked for by digest");
+                counters.repeated += wanted.digests.len() as u64;
+                request.packing = None;
+            }
             Err(Broken::Final(error)) => return Err(error),
             // Each content can be resumed wrongly once only.
             Err(Broken::Resumed) => {}
             Err(Broken::Call(error)) => {
-                idle = if wanted.len() < before { 0 } else { idle + 1 };
+                idle = if wanted.digests.len() < before { 0 } else { idle + 1 };
                 if !error.is_retryable() || idle >= MAX_IDLE_ATTEMPTS {
-                    return Err(RunError::Fetch { missing: wanted.len() as u64, source: error });
+                    return Err(RunError::Fetch { missing: wanted.digests.len() as u64, source: error });
                 }
-                tracing::info!(%error, missing = wanted.len(), "fetch is taken up again");
+                tracing::info!(%error, missing = wanted.digests.len(), "fetch is taken up again");
             }
         }
-        counters.received = counters.requested - wanted.len() as u64;
+        counters.received = counters.requested - wanted.digests.len() as u64;
     }
     counters.received = counters.requested;
     let store = request.store.clone();
     tokio::task::spawn_blocking(move || store.sync()).await.map_err(RunError::Lost)??;
     Ok(())
+}
+
+/// How far a server went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    /// It answered everything.
+    Whole,
+    /// It passed over what was asked for by place.
+    WithoutPacks,
 }
 
 /// How an attempt broke off.
@@ -84,6 +117,8 @@ enum Broken {
     Call(CallError),
     /// What earlier attempts had left was no good, and is removed.
     Resumed,
+    /// A pack is not what was asked for: another attempt may do without.
+    Pack(String),
     /// No other attempt can help.
     Final(RunError),
 }
@@ -94,25 +129,28 @@ impl From<TransportError> for Broken {
     }
 }
 
-/// Asks once for everything wanted; takes out of `wanted` what arrives whole.
-async fn attempt<T: Transport>(
-    request: &FetchRequest<'_, T>,
-    wanted: &mut BTreeSet<Digest>,
-    progress: &mut Progress<'_>,
-) -> Result<(), Broken> {
+/// Returns the request for everything wanted. What the node has something instead of is packed, and begins anew when it had broken off:
+/// that costs next to nothing. Of the rest, what broke off is asked for by digest from there on, and what did not is packed too.
+async fn ask<T: Transport>(request: &FetchRequest<'_, T>, wanted: &BTreeSet<Digest>) -> Result<(Fetch, Asked), RunError> {
     let store = request.store.clone();
-    let partials = tokio::task::spawn_blocking(move || store.partials());
-    let partials = partials.await.map_err(RunError::Lost).and_then(|listed| Ok(listed?)).map_err(Broken::Final)?;
-    let message = Fetch {
-        certname: request.certname.clone(),
-        digests: wanted.iter().copied().collect(),
-        offsets: partials
-            .into_iter()
-            .filter(|(digest, offset)| *offset > 0 && wanted.contains(digest))
-            .filter(|(digest, offset)| request.missing.get(digest).is_some_and(|(size, _)| offset <= size))
-            .collect(),
+    let partials = tokio::task::spawn_blocking(move || store.partials()).await.map_err(RunError::Lost)??;
+    let size_of = |digest: &Digest| request.missing.get(digest).map_or(0, |(size, _)| *size);
+    let partial = |digest: &Digest| partials.get(digest).copied().filter(|&offset| offset > 0 && offset <= size_of(digest));
+    let is_packed = |digest: &Digest| {
+        let found = request.packing.as_ref().and_then(|packing| packing.find(digest));
+        found.is_some_and(|(_, base)| base.is_some() || partial(digest).is_none())
     };
-    let asked = async {
+    let (by_place, digests): (Vec<Digest>, Vec<Digest>) = wanted.iter().copied().partition(is_packed);
+    let offsets = digests.iter().filter_map(|digest| Some((*digest, partial(digest)?))).collect();
+    let by_place = by_place.into_iter().map(|digest| (digest, size_of(&digest)));
+    let (packed, asked) = request.packing.as_ref().map(|packing| packing.ask(by_place)).unwrap_or_default();
+    Ok((Fetch { certname: request.certname.clone(), digests, offsets, packed }, asked))
+}
+
+/// Asks once for everything wanted; takes out of `wanted` what arrives whole.
+async fn attempt<T: Transport>(request: &FetchRequest<'_, T>, wanted: &mut Wanted<'_>) -> Result<Answered, Broken> {
+    let (message, mut asked) = ask(request, &wanted.digests).await.map_err(Broken::Final)?;
+    let called = async {
         match request.asking {
             Asking::AsNode => request.client.fetch(&message).await,
             Asking::AsReplica => request.client.sync_fetch(&message).await,
@@ -120,22 +158,22 @@ async fn attempt<T: Transport>(
     };
     let stream = tokio::select! {
         () = request.cancel.cancelled() => return Err(Broken::Final(RunError::Cancelled)),
-        stream = asked => stream.map_err(Broken::Call)?,
+        stream = called => stream.map_err(Broken::Call)?,
     };
     // No thread is held before the server has begun to answer.
     let (mut gathering, inbox) = Gathering::new();
     let (done, mut outbox) = mpsc::unbounded_channel();
-    let store = request.store.clone();
-    let writer = tokio::task::spawn_blocking(move || write_contents(&store, inbox, &done));
+    let (store, root) = (request.store.clone(), request.packing.as_ref().map(|packing| packing.root.clone()));
+    let writer = tokio::task::spawn_blocking(move || write_contents(&store, root.as_ref(), inbox, &done));
     let received = tokio::select! {
         () = request.cancel.cancelled() => Err(Broken::Final(RunError::Cancelled)),
-        received = receive(request, stream, &mut gathering, &mut outbox, wanted, progress) => received,
+        received = receive(request, stream, &mut asked, &mut gathering, &mut outbox, wanted) => received,
     };
     // That the writer has stopped is said by its own error.
     let _stopped = gathering.finish().await;
     let written = writer.await.map_err(|error| Broken::Final(RunError::Lost(error)))?;
-    while let Some(digest) = outbox.recv().await {
-        progress.complete(wanted, &digest);
+    while let Some(done) = outbox.recv().await {
+        wanted.note(done);
     }
     match (written, received) {
         // The writer's own failure is the cause, that its inbox closed is the consequence.
@@ -149,37 +187,52 @@ async fn attempt<T: Transport>(
             Err(Broken::Final(RunError::ContentDamaged { path, source }))
         }
         (Err((_, source)), _) => Err(Broken::Final(RunError::State(source))),
-        (Ok(()), received) => received,
+        (Ok(()), Err(broken)) => Err(broken),
+        (Ok(()), Ok(())) if asked.is_passed_over() => Ok(Answered::WithoutPacks),
+        (Ok(()), Ok(())) => Ok(Answered::Whole),
     }
 }
 
 async fn receive<T: Transport>(
     request: &FetchRequest<'_, T>,
     mut stream: FetchStream,
+    asked: &mut Asked,
     gathering: &mut Gathering,
-    outbox: &mut mpsc::UnboundedReceiver<Digest>,
-    wanted: &mut BTreeSet<Digest>,
-    progress: &mut Progress<'_>,
+    outbox: &mut mpsc::UnboundedReceiver<Done>,
+    wanted: &mut Wanted<'_>,
 ) -> Result<(), Broken> {
+    let mut is_pack = false;
     while let Some(event) = stream.next().await? {
         let gathered = match event {
             FetchEvent::Blob { digest, size, offset } => {
-                check_announced(request, wanted, (digest, size))?;
+                check_announced(request, &wanted.digests, (digest, size))?;
+                is_pack = false;
                 gathering.begin(digest, size, offset).await
             }
+            FetchEvent::Pack(pack) => {
+                let packed = asked.take(pack, &wanted.digests).map_err(Broken::Pack)?;
+                is_pack = true;
+                wanted.bytes += pack.size;
+                gathering.begin_pack(packed);
+                Ok(())
+            }
             FetchEvent::Data(data) => {
-                progress.bytes += data.len() as u64;
+                wanted.bytes += if is_pack { 0 } else { data.len() as u64 };
                 gathering.data(data).await
             }
             FetchEvent::BlobEnd => gathering.end().await,
+            FetchEvent::Missing(digest) => {
+                asked.miss(&digest);
+                continue;
+            }
             _ => continue,
         };
         if let Err(Stopped) = gathered {
             // Its own error says why.
             return Ok(());
         }
-        while let Ok(digest) = outbox.try_recv() {
-            progress.complete(wanted, &digest);
+        while let Ok(done) = outbox.try_recv() {
+            wanted.note(done);
         }
     }
     Ok(())
@@ -208,8 +261,11 @@ fn not_there<T>(request: &FetchRequest<'_, T>, wanted: &BTreeSet<Digest>) -> Run
     RunError::ContentMissing { count: wanted.len() as u64, first }
 }
 
-/// Tells listeners how far the fetch is.
-struct Progress<'a> {
+/// What is still to come; tells listeners how far the fetch is.
+struct Wanted<'a> {
+    digests: BTreeSet<Digest>,
+    /// What came for these, packed, was not them.
+    unusable: Vec<Digest>,
     sink: &'a EventSink,
     contents: u64,
     total: u64,
@@ -217,17 +273,24 @@ struct Progress<'a> {
     total_bytes: u64,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> Wanted<'a> {
     fn new<T>(request: &FetchRequest<'a, T>) -> Self {
+        let digests: BTreeSet<Digest> = request.missing.keys().copied().collect();
         let total_bytes = request.missing.values().map(|(size, _)| size).sum();
-        Self { sink: request.sink, contents: 0, total: request.missing.len() as u64, bytes: 0, total_bytes }
+        let total = digests.len() as u64;
+        Self { digests, unusable: Vec::new(), sink: request.sink, contents: 0, total, bytes: 0, total_bytes }
     }
 
-    fn complete(&mut self, wanted: &mut BTreeSet<Digest>, digest: &Digest) {
-        if wanted.remove(digest) {
-            self.contents += 1;
-            let Self { contents, total, bytes, total_bytes, .. } = *self;
-            self.sink.send(RunEvent::Fetched { contents, total, bytes, total_bytes });
+    fn note(&mut self, done: Done) {
+        match done {
+            Done::Complete(digest) => {
+                if self.digests.remove(&digest) {
+                    self.contents += 1;
+                    let Self { contents, total, bytes, total_bytes, .. } = *self;
+                    self.sink.send(RunEvent::Fetched { contents, total, bytes: bytes.min(total_bytes), total_bytes });
+                }
+            }
+            Done::Unusable(digest) => self.unusable.push(digest),
         }
     }
 }

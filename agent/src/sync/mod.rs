@@ -11,10 +11,13 @@ use crate::event::EventSink;
 use crate::store::Store;
 
 mod fetch;
+mod packed;
+mod unpack;
 mod wire;
 mod write;
 
 pub(crate) use fetch::{Asking, FetchRequest, Fetched, fetch};
+pub(crate) use packed::{Base, Packing};
 pub(crate) use wire::Counted;
 
 /// Fetches contents of published code into a store, as a server that follows another does: every one verified and durable, or an
@@ -37,7 +40,8 @@ pub async fn fetch_as_replica<T: Transport>(
 ) -> Result<u64, RunError> {
     let mut fetched = Fetched::default();
     let sink = EventSink::new();
-    let request = FetchRequest { client, asking: Asking::AsReplica, certname: replica, store, missing, cancel, sink: &sink };
+    let (asking, packing) = (Asking::AsReplica, None);
+    let request = FetchRequest { client, asking, certname: replica, store, missing, packing, cancel, sink: &sink };
     fetch(request, &mut fetched).await?;
     Ok(fetched.received)
 }

@@ -58,4 +58,8 @@ impl<T: Transport> Transport for Counted<T> {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use direct_puppet_transport::protocol::Digest;
 use tokio::sync::mpsc;
 
-use crate::fs::FsError;
+use super::packed::Packed;
+use super::unpack::Unpacker;
+use crate::fs::{FsError, Root};
 use crate::store::{Incoming, Store};
 
 /// Contents up to this length are written at once when they are complete; longer ones as they come.
@@ -28,6 +30,17 @@ pub(super) enum Piece {
     Data(Bytes),
     /// Its end.
     End,
+    /// Contents, or a part of one, packed.
+    Packed(Packed),
+}
+
+/// What the writer tells of a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is verified and in the store.
+    Complete(Digest),
+    /// It came packed, and what was in the pack is not it.
+    Unusable(Digest),
 }
 
 /// What comes to the writer.
@@ -45,6 +58,8 @@ pub(super) struct Gathering {
     bytes: usize,
     /// A short content of which the end has not come.
     short: Option<Short>,
+    /// A pack of which the end has not come.
+    packed: Option<(Packed, Vec<Bytes>)>,
 }
 
 #[derive(Debug)]
@@ -58,7 +73,7 @@ impl Gathering {
     /// Returns a gathering and where its batches come out.
     pub(super) fn new() -> (Self, Inbox) {
         let (batches, inbox) = mpsc::channel(BACKLOG);
-        (Self { batches, batch: Vec::new(), bytes: 0, short: None }, inbox)
+        (Self { batches, batch: Vec::new(), bytes: 0, short: None, packed: None }, inbox)
     }
 
     /// A content begins.
@@ -70,8 +85,17 @@ impl Gathering {
         self.add(Piece::Begin { digest, size, offset }).await
     }
 
-    /// Bytes of the content come.
+    /// A pack begins.
+    pub(super) fn begin_pack(&mut self, packed: Packed) {
+        self.packed = Some((packed, Vec::new()));
+    }
+
+    /// Bytes of the content, or pack, come.
     pub(super) async fn data(&mut self, data: Bytes) -> Result<(), Stopped> {
+        if let Some((_, pieces)) = &mut self.packed {
+            pieces.push(data);
+            return Ok(());
+        }
         match &mut self.short {
             Some(short) => {
                 short.pieces.push(data);
@@ -81,14 +105,13 @@ impl Gathering {
         }
     }
 
-    /// The content is complete.
+    /// The content, or pack, is complete.
     pub(super) async fn end(&mut self) -> Result<(), Stopped> {
+        if let Some((packed, pieces)) = self.packed.take() {
+            return self.add(Piece::Packed(Packed { bytes: whole(pieces), ..packed })).await;
+        }
         let Some(Short { digest, pieces, .. }) = self.short.take() else { return self.add(Piece::End).await };
-        let content = match <[Bytes; 1]>::try_from(pieces) {
-            Ok([whole]) => whole,
-            Err(pieces) => pieces.concat().into(),
-        };
-        self.add(Piece::Whole { digest, content }).await
+        self.add(Piece::Whole { digest, content: whole(pieces) }).await
     }
 
     /// Hands over what is left, the beginning of a content that broke off too: the next attempt goes on from there.
@@ -104,6 +127,7 @@ impl Gathering {
         self.bytes += match &piece {
             Piece::Whole { content, .. } => content.len(),
             Piece::Data(data) => data.len(),
+            Piece::Packed(packed) => packed.bytes.len(),
             Piece::Begin { .. } | Piece::End => 0,
         };
         self.batch.push(piece);
@@ -119,23 +143,33 @@ impl Gathering {
     }
 }
 
-/// Writes contents as they come; tells `done` each that is verified and in the store. Blocking, until the gathering ends.
+/// Joins pieces; a single one is not copied.
+fn whole(pieces: Vec<Bytes>) -> Bytes {
+    match <[Bytes; 1]>::try_from(pieces) {
+        Ok([whole]) => whole,
+        Err(pieces) => pieces.concat().into(),
+    }
+}
+
+/// Writes contents as they come; tells `done` what became of each; packs are unpacked against files below `root`. Blocking, until the gathering ends.
 pub(super) fn write_contents(
     store: &Store,
+    root: Option<&Root>,
     mut inbox: Inbox,
-    done: &mpsc::UnboundedSender<Digest>,
+    done: &mpsc::UnboundedSender<Done>,
 ) -> Result<(), (Digest, FsError)> {
-    let tell = |digest| {
+    let tell = |told| {
         // Nobody listens any more once the run was given up.
-        let _ignored = done.send(digest);
+        let _ignored = done.send(told);
     };
+    let mut unpacker = root.map(|root| Unpacker::new(store, root));
     let mut open: Option<(Digest, Incoming)> = None;
     while let Some(batch) = inbox.blocking_recv() {
         for piece in batch {
             match piece {
                 Piece::Whole { digest, content } => {
                     store.put_expected(&digest, &content).map_err(|error| (digest, error))?;
-                    tell(digest);
+                    tell(Done::Complete(digest));
                 }
                 Piece::Begin { digest, size, offset } => {
                     let incoming = store.receive(digest, size, offset).map_err(|error| (digest, error))?;
@@ -146,10 +180,15 @@ pub(super) fn write_contents(
                         incoming.write(&data).map_err(|error| (*digest, error))?;
                     }
                 }
+                Piece::Packed(packed) => {
+                    if let Some(unpacker) = &mut unpacker {
+                        unpacker.take(packed, &tell)?;
+                    }
+                }
                 Piece::End => {
                     if let Some((digest, incoming)) = open.take() {
                         incoming.finish().map_err(|error| (digest, error))?;
-                        tell(digest);
+                        tell(Done::Complete(digest));
                     }
                 }
             }
@@ -171,7 +210,7 @@ mod tests {
         let (done, mut outbox) = mpsc::unbounded_channel();
         let writer = tokio::task::spawn_blocking({
             let store = store.clone();
-            move || write_contents(&store, inbox, &done)
+            move || write_contents(&store, None, inbox, &done)
         });
         gathering.begin(whole, 5, 0).await.unwrap();
         for piece in ["who", "le"] {
@@ -182,7 +221,7 @@ mod tests {
         gathering.data("broken".into()).await.unwrap();
         gathering.finish().await.unwrap();
         writer.await.unwrap().unwrap();
-        assert_eq!(outbox.recv().await, Some(whole));
+        assert_eq!(outbox.recv().await, Some(Done::Complete(whole)));
         assert_eq!(outbox.recv().await, None);
         assert_eq!(store.read(&whole, 100).unwrap().unwrap(), "whole");
         assert_eq!(store.partials().unwrap().get(&broken), Some(&6));

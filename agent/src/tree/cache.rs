@@ -112,6 +112,12 @@ impl StatCache {
         Ok(())
     }
 
+    /// Returns which content was last seen at a path, and its length in bytes; the file may have another by now.
+    #[must_use]
+    pub fn last_seen(&self, path: &TreePath) -> Option<(Digest, u64)> {
+        self.records.get(path).map(|record| (record.digest, record.size))
+    }
+
     pub(super) fn get(&self, path: &TreePath) -> Option<&Record> {
         self.records.get(path)
     }

@@ -18,7 +18,7 @@ use futures::stream::BoxStream;
 use crate::blocking;
 
 /// Contents up to this many bytes are read whole before they are sent.
-const WHOLE_BYTES: u64 = 256 * 1024;
+pub(super) const WHOLE_BYTES: u64 = 256 * 1024;
 /// How much of a larger one is read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// A group ends after this many bytes, so one fetch holds at most this and one small content in memory,
@@ -37,7 +37,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Opens a content, when it may be had and is there.
-    fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
+    pub(super) fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
         if !self.allowed.iter().any(|set| set.contains(digest)) {
             return Ok(None);
         }
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// Moves a damaged content aside, so that it is stored anew.
-    fn quarantine(&self, digest: &Digest) {
+    pub(super) fn quarantine(&self, digest: &Digest) {
         tracing::error!(%digest, "a content in the store does not match its digest");
         if let Err(error) = self.store.has_verified(digest) {
             tracing::error!(%digest, %error, "it could not be moved aside");
@@ -68,11 +68,11 @@ struct Progress {
 
 /// Streams what is asked for, as far as the source allows it; the rest is missing, whether it exists or not. A digest that is asked for
 /// twice is answered once.
-pub(super) async fn stream(source: Source, mut request: Fetch) -> io::Result<FetchItems> {
+pub(super) async fn stream(source: Arc<Source>, mut request: Fetch) -> io::Result<FetchItems> {
     let begin = move || {
         let mut seen = HashSet::with_capacity(request.digests.len());
         request.digests.retain(|digest| seen.insert(*digest));
-        Progress { source: Arc::new(source), request, next: 0 }
+        Progress { source, request, next: 0 }
     };
     let progress = blocking::run(begin).await.map_err(io::Error::other)?;
     let groups = futures::stream::try_unfold(progress, |progress| async move {

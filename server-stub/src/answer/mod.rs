@@ -3,14 +3,18 @@
 mod catalog;
 mod contents;
 mod identity;
+mod packed_catalog;
+mod packs;
+mod parts;
 mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm, SyncConfirmed,
-    SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    CatalogReply, CheckIn, Digest, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm,
+    SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
+use futures::StreamExt as _;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -31,12 +35,14 @@ const UUID_DIGITS: usize = 32;
 impl Handler for Server {
     async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
         identity::acts_for(peer, &request.certname)?;
-        self.answer_check_in(&request).await
+        let reply = self.answer_check_in(&request).await?;
+        Ok(self.pack_reply(&request, reply).await)
     }
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
         identity::acts_for(peer, &request.check_in.certname)?;
-        self.answer_facts(&request).await
+        let reply = self.answer_facts(&request).await?;
+        Ok(self.pack_reply(&request.check_in, reply).await)
     }
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
@@ -49,8 +55,11 @@ impl Handler for Server {
             true => mending.want(*digest),
             false => nodes.lose_all(&certname),
         });
-        let source = contents::Source { store: self.store.clone(), allowed, gone };
-        contents::stream(source, request).await.map_err(|error| internal(&error))
+        let packed = self.packed(&request).await?;
+        let accepts_zstd = request.packed.as_ref().is_some_and(PackedFetch::accepts_zstd);
+        let source = Arc::new(contents::Source { store: self.store.clone(), allowed, gone });
+        let items = contents::stream(Arc::clone(&source), request).await.map_err(|error| internal(&error))?;
+        Ok(items.chain(packs::stream(source, packed, accepts_zstd, Arc::clone(&self.packing))).boxed())
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
@@ -93,7 +102,7 @@ impl Handler for Server {
         let allowed = self.published_contents(&request).await?;
         let mending = Arc::clone(&self.mending);
         let gone = Box::new(move |digest: &Digest| mending.want(*digest));
-        let source = contents::Source { store: self.store.clone(), allowed, gone };
+        let source = Arc::new(contents::Source { store: self.store.clone(), allowed, gone });
         contents::stream(source, request).await.map_err(|error| internal(&error))
     }
 }
@@ -108,11 +117,33 @@ impl Server {
         };
         let allowed = find().await.map_err(|error| internal(&error))?;
         let Some(shared) = &self.shared else { return Ok(allowed) };
-        if request.digests.iter().all(|digest| allowed.iter().any(|set| set.contains(digest))) {
+        let has_catalog = |packed: &PackedFetch| self.nodes.has_catalog(&request.certname, packed.catalog_id);
+        if request.packed.as_ref().is_none_or(has_catalog)
+            && request.digests.iter().all(|digest| allowed.iter().any(|set| set.contains(digest)))
+        {
             return Ok(allowed);
         }
         Box::pin(shared.adopt_all(&request.certname)).await.map_err(|error| refusal(&error))?;
         find().await.map_err(|error| internal(&error))
+    }
+}
+
+impl Server {
+    /// Returns what a node asks for by place. Both catalogs are its own, so it can name nothing that it was not given, and compare with
+    /// nothing either. Where its catalog is not here, that is nothing: it then asks by digest.
+    async fn packed(&self, request: &Fetch) -> Result<Vec<packs::Wanted>, Refusal> {
+        let Some(packed) = request.packed.clone() else { return Ok(Vec::new()) };
+        let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
+        let look_up = move || {
+            let decoded = |id| nodes.has_catalog(&certname, id).then(|| nodes.decoded(&certname, id)).flatten();
+            let Some(catalog) = decoded(packed.catalog_id) else { return Ok(Vec::new()) };
+            let base = packed.base_catalog_id.and_then(decoded);
+            packs::wanted(&packed, &catalog, base.as_ref())
+        };
+        let wanted = blocking::run(look_up).await.map_err(|error| internal(&error))?;
+        wanted.map_err(|packs::OutOfRange| {
+            Refusal::new(RefusalCode::BadRequest, "contents are asked for at places that the catalog does not have")
+        })
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Server {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) flights: Flights,
     pub(crate) workers: Arc<Semaphore>,
+    /// How many contents may be compressed at once.
+    pub(crate) packing: Arc<Semaphore>,
     pub(crate) publishing: Arc<Mutex<()>>,
     /// Whose turn it is to take a thread and wait for `publishing` there.
     turns: Arc<tokio::sync::Mutex<()>>,
@@ -131,6 +133,7 @@ impl Server {
             flights,
             shared,
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
+            packing: Arc::new(Semaphore::new(options.pack_workers.max(1))),
             publishing: Arc::default(),
             turns: Arc::default(),
             stopping: CancellationToken::new(),

@@ -83,6 +83,9 @@ pub struct ServerOptions {
     pub compiler: Arc<dyn Compiler>,
     /// How many catalogs are compiled at once. Default: one per core.
     pub compile_workers: usize,
+    /// How many packs of contents are made at once, for all nodes together. Default: half the cores, at least one, so that nodes that only
+    /// check in find a core.
+    pub pack_workers: usize,
     /// How many reports are kept for each node. Default: 100.
     pub reports_per_node: usize,
     /// Certificates of the servers that may follow this one. Default: none.
@@ -114,6 +117,7 @@ impl ServerOptions {
             staging,
             compiler: Arc::new(ManifestCompiler::default()),
             compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            pack_workers: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
             reports_per_node: 100,
             replicas: Vec::new(),
             primary: None,

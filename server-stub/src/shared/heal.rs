@@ -63,6 +63,8 @@ impl Shared {
                         this.want(digest, false);
                         Ok(FetchItem::Missing(digest))
                     }
+                    // A store keeps contents as they are.
+                    FetchItem::Pack(..) => Err(io::Error::other("the store answers with a pack")),
                     FetchItem::Content(content) if content.size <= SMALL_BYTES => this.prove_small(content).await,
                     FetchItem::Content(content) => {
                         let body = this.prove_large(content.digest, content.body);

@@ -73,6 +73,7 @@ impl Shared {
             let item = item.map_err(|error| self.unusable(error.to_string()))?;
             let (digest, is_good) = match item {
                 FetchItem::Missing(digest) => (digest, false),
+                FetchItem::Pack(..) => continue,
                 FetchItem::Content(Content { digest, body, .. }) => {
                     (digest, body.try_for_each(|_| std::future::ready(Ok(()))).await.is_ok())
                 }

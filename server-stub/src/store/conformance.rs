@@ -44,6 +44,7 @@ async fn get(store: &dyn BlobStore, digests: Vec<Digest>) -> BTreeMap<Digest, Op
     while let Some(item) = items.try_next().await.unwrap() {
         let (digest, content) = match item {
             FetchItem::Missing(digest) => (digest, None),
+            FetchItem::Pack(pack, _) => panic!("a store answers with {pack:?}"),
             FetchItem::Content(content) => {
                 let body: Vec<Bytes> = content.body.try_collect().await.unwrap();
                 let whole = body.iter().fold(BytesMut::new(), |mut whole, chunk| {

@@ -11,12 +11,14 @@ use super::*;
 type Fetched = BTreeMap<Digest, Option<Vec<u8>>>;
 
 async fn fetch(server: &Server, name: &str, digests: &[Digest], offsets: &[(Digest, u64)]) -> std::io::Result<Fetched> {
-    let request = Fetch { certname: certname(name), digests: digests.to_vec(), offsets: offsets.iter().copied().collect() };
+    let request =
+        Fetch { certname: certname(name), digests: digests.to_vec(), offsets: offsets.iter().copied().collect(), packed: None };
     let mut items = server.fetch(&Peer::InProcess, request).await.unwrap();
     let mut fetched = Fetched::new();
     while let Some(item) = items.next().await {
         let (digest, bytes) = match item? {
             FetchItem::Missing(digest) => (digest, None),
+            FetchItem::Pack(pack, _) => panic!("{pack:?} was not asked for"),
             FetchItem::Content(mut content) => {
                 let mut bytes = BytesMut::new();
                 while let Some(chunk) = content.body.next().await {
@@ -137,7 +139,7 @@ fn peers_that_take_nothing_hold_no_thread() {
         assert!(catalog.contents().any(|(named, _)| named == digest));
         let mut stuck = Vec::new();
         for _ in 0..8 {
-            let request = Fetch { certname: certname("n1"), digests: vec![digest], offsets: BTreeMap::new() };
+            let request = Fetch { certname: certname("n1"), digests: vec![digest], offsets: BTreeMap::new(), packed: None };
             let mut items = server.fetch(&Peer::InProcess, request).await.unwrap();
             let Some(Ok(FetchItem::Content(mut content))) = items.next().await else { panic!("no content") };
             content.body.next().await.unwrap().unwrap();

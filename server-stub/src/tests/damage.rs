@@ -9,7 +9,7 @@ use super::*;
 
 /// Fetches a content; tells whether it came.
 async fn comes(server: &Server, name: &str, digest: Digest) -> bool {
-    let request = Fetch { certname: certname(name), digests: vec![digest], offsets: BTreeMap::new() };
+    let request = Fetch { certname: certname(name), digests: vec![digest], offsets: BTreeMap::new(), packed: None };
     let mut items = server.fetch(&Peer::InProcess, request).await.unwrap();
     matches!(items.next().await, Some(Ok(FetchItem::Content(_))))
 }

@@ -4,6 +4,7 @@ mod answers;
 mod contents;
 mod damage;
 mod history;
+mod packs;
 mod publish;
 mod replica;
 mod role;

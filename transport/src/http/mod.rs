@@ -65,6 +65,7 @@ impl Default for HttpOptions {
 pub struct HttpTransport {
     client: reqwest::Client,
     base: String,
+    is_local: bool,
     connect_timeout: Duration,
 }
 
@@ -87,6 +88,7 @@ impl HttpTransport {
     pub fn new(url: &str, options: &HttpOptions) -> Result<Self, TransportError> {
         let url = base_url(url)?;
         let base = url.as_str().trim_end_matches('/').to_owned();
+        let is_local = is_loopback(&url);
         let config = |detail: String| TransportError::new(TransportErrorKind::Config, base.as_str()).with_detail(detail);
         let tls = match (url.scheme(), &options.tls) {
             ("https", Some(files)) => tls::client_config(files, options.version),
@@ -113,7 +115,7 @@ impl HttpTransport {
             HttpVersion::Http2 => builder.http2_prior_knowledge(),
         };
         let client = builder.build().map_err(|error| config("the HTTP client cannot start".to_owned()).with_source(error))?;
-        Ok(Self { client, base, connect_timeout: options.connect_timeout })
+        Ok(Self { client, base, is_local, connect_timeout: options.connect_timeout })
     }
 
     fn error(&self, kind: TransportErrorKind, detail: impl Into<String>) -> TransportError {
@@ -156,6 +158,10 @@ impl Transport for HttpTransport {
     fn endpoint(&self) -> &str {
         &self.base
     }
+
+    fn is_local(&self) -> bool {
+        self.is_local
+    }
 }
 
 impl HttpTransport {
@@ -195,6 +201,13 @@ fn base_url(text: &str) -> Result<Url, TransportError> {
         url.set_port(Some(wire::DEFAULT_PORT)).map_err(|()| unusable("it cannot have a port"))?;
     }
     Ok(url)
+}
+
+/// Whether the URL says that the server is on this machine; names other than `localhost` are not looked up for that.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    address.map_or_else(|_| host == "localhost", |address| address.is_loopback())
 }
 
 fn names_a_port(text: &str) -> bool {

@@ -196,16 +196,19 @@ impl Catalog {
 
     /// Returns every content that the catalog names, with its size in bytes; the same one may come more than once.
     pub fn contents(&self) -> impl Iterator<Item = (Digest, u64)> {
-        self.resources.iter().filter_map(|resource| resource.resolved.as_ref()).flat_map(|resolved| &resolved.entries).filter_map(
-            |entry| match entry.kind {
-                EntryKind::File { digest, size } => Some((digest, size)),
-                _ => None,
-            },
-        )
+        self.resources.iter().flat_map(Resource::contents)
     }
 }
 
 impl Resource {
+    /// Returns every content that the resource names, with its size in bytes.
+    pub fn contents(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.resolved.iter().flat_map(|resolved| &resolved.entries).filter_map(|entry| match entry.kind {
+            EntryKind::File { digest, size } => Some((digest, size)),
+            _ => None,
+        })
+    }
+
     /// Returns a resource without parameters.
     #[must_use]
     pub fn new(resource_type: &str, title: &str) -> Self {

@@ -3,6 +3,7 @@
 //! ```text
 //! stream  = record* end
 //! record  = length:u32be header:MessagePack content:byte{size - offset}     for a blob
+//!         | length:u32be header:MessagePack packed:byte{length}             for a pack, see [`super::pack`]
 //!         | length:u32be header:MessagePack                                 for a missing digest
 //! end     = length:u32be header:MessagePack                                 nothing may follow
 //! ```
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, CodecError};
 use super::digest::Digest;
 use super::limits::MAX_FETCH_HEADER_BYTES;
+use super::pack::{Pack, PackError};
 
 /// The header of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub enum FetchHeader {
         #[serde(default)]
         offset: u64,
     },
+    /// Contents, or a part of one, follow packed.
+    Pack(Pack),
     /// The server does not have it, or this node has no right to it.
     Missing {
         /// What was asked for.
@@ -39,7 +43,7 @@ pub enum FetchHeader {
     },
     /// That was all.
     End {
-        /// How many blobs there were.
+        /// How many blobs and packs there were.
         blobs: u64,
     },
 }
@@ -57,9 +61,11 @@ pub enum FetchEvent {
         /// Where the data begins.
         offset: u64,
     },
-    /// Some bytes of the content; never empty.
+    /// A pack begins, within its limits; `length` bytes of it follow as [`FetchEvent::Data`].
+    Pack(Pack),
+    /// Some bytes of the content or pack; never empty.
     Data(Bytes),
-    /// The content is complete.
+    /// The content or pack is complete.
     BlobEnd,
     /// A content that the server will not send.
     Missing(Digest),
@@ -90,6 +96,9 @@ pub enum FetchError {
         /// The offset.
         offset: u64,
     },
+    /// A pack over its limits, or that contradicts itself.
+    #[error("pack in a fetch stream makes no sense")]
+    Pack(#[source] PackError),
     /// The end record counts other than what came.
     #[error("fetch stream says that it had {said} contents, {seen} arrived")]
     Count {
@@ -211,6 +220,11 @@ impl FetchDecoder {
                 self.state = State::Content { left };
                 Ok(FetchEvent::Blob { digest, size, offset })
             }
+            FetchHeader::Pack(pack) => {
+                pack.check().map_err(FetchError::Pack)?;
+                self.state = State::Content { left: pack.length };
+                Ok(FetchEvent::Pack(pack))
+            }
             FetchHeader::Missing { digest } => Ok(FetchEvent::Missing(digest)),
             FetchHeader::End { blobs } if blobs == self.blobs => {
                 self.state = State::End;
@@ -234,6 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::pack::Encoding;
 
     fn stream(blobs: &[Vec<u8>], missing: &[Digest]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -249,6 +264,10 @@ mod tests {
         bytes
     }
 
+    fn pack(size: u64) -> Pack {
+        Pack { first: 0, count: 1, at: 0, size, length: size, encoding: Encoding::Identity, base: None }
+    }
+
     fn decode(bytes: &[u8], chunk: usize) -> Result<(Vec<Vec<u8>>, Vec<Digest>), FetchError> {
         let mut decoder = FetchDecoder::new();
         let (mut blobs, mut missing): (Vec<Vec<u8>>, Vec<Digest>) = (Vec::new(), Vec::new());
@@ -259,7 +278,7 @@ mod tests {
                     FetchEvent::Blob { .. } => blobs.push(Vec::new()),
                     FetchEvent::Data(data) => blobs.last_mut().unwrap().extend_from_slice(&data),
                     FetchEvent::Missing(digest) => missing.push(digest),
-                    FetchEvent::BlobEnd | FetchEvent::End => {}
+                    FetchEvent::Pack(_) | FetchEvent::BlobEnd | FetchEvent::End => {}
                 }
             }
         }
@@ -287,6 +306,27 @@ mod tests {
         fn any_bytes_end_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), chunk in 1_usize..80) {
             drop(decode(&bytes, chunk));
         }
+    }
+
+    #[test]
+    fn a_pack_is_counted_and_taken_in_only_within_its_limits() {
+        let mut bytes = encode_header(&FetchHeader::Pack(pack(3))).unwrap().to_vec();
+        bytes.extend_from_slice(b"abc");
+        bytes.extend_from_slice(&encode_header(&FetchHeader::End { blobs: 1 }).unwrap());
+        let mut decoder = FetchDecoder::new();
+        decoder.push(bytes.clone().into());
+        let mut events = std::iter::from_fn(|| decoder.next_event().unwrap());
+        let expected = [FetchEvent::Pack(pack(3)), FetchEvent::Data("abc".into()), FetchEvent::BlobEnd, FetchEvent::End];
+        assert!(events.by_ref().eq(expected));
+        for cut in 0..bytes.len() {
+            let mut decoder = FetchDecoder::new();
+            decoder.push(bytes[..cut].to_vec().into());
+            while decoder.next_event().unwrap().is_some() {}
+            assert!(matches!(decoder.finish(), Err(FetchError::Truncated)), "cut at {cut}");
+        }
+        let mut decoder = FetchDecoder::new();
+        decoder.push(encode_header(&FetchHeader::Pack(pack(1 << 40))).unwrap());
+        assert!(matches!(decoder.next_event(), Err(FetchError::Pack(PackError::TooLarge { .. }))));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
 use super::limits::{
     MAX_FACTS_BYTES, MAX_FETCH_REQUEST_BYTES, MAX_REPORT_BYTES, MAX_SMALL_MESSAGE_BYTES, MAX_SYNC_CONFIRM_BYTES,
 };
+use super::pack::PackedFetch;
 use super::value::Value;
 use super::version::ProtocolVersion;
 
@@ -180,6 +181,25 @@ pub enum CatalogReply {
         /// The canonical bytes of a [`super::catalog::Catalog`]; the receiver checks them against `catalog_id`.
         catalog: Bytes,
     },
+    /// A catalog that you do not have, packed; only for who says [`PACKED_CATALOG`](super::pack::PACKED_CATALOG) among its features.
+    Packed {
+        /// The id of the catalog that comes out.
+        catalog_id: CatalogId,
+        /// As in [`CatalogReply::Catalog`].
+        code_id: CodeId,
+        /// As in [`CatalogReply::Catalog`].
+        version: VersionCounter,
+        /// As in [`CatalogReply::Current`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unconfirmed_seconds: Option<u32>,
+        /// Whether it is packed against the catalog that the check-in says is held.
+        #[serde(default)]
+        is_against_held: bool,
+        /// How long it is unpacked, in bytes.
+        size: u64,
+        /// One zstd frame, see [`super::pack::unpack_catalog`].
+        packed: Bytes,
+    },
     /// A compile is due: send your facts.
     FactsNeeded,
 }
@@ -194,6 +214,10 @@ pub struct Fetch {
     /// Of contents that a broken fetch left in part: how many bytes are already there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub offsets: BTreeMap<Digest, u64>,
+    /// Contents that may come packed, by their places in catalogs. A server that does not know this, or those catalogs, passes over
+    /// it: none of them is answered then, not even as missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedFetch>,
 }
 
 /// The report was taken.

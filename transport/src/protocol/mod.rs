@@ -2,12 +2,14 @@
 
 pub mod catalog;
 pub mod codec;
+pub mod compress;
 pub mod digest;
 pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
 pub mod messages;
+pub mod pack;
 pub mod path;
 pub mod report;
 #[cfg(test)]
@@ -22,6 +24,7 @@ pub use digest::{Algorithm, Digest, Hasher};
 pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter, VersionCounterError};
 pub use manifest::{EntryKind, Manifest, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
+pub use pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 pub use path::TreePath;
 pub use report::{Report, RunStatus};
 pub use sync::{

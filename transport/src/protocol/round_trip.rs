@@ -16,6 +16,7 @@ use super::frame::FetchHeader;
 use super::ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
 use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
+use super::pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 use super::path::TreePath;
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
 use super::sync::{
@@ -197,16 +198,38 @@ fn reply() -> impl Strategy<Value = CatalogReply> {
                 CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes.into() }
             }
         ),
+        ((catalog_id(), code_id(), version()), any::<Option<u32>>(), any::<bool>(), any::<u64>(), vec(any::<u8>(), 0..40))
+            .prop_map(|((catalog_id, code_id, version), unconfirmed_seconds, is_against_held, size, bytes)| {
+                CatalogReply::Packed {
+                    catalog_id,
+                    code_id,
+                    version,
+                    unconfirmed_seconds,
+                    is_against_held,
+                    size,
+                    packed: bytes.into(),
+                }
+            }),
         Just(CatalogReply::FactsNeeded),
     ]
 }
 
 fn fetch() -> impl Strategy<Value = Fetch> {
-    (certname(), vec(digest(), 0..6), btree_map(digest(), any::<u64>(), 0..3)).prop_map(|(certname, digests, offsets)| Fetch {
-        certname,
-        digests,
-        offsets,
-    })
+    (certname(), vec(digest(), 0..6), btree_map(digest(), any::<u64>(), 0..3), option::of(packed_fetch()))
+        .prop_map(|(certname, digests, offsets, packed)| Fetch { certname, digests, offsets, packed })
+}
+
+fn packed_fetch() -> impl Strategy<Value = PackedFetch> {
+    let span = any::<(u32, u32, Option<u32>)>().prop_map(Span::from);
+    (catalog_id(), option::of(catalog_id()), vec("[a-z]{1,6}", 0..3), vec(span, 0..4))
+        .prop_map(|(catalog_id, base_catalog_id, encodings, spans)| PackedFetch { catalog_id, base_catalog_id, encodings, spans })
+}
+
+fn pack() -> impl Strategy<Value = Pack> {
+    let encoding = prop_oneof![Just(Encoding::Identity), Just(Encoding::Zstd), Just(Encoding::Copy)];
+    let base = any::<(u64, u64)>().prop_map(|(at, size)| PackBase { at, size });
+    (any::<(u32, u32)>(), any::<(u64, u64, u64)>(), encoding, option::of(base))
+        .prop_map(|((first, count), (at, size, length), encoding, base)| Pack { first, count, at, size, length, encoding, base })
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -256,6 +279,7 @@ fn sync_manifest_reply() -> impl Strategy<Value = SyncManifestReply> {
 fn header() -> impl Strategy<Value = FetchHeader> {
     prop_oneof![
         (digest(), any::<(u64, u64)>()).prop_map(|(digest, (size, offset))| FetchHeader::Blob { digest, size, offset }),
+        pack().prop_map(FetchHeader::Pack),
         digest().prop_map(|digest| FetchHeader::Missing { digest }),
         any::<u64>().prop_map(|blobs| FetchHeader::End { blobs }),
     ]
@@ -353,7 +377,7 @@ fn the_steady_state_fits_256_bytes() {
         certname: "a-rather-long-host-name-0001.datacentre.example.com".parse().unwrap(),
         environment: Environment::default(),
         held: Some(held),
-        features: Vec::new(),
+        features: vec![super::pack::PACKED_CATALOG.to_owned()],
         wait_seconds: 0,
         at_least: None,
     };

@@ -150,6 +150,10 @@ impl<T: Transport> Transport for Faulty<T> {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 /// Breaks one body.

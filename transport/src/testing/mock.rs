@@ -54,7 +54,8 @@ mod tests {
             .withf(|request| request.operation == Operation::Fetch)
             .times(1)
             .returning(|_| Err(TransportError::new(TransportErrorKind::Connect, "mock:")));
-        let request = Fetch { certname: "node1".parse().unwrap(), digests: Vec::new(), offsets: Default::default() };
+        let request =
+            Fetch { certname: "node1".parse().unwrap(), digests: Vec::new(), offsets: Default::default(), packed: None };
         let error = Client::new(transport).fetch(&request).await.unwrap_err();
         assert!(matches!(error, CallError::Transport(error) if error.kind() == TransportErrorKind::Connect));
     }

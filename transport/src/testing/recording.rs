@@ -95,6 +95,10 @@ impl<T: Transport> Transport for Recording<T> {
     fn endpoint(&self) -> &str {
         self.inner.endpoint()
     }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
 }
 
 #[cfg(test)]

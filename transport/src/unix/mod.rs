@@ -89,6 +89,10 @@ impl Transport for UnixTransport {
     fn endpoint(&self) -> &str {
         &self.endpoint
     }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }
 
 /// Makes one call over a stream that is used for nothing else.

@@ -274,7 +274,7 @@ impl World {
     }
 
     async fn fetch(&self, client: &Client<Link>, name: &str, digest: Digest) -> Fetched {
-        let request = Fetch { certname: certname(name), digests: vec![digest], offsets: BTreeMap::new() };
+        let request = Fetch { certname: certname(name), digests: vec![digest], offsets: BTreeMap::new(), packed: None };
         let Ok(mut stream) = client.fetch(&request).await else { return Fetched::Broken };
         let mut content = Vec::new();
         while let Ok(Some(event)) = stream.next().await {

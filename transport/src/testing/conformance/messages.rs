@@ -32,7 +32,7 @@ pub(super) fn check_in(feature: &str) -> CheckIn {
 
 pub(super) fn fetch(asked: impl IntoIterator<Item = Asked>) -> Fetch {
     let digests = asked.into_iter().map(Asked::digest).collect();
-    Fetch { certname: check_in("").certname, digests, offsets: BTreeMap::new() }
+    Fetch { certname: check_in("").certname, digests, offsets: BTreeMap::new(), packed: None }
 }
 
 fn report(noop: bool) -> Report {

@@ -79,6 +79,7 @@ where
         streams::missing_contents_are_named,
         streams::offsets_pass_through,
         streams::empty_contents_are_contents,
+        streams::packs_pass_through,
         failures::a_content_that_breaks_off_is_no_clean_end,
         failures::items_that_break_off_are_no_clean_end,
         failures::a_server_that_goes_away_is_no_clean_end,

@@ -11,8 +11,8 @@ use tokio::sync::{Barrier, Notify};
 
 use crate::handler::{Content, FetchItem, FetchItems, Handler, Peer};
 use crate::protocol::{
-    CatalogId, CatalogReply, CheckIn, CodeId, Digest, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
-    VersionCounter, codec,
+    CatalogId, CatalogReply, CheckIn, CodeId, Digest, Encoding, Fetch, Pack, PackBase, PackedFetch, Refusal, RefusalCode, Report,
+    ReportAccepted, SubmitFacts, VersionCounter, codec,
 };
 
 /// Length of the chunks of a content, in bytes; not a divisor of any frame or window.
@@ -205,13 +205,29 @@ impl Handler for Site {
                 }
                 None => Ok(FetchItem::Missing(digest)),
             });
-        Ok(items.boxed())
+        let packs = request.packed.iter().flat_map(packs).collect::<Vec<_>>();
+        let packs = packs.into_iter().map(|pack| Ok(FetchItem::Pack(pack, (0..pack.length).map(byte_at).collect())));
+        Ok(items.chain(stream::iter(packs)).boxed())
     }
 
     /// Answers with what the report says of `noop`.
     async fn report(&self, _: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
         Ok(ReportAccepted { duplicate: report.noop })
     }
+}
+
+/// Returns the packs that answer a request: as long as the place that is asked for says.
+pub(super) fn packs(request: &PackedFetch) -> Vec<Pack> {
+    let pack = |(first, (length, base)): (u32, (u64, Option<u64>))| Pack {
+        first,
+        count: 1,
+        at: 0,
+        size: length + 1,
+        length,
+        encoding: Encoding::Zstd,
+        base: base.map(|size| PackBase { at: 0, size }),
+    };
+    (0..).zip(request.places()).map(pack).collect()
 }
 
 fn catalog(catalog: Bytes) -> CatalogReply {

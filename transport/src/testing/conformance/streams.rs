@@ -1,12 +1,13 @@
 //! Contents: in order, no faster than they are taken, and no longer than they are wanted.
 
 use super::messages::{check_in, fetch};
-use super::site::{Asked, byte_at, call};
+use super::site::{self, Asked, byte_at, call};
 use super::{AHEAD_BYTES, LARGE_BYTES, Subject};
 use crate::client::{Client, FetchStream};
 use crate::error::TransportError;
 use crate::protocol::frame::FetchEvent;
-use crate::protocol::{CatalogReply, Digest, Fetch};
+use crate::protocol::limits::MAX_PACK_BYTES;
+use crate::protocol::{CatalogId, CatalogReply, Digest, Fetch, Pack, PackedFetch, Span};
 
 /// How many calls are made while a response waits to be read: time enough for a producer that nobody holds back to make a
 /// large content many times over.
@@ -17,6 +18,8 @@ const CALLS_MEANWHILE: u32 = 500;
 pub(super) struct Read {
     /// The contents: size and offset.
     pub(super) contents: Vec<(u64, u64)>,
+    /// The packs, which are among the contents too.
+    pub(super) packs: Vec<Pack>,
     /// Bytes of contents that came.
     pub(super) bytes: u64,
     /// What the server does not have.
@@ -33,6 +36,11 @@ pub(super) async fn read_all(mut stream: FetchStream) -> Result<Read, TransportE
             FetchEvent::Blob { size, offset, .. } => {
                 read.contents.push((size, offset));
                 position = offset;
+            }
+            FetchEvent::Pack(pack) => {
+                read.packs.push(pack);
+                read.contents.push((pack.length, 0));
+                position = 0;
             }
             FetchEvent::Data(data) => {
                 let is_right = data.iter().zip(position..).all(|(byte, at)| *byte == byte_at(at));
@@ -125,7 +133,8 @@ pub(super) async fn missing_contents_are_named(subject: Subject<'_>) {
     let request = Fetch { digests, ..fetch([]) };
     let reply = Client::new(subject.transport).fetch(&request).await.expect("a reply");
     let read = read_all(reply).await.expect("a whole reply");
-    assert_eq!(read, Read { contents: vec![(5_000, 0), (1, 0)], bytes: 5_001, missing: vec![gone, lost] });
+    let contents = vec![(5_000, 0), (1, 0)];
+    assert_eq!(read, Read { contents, bytes: 5_001, missing: vec![gone, lost], packs: Vec::new() });
 }
 
 pub(super) async fn offsets_pass_through(subject: Subject<'_>) {
@@ -143,4 +152,18 @@ pub(super) async fn empty_contents_are_contents(subject: Subject<'_>) {
     assert_eq!(read_all(reply).await.expect("a whole reply"), Read::default());
     let reply = client.fetch(&fetch([Asked::Size(0), Asked::Size(1), Asked::Size(0)])).await.expect("a reply");
     assert_eq!(read_all(reply).await.expect("a whole reply").contents, [(0, 0), (1, 0), (0, 0)]);
+}
+
+pub(super) async fn packs_pass_through(subject: Subject<'_>) {
+    let client = Client::new(subject.transport);
+    // One byte, several frames of every transport, as much as a pack may have; beside contents that are asked for by digest.
+    let span = |place: u64, base| Span { first: u32::try_from(place).expect("it fits"), count: 1, base };
+    let spans = vec![span(1, Some(7)), span(300_000, None), span(MAX_PACK_BYTES - 1, Some(0)), span(0, None)];
+    let catalog_id = CatalogId::of(b"");
+    let packed = PackedFetch { catalog_id, base_catalog_id: Some(catalog_id), encodings: vec!["zstd".to_owned()], spans };
+    let request = Fetch { packed: Some(packed.clone()), ..fetch([Asked::Size(5_000)]) };
+    let read = read_all(client.fetch(&request).await.expect("a reply")).await.expect("a whole reply");
+    assert_eq!(read.packs, site::packs(&packed), "packs arrived changed");
+    assert_eq!(read.contents, [(5_000, 0), (1, 0), (300_000, 0), (MAX_PACK_BYTES - 1, 0), (0, 0)]);
+    assert_eq!(read.bytes, 5_000 + 1 + 300_000 + MAX_PACK_BYTES - 1);
 }

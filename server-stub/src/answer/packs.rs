@@ -1,0 +1,225 @@
+//! Contents for a fetch by place: small ones together, large ones in parts, compressed against what the node has.
+//!
+//! Nothing of it is kept: what two nodes ask for is packed twice. Each pack is one piece of blocking work that begins when the peer
+//! has taken the one before and a permit is free, so packing takes no more cores than there are permits, however many ask.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::compress::compress;
+use direct_puppet_transport::protocol::{Catalog, Digest, Encoding, Pack, PackBase, PackedFetch};
+use direct_puppet_transport::{FetchItem, FetchItems};
+use futures::StreamExt as _;
+use tokio::sync::Semaphore;
+
+use super::contents::{Source, WHOLE_BYTES};
+use super::parts::Parts;
+use crate::blocking;
+
+/// A pack is full after this many bytes of contents: by measurement, larger ones are no smaller in sum.
+const PACK_BYTES: u64 = 512 * 1024;
+/// or after this many of what the node has,
+const PACK_BASE_BYTES: u64 = 1024 * 1024;
+/// or after this many contents.
+const PACK_CONTENTS: u32 = 1024;
+
+/// One content that is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) digest: Digest,
+    /// What the node has instead, and how long that is.
+    pub(super) base: Option<(Digest, u64)>,
+}
+
+/// Why a request cannot be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OutOfRange;
+
+/// Looks up in the node's catalogs what it asks for.
+pub(super) fn wanted(request: &PackedFetch, catalog: &Catalog, base: Option<&Catalog>) -> Result<Vec<Wanted>, OutOfRange> {
+    let contents: Vec<(Digest, u64)> = catalog.contents().collect();
+    let bases: Vec<(Digest, u64)> = base.map(|base| base.contents().collect()).unwrap_or_default();
+    // Said before anything is allocated for it: spans are short, and what they say may be long.
+    if request.count() > contents.len() as u64 {
+        return Err(OutOfRange);
+    }
+    let at = |list: &[(Digest, u64)], place: u64| usize::try_from(place).ok().and_then(|place| list.get(place).copied());
+    let wanted = |(place, base): (u64, Option<u64>)| {
+        let (digest, _) = at(&contents, place).ok_or(OutOfRange)?;
+        Ok(Wanted { digest, base: base.and_then(|place| at(&bases, place)) })
+    };
+    request.places().map(wanted).collect()
+}
+
+/// Where a fetch stands.
+struct Progress {
+    source: Arc<Source>,
+    wanted: Vec<Wanted>,
+    /// The number of the next content.
+    next: usize,
+    accepts_zstd: bool,
+    /// A large content of which some is sent.
+    open: Option<Parts>,
+}
+
+/// Streams what is asked for, as far as the source allows it; the rest is missing.
+pub(super) fn stream(source: Arc<Source>, wanted: Vec<Wanted>, accepts_zstd: bool, permits: Arc<Semaphore>) -> FetchItems {
+    let progress = Progress { source, wanted, next: 0, accepts_zstd, open: None };
+    let groups = futures::stream::try_unfold((progress, permits), |(progress, permits)| async move {
+        if progress.open.is_none() && progress.next >= progress.wanted.len() {
+            return Ok(None);
+        }
+        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+        let (items, progress) = blocking::run(move || {
+            let group = group(progress);
+            drop(permit);
+            group
+        })
+        .await
+        .map_err(io::Error::other)??;
+        Ok(Some((items, (progress, permits))))
+    });
+    let items = groups.flat_map(|group: io::Result<Vec<FetchItem>>| match group {
+        Ok(items) => futures::stream::iter(items.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => futures::stream::iter(vec![Err(error)]),
+    });
+    items.boxed()
+}
+
+/// Makes the next packs. Blocking.
+fn group(mut progress: Progress) -> io::Result<(Vec<FetchItem>, Progress)> {
+    let mut items = Vec::new();
+    if let Some(parts) = &mut progress.open {
+        if parts.next(&mut items)? {
+            progress.open = None;
+        }
+        return Ok((items, progress));
+    }
+    let mut gathered = Gathered::default();
+    while let Some(&wanted) = progress.wanted.get(progress.next)
+        && gathered.has_room()
+    {
+        let number = u32::try_from(progress.next).map_err(io::Error::other)?;
+        let Some((file, size)) = open(&progress.source, &wanted.digest)? else {
+            gathered.finish(progress.accepts_zstd, &mut items);
+            items.push(FetchItem::Missing(wanted.digest));
+            progress.next += 1;
+            continue;
+        };
+        let base = wanted.base.filter(|_| progress.accepts_zstd);
+        if size > WHOLE_BYTES || base.is_some_and(|(_, size)| size > WHOLE_BYTES) {
+            gathered.finish(progress.accepts_zstd, &mut items);
+            // What is not a base that can be had is none.
+            let base = base.and_then(|(digest, _)| open_base(&progress.source, &digest));
+            progress.open =
+                Some(Parts::new(file, number, wanted.digest, size, base, progress.accepts_zstd, Arc::clone(&progress.source)));
+            progress.next += 1;
+            break;
+        }
+        let content = read(file, size)?;
+        if !wanted.digest.verifies(&content) {
+            progress.source.quarantine(&wanted.digest);
+            gathered.finish(progress.accepts_zstd, &mut items);
+            items.push(FetchItem::Missing(wanted.digest));
+            progress.next += 1;
+            continue;
+        }
+        let base = base.and_then(|(digest, _)| read_base(&progress.source, &digest));
+        if !gathered.takes(base.is_some()) {
+            gathered.finish(progress.accepts_zstd, &mut items);
+        }
+        gathered.add(number, &content, base.as_deref());
+        progress.next += 1;
+    }
+    gathered.finish(progress.accepts_zstd, &mut items);
+    Ok((items, progress))
+}
+
+fn open(source: &Source, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+    let Some(file) = source.open(digest)? else { return Ok(None) };
+    let size = file.metadata()?.len();
+    Ok(Some((file, size)))
+}
+
+fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::with_capacity(usize::try_from(size).map_err(io::Error::other)?);
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Opens what the node has. That it cannot be had here makes no difference to the node but in bytes.
+fn open_base(source: &Source, digest: &Digest) -> Option<(File, u64)> {
+    match open(source, digest) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%digest, %error, "a content that a node has could not be read here: the new one goes whole");
+            None
+        }
+    }
+}
+
+fn read_base(source: &Source, digest: &Digest) -> Option<Vec<u8>> {
+    let (file, size) = open_base(source, digest)?;
+    let base = read(file, size).ok()?;
+    if !digest.verifies(&base) {
+        source.quarantine(digest);
+        return None;
+    }
+    Some(base)
+}
+
+/// Small contents on their way into one pack.
+#[derive(Default)]
+struct Gathered {
+    first: u32,
+    count: u32,
+    contents: Vec<u8>,
+    bases: Vec<u8>,
+    has_bases: bool,
+}
+
+impl Gathered {
+    fn has_room(&self) -> bool {
+        self.count < PACK_CONTENTS && (self.contents.len() as u64) < PACK_BYTES && (self.bases.len() as u64) < PACK_BASE_BYTES
+    }
+
+    /// Whether a content with, or without, a base may join: those in a pack all have one or none has.
+    const fn takes(&self, has_base: bool) -> bool {
+        self.count == 0 || self.has_bases == has_base
+    }
+
+    fn add(&mut self, number: u32, content: &[u8], base: Option<&[u8]>) {
+        if self.count == 0 {
+            self.first = number;
+            self.has_bases = base.is_some();
+        }
+        self.count += 1;
+        self.contents.extend_from_slice(content);
+        self.bases.extend_from_slice(base.unwrap_or_default());
+    }
+
+    /// Packs what was gathered, if anything was, and begins anew.
+    fn finish(&mut self, accepts_zstd: bool, items: &mut Vec<FetchItem>) {
+        let Self { first, count, contents, bases, has_bases } = std::mem::take(self);
+        if count > 0 {
+            let size = contents.len() as u64;
+            let packed = if accepts_zstd { compress(&contents, &bases) } else { None };
+            let base = has_bases.then_some(PackBase { at: 0, size: bases.len() as u64 });
+            items.push(item(
+                Pack { first, count, at: 0, size, length: size, encoding: Encoding::Identity, base },
+                packed,
+                contents,
+            ));
+        }
+    }
+}
+
+/// Returns the item for a pack whose bytes are `packed`, or else `plain`.
+pub(super) fn item(pack: Pack, packed: Option<Vec<u8>>, plain: Vec<u8>) -> FetchItem {
+    match packed {
+        Some(packed) => FetchItem::Pack(Pack { length: packed.len() as u64, encoding: Encoding::Zstd, ..pack }, packed.into()),
+        None => FetchItem::Pack(Pack { encoding: Encoding::Identity, base: None, ..pack }, Bytes::from(plain)),
+    }
+}
