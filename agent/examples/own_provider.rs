@@ -48,6 +48,7 @@ impl Provider for Level {
             desired: wanted.to_string(),
             diff: None,
             redacted: false,
+            wording: None,
         };
         let changes = if wanted == current { Vec::new() } else { vec![change()] };
         Ok(Checked { resources: 1, changes, ..Checked::default() })

@@ -202,10 +202,19 @@ impl Engine<'_> {
     }
 
     fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
-        let (status, message) = match (noop, failure) {
-            (true, _) => (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired)),
-            (false, Some(reason)) => (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired)),
-            (false, None) => (EventStatus::Success, done_message(&change)),
+        let (status, message) = match (noop, failure, &change.wording) {
+            (true, _, Some(words)) => {
+                (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired))
+            }
+            (true, _, None) => {
+                (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired))
+            }
+            (false, Some(reason), Some(words)) => {
+                (EventStatus::Failure, format!("change from {} to {} failed: {reason}", words.previous, words.desired))
+            }
+            (false, Some(reason), None) => (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired)),
+            (false, None, Some(words)) => (EventStatus::Success, words.done.clone()),
+            (false, None, None) => (EventStatus::Success, done_message(&change)),
         };
         Event {
             resource: change.resource.to_string(),

@@ -283,6 +283,7 @@ impl Provider for ExecProvider {
                 desired: parameters.returns.iter().map(i32::to_string).collect::<Vec<_>>().join(", "),
                 diff: None,
                 redacted: parameters.sensitive,
+                wording: None,
             });
         }
         Ok(checked)

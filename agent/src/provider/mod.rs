@@ -4,11 +4,21 @@
 mod command;
 mod context;
 #[cfg(feature = "providers")]
+mod difference;
+#[cfg(feature = "providers")]
 pub mod exec;
 #[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
+mod host;
+#[cfg(feature = "providers")]
+mod lines;
+#[cfg(feature = "providers")]
 pub mod notify;
+#[cfg(feature = "providers")]
+mod record;
+#[cfg(feature = "providers")]
+mod text_file;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
@@ -36,6 +46,19 @@ pub struct Change {
     pub diff: Option<String>,
     /// Whether values are hidden.
     pub redacted: bool,
+    /// How messages word the change, where its values alone do not say it.
+    pub wording: Option<Wording>,
+}
+
+/// The words of one change, as Puppet's messages have them: values quoted, lists in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wording {
+    /// What is there.
+    pub previous: String,
+    /// What is wanted.
+    pub desired: String,
+    /// The message once it is made, as `ip changed '10.0.0.1' to '10.0.0.2'`.
+    pub done: String,
 }
 
 /// What [`Provider::check`] found.
@@ -192,5 +215,10 @@ pub trait Provider: Debug + Send + Sync + 'static {
 #[cfg(feature = "providers")]
 #[must_use]
 pub fn builtin() -> Vec<Arc<dyn Provider>> {
-    vec![Arc::new(file::FileProvider::new()), Arc::new(exec::ExecProvider), Arc::new(notify::NotifyProvider)]
+    vec![
+        Arc::new(file::FileProvider::new()),
+        Arc::new(exec::ExecProvider),
+        Arc::new(notify::NotifyProvider),
+        Arc::new(host::HostProvider::default()),
+    ]
 }

@@ -58,6 +58,7 @@ impl Provider for NotifyProvider {
             desired: message(resource)?,
             diff: None,
             redacted: resource.parameter("message").is_some_and(Value::is_sensitive),
+            wording: None,
         };
         Ok(Checked { resources: 1, changes: vec![change], ..Checked::default() })
     }

@@ -79,7 +79,7 @@ impl<'a> Keeper<'a> {
                 Ok(Previous::Link { target: escape(&target).into_owned() })
             }
             FileKind::File if self.parameters.backup != Backup::No => {
-                let digest = self.put(path)?;
+                let digest = put(self.context, path)?;
                 if let Some(copy) = self.suffixed(path, left)? {
                     self.copy(path, &copy, &digest, stat)?;
                 }
@@ -87,19 +87,6 @@ impl<'a> Keeper<'a> {
             }
             FileKind::File | FileKind::Other => Ok(Previous::Dropped),
         }
-    }
-
-    /// Copies a file into the store and makes sure that it stays there.
-    fn put(&self, path: &TreePath) -> Result<Digest, FsError> {
-        let file = self.context.root().open_file(path)?;
-        let digest = self.context.store().put_file(&file)?.digest;
-        self.context.keep_in_store(&digest);
-        if !self.context.store().has(&digest) {
-            // It was there already and was moved out, as its last use, before it was said to stay.
-            let file = self.context.root().open_file(path)?;
-            self.context.store().put_file(&file)?;
-        }
-        Ok(digest)
     }
 
     /// Returns where a copy beside the file goes. What is purged has none: the next run would purge the copy, and copy it again.
@@ -129,4 +116,17 @@ impl<'a> Keeper<'a> {
         stage.add(copy, ContentSource::Copy(file), *digest, attributes)?;
         stage.commit().into_iter().try_for_each(|(_, written)| written.map(drop))
     }
+}
+
+/// Copies a file into the store and makes sure that it stays there.
+pub(in crate::provider) fn put(context: &Context, path: &TreePath) -> Result<Digest, FsError> {
+    let file = context.root().open_file(path)?;
+    let digest = context.store().put_file(&file)?.digest;
+    context.keep_in_store(&digest);
+    if !context.store().has(&digest) {
+        // It was there already and was moved out, as its last use, before it was said to stay.
+        let file = context.root().open_file(path)?;
+        context.store().put_file(&file)?;
+    }
+    Ok(digest)
 }

@@ -156,6 +156,7 @@ impl Comparison<'_> {
             desired: difference.desired,
             diff: difference.diff,
             redacted: self.parameters.sensitive && difference.property == "content",
+            wording: None,
         };
         self.found[difference.phase as usize].push(change);
     }

@@ -8,12 +8,12 @@ use crate::fs::{FsError, FsErrorKind, Root};
 use crate::provider::ProviderError;
 
 /// Returns the error of reading something that was opened below the root.
-pub(super) fn io(root: &Root, path: &TreePath, attempt: &'static str, source: io::Error) -> FsError {
+pub(in crate::provider) fn io(root: &Root, path: &TreePath, attempt: &'static str, source: io::Error) -> FsError {
     FsError { path: root.display(path), attempt, kind: FsErrorKind::Other, hint: None, source }
 }
 
 /// Returns the error of a whole resource.
-pub(super) fn failed(
+pub(in crate::provider) fn failed(
     resource: &ResourceRef,
     attempt: impl Into<String>,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -22,7 +22,7 @@ pub(super) fn failed(
 }
 
 /// Returns an error and its causes as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::provider) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -13,13 +13,13 @@
 //! * Files are staged beside their targets whatever `staging_location` says: this is what makes replacing them atomic.
 
 mod apply;
-mod backup;
+pub(super) mod backup;
 mod by_path;
 mod checksum;
 mod compare;
 mod desired;
 mod diff;
-mod errors;
+pub(super) mod errors;
 mod extras;
 mod glob;
 mod identity;
@@ -28,7 +28,7 @@ mod observe;
 mod owner;
 mod parameters;
 mod place;
-mod read;
+pub(super) mod read;
 mod relations;
 mod source;
 mod source_uri;
@@ -116,7 +116,7 @@ impl Provider for FileProvider {
 }
 
 /// Runs blocking work; it ends by itself when the future is dropped, and leaves each object old or new.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     resource: ResourceRef,
     work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
 ) -> Result<T, ProviderError> {

@@ -135,10 +135,6 @@ const KNOWN: &[&str] = &[
     "type",
 ];
 
-/// Parameters that every resource may have; the engine knows what they mean.
-const METAPARAMETERS: &[&str] =
-    &["alias", "audit", "before", "loglevel", "name", "noop", "notify", "require", "schedule", "stage", "subscribe", "tag"];
-
 const SELINUX: [&str; 4] = ["seluser", "selrole", "seltype", "selrange"];
 
 /// Returns the path that a `File` resource manages: its `path`, else its title.
@@ -157,11 +153,7 @@ pub fn managed_path(resource: &Resource) -> Result<TreePath, ProviderError> {
 impl Parameters {
     /// Parses and checks a resource.
     pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
-        for name in resource.parameters.keys().map(String::as_str) {
-            if !KNOWN.contains(&name) && !METAPARAMETERS.contains(&name) {
-                return Err(read::fail(resource, name, "is no parameter of File: look for a misspelling"));
-            }
-        }
+        read::only_known(resource, KNOWN)?;
         let mut target = target(resource)?;
         let ensure = ensure(resource, &mut target)?;
         let compiled = resource.resolved.as_ref().is_some_and(|resolved| resolved.uri.is_none());

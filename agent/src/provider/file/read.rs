@@ -5,12 +5,24 @@ use direct_puppet_transport::protocol::{Resource, TreePath, Value};
 use crate::provider::ProviderError;
 
 /// Returns the error of one parameter.
-pub(super) fn fail(resource: &Resource, parameter: &str, reason: impl Into<String>) -> ProviderError {
+pub(in crate::provider) fn fail(resource: &Resource, parameter: &str, reason: impl Into<String>) -> ProviderError {
     ProviderError::Parameter { resource: resource.reference(), parameter: parameter.to_owned(), reason: reason.into() }
 }
 
+/// Parameters that every resource may have; the engine knows what they mean.
+const METAPARAMETERS: &[&str] =
+    &["alias", "audit", "before", "loglevel", "name", "noop", "notify", "require", "schedule", "stage", "subscribe", "tag"];
+
+/// Refuses parameters that the type does not have.
+pub(in crate::provider) fn only_known(resource: &Resource, known: &[&str]) -> Result<(), ProviderError> {
+    match resource.parameters.keys().find(|name| !known.contains(&name.as_str()) && !METAPARAMETERS.contains(&name.as_str())) {
+        Some(name) => Err(fail(resource, name, format!("is no parameter of {}: look for a misspelling", resource.resource_type))),
+        None => Ok(()),
+    }
+}
+
 /// Parses an absolute path as manifests hold it: repeated slashes count as one.
-pub(super) fn absolute_path(text: &str) -> Result<TreePath, String> {
+pub(in crate::provider) fn absolute_path(text: &str) -> Result<TreePath, String> {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if c != '/' || !clean.ends_with('/') {
@@ -21,7 +33,7 @@ pub(super) fn absolute_path(text: &str) -> Result<TreePath, String> {
 }
 
 /// Reads a string.
-pub(super) fn string<'a>(resource: &'a Resource, name: &str) -> Result<Option<&'a str>, ProviderError> {
+pub(in crate::provider) fn string<'a>(resource: &'a Resource, name: &str) -> Result<Option<&'a str>, ProviderError> {
     match resource.parameter(name) {
         None => Ok(None),
         Some(value) => value.as_str().map(Some).ok_or_else(|| fail(resource, name, "must be a string")),
@@ -29,7 +41,7 @@ pub(super) fn string<'a>(resource: &'a Resource, name: &str) -> Result<Option<&'
 }
 
 /// Reads a string or a list of them; `false` is none.
-pub(super) fn strings<'a>(resource: &'a Resource, name: &str) -> Result<Vec<&'a str>, ProviderError> {
+pub(in crate::provider) fn strings<'a>(resource: &'a Resource, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     match resource.parameter(name) {
         None | Some(Value::Boolean(false)) => Ok(Vec::new()),
         Some(Value::Sensitive(value)) => list(resource, name, value),
@@ -43,7 +55,7 @@ fn list<'a>(resource: &'a Resource, name: &str, value: &'a Value) -> Result<Vec<
 }
 
 /// Reads a boolean.
-pub(super) fn boolean(resource: &Resource, name: &str, default: bool) -> Result<bool, ProviderError> {
+pub(in crate::provider) fn boolean(resource: &Resource, name: &str, default: bool) -> Result<bool, ProviderError> {
     match resource.parameter(name) {
         None => Ok(default),
         Some(value) => value.as_bool().ok_or_else(|| fail(resource, name, "must be true or false")),
@@ -51,7 +63,7 @@ pub(super) fn boolean(resource: &Resource, name: &str, default: bool) -> Result<
 }
 
 /// Reads a number that is not negative.
-pub(super) fn count(resource: &Resource, name: &str) -> Result<Option<usize>, ProviderError> {
+pub(in crate::provider) fn count(resource: &Resource, name: &str) -> Result<Option<usize>, ProviderError> {
     let number = match resource.parameter(name) {
         None => return Ok(None),
         Some(Value::Integer(number)) => usize::try_from(*number).ok(),
@@ -62,11 +74,60 @@ pub(super) fn count(resource: &Resource, name: &str) -> Result<Option<usize>, Pr
 }
 
 /// Reads one word out of several.
-pub(super) fn choice<T: Copy>(resource: &Resource, name: &str, words: &[(&str, T)]) -> Result<Option<T>, ProviderError> {
+pub(in crate::provider) fn choice<T: Copy>(
+    resource: &Resource,
+    name: &str,
+    words: &[(&str, T)],
+) -> Result<Option<T>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(None) };
     let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
     found.map(|(_, meaning)| Some(*meaning)).ok_or_else(|| {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         fail(resource, name, format!("must be one of {}", words.join(", ")))
     })
+}
+
+/// Reads a string, or a number or boolean as the string that it is written as.
+pub(in crate::provider) fn text(resource: &Resource, name: &str) -> Result<Option<String>, ProviderError> {
+    match resource.parameter(name) {
+        None => Ok(None),
+        Some(value) => as_text(value).map(Some).ok_or_else(|| fail(resource, name, "must be a string")),
+    }
+}
+
+/// Reads a string or a list of them, numbers as strings; `None` when the parameter is not given.
+pub(in crate::provider) fn texts(resource: &Resource, name: &str) -> Result<Option<Vec<String>>, ProviderError> {
+    let Some(value) = resource.parameter(name) else { return Ok(None) };
+    let mut texts = Vec::new();
+    if flatten(value, &mut texts) { Ok(Some(texts)) } else { Err(fail(resource, name, "must be a string or a list of strings")) }
+}
+
+fn flatten(value: &Value, texts: &mut Vec<String>) -> bool {
+    match value {
+        Value::Array(values) => values.iter().all(|value| flatten(value, texts)),
+        Value::Sensitive(value) => flatten(value, texts),
+        value => as_text(value).map(|text| texts.push(text)).is_some(),
+    }
+}
+
+fn as_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Boolean(value) => Some(value.to_string()),
+        Value::Sensitive(value) => as_text(value),
+        _ => None,
+    }
+}
+
+/// Reads the name of what is managed: the parameter `name`, else the title.
+pub(in crate::provider) fn name(resource: &Resource) -> Result<String, ProviderError> {
+    Ok(string(resource, "name")?.unwrap_or(&resource.title).to_owned())
+}
+
+/// Reads an absolute path below the managed root.
+pub(in crate::provider) fn path(resource: &Resource, name: &str) -> Result<Option<TreePath>, ProviderError> {
+    let parse = |text| absolute_path(text).map_err(|reason| fail(resource, name, reason));
+    string(resource, name)?.map(parse).transpose()
 }

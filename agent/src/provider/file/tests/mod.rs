@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::FileProvider;
 use crate::fs::{Root, StageJournal};
-use crate::provider::{Applied, ApplyOptions, Change, Checked, Context, ContextParts, Ownership, Provider as _, ProviderError};
+use crate::provider::{Applied, ApplyOptions, Change, Checked, Context, ContextParts, Ownership, Provider, ProviderError};
 use crate::store::Store;
 use crate::tree::Scan;
 use crate::undo::{Previous, UndoEntry, UndoLog};
@@ -50,15 +50,15 @@ impl World {
         std::fs::write(path, content).unwrap();
     }
 
-    fn mkdir(&self, path: &str) {
+    pub(in crate::provider) fn mkdir(&self, path: &str) {
         std::fs::create_dir_all(self.path(path)).unwrap();
     }
 
-    fn link(&self, path: &str, target: &str) {
+    pub(in crate::provider) fn link(&self, path: &str, target: &str) {
         std::os::unix::fs::symlink(target, self.path(path)).unwrap();
     }
 
-    fn chmod(&self, path: &str, mode: u32) {
+    pub(in crate::provider) fn chmod(&self, path: &str, mode: u32) {
         std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
@@ -66,7 +66,7 @@ impl World {
         String::from_utf8(std::fs::read(self.path(path)).unwrap()).unwrap()
     }
 
-    fn mode(&self, path: &str) -> u32 {
+    pub(in crate::provider) fn mode(&self, path: &str) -> u32 {
         std::fs::symlink_metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
     }
 
@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Everything below a directory, relative to it, sorted.
-    fn names(&self, path: &str) -> Vec<String> {
+    pub(in crate::provider) fn names(&self, path: &str) -> Vec<String> {
         fn visit(dir: &std::path::Path, prefix: &str, names: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let entry = entry.unwrap();
@@ -92,7 +92,7 @@ impl World {
         names
     }
 
-    fn manage(&mut self, path: &str) {
+    pub(in crate::provider) fn manage(&mut self, path: &str) {
         self.managed.insert(TreePath::from_absolute(path.as_bytes()).unwrap());
     }
 
@@ -138,12 +138,12 @@ impl World {
         })
     }
 
-    fn undo_entries(&self) -> Vec<UndoEntry> {
+    pub(in crate::provider) fn undo_entries(&self) -> Vec<UndoEntry> {
         let text = std::fs::read_to_string(self.dir.path().join("state/undo/test.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn previous(&self, path: &str) -> Option<Previous> {
+    pub(in crate::provider) fn previous(&self, path: &str) -> Option<Previous> {
         let entry = self.undo_entries().into_iter().rfind(|entry| entry.path.absolute() == path);
         entry.map(|entry| entry.previous)
     }
@@ -154,6 +154,30 @@ impl World {
 
     async fn apply(&self, resource: &Resource, changes: &[Change]) -> Result<Applied, ProviderError> {
         FileProvider::new().apply(&self.context(), &Arc::new(resource.clone()), changes).await
+    }
+
+    /// Converges a resource by another provider, proves that a second check finds nothing, and returns the messages of what was
+    /// done.
+    pub(in crate::provider) async fn converge_by(
+        &self,
+        provider: &dyn Provider,
+        resource: &Resource,
+    ) -> Result<Vec<String>, String> {
+        provider.validate(resource).map_err(|error| crate::apply::error_chain(&error))?;
+        let (context, resource) = (self.context(), Arc::new(resource.clone()));
+        let text = |error: ProviderError| crate::apply::error_chain(&error);
+        let changes = provider.check(&context, &resource).await.map_err(text)?.changes;
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let applied = provider.apply(&context, &resource, &changes).await.map_err(text)?;
+        if let Some(reason) = applied.failures.into_values().next() {
+            return Err(reason);
+        }
+        let again = provider.check(&context, &resource).await.map_err(text)?;
+        assert_eq!(again.changes, [], "not converged");
+        let done = |change: Change| change.wording.map(|words| words.done).unwrap_or_default();
+        Ok(changes.into_iter().map(done).collect())
     }
 
     /// Converges a resource, proves that a second check finds nothing, and returns what the first found.
