@@ -7,8 +7,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes of output that are kept; more is read and dropped, so that the command is never blocked.
@@ -28,6 +28,19 @@ pub(super) struct CommandSpec {
     pub(super) environment: Vec<(String, String)>,
     /// How long it may take; `None` for ever.
     pub(super) time_limit: Option<Duration>,
+    /// Written to its standard input; nothing by default.
+    pub(super) input: Option<Input>,
+    /// Bytes of output that are kept where the whole of it counts; more is an error then.
+    pub(super) whole_output_bytes: Option<usize>,
+}
+
+/// What a command reads: perhaps a secret, so never shown.
+pub(super) struct Input(pub(super) Vec<u8>);
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Input({} bytes)", self.0.len())
+    }
 }
 
 /// How it ended.
@@ -36,9 +49,16 @@ pub(super) struct CommandOutput {
     pub(super) status: ExitStatus,
     /// Standard output, then standard error, at most [`MAX_OUTPUT_BYTES`] of each.
     pub(super) output: Vec<u8>,
+    /// How many bytes of it are standard output.
+    stdout_bytes: usize,
 }
 
 impl CommandOutput {
+    /// Returns standard output alone.
+    pub(super) fn stdout(&self) -> &[u8] {
+        &self.output[..self.stdout_bytes]
+    }
+
     /// Returns the output as text.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
@@ -60,6 +80,8 @@ pub(super) enum CommandError {
     TimedOut { program: String, limit: Duration },
     #[error("{program} was killed because the run was cancelled")]
     Cancelled { program: String },
+    #[error("{program} said more than {limit_bytes} bytes")]
+    TooLong { program: String, limit_bytes: usize },
 }
 
 /// Kills the process group of a command that was not waited for to its end.
@@ -89,7 +111,7 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
         .env_clear()
         .envs([("PATH", DEFAULT_PATH), ("LC_ALL", "C")])
         .envs(spec.environment)
-        .stdin(Stdio::null())
+        .stdin(if spec.input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -99,6 +121,7 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
     let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let mut group = Group(leader);
     let limit = spec.time_limit;
+    let room = spec.whole_output_bytes.map_or(MAX_OUTPUT_BYTES, |limit| limit.saturating_add(1));
     let expired = async {
         match limit {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -106,22 +129,25 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
         }
     };
     let output = tokio::select! {
-        output = finish(&mut child) => output.map_err(start_error)?,
+        output = finish(&mut child, spec.input, room) => output.map_err(start_error)?,
         () = expired => return Err(CommandError::TimedOut { program: name, limit: limit.unwrap_or_default() }),
         () = cancel.cancelled() => return Err(CommandError::Cancelled { program: name }),
     };
     // It has ended; a daemon that it left behind is meant to stay.
     group.0 = None;
-    Ok(output)
+    match spec.whole_output_bytes {
+        Some(limit_bytes) if output.stdout_bytes > limit_bytes => Err(CommandError::TooLong { program: name, limit_bytes }),
+        _ => Ok(output),
+    }
 }
 
 /// Waits for the end of the command. What it left running may hold its output open: that is not waited for.
-async fn finish(child: &mut Child) -> io::Result<CommandOutput> {
+async fn finish(child: &mut Child, input: Option<Input>, room: usize) -> io::Result<CommandOutput> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let status = {
         let reading = async {
-            tokio::join!(collect(stdout, &mut out), collect(stderr, &mut err));
+            tokio::join!(feed(stdin, input), collect(stdout, &mut out, room), collect(stderr, &mut err, MAX_OUTPUT_BYTES));
         };
         tokio::pin!(reading);
         let mut all_read = false;
@@ -137,16 +163,24 @@ async fn finish(child: &mut Child) -> io::Result<CommandOutput> {
         }
         status
     };
+    let stdout_bytes = out.len();
     out.append(&mut err);
-    Ok(CommandOutput { status, output: out })
+    Ok(CommandOutput { status, output: out, stdout_bytes })
 }
 
-async fn collect(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+/// Writes the input and closes it. A command that does not read it all says by its status what became of it.
+async fn feed(stdin: Option<ChildStdin>, input: Option<Input>) {
+    if let (Some(mut stdin), Some(input)) = (stdin, input) {
+        let _written = stdin.write_all(&input.0).await;
+    }
+}
+
+async fn collect(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>, limit: usize) {
     let Some(mut stream) = stream else { return };
     let mut buffer = vec![0; 8 * 1024];
     // An error of reading ends the output; how the command ended is what counts.
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-        let room = MAX_OUTPUT_BYTES.saturating_sub(kept.len());
+        let room = limit.saturating_sub(kept.len());
         kept.extend_from_slice(&buffer[..length.min(room)]);
     }
 }
@@ -222,6 +256,23 @@ mod tests {
         let cancel = CancellationToken::new();
         let output = run(spec(&["/bin/sh", "-c", "head -c 1000000 /dev/zero"]), &cancel).await.unwrap();
         assert_eq!(output.output.len(), MAX_OUTPUT_BYTES);
+    }
+
+    #[tokio::test]
+    async fn input_is_read_and_never_shown() {
+        let cancel = CancellationToken::new();
+        let long = vec![b'x'; 200_000];
+        let spec = || CommandSpec {
+            input: Some(Input(long.clone())),
+            whole_output_bytes: Some(200_000),
+            ..spec(&["/bin/sh", "-c", "echo err >&2; cat"])
+        };
+        assert!(!format!("{:?}", spec()).contains("120, 120"), "input must not be shown");
+        assert_eq!(run(spec(), &cancel).await.unwrap().stdout(), long);
+        let shorter = CommandSpec { whole_output_bytes: Some(1000), ..spec() };
+        assert!(matches!(run(shorter, &cancel).await, Err(CommandError::TooLong { limit_bytes: 1000, .. })));
+        let unread = CommandSpec { input: Some(Input(long.clone())), ..self::spec(&["/bin/true"]) };
+        assert!(run(unread, &cancel).await.unwrap().status.success());
     }
 
     #[tokio::test]

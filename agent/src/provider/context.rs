@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use direct_puppet_transport::protocol::{Digest, TreePath};
+use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
 use tokio_util::sync::CancellationToken;
 
 use crate::fs::{Root, StageJournal, Stat};
@@ -55,6 +55,8 @@ pub struct ContextParts {
     pub scan: Scan,
     /// Paths of all `File` resources that stand in the catalog by themselves: recursion leaves them alone.
     pub managed: HashSet<TreePath>,
+    /// All resources of the catalog, in manifest order.
+    pub resources: Vec<Arc<Resource>>,
     /// Where the agent keeps its own state, when that is below the root: nobody removes or replaces it.
     pub own_state: Option<TreePath>,
     /// How the run goes.
@@ -124,6 +126,11 @@ impl Context {
     #[must_use]
     pub fn managed(&self) -> &HashSet<TreePath> {
         &self.parts.managed
+    }
+
+    /// Returns the resources of one type that stand in the catalog.
+    pub fn resources_of(&self, resource_type: &str) -> impl Iterator<Item = &Arc<Resource>> {
+        self.parts.resources.iter().filter(move |resource| resource.resource_type == resource_type)
     }
 
     /// Returns what the scan saw at `path`, unless something may have changed it since.

@@ -6,6 +6,9 @@ use direct_puppet_transport::protocol::Resource;
 
 use super::{Change, Wording};
 
+/// What hides a secret in changes.
+const REDACTED: &str = "[redacted]";
+
 /// A value of a property.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shown {
@@ -15,14 +18,33 @@ pub(super) enum Shown {
     Text(String),
     /// Text that messages do not quote, as a list that is joined.
     Bare(String),
+    /// A number.
+    Number(i64),
+    /// A list.
+    List(Vec<String>),
+    /// A list that reports join by commas.
+    Joined(Vec<String>),
 }
 
 impl Shown {
-    /// Returns the value as reports hold it.
+    /// Returns text, or the absence of it.
+    pub(super) fn text(text: Option<impl Into<String>>) -> Self {
+        text.map_or(Self::Absent, |text| Self::Text(text.into()))
+    }
+
+    /// Returns a number, or the absence of it.
+    pub(super) fn number(number: Option<i64>) -> Self {
+        number.map_or(Self::Absent, Self::Number)
+    }
+
+    /// Returns the value as reports hold it; a list as JSON.
     fn raw(&self) -> String {
         match self {
             Self::Absent => "absent".to_owned(),
             Self::Text(text) | Self::Bare(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::List(items) => serde_json::json!(items).to_string(),
+            Self::Joined(items) => items.join(","),
         }
     }
 
@@ -32,6 +54,10 @@ impl Shown {
             Self::Absent => quote("absent"),
             Self::Text(text) => quote(text),
             Self::Bare(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::List(items) | Self::Joined(items) => {
+                format!("[{}]", items.iter().map(|item| quote(item)).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }
@@ -114,6 +140,19 @@ impl<'a> Differences<'a> {
         }
     }
 
+    /// Adds a secret property that is out of sync.
+    pub(super) fn add_secret(&mut self, property: &str) {
+        let wording = Wording {
+            previous: REDACTED.to_owned(),
+            desired: REDACTED.to_owned(),
+            done: format!("changed {REDACTED} to {REDACTED}"),
+        };
+        self.push(property, REDACTED.to_owned(), REDACTED.to_owned(), wording);
+        if let Some(change) = self.changes.last_mut() {
+            change.redacted = true;
+        }
+    }
+
     fn push(&mut self, property: &str, previous: String, desired: String, wording: Wording) {
         self.changes.push(Change {
             resource: self.resource.reference(),
@@ -135,15 +174,33 @@ mod tests {
     fn words() {
         let resource = Resource::new("Host", "a");
         let mut found = Differences::of(&resource);
+        let list = |items: &[&str]| Shown::List(items.iter().map(|item| (*item).to_owned()).collect());
         found.add_ensure("absent", "present");
         found.add_ensure("present", "absent");
         found.add("ip", &Shown::Text("1".into()), &Shown::Text("it's".into()));
-        found.add("minute", &Shown::Text("1".into()), &Shown::Absent);
+        found.add("minute", &list(&["1", "2"]), &Shown::Absent);
+        found.add("gid", &Shown::Number(1), &Shown::Number(2));
         found.add("command", &Shown::Absent, &Shown::Text("a\tb".into()));
         let done: Vec<String> = found.into_changes().into_iter().filter_map(|change| Some(change.wording?.done)).collect();
         assert_eq!(
             done,
-            ["created", "removed", "ip changed '1' to 'it\\'s'", "undefined 'minute' from '1'", "defined 'command' as \"a\\tb\"",]
+            [
+                "created",
+                "removed",
+                "ip changed '1' to 'it\\'s'",
+                "undefined 'minute' from ['1', '2']",
+                "gid changed 1 to 2",
+                "defined 'command' as \"a\\tb\"",
+            ]
         );
+    }
+
+    #[test]
+    fn secrets() {
+        let resource = Resource::new("User", "a");
+        let mut found = Differences::of(&resource);
+        found.add_secret("password");
+        let changes = found.into_changes();
+        assert!(changes.iter().all(|change| change.redacted));
     }
 }

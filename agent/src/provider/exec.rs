@@ -161,6 +161,7 @@ impl Parameters {
             cwd: Some(self.cwd.as_ref().map_or_else(|| root.path().to_owned(), |cwd| root.display(cwd))),
             environment: self.environment.clone(),
             time_limit: self.timeout,
+            ..CommandSpec::default()
         };
         command::run(spec, context.cancel()).await.map_err(|error| match error {
             command::CommandError::Cancelled { .. } => ProviderError::Cancelled { resource: self.reference.clone() },

@@ -1,6 +1,8 @@
 //! Providers: the code that manages one type of resource.
 
 #[cfg(feature = "providers")]
+mod accounts;
+#[cfg(feature = "providers")]
 mod command;
 mod context;
 #[cfg(feature = "providers")]
@@ -10,6 +12,8 @@ pub mod exec;
 #[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
+mod group;
+#[cfg(feature = "providers")]
 mod host;
 #[cfg(feature = "providers")]
 mod lines;
@@ -18,7 +22,13 @@ pub mod notify;
 #[cfg(feature = "providers")]
 mod record;
 #[cfg(feature = "providers")]
+mod ssh_authorized_key;
+#[cfg(feature = "providers")]
+mod sshkey;
+#[cfg(feature = "providers")]
 mod text_file;
+#[cfg(feature = "providers")]
+mod user;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
@@ -219,6 +229,10 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
+        Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
+        Arc::new(sshkey::SshkeyProvider::default()),
+        Arc::new(user::UserProvider::default()),
     ]
 }

@@ -209,6 +209,7 @@ impl<T: Transport> Run<'_, T> {
             stage_journal: state.take_journal()?,
             scan: contents.scan,
             managed: plan.managed.clone(),
+            resources: contents.resources.clone(),
             own_state: own_state(&self.inner.root, &self.inner.state_dir),
             options: ApplyOptions {
                 show_diff: self.options.show_diff,

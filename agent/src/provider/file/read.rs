@@ -121,6 +121,20 @@ fn as_text(value: &Value) -> Option<String> {
     }
 }
 
+/// Reads a whole number, also as a string.
+pub(in crate::provider) fn integer(resource: &Resource, name: &str) -> Result<Option<i64>, ProviderError> {
+    let Some(value) = resource.parameter(name) else { return Ok(None) };
+    number(value).map(Some).ok_or_else(|| fail(resource, name, "must be a whole number"))
+}
+
+/// Returns a whole number, also one that is written as a string.
+pub(in crate::provider) fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(number) => Some(*number),
+        value => value.as_str().and_then(|text| text.parse().ok()),
+    }
+}
+
 /// Reads the name of what is managed: the parameter `name`, else the title.
 pub(in crate::provider) fn name(resource: &Resource) -> Result<String, ProviderError> {
     Ok(string(resource, "name")?.unwrap_or(&resource.title).to_owned())

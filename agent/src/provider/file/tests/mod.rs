@@ -28,6 +28,8 @@ pub(in crate::provider) struct World {
     managed: HashSet<TreePath>,
     show_diff: bool,
     noop: bool,
+    /// Resources of the catalog.
+    resources: Vec<Arc<Resource>>,
     /// Contents that are in the store for this run only, and how many files need them.
     uses: HashMap<Digest, u64>,
 }
@@ -37,7 +39,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
         std::fs::create_dir(dir.path().join("state")).unwrap();
-        Self { dir, managed: HashSet::new(), show_diff: true, noop: false, uses: HashMap::new() }
+        Self { dir, managed: HashSet::new(), show_diff: true, noop: false, resources: Vec::new(), uses: HashMap::new() }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -66,6 +68,10 @@ impl World {
         String::from_utf8(std::fs::read(self.path(path)).unwrap()).unwrap()
     }
 
+    pub(in crate::provider) fn declare(&mut self, resource: Resource) {
+        self.resources.push(Arc::new(resource));
+    }
+
     pub(in crate::provider) fn mode(&self, path: &str) -> u32 {
         std::fs::symlink_metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
     }
@@ -75,7 +81,7 @@ impl World {
     }
 
     /// Everything below a directory, relative to it, sorted.
-    pub(in crate::provider) fn names(&self, path: &str) -> Vec<String> {
+    fn names(&self, path: &str) -> Vec<String> {
         fn visit(dir: &std::path::Path, prefix: &str, names: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let entry = entry.unwrap();
@@ -92,7 +98,7 @@ impl World {
         names
     }
 
-    pub(in crate::provider) fn manage(&mut self, path: &str) {
+    fn manage(&mut self, path: &str) {
         self.managed.insert(TreePath::from_absolute(path.as_bytes()).unwrap());
     }
 
@@ -123,6 +129,7 @@ impl World {
             stage_journal,
             scan,
             managed: self.managed.clone(),
+            resources: self.resources.clone(),
             options: ApplyOptions {
                 show_diff: self.show_diff,
                 max_diff_bytes: 1000,

@@ -1,0 +1,143 @@
+//! The `User` type: users of the managed root's `/etc/passwd`, through the commands of the `passwd` package.
+//!
+//! What differs, and why:
+//!
+//! * Password hashes go through a pipe to `chpasswd`, and are hidden everywhere, sensitive or not.
+//! * `forcelocal` asks no name service, and needs no libuser.
+//! * Below another root the commands get that root; users of the running system are not touched then.
+//! * Keys are purged by this resource itself, not by resources that it generates; reports name them as such.
+
+mod apply;
+mod compare;
+mod keys;
+mod parameters;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
+
+use super::accounts::{AccountFiles, Tools, User};
+use super::file::{blocking, errors};
+use super::record::applied;
+use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use compare::{Account, Found};
+use parameters::{Parameters, PrimaryGroup, PurgeKeys};
+
+/// Manages users.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UserProvider {
+    files: Arc<AccountFiles>,
+}
+
+impl UserProvider {
+    /// Finds out what there is: in the files, else from the name services of the running system.
+    async fn found(&self, context: &Context, resource: &Arc<Resource>) -> Result<Found, ProviderError> {
+        let reference = resource.reference();
+        let failed = |error: crate::fs::FsError| errors::failed(&reference, "read the accounts", error);
+        let (files, of, resource) = (Arc::clone(&self.files), context.clone(), Arc::clone(resource));
+        let parameters = Parameters::parse(&resource)?;
+        let load = move || {
+            let parameters = Parameters::parse(&resource)?;
+            let reference = resource.reference();
+            Found::load(&of, &files, &parameters).map_err(|error| errors::failed(&reference, "read the accounts", error))
+        };
+        let mut found = blocking(reference.clone(), load).await?;
+        if found.account.is_none() && !parameters.force_local {
+            let tools = Tools::new(context).map_err(|reason| errors::failed(&reference, "ask for the user", reason))?;
+            let user = tools.ask("passwd", &parameters.name).await.and_then(|line| User::parse(&line));
+            let account = user.map(|user| Account::of(context, &self.files, user));
+            found.account = account.transpose().map_err(failed)?;
+        }
+        Ok(found)
+    }
+}
+
+/// Returns the groups that a user is to be a member of: these come first.
+fn groups_before(parameters: &Parameters, catalog: &Catalog) -> Vec<ResourceRef> {
+    let group = |title: String| ResourceRef { resource_type: "Group".to_owned(), title };
+    let by_number = |gid: u32| {
+        let has_it = move |resource: &&Resource| {
+            let number = resource.parameter("gid").and_then(super::file::read::number);
+            resource.resource_type == "Group" && number == Some(gid.into())
+        };
+        catalog.resources.iter().find(has_it).map(Resource::reference)
+    };
+    let primary = match &parameters.gid {
+        Some(PrimaryGroup::Name(name)) => Some(group(name.clone())),
+        Some(PrimaryGroup::Id(gid)) => by_number(*gid),
+        None => None,
+    };
+    primary.into_iter().chain(parameters.groups.iter().flatten().cloned().map(group)).collect()
+}
+
+#[async_trait]
+impl Provider for UserProvider {
+    fn resource_type(&self) -> &str {
+        "User"
+    }
+
+    fn validate(&self, resource: &Resource) -> Result<(), ProviderError> {
+        Parameters::parse(resource).map(drop)
+    }
+
+    fn autorequire(&self, resource: &Resource, catalog: &Catalog) -> Vec<ResourceRef> {
+        Parameters::parse(resource).map(|parameters| groups_before(&parameters, catalog)).unwrap_or_default()
+    }
+
+    async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let parameters = Parameters::parse(resource)?;
+        let found = self.found(context, resource).await?;
+        let mut changes = parameters.compare(resource, &found);
+        if parameters.purge_keys != PurgeKeys::No {
+            let (context, resource) = (context.clone(), Arc::clone(resource));
+            let purged = blocking(resource.reference(), move || {
+                let user = found.account.as_ref().map(|account| &account.user);
+                keys::check(&context, &resource, &parameters, user)
+                    .map_err(|error| errors::failed(&resource.reference(), "look for keys", error))
+            });
+            changes.extend(purged.await?);
+        }
+        let left_out = parameters::ELSEWHERE.iter().filter(|name| resource.parameters.contains_key(**name));
+        let left_out = left_out.map(|name| (resource.reference(), format!("{name} is for other systems and left alone")));
+        let resources = 1 + changes.iter().filter(|change| change.resource != resource.reference()).count();
+        let resources = u64::try_from(resources).unwrap_or(u64::MAX);
+        Ok(Checked { resources, changes, skipped: left_out.collect(), ..Checked::default() })
+    }
+
+    async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
+        let parameters = Parameters::parse(resource)?;
+        let found = self.found(context, resource).await?;
+        let tools = match Tools::new(context) {
+            Ok(tools) => tools,
+            Err(reason) => return Ok(applied(changes, Err(reason))),
+        };
+        let reference = resource.reference();
+        let mut result = Applied::default();
+        for (at, change) in changes.iter().enumerate().filter(|(_, change)| change.resource == reference) {
+            if let Err(reason) = apply::change(context, &tools, &parameters, &found, &change.property).await {
+                result.failures.insert(at, reason);
+            }
+        }
+        let purged: Vec<(usize, String)> = changes
+            .iter()
+            .enumerate()
+            .filter(|(_, change)| change.resource != reference)
+            .map(|(at, change)| (at, change.resource.title.clone()))
+            .collect();
+        if !purged.is_empty() {
+            let names: Vec<String> = purged.iter().map(|(_, name)| name.clone()).collect();
+            let of = context.clone();
+            let removed = blocking(reference, move || {
+                let user = found.account.as_ref().map(|account| &account.user);
+                Ok(keys::remove(&of, &parameters, user, &names))
+            });
+            if let Err(reason) = removed.await? {
+                result.failures.extend(purged.into_iter().map(|(at, _)| (at, reason.clone())));
+            }
+        }
+        Ok(result)
+    }
+}
