@@ -164,6 +164,20 @@ impl<'a> Differences<'a> {
             wording: Some(wording),
         });
     }
+
+    /// Hides the values of a property whose resource gives it as a secret.
+    pub(super) fn redact(&mut self, property: &str) {
+        for change in self.changes.iter_mut().filter(|change| change.property == property) {
+            change.previous = REDACTED.to_owned();
+            change.desired = REDACTED.to_owned();
+            change.redacted = true;
+            change.wording = Some(Wording {
+                previous: REDACTED.to_owned(),
+                desired: REDACTED.to_owned(),
+                done: format!("changed {REDACTED} to {REDACTED}"),
+            });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +214,10 @@ mod tests {
         let resource = Resource::new("User", "a");
         let mut found = Differences::of(&resource);
         found.add_secret("password");
+        found.add("comment", &Shown::Text("hunter1".into()), &Shown::Text("hunter2".into()));
+        found.redact("comment");
         let changes = found.into_changes();
         assert!(changes.iter().all(|change| change.redacted));
+        assert!(!format!("{changes:?}").contains("hunter"), "{changes:?}");
     }
 }

@@ -6,6 +6,8 @@ mod accounts;
 mod command;
 mod context;
 #[cfg(feature = "providers")]
+mod cron;
+#[cfg(feature = "providers")]
 mod difference;
 #[cfg(feature = "providers")]
 pub mod exec;
@@ -229,6 +231,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(cron::CronProvider::default()),
         Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),

@@ -138,7 +138,7 @@ impl<T> TextCache<T> {
 }
 
 /// Returns whether a change after now would show in the times.
-fn is_settled(stat: &Stat) -> bool {
+pub(super) fn is_settled(stat: &Stat) -> bool {
     let seconds = u64::try_from(stat.ctime.seconds).unwrap_or_default();
     let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, stat.ctime.nanos);
     SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICK)

@@ -1,0 +1,108 @@
+//! The `Cron` type: jobs in users' crontabs, through the `crontab` command.
+//!
+//! Jobs carry the mark that Puppet gives them, `# Puppet Name: …`, so that both can take turns.
+//!
+//! What differs, and why:
+//!
+//! * Lines of others stay as they are, byte for byte, and lines that are neither job, setting nor comment are no error. No
+//!   header with the time of the run is written.
+//! * A crontab that `crontab` refuses, and a job without a command, are failures; Puppet reports both as done.
+//! * `environment => absent` takes the settings away; Puppet writes the word into the crontab.
+//! * `user` and `target` that differ are refused.
+
+mod crontab;
+mod parameters;
+mod spool;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
+
+use super::difference::Differences;
+use super::file::errors;
+use super::record::{Ensure, applied};
+use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use parameters::Parameters;
+use spool::Spool;
+use table::Table;
+
+/// Manages jobs in crontabs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CronProvider {
+    spool: Arc<Spool>,
+}
+
+fn compare(resource: &Resource, parameters: &Parameters, table: &Table) -> Vec<Change> {
+    let mut found = Differences::of(resource);
+    match (parameters.ensure, table.find(parameters)) {
+        (Ensure::Absent, None) => {}
+        (Ensure::Absent, Some(_)) => found.add_ensure("present", "absent"),
+        (Ensure::Present, None) => found.add_ensure("absent", "present"),
+        (Ensure::Present, Some(job)) => parameters.compare(job, &mut found),
+    }
+    if resource.parameters.values().any(|value| value.is_sensitive()) {
+        ["command", "environment"].into_iter().for_each(|property| found.redact(property));
+    }
+    found.into_changes()
+}
+
+/// Returns the crontab as the resource wants it.
+fn edit(parameters: &Parameters, text: &[u8]) -> Result<Vec<u8>, String> {
+    let mut table = Table::parse(text);
+    let found = table.find(parameters).cloned();
+    match (parameters.ensure, found) {
+        (Ensure::Absent, None) => {}
+        (Ensure::Absent, Some(job)) => table.remove(&job),
+        (Ensure::Present, None) => table.add(&parameters.create()?),
+        (Ensure::Present, Some(job)) => {
+            let mut changed = job.clone();
+            parameters.update(&mut changed);
+            table.change(&job, &changed);
+        }
+    }
+    Ok(table.print())
+}
+
+#[async_trait]
+impl Provider for CronProvider {
+    fn resource_type(&self) -> &str {
+        "Cron"
+    }
+
+    fn validate(&self, resource: &Resource) -> Result<(), ProviderError> {
+        Parameters::parse(resource).map(drop)
+    }
+
+    fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
+        let user = Parameters::parse(resource).ok().and_then(|parameters| parameters.user);
+        user.map(|title| ResourceRef { resource_type: "User".to_owned(), title }).into_iter().collect()
+    }
+
+    async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let parameters = Parameters::parse(resource)?;
+        let text = self.spool.read(context, &parameters).await;
+        let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
+        let changes = compare(resource, &parameters, &Table::parse(&text));
+        Ok(Checked { resources: 1, changes, ..Checked::default() })
+    }
+
+    async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
+        let parameters = Parameters::parse(resource)?;
+        let text = self.spool.read(context, &parameters).await;
+        let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
+        let result = match edit(&parameters, &text) {
+            Ok(new) if new == *text => Ok(()),
+            Ok(new) => self.spool.write(context, &parameters, new).await.map_err(|error| errors::chain(&*error)),
+            Err(reason) => Err(reason),
+        };
+        Ok(applied(changes, result))
+    }
+
+    fn disturbs_files(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,109 @@
+//! A crontab: its jobs, each with its name and settings, among lines of others that stay as they are.
+
+use super::crontab::{self, LineKind, Time};
+use super::parameters::Parameters;
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Job {
+    /// `None` for one that nobody has named.
+    pub(super) name: Option<String>,
+    pub(super) environment: Vec<String>,
+    pub(super) time: Time,
+    pub(super) command: String,
+    /// Its line.
+    at: usize,
+    /// The lines of its name and settings.
+    before: Vec<usize>,
+}
+
+impl Job {
+    /// Returns a job that is in no crontab yet.
+    pub(super) const fn new(name: String, environment: Vec<String>, time: Time, command: String) -> Self {
+        Self { name: Some(name), environment, time, command, at: usize::MAX, before: Vec::new() }
+    }
+}
+
+/// A crontab.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Each with its line feed, if it has one.
+    lines: Vec<Vec<u8>>,
+    jobs: Vec<Job>,
+}
+
+/// What has been read of the next job.
+#[derive(Debug, Default)]
+struct Next {
+    name: Option<String>,
+    before: Vec<usize>,
+    environment: Vec<String>,
+}
+
+impl Table {
+    pub(super) fn parse(text: &[u8]) -> Self {
+        let lines: Vec<Vec<u8>> = text.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+        let mut jobs = Vec::new();
+        let mut next = Next::default();
+        for (at, line) in lines.iter().enumerate() {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let Ok(line) = std::str::from_utf8(line) else { continue };
+            match crontab::classify(line) {
+                // A name without a job before this one: the comment of somebody else.
+                LineKind::Name(name) => next = Next { name: Some(name), before: vec![at], environment: Vec::new() },
+                LineKind::Setting if next.name.is_some() => {
+                    next.before.push(at);
+                    next.environment.push(line.to_owned());
+                }
+                LineKind::Job(time, command) => {
+                    let Next { name, before, environment } = std::mem::take(&mut next);
+                    jobs.push(Job { name, environment, time, command, at, before });
+                }
+                LineKind::Setting | LineKind::Other => {}
+            }
+        }
+        Self { lines, jobs }
+    }
+
+    /// Returns the job of a resource: the last that has its name, else one without a name that has its command and times.
+    pub(super) fn find(&self, parameters: &Parameters) -> Option<&Job> {
+        let is_named = |job: &&Job| job.name.as_deref() == Some(&parameters.name);
+        let is_like = |job: &&Job| job.name.is_none() && parameters.is_like(job);
+        self.jobs.iter().rfind(is_named).or_else(|| self.jobs.iter().find(is_like))
+    }
+
+    /// Adds a job at the end.
+    pub(super) fn add(&mut self, job: &Job) {
+        if let Some(last) = self.lines.last_mut().filter(|last| !last.ends_with(b"\n")) {
+            last.push(b'\n');
+        }
+        let name = job.name.as_deref().map(crontab::print_name);
+        let lines = name.into_iter().chain(job.environment.iter().cloned()).chain([crontab::print(&job.time, &job.command)]);
+        self.lines.extend(lines.map(|line| format!("{line}\n").into_bytes()));
+    }
+
+    /// Removes a job with its name and settings.
+    pub(super) fn remove(&mut self, job: &Job) {
+        let mut gone: Vec<usize> = job.before.iter().copied().chain([job.at]).collect();
+        gone.sort_unstable();
+        gone.into_iter().rev().for_each(|at| drop(self.lines.remove(at)));
+    }
+
+    /// Puts a changed job in the place of what it was.
+    pub(super) fn change(&mut self, job: &Job, changed: &Job) {
+        let ending: &[u8] = if self.lines[job.at].ends_with(b"\n") { b"\n" } else { b"" };
+        if (&job.time, &job.command) != (&changed.time, &changed.command) {
+            self.lines[job.at] = [crontab::print(&changed.time, &changed.command).as_bytes(), ending].concat();
+        }
+        if job.environment != changed.environment {
+            let settings = changed.environment.iter().map(|line| format!("{line}\n").into_bytes());
+            self.lines.splice(job.at..job.at, settings.collect::<Vec<_>>());
+            // The name stays; a job without one has no settings of its own.
+            job.before.iter().skip(1).rev().for_each(|&at| drop(self.lines.remove(at)));
+        }
+    }
+
+    pub(super) fn print(&self) -> Vec<u8> {
+        self.lines.concat()
+    }
+}
