@@ -20,6 +20,8 @@ mod host;
 #[cfg(feature = "providers")]
 mod lines;
 #[cfg(feature = "providers")]
+mod mount;
+#[cfg(feature = "providers")]
 pub mod notify;
 #[cfg(feature = "providers")]
 mod record;
@@ -234,6 +236,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(cron::CronProvider::default()),
         Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
+        Arc::new(mount::MountProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(user::UserProvider::default()),

@@ -5,7 +5,7 @@ use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath};
 use super::parameters::{Account, Parameters};
 use crate::fs::link_destination;
 
-/// Returns the `File` of each directory above and of a link's target, and the owner and group. Puppet takes the nearest
+/// Returns the `File` and the `Mount` of each directory above, the `File` of a link's target, and the owner and group. Puppet takes the nearest
 /// directory only; all of them make the same order, because the nearest itself comes after the others.
 pub(super) fn autorequire(resource: &Resource) -> Vec<ResourceRef> {
     let Ok(parameters) = Parameters::parse(resource) else { return Vec::new() };
@@ -13,6 +13,8 @@ pub(super) fn autorequire(resource: &Resource) -> Vec<ResourceRef> {
     let mut above = parameters.path.parent();
     while let Some(path) = above {
         required.push(file(resource, &path));
+        // In Puppet the mount comes before the file of its own accord; that makes the same order.
+        required.push(ResourceRef { resource_type: "Mount".to_owned(), title: title_of(&path) });
         above = path.parent();
     }
     let target = parameters.target.as_deref().and_then(|target| link_destination(&parameters.path, target));

@@ -151,7 +151,8 @@ fn comes_after_directories_target_and_accounts() {
     };
     let resource = file("/a/b/link").with("target", "../c").with("owner", "web").with("group", "33");
     let required: Vec<String> = FileProvider::new().autorequire(&resource, &catalog).iter().map(ToString::to_string).collect();
-    assert_eq!(required, ["File[/a/b]", "File[/a]", "File[/]", "File[/a/c]", "User[web]"]);
+    let directories = ["File[/a/b]", "Mount[/a/b]", "File[/a]", "Mount[/a]", "File[/]", "Mount[/]"];
+    assert_eq!(required, [&directories[..], &["File[/a/c]", "User[web]"]].concat());
     assert_eq!(FileProvider::new().alias(&file("motd").with("path", "/etc/motd/")).as_deref(), Some("/etc/motd"));
     assert_eq!(FileProvider::new().alias(&file("/etc/motd")), None);
 }
