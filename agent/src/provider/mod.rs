@@ -14,6 +14,8 @@ pub mod exec;
 #[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
+mod file_line;
+#[cfg(feature = "providers")]
 mod group;
 #[cfg(feature = "providers")]
 mod host;
@@ -25,6 +27,8 @@ mod mount;
 pub mod notify;
 #[cfg(feature = "providers")]
 mod record;
+#[cfg(feature = "providers")]
+mod ruby_regex;
 #[cfg(feature = "providers")]
 mod ssh_authorized_key;
 #[cfg(feature = "providers")]
@@ -234,6 +238,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
         Arc::new(cron::CronProvider::default()),
+        Arc::new(file_line::FileLineProvider),
         Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
         Arc::new(mount::MountProvider::default()),

@@ -68,8 +68,16 @@ impl World {
         String::from_utf8(std::fs::read(self.path(path)).unwrap()).unwrap()
     }
 
+    pub(in crate::provider) fn read_bytes(&self, path: &str) -> Vec<u8> {
+        std::fs::read(self.path(path)).unwrap()
+    }
+
     pub(in crate::provider) fn declare(&mut self, resource: Resource) {
         self.resources.push(Arc::new(resource));
+    }
+
+    pub(in crate::provider) fn set_noop(&mut self) {
+        self.noop = true;
     }
 
     pub(in crate::provider) fn mode(&self, path: &str) -> u32 {
