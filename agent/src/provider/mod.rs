@@ -20,6 +20,8 @@ mod group;
 #[cfg(feature = "providers")]
 mod host;
 #[cfg(feature = "providers")]
+mod ini_setting;
+#[cfg(feature = "providers")]
 mod lines;
 #[cfg(feature = "providers")]
 mod mount;
@@ -241,6 +243,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file_line::FileLineProvider),
         Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
+        Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
