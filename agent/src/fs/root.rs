@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::remove::names;
 use super::resolve::{open_beneath, open_directory, open_parent};
-use super::{Attributes, FileKind, FsError, FsErrorKind, StageJournal, Stat};
+use super::{Attributes, FileKind, FsError, FsErrorKind, StageJournal, Stat, Time};
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,26 @@ impl Root {
         };
         match found {
             Ok(stat) => Ok(Some(Stat::from_raw(&stat))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error(path, "look at", error)),
+        }
+    }
+
+    /// Returns when what is there was last read, as far as its file system keeps that; `None` as [`Root::stat`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Root::stat`].
+    #[expect(clippy::cast_possible_truncation, reason = "nanoseconds are below 10^9")]
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "the widths differ between architectures")]
+    pub fn read_time(&self, path: &TreePath) -> Result<Option<Time>, FsError> {
+        let look = || -> io::Result<Time> {
+            let (parent, name) = open_parent(self.fd(), path)?;
+            let raw = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(Time { seconds: raw.st_atime as i64, nanos: raw.st_atime_nsec as u32 })
+        };
+        match look() {
+            Ok(time) => Ok(Some(time)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.error(path, "look at", error)),
         }

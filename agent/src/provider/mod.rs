@@ -16,6 +16,8 @@ pub mod file;
 #[cfg(feature = "providers")]
 mod file_line;
 #[cfg(feature = "providers")]
+mod filebucket;
+#[cfg(feature = "providers")]
 mod group;
 #[cfg(feature = "providers")]
 mod host;
@@ -37,6 +39,8 @@ mod ssh_authorized_key;
 mod sshkey;
 #[cfg(feature = "providers")]
 mod text_file;
+#[cfg(feature = "providers")]
+mod tidy;
 #[cfg(feature = "providers")]
 mod user;
 
@@ -241,12 +245,14 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(notify::NotifyProvider),
         Arc::new(cron::CronProvider::default()),
         Arc::new(file_line::FileLineProvider),
+        Arc::new(filebucket::FilebucketProvider),
         Arc::new(group::GroupProvider::default()),
         Arc::new(host::HostProvider::default()),
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
+        Arc::new(tidy::TidyProvider),
         Arc::new(user::UserProvider::default()),
     ]
 }

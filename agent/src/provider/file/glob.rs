@@ -3,7 +3,7 @@
 /// A pattern with the meaning of Ruby's `File.fnmatch?` without flags: `*`, `?`, `[a-z]`, `[!a-z]`, `[^a-z]`, backslash
 /// for the next character as it is; a leading dot is matched only by a dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Glob {
+pub(in crate::provider) struct Glob {
     tokens: Vec<Token>,
 }
 
@@ -22,7 +22,7 @@ enum Token {
 
 impl Glob {
     /// Parses a pattern; a bracket that is not closed stands for itself.
-    pub(super) fn parse(pattern: &str) -> Self {
+    pub(in crate::provider) fn parse(pattern: &str) -> Self {
         let mut tokens = Vec::new();
         let mut rest = pattern;
         while let Some(c) = rest.chars().next() {
@@ -61,8 +61,8 @@ impl Glob {
         self.matches_from_start(name)
     }
 
-    /// Greedy matching with one point to go back to: time is at most the product of both lengths.
-    fn matches_from_start(&self, name: &[u8]) -> bool {
+    /// Returns whether `name` matches, a leading dot being a character as any other. Greedy, with one point to go back to: time is at most the product of both lengths.
+    pub(in crate::provider) fn matches_from_start(&self, name: &[u8]) -> bool {
         let (mut token, mut at) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
         loop {

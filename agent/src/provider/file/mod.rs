@@ -21,7 +21,7 @@ mod desired;
 mod diff;
 pub(super) mod errors;
 mod extras;
-mod glob;
+pub(super) mod glob;
 mod identity;
 mod mode;
 mod observe;

@@ -89,7 +89,7 @@ impl World {
     }
 
     /// Everything below a directory, relative to it, sorted.
-    fn names(&self, path: &str) -> Vec<String> {
+    pub(in crate::provider) fn names(&self, path: &str) -> Vec<String> {
         fn visit(dir: &std::path::Path, prefix: &str, names: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let entry = entry.unwrap();
@@ -106,7 +106,7 @@ impl World {
         names
     }
 
-    fn manage(&mut self, path: &str) {
+    pub(in crate::provider) fn manage(&mut self, path: &str) {
         self.managed.insert(TreePath::from_absolute(path.as_bytes()).unwrap());
     }
 
