@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use direct_puppet_agent::tree::WantedContent;
@@ -184,11 +184,23 @@ pub fn files(default: usize) -> usize {
 ///
 /// When the disk does not take it.
 pub fn make_site(staging: &Path, files: usize) -> io::Result<()> {
+    let environment = make_environment(staging)?;
+    make_tree(&environment.join("modules/app/files/tree"), files).map(drop)
+}
+
+/// Stages a site whose nodes get whatever is put into `modules/app/files/tree` of the environment's directory, which is returned, at
+/// `/tree`.
+///
+/// # Errors
+///
+/// When the disk does not take it.
+pub fn make_environment(staging: &Path) -> io::Result<PathBuf> {
     let environment = staging.join("environments/production");
-    make_tree(&environment.join("modules/app/files/tree"), files)?;
+    fs::create_dir_all(environment.join("modules/app/files/tree"))?;
     let text = "nodes: [{ match: \"*\", classes: [base] }]\nclasses:\n  base:\n    - file: /tree\n      \
                 source: puppet:///modules/app/tree\n      recurse: true\n";
-    fs::write(environment.join("site.yaml"), text)
+    fs::write(environment.join("site.yaml"), text)?;
+    Ok(environment)
 }
 
 /// Returns a server for `staging`.
