@@ -19,6 +19,8 @@ pub(crate) struct Bench {
     pub(crate) files: usize,
     /// Files of a small one.
     pub(crate) few: usize,
+    /// Files, and nodes, up to which growth is measured.
+    pub(crate) largest: usize,
     pub(crate) rounds: Rounds,
     /// For a look only.
     pub(crate) is_quick: bool,
@@ -31,7 +33,13 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Looks for the programs in a directory.
-    pub(crate) fn new(programs: &Path, files: usize, runs: usize, is_quick: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        programs: &Path,
+        files: usize,
+        runs: usize,
+        largest: Option<usize>,
+        is_quick: bool,
+    ) -> anyhow::Result<Self> {
         let program = |name: &str| {
             let path = std::path::absolute(programs.join(name))?;
             if !path.is_file() {
@@ -45,6 +53,7 @@ impl Bench {
         Ok(Self {
             files,
             few: files.min(10_000),
+            largest: largest.unwrap_or(if is_quick { 100_000 } else { 1_000_000 }),
             rounds: Rounds { count: runs, warm_up: true },
             is_quick,
             agent: program("direct-puppet")?,
@@ -53,9 +62,9 @@ impl Bench {
         })
     }
 
-    /// Returns the rounds of peers that take minutes: no more than three, and no warm-up.
+    /// Returns the rounds of peers that take minutes: no more than three (for a look one), and no warm-up.
     pub(crate) fn few_rounds(&self) -> Rounds {
-        Rounds { count: self.rounds.count.min(3), warm_up: false }
+        Rounds { count: self.rounds.count.min(if self.is_quick { 1 } else { 3 }), warm_up: false }
     }
 
     /// Makes a directory that is removed when it is dropped.
@@ -137,7 +146,7 @@ mod tests {
 
     #[test]
     fn programs_that_are_not_there_are_named() {
-        let error = Bench::new(Path::new("/nonexistent"), 1000, 1, true).unwrap_err().to_string();
+        let error = Bench::new(Path::new("/nonexistent"), 1000, 1, None, true).unwrap_err().to_string();
         assert_eq!(error, "there is no /nonexistent/direct-puppet: build it with cargo build --release");
     }
 }

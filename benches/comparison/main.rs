@@ -66,6 +66,9 @@ enum Verb {
         nodes: usize,
         #[arg(long)]
         check_ins: usize,
+        /// Where the server keeps everything; what is there already is used
+        #[arg(long)]
+        dir: Option<PathBuf>,
     },
     /// Join two network namespaces.
     #[command(hide = true)]
@@ -99,9 +102,9 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::ServeFramed { address, packed } => floors::serve_framed(&packed, &address)?,
         Verb::Fetch { url, digests } => fetch::fetch(&url, &digests)?,
         Verb::CheckIns(arguments) => check_ins::check_ins(&arguments)?,
-        Verb::Decide { nodes, check_ins } => {
-            let dir = tempfile::tempdir()?;
-            println!("{}", decide::decide(dir.path(), nodes, check_ins)?);
+        Verb::Decide { nodes, check_ins, dir } => {
+            let own = tempfile::tempdir()?;
+            println!("{}", decide::decide(dir.as_deref().unwrap_or(own.path()), nodes, check_ins)?);
         }
         Verb::DelayLine { near, far, one_way_ms } => delay_line::join(&[near, far], Duration::from_millis(one_way_ms))?,
         Verb::RoundTrip { address } => delay_line::round_trip(&address)?,

@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Turns of each contender [default: 5, or 3 with QUICK]
     #[arg(long, env = "RUNS")]
     runs: Option<usize>,
+    /// Files, and nodes, up to which growth is measured [default: 1000000, or 100000 with QUICK]
+    #[arg(long, env = "LARGEST")]
+    largest: Option<usize>,
     /// Small and short, for a look
     #[arg(long, env = "QUICK", num_args = 0..=1, default_value = "0", default_missing_value = "1")]
     quick: u8,
@@ -61,7 +64,7 @@ pub(crate) fn compare(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.write && !Path::new(KEPT).join("compare").is_file() {
         bail!("--write is for the top of a clone: there is no {KEPT}/compare here");
     }
-    let bench = Bench::new(&arguments.programs, files, runs, is_quick)?;
+    let bench = Bench::new(&arguments.programs, files, runs, arguments.largest, is_quick)?;
     let (machine, peers) = (Machine::look(bench.dir()), peers::versions());
     let mut rows = Vec::new();
     for path in ALL.iter().filter(|path| arguments.paths.is_empty() || arguments.paths.iter().any(|name| name == path.name)) {
@@ -72,7 +75,8 @@ pub(crate) fn compare(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let (goals, met) = score(&rows);
     println!("{met} of {goals} goals met");
-    let command = format!("FILES={files} RUNS={runs}{} benches/compare --write", if is_quick { " QUICK=1" } else { "" });
+    let quick = if is_quick { " QUICK=1" } else { "" };
+    let command = format!("FILES={files} RUNS={runs} LARGEST={}{quick} benches/compare --write", bench.largest);
     if let Some(path) = &arguments.json {
         let results = Results { machine: &machine, command: &command, peers: &peers, goals, met, rows: &rows };
         let text = serde_json::to_string_pretty(&results)?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -102,6 +102,16 @@ impl Node {
     /// Makes a run and returns its outcome.
     pub(crate) fn run(&self, verb: &[&str]) -> anyhow::Result<Value> {
         outcome(&mut self.command(verb))
+    }
+
+    /// Makes the run that applies everything; what it prints, an event for each file, is not wanted.
+    pub(crate) fn apply(&self) -> anyhow::Result<()> {
+        let mut command = self.command(&["run"]);
+        let output = command.stdout(Stdio::null()).output().with_context(|| format!("{command:?} could not be started"))?;
+        match output.status.code() {
+            Some(2) => Ok(()),
+            _ => bail!("the first run ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
+        }
     }
 
     /// Makes runs until one opens no file: what is younger than its own record is read again.

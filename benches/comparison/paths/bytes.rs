@@ -114,7 +114,7 @@ impl Change {
     ) -> anyhow::Result<Self> {
         let site = Site::serve(bench, before)?;
         let (known, found) = (site.node(bench)?, site.node(bench)?);
-        known.run(&["run"])?;
+        known.apply()?;
         let dir = bench.scratch("change")?;
         let old = dir.path().join("old");
         copy(&site.tree(), &old)?;

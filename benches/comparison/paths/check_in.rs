@@ -51,7 +51,7 @@ fn replies(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.rounds, contenders);
     let [ours, nginx] = &series[..] else { unreachable!("two contenders") };
-    let why = "the HTTP library takes more than the decision: it alone is at 0.86 of nginx";
+    let why = "no profile yet; plain hyper alone was at 0.86 of nginx";
     rows.speed(ours, nginx, Basis::Cpu, Goal::AtLeast(0.9), why);
     Ok(())
 }
@@ -109,12 +109,7 @@ fn decision(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let nodes = if bench.is_quick { 100_000 } else { 1_000_000 };
     let ours = decision_ms(bench, nodes).map_err(|error| format!("{error:#}"));
     let name = format!("decision, {nodes} nodes known");
-    rows.limit(
-        (&name, ours),
-        Unit::Milliseconds,
-        Goal::AtMost(0.002),
-        "the request and the reply are decoded and encoded by name, and the node's record is looked up twice",
-    );
+    rows.limit((&name, ours), Unit::Milliseconds, Goal::AtMost(0.002), "no profile yet");
     Ok(())
 }
 
@@ -149,14 +144,14 @@ fn handshakes(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let series = in_turns(bench.rounds, contenders);
     for (series, limit) in series.iter().zip([0.6, 0.35]) {
         let figure = series.samples.clone().map(|_| series.median(|sample| sample.cpu_ms).unwrap_or(f64::NAN));
-        let why = "nearly all of it is the handshake";
+        let why = "no profile yet";
         rows.limit((&series.name, figure), Unit::Milliseconds, Goal::AtMost(limit), why);
     }
     let connections = if bench.is_quick { 500 } else { 4000 };
     for (name, site, url, ssl) in [("HTTP", &plain, &plain.serving.url, None), ("mutual TLS", &tls, &url, Some(&ssl))] {
         let figure = idle(bench, &site.serving, url, ssl, connections).map_err(|error| format!("{error:#}"));
         let name = format!("memory of an idle connection, {name}");
-        let why = "most of it are the buffers of the HTTP and TLS libraries";
+        let why = "no profile yet; most are buffers of the HTTP and TLS libraries";
         rows.limit((&name, figure), Unit::Bytes, Goal::AtMost(20.0 * KIBIBYTE), why);
     }
     Ok(())

@@ -104,7 +104,7 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.rounds, contenders);
     let [ours, framed, http2] = &series[..] else { unreachable!("three contenders") };
-    let why = "the HTTP client hands chunks over from task to task, and each content is two chunks of its own";
+    let why = "no profile yet";
     rows.ratio(ours, framed, Basis::Cpu, Goal::AtMost(1.3), why);
     rows.ratio(ours, http2, Basis::Cpu, Goal::AtMost(0.25), why);
     Ok(())

@@ -23,8 +23,7 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
 
 fn files(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let mut lines = ["run, nothing changed", "floor: fstatat"].map(|name| Line { name: name.to_owned(), points: Vec::new() });
-    let largest = if bench.is_quick { 100_000 } else { 1_000_000 };
-    for files in [1000, 10_000, 100_000, 1_000_000].into_iter().filter(|files| *files <= largest) {
+    for files in [1000, 10_000, 100_000, 1_000_000].into_iter().filter(|files| *files <= bench.largest) {
         let name = format!("run, nothing changed, {files} files");
         let points = settled_ms(bench, files);
         let ours = points.as_ref().map(|points| points[0]).map_err(|error| format!("{error:#}"));
@@ -65,8 +64,7 @@ fn settled_ms(bench: &Bench, files: usize) -> anyhow::Result<[f64; 2]> {
 
 fn nodes(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let mut line = Line { name: "decision".to_owned(), points: Vec::new() };
-    let largest = if bench.is_quick { 100_000 } else { 1_000_000 };
-    for nodes in (0..=6).map(|decade| 10_usize.pow(decade)).filter(|nodes| *nodes <= largest) {
+    for nodes in (0..=6).map(|decade| 10_usize.pow(decade)).filter(|nodes| *nodes <= bench.largest) {
         let cost = decision_ms(bench, nodes).map_err(|error| format!("{error:#}"));
         let name = format!("check-in decision, {nodes} nodes known");
         rows.limit((&name, cost.clone()), Unit::Milliseconds, Goal::None, "");

@@ -10,10 +10,10 @@ use clap::Args;
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::{Certname, CheckIn, Held, Operation, codec};
 use direct_puppet_transport::{Client, ConnectOptions, connect};
-use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -67,8 +67,10 @@ async fn all(arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Stream>>> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let tls = arguments.ssldir.as_deref().map(|dir| config(dir, arguments.resume)).transpose()?.map(Arc::new);
     let mut open = Vec::new();
-    for _ in 0..arguments.count {
-        let mut stream = connection(address, tls.as_ref()).await?;
+    for number in 0..arguments.count {
+        // There is nothing to resume yet for the first.
+        let must_resume = arguments.resume && number > 0;
+        let mut stream = connection(address, tls.as_ref(), must_resume).await?;
         stream.write_all(&request).await?;
         answer(&mut *stream, !arguments.hold).await?;
         if arguments.hold {
@@ -112,12 +114,14 @@ pub(crate) fn held_body(url: &str) -> anyhow::Result<Vec<u8>> {
     Ok(codec::encode(&runtime.block_on(held_check_in(url, None))?)?)
 }
 
-async fn connection(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> anyhow::Result<Box<dyn Stream>> {
+async fn connection(address: SocketAddr, tls: Option<&Arc<ClientConfig>>, must_resume: bool) -> anyhow::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let Some(config) = tls else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(SERVER_NAME)?;
-    Ok(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?))
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
+    ensure!(!must_resume || stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed), "the server resumed no session");
+    Ok(Box::new(stream))
 }
 
 /// Reads one answer; `to_end`: until the server hangs up, so that its cost of closing is counted and session tickets are taken.
