@@ -108,8 +108,8 @@ impl Puppet {
     }
 
     fn apply(&self) -> Command {
-        let mut command = self.command(&["apply", "--certname", "node1.example.com", "--log_level", "err", "--catalog"]);
-        command.arg(self.catalog());
+        let mut command = self.command(&["apply", "--certname", "node1.example.com", "--log_level", "err", "--color", "false"]);
+        command.arg("--catalog").arg(self.catalog());
         command
     }
 
