@@ -35,7 +35,7 @@ pub(crate) fn fetch(url: &str, digests: &Path) -> anyhow::Result<()> {
 async fn fetch_all(url: &str, digests: Vec<Digest>) -> anyhow::Result<()> {
     let client = Client::new(connect(url, &ConnectOptions::default())?);
     let count = digests.len();
-    let mut stream = client.fetch(&Fetch { certname: NODE.parse()?, digests, offsets: BTreeMap::new() }).await?;
+    let mut stream = client.fetch(&Fetch { certname: NODE.parse()?, digests, offsets: BTreeMap::new(), packed: None }).await?;
     let (mut open, mut verified) = (None, 0);
     while let Some(event) = stream.next().await? {
         match event {

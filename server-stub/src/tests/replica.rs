@@ -332,7 +332,12 @@ async fn a_publish_between_confirmation_and_fetch_is_waited_for_by_nobody() {
     // Who was told nothing of it gets nothing that is not live.
     let fetch = async |name: &str| {
         let digests = vec![direct_puppet_transport::protocol::Digest::of(b"second")];
-        let request = direct_puppet_transport::protocol::Fetch { certname: certname(name), digests, offsets: BTreeMap::new() };
+        let request = direct_puppet_transport::protocol::Fetch {
+            certname: certname(name),
+            digests,
+            offsets: BTreeMap::new(),
+            packed: None,
+        };
         let mut items = pair.primary.sync_fetch(&Peer::InProcess, request).await.unwrap();
         matches!(items.next().await, Some(Ok(FetchItem::Content(_))))
     };
