@@ -161,7 +161,7 @@ impl<'a> Differences<'a> {
             desired,
             diff: None,
             redacted: false,
-            wording: Some(wording),
+            wording: Some(Box::new(wording)),
         });
     }
 
@@ -171,11 +171,11 @@ impl<'a> Differences<'a> {
             change.previous = REDACTED.to_owned();
             change.desired = REDACTED.to_owned();
             change.redacted = true;
-            change.wording = Some(Wording {
+            change.wording = Some(Box::new(Wording {
                 previous: REDACTED.to_owned(),
                 desired: REDACTED.to_owned(),
                 done: format!("changed {REDACTED} to {REDACTED}"),
-            });
+            }));
         }
     }
 }

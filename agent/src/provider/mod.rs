@@ -71,7 +71,7 @@ pub struct Change {
     /// Whether values are hidden.
     pub redacted: bool,
     /// How messages word the change, where its values alone do not say it.
-    pub wording: Option<Wording>,
+    pub wording: Option<Box<Wording>>,
 }
 
 /// The words of one change, as Puppet's messages have them: values quoted, lists in brackets.

@@ -203,6 +203,8 @@ impl<T: Transport> Run<'_, T> {
         contents: Contents,
         prior: &Prior,
     ) -> Result<(EngineResult, Context), RunError> {
+        // A run that has something to do settles nothing, and is not to remember what it followed from.
+        let may_settle = contents.proofs.is_some() && self.may_settle();
         let context = Context::new(ContextParts {
             root: state.root.clone(),
             store: state.store.clone(),
@@ -216,7 +218,7 @@ impl<T: Transport> Run<'_, T> {
                 max_diff_bytes: self.inner.max_diff_bytes,
                 ownership: ownership(),
                 noop: self.options.noop,
-                settle: self.may_settle(),
+                settle: may_settle,
             },
             undo: UndoLog::new(&self.inner.state_dir, &self.uuid),
             cancel: self.cancel.clone(),
@@ -226,7 +228,7 @@ impl<T: Transport> Run<'_, T> {
         });
         let options =
             EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
-        let witnesses = self.may_settle().then(Witnesses::default);
+        let witnesses = may_settle.then(Witnesses::default);
         let engine = Engine {
             graph: &plan.graph,
             resources: &contents.resources,
