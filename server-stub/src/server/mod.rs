@@ -293,15 +293,17 @@ impl Server {
 pub(crate) fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
     #[cfg(test)]
-    let now = now.saturating_add_signed(CLOCK_JUMP.load(std::sync::atomic::Ordering::SeqCst));
+    let now = now.saturating_add_signed(CLOCK_JUMP.get());
     now
 }
 
 #[cfg(test)]
-static CLOCK_JUMP: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+thread_local! {
+    static CLOCK_JUMP: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+}
 
-/// Sets the clock forward or back, by seconds.
+/// Sets the clock of this thread, which simulates a world of its own, forward or back by seconds.
 #[cfg(test)]
 pub(crate) fn jump_clock(seconds: i64) {
-    CLOCK_JUMP.store(seconds, std::sync::atomic::Ordering::SeqCst);
+    CLOCK_JUMP.set(seconds);
 }

@@ -75,6 +75,7 @@ fn run(seed: u64, bug: Option<Bug>) -> Run {
     });
     PLANTED.set(None);
     SIMULATED.set(false);
+    crate::server::jump_clock(0);
     run
 }
 
@@ -137,6 +138,18 @@ fn whatever_happens_every_answer_is_one_that_a_single_server_could_have_given() 
         hits.cut_off,
     ];
     assert!(fired.iter().all(|&count| count > 0), "something never happened");
+}
+
+#[test]
+fn a_clock_that_jumped_in_one_world_is_right_in_the_next() {
+    let jumped = (0..20).map(|seed| run(seed, None).deeds.clock_jumps).sum::<u64>();
+    assert!(jumped > 0, "no clock jumped");
+    let real = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(crate::server::now().abs_diff(real) < 100);
+    crate::server::jump_clock(100_000);
+    let elsewhere = std::thread::spawn(crate::server::now).join().unwrap();
+    crate::server::jump_clock(0);
+    assert!(elsewhere.abs_diff(real) < 100, "another world's clock jumped too");
 }
 
 #[test]
