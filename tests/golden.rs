@@ -181,6 +181,7 @@ fn replicas() {
             deployed: [(Environment::default(), deployed)].into(),
             wait_seconds: 30,
             rollout: Rollout::default(),
+            epoch: 1,
         },
     );
     let live = PublishedVersion {
@@ -196,9 +197,9 @@ fn replicas() {
         files: 2,
         lineage: Vec::new(),
     };
-    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default() });
+    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default(), epoch: 1 });
     let rollout = Rollout { per_second: 50, paused: Some("it broke".to_owned()) };
-    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout });
+    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout, epoch: 2 });
     let replica = "replica1.example.com".parse().unwrap();
     golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
     let promoted = PublishedVersion {

@@ -53,6 +53,17 @@ pub enum ServerError {
         /// Why.
         reason: String,
     },
+    /// Another server speaks of an epoch that cannot be.
+    #[error(
+        "epoch {epoch} is too far above {known}, the highest that this server knows: whoever says it is damaged or not of this \
+         site; if it is right, empty this server's data directory and start it with --primary"
+    )]
+    EpochTooFar {
+        /// What was said.
+        epoch: u64,
+        /// What is known.
+        known: u64,
+    },
     /// The store that servers share cannot be used.
     #[error("shared store")]
     Store(#[from] StoreError),
@@ -176,6 +187,7 @@ impl ServerError {
             Self::Replaced { .. } => "replaced",
             Self::Offline => "offline",
             Self::NotPromoted { .. } => "not_promoted",
+            Self::EpochTooFar { .. } => "epoch_too_far",
             Self::Unconfirmed { .. } | Self::Store(_) => "unconfirmed",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::Outrun { .. } => "outrun",

@@ -44,7 +44,7 @@ pub use blobs::BlobRoutes;
 pub use error::ServerError;
 pub use nodes::NodeSummary;
 pub use replica::Follower;
-pub use role::{Peers, PromoteRequest, Promoted};
+pub use role::{LeftOut, Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;
 pub use server::{Confirmed, Server, ServerOptions, Staging};
 pub use shared::Sharing;

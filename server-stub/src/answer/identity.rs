@@ -33,6 +33,17 @@ pub(super) fn acts_as_replica(peer: &Peer, replica: &Certname, replicas: &[Certn
     Err(Refusal::new(RefusalCode::Forbidden, format!("{replica} is no replica of this server: name it with --replica")))
 }
 
+/// Checks that `peer` was named to this server with `replica`, its name: over a plain connection the name is all there is.
+pub(super) fn is_named(peer: &Peer, replica: &Certname, replicas: &[Certname]) -> Result<(), Refusal> {
+    acts_as_replica(peer, replica, replicas)?;
+    if !matches!(peer, Peer::Plain) || replicas.contains(replica) {
+        return Ok(());
+    }
+    tracing::warn!(%replica, "a server that was not named to this one tells of another primary");
+    let message = format!("{replica} may not say that another server has taken over: name it to this one with --replica");
+    Err(Refusal::new(RefusalCode::Forbidden, message))
+}
+
 /// Whether `peer` may publish and look at everything; `admins` are certificates that may.
 pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
     match peer {

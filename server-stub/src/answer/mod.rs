@@ -25,7 +25,7 @@ use crate::server::Server;
 
 pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
 pub(crate) use identity::{is_administrator, name_of};
-pub(crate) use sync::{Given, delta};
+pub(crate) use sync::{Given, delta, is_epoch_passed_over};
 
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;
@@ -84,12 +84,13 @@ impl Handler for Server {
 
     async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
         identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_confirm(&request).await
+        self.answer_confirm(peer, &request).await
     }
 
     async fn sync_epoch(&self, peer: &Peer, request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
         identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_epoch(&request).await.map_err(|error| internal(&error))
+        let is_raised = self.heard_from(peer, &request.replica, request.epoch).await?;
+        Ok(self.answer_epoch(is_raised))
     }
 
     async fn sync_manifest(&self, peer: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {

@@ -1,7 +1,7 @@
 //! `promote`.
 
 use clap::Args;
-use direct_puppet_server_stub::{PromoteRequest, Promoted};
+use direct_puppet_server_stub::{LeftOut, PromoteRequest, Promoted};
 
 use super::admin::{self, Question};
 use super::options::Data;
@@ -26,6 +26,10 @@ pub(super) async fn promote(arguments: Arguments) -> anyhow::Result<u8> {
         super::print_line(&format!("this server is the primary of epoch {}", promoted.epoch));
         for version in &promoted.live {
             super::print_line(&format!("{} {} {}", version.environment, version.version, version.message));
+        }
+        for left_out in &promoted.left_out {
+            let LeftOut { server, reason } = left_out;
+            super::print_line(&format!("left out: {server} ({reason}); stop it, or keep nodes away until it follows"));
         }
     }
     Ok(0)

@@ -104,7 +104,7 @@ mod tests {
             lineage: vec![VersionCounter { epoch: u64::MAX, sequence: u64::MAX }; 20],
         };
         let rollout = Rollout { per_second: u32::MAX, paused: Some("p".repeat(MAX_MESSAGE_BYTES)) };
-        let confirmed = SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout };
+        let confirmed = SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout, epoch: u64::MAX };
         let length = codec::encode(&confirmed).unwrap().len() as u64;
         assert!(length <= MAX_SYNC_CONFIRM_BYTES, "{length} bytes");
     }

@@ -47,6 +47,7 @@ impl Upstream {
                 ));
             }
         }
+        self.hear(published.version.epoch).await?;
         let base = live.map(|live| (live.version.code_id, live.manifest.clone()));
         let before = base.as_ref().map(|(_, base)| base.clone());
         let manifest = self.manifest(client, &published, base).await?;

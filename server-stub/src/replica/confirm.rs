@@ -6,16 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm};
+use direct_puppet_transport::protocol::{
+    Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm, SyncConfirmed,
+};
 use direct_puppet_transport::{Client, Transport};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
+use crate::answer::is_epoch_passed_over;
 use crate::blocking;
 use crate::code::{Code, Environments};
 use crate::error::{ServerError, chain};
-use crate::role::Peers;
+use crate::role::{Hearing, Peers, Trust};
 use crate::rollout::Gate;
 #[cfg(test)]
 use crate::tests::sim::{Bug, is_planted};
@@ -68,6 +71,7 @@ pub(crate) struct Upstream {
     pub(super) store: Store,
     pub(super) collecting: Arc<RwLock<()>>,
     pub(super) gate: Arc<Gate>,
+    hearing: Hearing,
     /// Held while something is brought, so that each version is brought once.
     pub(super) bringing: tokio::sync::Mutex<()>,
     /// Held while a confirmation is under way, with the time when the last was sent.
@@ -83,6 +87,7 @@ impl Upstream {
         store: Store,
         collecting: Arc<RwLock<()>>,
         gate: Arc<Gate>,
+        hearing: Hearing,
     ) -> Self {
         Self {
             clients: peers.transports.iter().map(|transport| Client::new(Arc::clone(transport))).collect(),
@@ -93,6 +98,7 @@ impl Upstream {
             store,
             collecting,
             gate,
+            hearing,
             bringing: tokio::sync::Mutex::default(),
             sending: tokio::sync::Mutex::default(),
             next: Mutex::default(),
@@ -206,6 +212,7 @@ impl Upstream {
             deployed: deployed.collect(),
             wait_seconds,
             rollout: self.gate.rollout(),
+            epoch: self.hearing.role.epoch(),
         };
         let limit = ANSWER_TIMEOUT + Duration::from_secs(u64::from(wait_seconds));
         let confirmed = match tokio::time::timeout(limit, client.sync_confirm(&request)).await {
@@ -215,6 +222,7 @@ impl Upstream {
                 return Err(format!("{endpoint} did not say what is live within {} s", limit.as_secs()));
             }
         };
+        self.believe(client, &confirmed).await?;
         let mut orphans: BTreeSet<Environment> = told.iter().map(|code| code.version.environment.clone()).collect();
         for published in confirmed.live {
             orphans.remove(&published.environment);
@@ -236,6 +244,30 @@ impl Upstream {
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
         Ok(orphans)
+    }
+
+    /// Checks that whoever answered was not replaced; remembers the epoch in which it is primary before its answer is used.
+    async fn believe(&self, client: &Client<Arc<dyn Transport>>, confirmed: &SyncConfirmed) -> Result<(), String> {
+        let (there, here) = (confirmed.known_epoch(), self.hearing.role.epoch());
+        if is_epoch_passed_over() {
+            return Ok(());
+        }
+        if there < here {
+            return Err(format!(
+                "{} is primary of epoch {there} only, and epoch {here} has begun since: have it follow the server that was promoted, \
+                 and name that one to this server",
+                client.transport().endpoint()
+            ));
+        }
+        self.hear(there).await
+    }
+
+    /// Hears of the epoch of a server that this one has asked.
+    pub(crate) async fn hear(&self, epoch: u64) -> Result<(), String> {
+        // A server that has nothing yet may be new at a site where many were promoted.
+        let is_new = self.environments.epoch() == 0 && self.hearing.role.epoch() <= 1;
+        let trust = if is_new { Trust::First } else { Trust::Near };
+        self.hearing.hear(epoch, trust).await.map(drop).map_err(|error| chain(&error))
     }
 
     /// Returns a guard; while it is held nothing is brought.

@@ -16,11 +16,17 @@ use crate::disk;
 use crate::error::ServerError;
 
 pub use peers::Peers;
-pub(crate) use peers::Watch;
-pub use promote::{PromoteRequest, Promoted};
+pub(crate) use peers::{Hearing, Watch};
+pub use promote::{LeftOut, PromoteRequest, Promoted};
 
 /// Format of `role.json`.
 const FORMAT: u32 = 1;
+
+/// How far above its own a server believes an epoch to be: promotions are rare, and nobody shall bring the numbers to their end.
+const MAX_STEP: u64 = 1_000;
+
+/// The highest epoch that a server believes which never knew one.
+const MAX_FIRST: u64 = u64::MAX >> 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,6 +52,15 @@ pub(crate) enum Others {
     Primary,
     /// Equal ones, which share a store.
     Store,
+}
+
+/// Which epochs are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Those not far above the own one.
+    Near,
+    /// The first one that a server without any code hears of, from a server that it was told to ask.
+    First,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -114,11 +129,30 @@ impl Role {
         self.lock().others
     }
 
-    /// Hears of an epoch; returns whether it was news. Durable before it returns. Blocking; a primary's publishes must have been stopped by the caller.
-    pub(crate) fn hear(&self, epoch: u64) -> Result<bool, ServerError> {
+    /// Returns the epoch in which this server is primary; `None` when it is none.
+    pub(crate) fn leads(&self) -> Option<u64> {
+        let now = self.lock();
+        now.is_primary().then_some(now.epoch)
+    }
+
+    /// Whether another server has taken over, and this one was not promoted since.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.lock().standing == Standing::Replaced
+    }
+
+    /// Hears of an epoch; returns whether it was news. Durable before it returns. Blocking; a primary's publishes must have been stopped
+    /// by the caller.
+    pub(crate) fn hear(&self, epoch: u64, trust: Trust) -> Result<bool, ServerError> {
         let mut now = self.lock();
         if epoch <= now.epoch {
             return Ok(false);
+        }
+        let most = match trust {
+            Trust::Near => now.epoch.saturating_add(MAX_STEP),
+            Trust::First => MAX_FIRST,
+        };
+        if epoch > most {
+            return Err(ServerError::EpochTooFar { epoch, known: now.epoch });
         }
         let is_primary = now.is_primary();
         let standing = if is_primary { Standing::Replaced } else { now.standing };
@@ -154,9 +188,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let role = Role::open(dir.path(), Some(Others::None), 0).unwrap();
         assert!(role.is_primary() && role.epoch() == 1);
-        role.hear(1).unwrap();
+        role.hear(1, Trust::Near).unwrap();
         assert!(role.is_primary());
-        role.hear(2).unwrap();
+        role.hear(2, Trust::Near).unwrap();
         for role in [
             role,
             Role::open(dir.path(), Some(Others::None), 0).unwrap(),
@@ -167,6 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_far_above_the_own_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let role = Role::open(dir.path(), Some(Others::None), 7).unwrap();
+        for epoch in [7 + MAX_STEP + 1, u64::MAX] {
+            let error = role.hear(epoch, Trust::Near).unwrap_err();
+            assert!(matches!(error, ServerError::EpochTooFar { known: 7, .. }), "{error}");
+            assert!(role.leads() == Some(7));
+        }
+        assert!(role.hear(u64::MAX, Trust::First).is_err());
+        assert!(role.hear(7 + MAX_STEP, Trust::Near).unwrap());
+        assert_eq!((role.leads(), role.is_replaced(), role.epoch()), (None, true, 7 + MAX_STEP));
+        assert!(role.hear(1_000_000, Trust::First).unwrap());
+    }
+
+    #[test]
     fn a_promoted_replica_stays_primary_until_it_hears_of_another() {
         let dir = tempfile::tempdir().unwrap();
         let role = Role::open(dir.path(), Some(Others::Primary), 3).unwrap();
@@ -174,7 +223,7 @@ mod tests {
         role.promote(4).unwrap();
         assert!(Role::open(dir.path(), Some(Others::Primary), 4).unwrap().is_primary());
         assert!(!Role::open(dir.path(), Some(Others::Primary), 5).unwrap().is_primary(), "it followed another since");
-        role.hear(6).unwrap();
+        role.hear(6, Trust::Near).unwrap();
         assert!(!Role::open(dir.path(), Some(Others::Primary), 4).unwrap().is_primary());
     }
 

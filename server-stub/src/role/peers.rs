@@ -1,13 +1,14 @@
 //! The other servers that may be primary in this one's place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::{Certname, ProtocolVersion, PublishedVersion, SyncEpoch, SyncEpochReply};
 use direct_puppet_transport::{Client, Transport};
 use tokio::time::Instant;
 
+use super::{Role, Trust};
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::server::Server;
@@ -41,6 +42,34 @@ pub(crate) struct Watch {
 impl Watch {
     pub(super) fn clear(&self) {
         self.is_cleared.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What hears of epochs.
+#[derive(Debug, Clone)]
+pub(crate) struct Hearing {
+    pub(crate) role: Arc<Role>,
+    /// Held while something is published.
+    pub(crate) publishing: Arc<Mutex<()>>,
+}
+
+impl Hearing {
+    /// Hears of an epoch: a primary with a lower one ends the publish that is under way, and is none any more. Durable before it
+    /// returns whether it was news.
+    pub(crate) async fn hear(&self, epoch: u64, trust: Trust) -> Result<bool, ServerError> {
+        #[cfg(test)]
+        if is_planted(Bug::EpochIgnored) {
+            return Ok(true);
+        }
+        if epoch <= self.role.epoch() {
+            return Ok(false);
+        }
+        let this = self.clone();
+        let hear = move || {
+            let _turn = this.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            this.role.hear(epoch, trust)
+        };
+        blocking::run(hear).await?
     }
 }
 
@@ -93,7 +122,12 @@ impl Server {
                     );
                     result = Err(ServerError::Unconfirmed { reason });
                 }
-                Ok(reply) => drop(self.hear(reply.epoch).await?),
+                Ok(reply) => {
+                    if let Err(error) = self.hear(reply.epoch).await {
+                        let reason = format!("{}: {}", transport.endpoint(), chain(&error));
+                        result = Err(ServerError::Unconfirmed { reason });
+                    }
+                }
                 Err(reason) => result = Err(ServerError::Unconfirmed { reason }),
             }
         }
@@ -103,26 +137,18 @@ impl Server {
     /// Hears of an epoch: a primary with a lower one ends the publish that is under way, and is none any more.
     /// Returns whether it was news.
     pub(crate) async fn hear(&self, epoch: u64) -> Result<bool, ServerError> {
-        #[cfg(test)]
-        if is_planted(Bug::EpochIgnored) {
-            return Ok(true);
-        }
-        if epoch <= self.role.epoch() {
-            return Ok(false);
-        }
-        let (publishing, role) = (Arc::clone(&self.publishing), Arc::clone(&self.role));
-        let hear = move || {
-            let _turn = publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            role.hear(epoch)
-        };
-        blocking::run(hear).await?
+        self.hearing().hear(epoch, Trust::Near).await
     }
 
-    /// Answers a peer that tells which epoch it knows.
-    pub(crate) async fn answer_epoch(&self, request: &SyncEpoch) -> Result<SyncEpochReply, ServerError> {
-        let is_raised = self.hear(request.epoch).await?;
+    pub(crate) fn hearing(&self) -> Hearing {
+        Hearing { role: Arc::clone(&self.role), publishing: Arc::clone(&self.publishing) }
+    }
+
+    /// Answers a peer that has told which epoch it knows.
+    pub(crate) fn answer_epoch(&self, is_raised: bool) -> SyncEpochReply {
+        let (epoch, is_primary) = (self.role.epoch(), self.role.is_primary());
         let live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
-        Ok(SyncEpochReply { epoch: self.role.epoch(), is_raised, is_primary: self.role.is_primary(), live })
+        SyncEpochReply { epoch, is_raised, is_primary, live }
     }
 }
 

@@ -6,13 +6,14 @@
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Certname, PublishedVersion, VersionCounter};
+use direct_puppet_transport::protocol::{Certname, SyncEpochReply, VersionCounter};
 use serde::{Deserialize, Serialize};
 
-use super::peers::ask;
+use super::peers::{Peers, ask};
 use crate::blocking;
 use crate::code::{Code, Version};
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
+use crate::replica::Upstream;
 use crate::server::{Server, now};
 
 /// Returns the message of a version that a promotion takes over: it still says why the code was published.
@@ -35,7 +36,7 @@ const CLAIMS: usize = 8;
 #[serde(deny_unknown_fields, default)]
 pub struct PromoteRequest {
     /// Leave out servers that cannot be asked to step down, because they were stopped: publishes that are only there are not taken
-    /// over.
+    /// over. [`Promoted::left_out`] says which those are.
     pub force: bool,
 }
 
@@ -46,6 +47,74 @@ pub struct Promoted {
     pub epoch: u64,
     /// What is live in it: the code that was, with new counters.
     pub live: Vec<Version>,
+    /// Servers that were left out. Until they hear of the epoch they may answer from what was published before it: stop them, or keep
+    /// nodes and publishers away from them.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A server that a forced promotion could not ask to step down, or not take everything from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its address.
+    pub server: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A promotion under way.
+#[derive(Debug, Default)]
+struct Step {
+    /// The epoch that is to begin.
+    epoch: u64,
+    /// Who has heard of it.
+    stepped_down: Vec<String>,
+    left_out: Vec<LeftOut>,
+}
+
+impl Step {
+    fn note(&mut self, transport: &Arc<dyn Transport>, result: Result<(), String>) {
+        if let Err(reason) = result {
+            self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
+        }
+    }
+
+    fn refuse_left_out(&self) -> Result<(), ServerError> {
+        if self.left_out.is_empty() {
+            return Ok(());
+        }
+        let reasons: Vec<&str> = self.left_out.iter().map(|left_out| left_out.reason.as_str()).collect();
+        let reason = format!(
+            "a server could not be asked to step down, or what it has not be taken over ({}): when it is stopped, promote with force",
+            reasons.join("; ")
+        );
+        Err(self.failed(&reason))
+    }
+
+    /// Returns the error of a promotion that goes no further.
+    fn failed(&self, reason: &str) -> ServerError {
+        let reason = match self.stepped_down.as_slice() {
+            [] => reason.to_owned(),
+            stepped_down => format!(
+                "{reason}. No server may be primary now, for {} heard of epoch {} already: promote again, here or elsewhere",
+                stepped_down.join(" and "),
+                self.epoch
+            ),
+        };
+        ServerError::NotPromoted { reason }
+    }
+}
+
+/// Takes what is live at a peer, as far as that can be brought.
+async fn take(transport: &Arc<dyn Transport>, upstream: &Upstream, reply: SyncEpochReply) -> Result<(), String> {
+    let mut failed = Vec::new();
+    for published in reply.live {
+        let environment = published.environment.clone();
+        if let Err(reason) = upstream.take(transport, published).await {
+            failed.push(format!("environment {environment} of {}: {reason}", transport.endpoint()));
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 impl Server {
@@ -53,7 +122,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When it is one already, or its primary cannot be asked to step down and `force` is not set; nothing is changed here then.
+    /// When it is one already, or another server cannot be asked to step down and `force` is not set. All are asked, and what they have
+    /// is brought, before the first one steps down; when it fails later all the same, the error says so.
     ///
     /// # Cancel safety
     ///
@@ -67,60 +137,93 @@ impl Server {
         if self.role.is_primary() && !request.force {
             return Err(ServerError::NotPromoted { reason: "it is the primary".to_owned() });
         }
-        let mut epoch = self.role.epoch() + 1;
-        if let (Some(peers), Some(upstream)) = (&self.peers, &self.upstream) {
-            let mut left_out = Vec::new();
-            for transport in &peers.transports {
-                match self.claim(transport, &peers.name, &mut epoch).await {
-                    Ok(live) => {
-                        for published in live {
-                            let taken = upstream.take(transport, published).await;
-                            taken.map_err(|reason| ServerError::NotPromoted { reason })?;
-                        }
-                    }
-                    Err(reason) => left_out.push(reason),
-                }
-            }
-            if !left_out.is_empty() && !request.force {
+        let mut step = Step::default();
+        match (&self.peers, &self.upstream) {
+            (Some(peers), Some(upstream)) => self.meet(peers, upstream, request, &mut step).await?,
+            _ if self.role.is_replaced() && !request.force => {
                 let reason = format!(
-                    "a server could not be asked to step down ({}): when it is stopped, promote with force",
-                    left_out.join("; ")
+                    "another server has taken over, in epoch {}, and this one was told of none that it could ask to step down: start \
+                     it with --primary for each other server; or promote with force, and lose what was published there",
+                    self.role.epoch()
                 );
                 return Err(ServerError::NotPromoted { reason });
             }
+            _ => step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?,
         }
         let (server, who) = (Arc::clone(self), who.to_owned());
-        blocking::run(move || server.take_over(epoch, &who)).await?
+        blocking::run(move || server.take_over(step, &who)).await?
     }
 
-    /// Asks a peer to step down before `epoch`, which is raised until it is new to it; returns what is live there.
+    /// Asks all peers first, then has each step down; takes what they have.
+    async fn meet(
+        &self,
+        peers: &Peers,
+        upstream: &Upstream,
+        request: &PromoteRequest,
+        step: &mut Step,
+    ) -> Result<(), ServerError> {
+        for transport in &peers.transports {
+            let looked = self.look_at(transport, &peers.name, upstream).await;
+            step.note(transport, looked);
+        }
+        if !request.force {
+            step.refuse_left_out()?;
+        }
+        step.left_out.clear();
+        step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?;
+        for transport in &peers.transports {
+            let claimed = self.claim(transport, &peers.name, upstream, step).await;
+            step.note(transport, claimed);
+        }
+        if request.force { Ok(()) } else { step.refuse_left_out() }
+    }
+
+    /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
+    /// brought, and nothing that cannot be.
+    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<(), String> {
+        let reply = ask(transport, name, self.role.epoch()).await?;
+        upstream.hear(reply.epoch).await?;
+        take(transport, upstream, reply).await
+    }
+
+    /// Asks a peer to step down before the epoch that is to begin, which is raised until it is new to it; takes what is live there.
     async fn claim(
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
-        epoch: &mut u64,
-    ) -> Result<Vec<PublishedVersion>, String> {
+        upstream: &Upstream,
+        step: &mut Step,
+    ) -> Result<(), String> {
         for _ in 0..CLAIMS {
-            let reply = ask(transport, name, *epoch).await?;
+            let reply = ask(transport, name, step.epoch).await?;
             if reply.is_raised {
-                return Ok(reply.live);
+                step.stepped_down.push(transport.endpoint().to_owned());
+                return take(transport, upstream, reply).await;
             }
             // Another promotion may have begun that one: two servers never begin the same.
-            *epoch = reply.epoch.max(*epoch) + 1;
+            upstream.hear(reply.epoch).await?;
+            step.epoch = self.next_epoch(reply.epoch.max(step.epoch))?;
         }
-        Err(format!("{} goes on to know higher epochs", transport.endpoint()))
+        Err("it goes on to know higher epochs".to_owned())
     }
 
-    fn take_over(&self, epoch: u64, who: &str) -> Result<Promoted, ServerError> {
+    /// Returns an epoch above all that are known.
+    fn next_epoch(&self, known: u64) -> Result<u64, String> {
+        let known = known.max(self.role.epoch());
+        known.checked_add(1).ok_or_else(|| format!("no epoch comes after {known}"))
+    }
+
+    fn take_over(&self, step: Step, who: &str) -> Result<Promoted, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = step.epoch;
         if epoch <= self.role.epoch() {
-            return Err(ServerError::NotPromoted { reason: "another promotion was faster".to_owned() });
+            return Err(step.failed("another promotion was faster"));
         }
-        self.audit("promote", who, &format!("epoch {epoch}"))?;
-        self.role.promote(epoch)?;
+        let recorded = self.audit("promote", who, &format!("epoch {epoch}")).and_then(|()| self.role.promote(epoch));
+        recorded.map_err(|error| step.failed(&chain(&error)))?;
         self.watch.clear();
         self.begin_epoch()?;
-        Ok(Promoted { epoch, live: self.live_versions() })
+        Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out })
     }
 
     /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash left of a promotion. Blocking.

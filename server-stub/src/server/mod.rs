@@ -22,7 +22,7 @@ use crate::error::{ServerError, chain};
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
 use crate::replica::{Followers, Mending, Upstream};
-use crate::role::{Others, Peers, Role, Watch};
+use crate::role::{Hearing, Others, Peers, Role, Watch};
 use crate::rollout::Gate;
 use crate::shared::{self, Shared};
 
@@ -107,10 +107,6 @@ impl Server {
         };
         let shared = options.sharing.as_ref().map(share);
         let peers = shared.as_ref().map(Shared::peers).or_else(|| options.primary.clone()).or_else(|| options.successors.clone());
-        let upstream = |peers| {
-            Arc::new(Upstream::new(peers, Arc::clone(&environments), store.clone(), Arc::clone(&collecting), Arc::clone(&gate)))
-        };
-        let upstream = peers.as_ref().map(upstream);
         let others = match (&shared, &options.primary, &options.successors) {
             (Some(_), ..) => Others::Store,
             (None, Some(_), _) => Others::Primary,
@@ -119,6 +115,12 @@ impl Server {
         };
         let others = Some(others).filter(|_| !options.is_offline);
         let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
+        let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default() };
+        let upstream = |peers| {
+            let (environments, collecting, gate) = (Arc::clone(&environments), Arc::clone(&collecting), Arc::clone(&gate));
+            Arc::new(Upstream::new(peers, environments, store.clone(), collecting, gate, hearing.clone()))
+        };
+        let upstream = peers.as_ref().map(upstream);
         let server = Self {
             environments,
             role,
@@ -134,7 +136,7 @@ impl Server {
             shared,
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             packing: Arc::new(Semaphore::new(options.pack_workers.max(1))),
-            publishing: Arc::default(),
+            publishing: hearing.publishing,
             turns: Arc::default(),
             stopping: CancellationToken::new(),
             collecting,

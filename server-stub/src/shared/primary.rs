@@ -205,7 +205,8 @@ impl Handler for AsPrimary {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || !live.versions.iter().all(has) || live.rollout != request.rollout {
                 let published = live.versions.iter().map(|record| record.version.published());
-                return Ok(SyncConfirmed { live: published.collect(), rollout: live.rollout });
+                // Nobody takes over from a store: it knows no epoch of its own.
+                return Ok(SyncConfirmed { live: published.collect(), rollout: live.rollout, epoch: request.epoch });
             }
             shared.store.pointers.changed(left.min(LOOK_EVERY)).await;
         }

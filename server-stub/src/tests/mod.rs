@@ -5,6 +5,7 @@ mod contents;
 mod damage;
 mod history;
 mod packs;
+mod promotion;
 mod publish;
 mod replica;
 mod role;

@@ -255,6 +255,7 @@ async fn a_certificate_must_be_named_to_follow() {
         deployed: BTreeMap::new(),
         wait_seconds: 0,
         rollout: direct_puppet_transport::protocol::Rollout::default(),
+        epoch: 0,
     };
     let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);
@@ -269,7 +270,8 @@ async fn forged_and_replayed_messages_change_nothing() {
     replica.confirm().await.unwrap();
     let ask = |server: &Arc<Server>| {
         let live = server.environments.all_live().iter().map(|code| code.version.published()).collect();
-        direct_puppet_transport::protocol::SyncConfirmed { live, rollout: direct_puppet_transport::protocol::Rollout::default() }
+        let rollout = direct_puppet_transport::protocol::Rollout::default();
+        direct_puppet_transport::protocol::SyncConfirmed { live, rollout, epoch: 1 }
     };
     let old = ask(&pair.primary);
     pair.world.stage("modules/app/files/tree/new", "new content");
@@ -293,6 +295,7 @@ async fn forged_and_replayed_messages_change_nothing() {
                 version.code_id = direct_puppet_transport::protocol::Digest::of(b"nobody has it").to_string().parse().unwrap();
             }),
         ),
+        ("an epoch that cannot be", of(&|version| version.version.epoch = u64::MAX)),
     ]
     .into_iter()
     .map(|(what, forged)| (what, codec::encode(&forged).unwrap().into()))

@@ -342,10 +342,11 @@ messages! {
     reports: report(), Report;
     report_answers: any::<bool>().prop_map(|duplicate| ReportAccepted { duplicate }), ReportAccepted;
     refusals: refusal(), Refusal;
-    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>(), rollout()).prop_map(
-        |(replica, deployed, wait_seconds, rollout)|
-        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout }), SyncConfirm;
-    sync_confirmations: (vec(published(), 0..3), rollout()).prop_map(|(live, rollout)| SyncConfirmed { live, rollout }), SyncConfirmed;
+    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>(), rollout(), any::<u64>()).prop_map(
+        |(replica, deployed, wait_seconds, rollout, epoch)|
+        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch }), SyncConfirm;
+    sync_confirmations: (vec(published(), 0..3), rollout(), any::<u64>()).prop_map(|(live, rollout, epoch)|
+        SyncConfirmed { live, rollout, epoch }), SyncConfirmed;
     sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
     sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3)).prop_map(|(epoch, (is_raised, is_primary), live)|

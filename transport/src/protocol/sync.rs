@@ -88,6 +88,10 @@ pub struct SyncConfirm {
     /// The rules of the rollout that it has.
     #[serde(default, skip_serializing_if = "Rollout::is_default")]
     pub rollout: Rollout,
+    /// The highest epoch that it knows; 0 when it does not say. A primary with a lower one is none any more: it remembers that,
+    /// durably, before it answers.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// What is live at the primary.
@@ -98,6 +102,17 @@ pub struct SyncConfirmed {
     /// The rules of the rollout.
     #[serde(default, skip_serializing_if = "Rollout::is_default")]
     pub rollout: Rollout,
+    /// The epoch in which it is primary; 0 when it does not say. A replica that knows a higher one does not believe the answer.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+impl SyncConfirmed {
+    /// Returns the epoch that the primary knows at least: an older one does not say it, but has it in what is live.
+    #[must_use]
+    pub fn known_epoch(&self) -> u64 {
+        self.live.iter().map(|live| live.version.epoch).fold(self.epoch.max(1), u64::max)
+    }
 }
 
 /// A server tells another which epoch it knows, and hears which the other knows.

@@ -31,6 +31,8 @@ pub(crate) enum Bug {
     SwitchBeforeVerify,
     /// Nobody asks or hears of epochs.
     EpochIgnored,
+    /// Epochs are heard of, but not compared in confirmations.
+    EpochNotCompared,
 }
 
 thread_local! {
@@ -131,6 +133,7 @@ fn whatever_happens_every_answer_is_one_that_a_single_server_could_have_given() 
         deeds.crashes,
         deeds.handovers,
         deeds.forced,
+        deeds.forced_beside,
         deeds.cuts,
         deeds.clock_jumps,
         hits.delayed,
@@ -170,6 +173,7 @@ fn every_planted_mistake_is_found() {
         (Bug::ConfirmReused, order),
         (Bug::SwitchBeforeVerify, "without its contents"),
         (Bug::EpochIgnored, order),
+        (Bug::EpochNotCompared, order),
     ] {
         let found = (0..MOST).find(|&seed| run(seed, Some(bug)).wrong.iter().any(|wrong| wrong.contains(what)));
         println!("{bug:?}: found by seed {found:?}");

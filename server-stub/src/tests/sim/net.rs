@@ -147,6 +147,12 @@ impl Net {
         }
     }
 
+    /// Whether what goes from one place to the other, or back, is cut.
+    pub(super) fn is_cut(&self, one: Place, other: Place) -> bool {
+        let cut = &self.state.lock().unwrap().cut;
+        cut.contains(&(one, other)) || cut.contains(&(other, one))
+    }
+
     /// Ends all faults of the network.
     pub(super) fn calm(&self) {
         let mut state = self.state.lock().unwrap();

@@ -44,6 +44,8 @@ pub(super) struct Deeds {
     pub(super) crashes: u64,
     pub(super) handovers: u64,
     pub(super) forced: u64,
+    /// While the old primary went on.
+    pub(super) forced_beside: u64,
     pub(super) cuts: u64,
     pub(super) clock_jumps: u64,
 }
@@ -56,14 +58,39 @@ impl Deeds {
         self.crashes += other.crashes;
         self.handovers += other.handovers;
         self.forced += other.forced;
+        self.forced_beside += other.forced_beside;
         self.cuts += other.cuts;
         self.clock_jumps += other.clock_jumps;
     }
 }
 
+/// An operation at a server, and the epoch that the server knew when it was begun.
+#[derive(Debug, Clone)]
+struct Recorded {
+    op: Op,
+    place: Place,
+    knew: u64,
+}
+
+/// A forced promotion while the old primary went on. Whoever was left out of it is promised nothing of until it has heard: an
+/// administrator keeps everybody away from there.
+#[derive(Debug)]
+struct Beside {
+    begun: u64,
+    epoch: u64,
+    left_out: Vec<String>,
+}
+
+impl Beside {
+    fn is_unheard(&self, place: Place, knew: u64) -> bool {
+        knew < self.epoch && self.left_out.contains(&format!("sim:{place}"))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Seen {
-    history: Vec<Op>,
+    history: Vec<Recorded>,
+    besides: Vec<Beside>,
     values: BTreeMap<Digest, u32>,
     held: BTreeMap<usize, (Held, u32)>,
     /// Nodes that are at it: one run at a time.
@@ -151,7 +178,17 @@ impl World {
     }
 
     pub(super) fn history(&self) -> Vec<Op> {
-        let mut history = self.seen.lock().unwrap().history.clone();
+        let seen = self.seen.lock().unwrap();
+        let is_unheard = |done: &Recorded| {
+            seen.besides.iter().any(|beside| beside.begun <= done.op.begun && beside.is_unheard(done.place, done.knew))
+        };
+        let promised = |done: &Recorded| match (is_unheard(done), done.op.act) {
+            (false, _) => Some(done.op.clone()),
+            // It may have been taken over before the promotion ended, or never.
+            (true, Act::Write(_)) => Some(Op { ended: None, ..done.op.clone() }),
+            (true, Act::Read(_)) => None,
+        };
+        let mut history: Vec<Op> = seen.history.iter().filter_map(promised).collect();
         history.sort_by(|a, b| (a.begun, a.ended, &a.who).cmp(&(b.begun, b.ended, &b.who)));
         history
     }
@@ -165,9 +202,26 @@ impl World {
         self.seen.lock().unwrap().wrong.push(what);
     }
 
-    fn record(&self, act: Act, begun: u64, is_ended: bool, who: String) {
-        let ended = is_ended.then(|| self.net.now());
-        self.seen.lock().unwrap().history.push(Op { act, begun, ended, who });
+    fn record(&self, place: Place, knew: u64, op: Op) {
+        self.seen.lock().unwrap().history.push(Recorded { op, place, knew });
+    }
+
+    fn epoch(&self, place: Place) -> u64 {
+        self.net.server(place).map_or(0, |server| server.role.epoch())
+    }
+
+    /// The server that administrators take for the primary.
+    fn primary(&self) -> Option<Place> {
+        let seen = self.seen.lock().unwrap();
+        (0..SERVERS).find(|&at| {
+            self.net.server(at).is_some_and(|server| {
+                server.role.is_primary() && !seen.besides.iter().any(|beside| beside.is_unheard(at, server.role.epoch()))
+            })
+        })
+    }
+
+    fn primaries(&self) -> usize {
+        (0..SERVERS).filter_map(|at| self.net.server(at)).filter(|server| server.role.is_primary()).count()
     }
 
     /// Publishes a value at a server.
@@ -175,19 +229,19 @@ impl World {
         let _turn = self.staging[place].lock().await;
         self.seen.lock().unwrap().values.insert(Digest::of(value.to_string().as_bytes()), value);
         fs::write(self.value_path(place), value.to_string()).unwrap();
-        let begun = self.net.now();
+        let (begun, knew) = (self.net.now(), self.epoch(place));
         let published = self.net.run(place, |server| async move { server.publish(PublishRequest::default()).await }).await;
-        let who = format!("publish at {place}");
+        let op = |ended| Op { act: Act::Write(value), begun, ended, who: format!("publish at {place}") };
         match published {
             Some(Ok(results)) if results[0].error.is_none() => {
                 self.count(|deeds| deeds.publishes += 1);
-                self.record(Act::Write(value), begun, true, who);
+                self.record(place, knew, op(Some(self.net.now())));
             }
             // A clear no has changed nothing.
             Some(_) => {}
             None => {
                 self.count(|deeds| deeds.publishes_cut_off += 1);
-                self.record(Act::Write(value), begun, false, who);
+                self.record(place, knew, op(None));
             }
         }
     }
@@ -199,10 +253,16 @@ impl World {
             self.net.run(place, move |server| async move { server.promote(&PromoteRequest { force }, "sim").await }).await;
         let Some(Ok(promoted)) = promoted else { return false };
         self.count(|deeds| if force { deeds.forced += 1 } else { deeds.handovers += 1 });
+        if self.primaries() > 1 {
+            self.count(|deeds| deeds.forced_beside += 1);
+            let left_out = promoted.left_out.into_iter().map(|left_out| left_out.server).collect();
+            self.seen.lock().unwrap().besides.push(Beside { begun, epoch: promoted.epoch, left_out });
+        }
         if !promoted.live.is_empty()
             && let Some(value) = self.net.server(place).and_then(|server| self.live_value(&server))
         {
-            self.record(Act::Write(value), begun, true, format!("promote {place} force {force}"));
+            let (act, who) = (Act::Write(value), format!("promote {place} force {force}"));
+            self.record(place, promoted.epoch, Op { act, begun, ended: Some(self.net.now()), who });
         }
         true
     }
@@ -231,7 +291,7 @@ impl World {
         let name = format!("node{node}");
         let client = Client::new(Link::new(&self.net, OUTSIDE, place, Some(node), &Arc::new(AtomicBool::new(false))));
         let held = self.seen.lock().unwrap().held.get(&node).copied();
-        let begun = self.net.now();
+        let (begun, knew) = (self.net.now(), self.epoch(place));
         let asked = CheckIn { held: held.map(|held| held.0), ..check_in(&name, None) };
         let reply = match client.check_in(&asked).await {
             Ok(CatalogReply::FactsNeeded) => client.submit_facts(&SubmitFacts { check_in: asked, facts: facts("Linux") }).await,
@@ -260,7 +320,8 @@ impl World {
             _ => return false,
         };
         self.count(|deeds| deeds.reads += 1);
-        self.record(Act::Read(value), begun, true, format!("{name} at {place} reads {}", now.version));
+        let who = format!("{name} at {place} reads {}", now.version);
+        self.record(place, knew, Op { act: Act::Read(value), begun, ended: Some(self.net.now()), who });
         self.hold(node, now, value);
         true
     }
@@ -323,8 +384,7 @@ impl World {
                 }
                 56..78 => {
                     value += 1;
-                    let primary = (0..SERVERS).find(|&at| self.net.server(at).is_some_and(|server| server.role.is_primary()));
-                    tasks.spawn(Arc::clone(self).publish(primary.unwrap_or(place), value));
+                    tasks.spawn(Arc::clone(self).publish(self.primary().unwrap_or(place), value));
                 }
                 78..81 => {
                     self.crash(place).await;
@@ -344,10 +404,17 @@ impl World {
                     crate::server::jump_clock(i64::try_from(rng.below(200_000)).unwrap() - 100_000);
                 }
                 _ => {
-                    // An administrator forces only where no primary runs that could not know.
-                    let runs = (0..SERVERS).any(|at| self.net.server(at).is_some_and(|server| server.role.is_primary()));
+                    // An administrator forces where no primary runs, or where the one that runs cannot be reached from the new one.
+                    let primary = self.primary();
+                    let is_beside = rng.below(2) == 0;
+                    if let Some(primary) = primary.filter(|&primary| primary != place && is_beside) {
+                        self.net.cut(place, primary, true);
+                        self.net.cut(primary, place, rng.below(4) > 0);
+                        self.count(|deeds| deeds.cuts += 1);
+                    }
                     if self.net.server(place).is_some() {
-                        Arc::clone(self).promote(place, !runs).await;
+                        let force = primary.is_none_or(|primary| self.net.is_cut(place, primary));
+                        Arc::clone(self).promote(place, force).await;
                     }
                 }
             }
@@ -369,6 +436,11 @@ impl World {
                 let confirmed = self.net.run(place, |server| async move { server.confirm().await }).await;
                 is_ready &= matches!(confirmed, Some(Ok(_)));
             }
+            let primaries = self.primaries();
+            if primaries > 1 && self.has_news {
+                self.is_wrong(format!("{primaries} primaries do not hear of each other"));
+            }
+            is_ready &= primaries == 1;
             if is_ready {
                 break;
             }

@@ -1,0 +1,233 @@
+//! Promotion among several servers: who is asked, who is believed, and what becomes of what was left out.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, codec};
+use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
+
+use super::*;
+use crate::{Peers, PromoteRequest, Promoted, ServerError};
+
+/// The way to a server, which can be cut.
+#[derive(Debug, Default)]
+struct Port {
+    server: Mutex<Option<Arc<Server>>>,
+    is_cut: AtomicBool,
+    /// Cut before this many more questions about epochs.
+    epochs_left: Mutex<Option<u64>>,
+    /// Carries confirmations as a server sends them that says nothing of epochs.
+    is_old: AtomicBool,
+}
+
+#[async_trait]
+impl Transport for Port {
+    async fn call(&self, mut request: Request) -> Result<Response, TransportError> {
+        if request.operation == Operation::SyncEpoch
+            && let Some(left) = &mut *self.epochs_left.lock().unwrap()
+        {
+            self.is_cut.fetch_or(*left == 0, Ordering::SeqCst);
+            *left = left.saturating_sub(1);
+        }
+        let server = self.server.lock().unwrap().clone();
+        let (Some(server), false) = (server, self.is_cut.load(Ordering::SeqCst)) else {
+            return Err(TransportError::new(TransportErrorKind::Connect, self.endpoint()));
+        };
+        if request.operation == Operation::SyncConfirm && self.is_old.load(Ordering::SeqCst) {
+            let confirm: SyncConfirm = codec::decode(&request.body, 1 << 20).unwrap();
+            request.body = codec::encode(&SyncConfirm { epoch: 0, ..confirm }).unwrap().into();
+        }
+        let handler: Arc<dyn direct_puppet_transport::Handler> = server;
+        MemoryTransport::new(handler).call(request).await
+    }
+
+    fn endpoint(&self) -> &str {
+        "memory:peer"
+    }
+}
+
+fn port(server: &Arc<Server>) -> Arc<Port> {
+    let port = Arc::<Port>::default();
+    *port.server.lock().unwrap() = Some(Arc::clone(server));
+    port
+}
+
+fn peers(name: &str, ports: &[&Arc<Port>]) -> Option<Peers> {
+    let transports = ports.iter().map(|port| Arc::<Port>::clone(port) as Arc<dyn Transport>).collect();
+    Some(Peers { name: certname(name), transports })
+}
+
+async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
+    server.promote(&PromoteRequest { force }, "test").await
+}
+
+/// Three servers: `p` is the primary, `r` and `a` follow it, and the way from `r` to `p` is cut.
+struct Three {
+    worlds: [World; 3],
+    p: Arc<Server>,
+    r: Arc<Server>,
+    a: Arc<Server>,
+    a_to_p: Arc<Port>,
+    a_to_r: Arc<Port>,
+}
+
+impl Three {
+    async fn new() -> Self {
+        let worlds = [World::new(), World::new(), World::new()];
+        let p = worlds[0].open();
+        let (r_to_p, a_to_p, r_to_a) = (port(&p), port(&p), Arc::<Port>::default());
+        let r = worlds[1].open_with(|options| options.primary = peers("r", &[&r_to_p, &r_to_a]));
+        let a_to_r = port(&r);
+        let a = worlds[2].open_with(|options| options.primary = peers("a", &[&a_to_p, &a_to_r]));
+        *r_to_a.server.lock().unwrap() = Some(Arc::clone(&a));
+        publish_all(&p).await;
+        for server in [&r, &a] {
+            server.confirm().await.unwrap();
+        }
+        r_to_p.is_cut.store(true, Ordering::SeqCst);
+        Self { worlds, p, r, a, a_to_p, a_to_r }
+    }
+
+    /// Promotes `r` and publishes there.
+    async fn take_over(&self) -> EnvironmentResult {
+        let promoted = promote(&self.r, true).await.unwrap();
+        assert_eq!((promoted.epoch, promoted.left_out.len()), (2, 1), "{promoted:?}");
+        self.worlds[1].stage("modules/app/files/tree/a", "new by r");
+        publish_all(&self.r).await
+    }
+}
+
+#[tokio::test]
+async fn whoever_knows_a_new_epoch_ends_the_primary_of_the_old_one_by_asking_it() {
+    let three = Three::new().await;
+    let new = three.take_over().await;
+    assert!(three.p.role.is_primary() && three.a.role.epoch() == 2);
+    three.a.confirm().await.unwrap();
+    assert_eq!(Some(live(&three.a).version.code_id), new.code_id);
+    assert!(!three.p.role.is_primary() && three.p.role.epoch() == 2);
+    let role = fs::read_to_string(three.worlds[0].data().join("role.json")).unwrap();
+    assert!(role.contains("replaced"), "it would forget that: {role}");
+}
+
+#[tokio::test]
+async fn whoever_knows_a_new_epoch_does_not_believe_the_primary_of_the_old_one() {
+    let three = Three::new().await;
+    three.a_to_p.is_old.store(true, Ordering::SeqCst);
+    let new = three.take_over().await;
+    three.a.confirm().await.unwrap();
+    assert_eq!(Some(live(&three.a).version.code_id), new.code_id);
+    assert!(three.p.role.is_primary(), "nobody has told it");
+    // Where nobody else answers, what to do is said.
+    *three.a_to_r.server.lock().unwrap() = None;
+    let error = three.a.confirm().await.unwrap_err();
+    assert!(error.to_string().contains("epoch 2 has begun"), "{error}");
+}
+
+#[tokio::test]
+async fn an_epoch_that_cannot_be_ends_nobody() {
+    let world = World::new();
+    let server = world.open_with(|options| options.replicas = vec![certname("replica1")]);
+    publish_all(&server).await;
+    let tell = async |peer: Peer, replica: &str, epoch: u64| {
+        let (protocol, replica) = (ProtocolVersion::CURRENT, certname(replica));
+        let told = server.sync_epoch(&peer, SyncEpoch { protocol, replica: replica.clone(), epoch }).await;
+        let (deployed, rollout) = (BTreeMap::new(), Rollout::default());
+        let asked =
+            server.sync_confirm(&peer, SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch }).await;
+        (told.map(|reply| reply.is_raised).map_err(|refusal| refusal.code), asked.map(drop).map_err(|refusal| refusal.code))
+    };
+    let named = || Peer::Certificate(certname("replica1"));
+    for epoch in [1_002, u64::MAX] {
+        let refused = (Err(RefusalCode::BadRequest), Err(RefusalCode::BadRequest));
+        assert_eq!(tell(named(), "replica1", epoch).await, refused);
+    }
+    // Over a plain connection anybody asks; who was not named ends nobody.
+    let forbidden = (Err(RefusalCode::Forbidden), Err(RefusalCode::Forbidden));
+    assert_eq!(tell(Peer::Plain, "stranger", 2).await, forbidden);
+    assert_eq!(tell(Peer::Plain, "stranger", 1).await, (Ok(false), Ok(())));
+    assert_eq!(tell(Peer::Certificate(certname("stranger")), "stranger", 1).await, forbidden);
+    publish_all(&server).await;
+    assert_eq!(promote(&server, true).await.unwrap().epoch, 2);
+    assert_eq!(tell(named(), "replica1", 3).await, (Ok(true), Err(RefusalCode::Stale)));
+}
+
+#[tokio::test]
+async fn a_new_server_follows_at_a_site_where_many_were_promoted() {
+    let (old, new) = (World::new(), World::new());
+    let primary = old.open();
+    for _ in 0..3 {
+        let epoch = primary.role.epoch() + 900;
+        primary.role.hear(epoch, crate::role::Trust::Near).unwrap();
+    }
+    promote(&primary, true).await.unwrap();
+    publish_all(&primary).await;
+    let server = new.open_with(|options| options.primary = peers("new", &[&port(&primary)]));
+    server.confirm().await.unwrap();
+    assert_eq!((server.role.epoch(), live(&server).version.version.epoch), (2_702, 2_702));
+}
+
+#[tokio::test]
+async fn a_replaced_server_that_can_ask_nobody_is_promoted_by_force_only() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let r = wr.open_with(|options| options.primary = peers("r", &[&port(&p)]));
+    publish_all(&p).await;
+    promote(&r, false).await.unwrap();
+    wr.stage("modules/app/files/tree/a", "new by r");
+    let new = publish_all(&r).await;
+    let error = promote(&p, false).await.unwrap_err();
+    assert!(error.to_string().contains("--primary"), "{error}");
+    assert!(!p.role.is_primary());
+    r.confirm().await.unwrap();
+    assert_eq!((r.role.is_primary(), Some(live(&r).version.code_id)), (true, new.code_id));
+    assert_eq!(promote(&p, true).await.unwrap().epoch, 3);
+}
+
+#[tokio::test]
+async fn a_promotion_that_cannot_ask_everybody_ends_nobody() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let r = wr.open_with(|options| options.primary = peers("r", &[&port(&p), &Arc::default()]));
+    publish_all(&p).await;
+    r.confirm().await.unwrap();
+    let error = promote(&r, false).await.unwrap_err();
+    assert!(error.to_string().contains("force") && !error.to_string().contains("No server"), "{error}");
+    assert!(p.role.is_primary() && p.role.epoch() == 1 && !r.role.is_primary());
+    assert!(p.check_in(&Peer::InProcess, check_in("n1", None)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_promotion_that_cannot_bring_everything_ends_nobody() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let r = wr.open_with(|options| options.primary = peers("r", &[&port(&p)]));
+    publish_all(&p).await;
+    r.confirm().await.unwrap();
+    wp.stage("modules/app/files/tree/new", "never seen by r");
+    publish_all(&p).await;
+    fs::write(p.store.path_of(&direct_puppet_transport::protocol::Digest::of(b"never seen by r")), "flipped").unwrap();
+    let error = promote(&r, false).await.unwrap_err();
+    assert!(error.to_string().contains("production"), "{error}");
+    assert!(p.role.is_primary() && p.role.epoch() == 1);
+    // By force it goes on without.
+    let promoted = promote(&r, true).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.left_out.len(), p.role.is_primary()), (2, 1, false));
+}
+
+#[tokio::test]
+async fn a_promotion_that_fails_after_somebody_stepped_down_says_so() {
+    let (wp, wq, wr) = (World::new(), World::new(), World::new());
+    let (p, q) = (wp.open(), wq.open_with(|options| options.primary = peers("q", &[])));
+    let to_q = port(&q);
+    let r = wr.open_with(|options| options.primary = peers("r", &[&port(&p), &to_q]));
+    publish_all(&p).await;
+    // It is there when it is asked, and gone when it is to step down.
+    *to_q.epochs_left.lock().unwrap() = Some(1);
+    let error = promote(&r, false).await.unwrap_err();
+    assert!(error.to_string().contains("No server may be primary now") && error.to_string().contains("promote again"), "{error}");
+    assert!(!p.role.is_primary() && !r.role.is_primary());
+    to_q.is_cut.store(false, Ordering::SeqCst);
+    *to_q.epochs_left.lock().unwrap() = None;
+    assert_eq!(promote(&r, false).await.unwrap().epoch, 3);
+}
