@@ -162,7 +162,7 @@ impl Server {
         }
         self.refuse_as_replica()?;
         check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
-        self.catch_up()?;
+        self.catch_up_rollout()?;
         let mut rollout = self.gate.rollout();
         rollout.per_second = request.per_second.unwrap_or(rollout.per_second);
         if request.resume {

@@ -77,7 +77,7 @@ impl Server {
     /// Makes sure that nobody is answered from code that was replaced before he asked, nor from older code than he asks for. Returns
     /// for how many seconds that could not be confirmed, where such answers are allowed.
     async fn confirmed(&self, request: &CheckIn) -> Result<Option<u32>, Refusal> {
-        let confirmed = self.confirm().await.map_err(|error| {
+        let confirmed = self.confirm_environment(&request.environment).await.map_err(|error| {
             let message = format!("{error}: try again, or ask another server");
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
         })?;

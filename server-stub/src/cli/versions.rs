@@ -2,6 +2,7 @@
 
 use clap::Args;
 use direct_puppet_server_stub::code::Version;
+use direct_puppet_server_stub::history::Listed;
 use direct_puppet_transport::protocol::Environment;
 
 use super::admin::{self, Question};
@@ -18,13 +19,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn versions(arguments: Arguments) -> anyhow::Result<u8> {
-    let versions: Vec<Version> = admin::ask(&arguments.data.data, None, Question::Versions(arguments.environment)).await?;
+    let versions: Vec<Listed> = admin::ask(&arguments.data.data, None, Question::Versions(arguments.environment)).await?;
     if arguments.data.json {
         super::print_json(&versions)?;
     } else {
-        for version in &versions {
-            let live = versions.iter().rev().find(|other| other.environment == version.environment);
-            let left_out = if live.is_some_and(|live| version.is_left_out_of(live)) { " (not taken over)" } else { "" };
+        for Listed { version, is_left_out } in &versions {
+            let left_out = if *is_left_out { " (not taken over)" } else { "" };
             let Version { environment, code_id, version, files, message, author, .. } = version;
             super::print_line(&format!("{environment} {version} {code_id} {files} files {} {message}{left_out}", author.name));
         }

@@ -81,7 +81,7 @@ impl Server {
             _ => None,
         };
         Ok(Explanation {
-            is_left_out: version.is_left_out_of(&live),
+            is_left_out: version.is_left_out_of(&live) || self.orphans().contains(&request.environment),
             nodes: has_it.map(|node| node.certname).collect(),
             catalog: compiled.map(|compiled| CatalogOrigin {
                 catalog_id: compiled.catalog_id,

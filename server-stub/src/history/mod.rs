@@ -83,7 +83,40 @@ impl From<VersionName> for String {
     }
 }
 
+/// A version, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The version.
+    #[serde(flatten)]
+    pub version: Version,
+    /// Whether a promotion has left it out: no node is given it any more.
+    #[serde(default)]
+    pub is_left_out: bool,
+}
+
 impl Server {
+    /// Returns every version of an environment, or of all, oldest first. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the history cannot be read.
+    pub fn versions(&self, environment: Option<&Environment>) -> Result<Vec<Listed>, ServerError> {
+        let (mut versions, orphans) = (Vec::new(), self.orphans());
+        for code in self.environments.all_live() {
+            let live = &code.version;
+            if environment.is_none_or(|wanted| *wanted == live.environment) {
+                self.learn(&live.environment)?;
+                let is_orphan = orphans.contains(&live.environment);
+                let history = self.environments.history(&live.environment)?.into_iter();
+                versions.extend(history.map(|version| {
+                    let is_left_out = is_orphan || version.is_left_out_of(live);
+                    Listed { version, is_left_out }
+                }));
+            }
+        }
+        Ok(versions)
+    }
+
     /// Finds a version of an environment. Blocking.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ impl Server {
         self.refuse_as_replica()?;
         check_words(&request.message, &request.author)?;
         for _ in 0..ATTEMPTS {
-            self.catch_up()?;
+            self.catch_up(&request.environment)?;
             if let Some(result) = self.go_back_from_here(request, who)? {
                 return Ok(result);
             }

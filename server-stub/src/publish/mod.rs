@@ -125,9 +125,9 @@ fn publish_one(
     environment: &Environment,
 ) -> Result<EnvironmentResult, ServerError> {
     for _ in 0..ATTEMPTS {
-        let orphans = server.catch_up()?;
+        let is_orphan = server.catch_up(environment)?;
         server.learn(environment)?;
-        if let Some(result) = attempt(server, request, who, environment, orphans.contains(environment))? {
+        if let Some(result) = attempt(server, request, who, environment, is_orphan)? {
             return Ok(result);
         }
     }

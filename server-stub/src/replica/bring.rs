@@ -18,18 +18,22 @@ use crate::error::{ServerError, chain};
 #[cfg(test)]
 use crate::tests::sim::{Bug, is_planted};
 
-type Way = Client<Arc<dyn Transport>>;
+/// The way to another server.
+pub(super) type Way = Client<Arc<dyn Transport>>;
 
 impl Upstream {
     /// Makes live here what is live at another server, unless what is here is newer. Nothing changes before all of it is here and
     /// verified.
     pub(super) async fn bring(&self, client: &Way, published: PublishedVersion) -> Result<(), String> {
-        // Most often it is here: then nobody waits for what is being brought for another environment.
-        let is_it = |live: &Arc<Code>| live.version.version == published.version && live.version.code_id == published.code_id;
-        if self.environments.live(&published.environment).as_ref().is_some_and(is_it) {
+        if self.is_here(&published) {
             return Ok(());
         }
-        let _turn = self.bringing.lock().await;
+        // Before any lock: whoever collects holds publishes up, and waits for what is brought.
+        self.hear(published.version.epoch).await?;
+        let turn = self.brings.turn(&published.environment);
+        let _turn = turn.lock().await;
+        let _place = self.brings.places.acquire().await.map_err(|error| error.to_string())?;
+        let _any = self.brings.any.read().await;
         let live = self.environments.live(&published.environment);
         if let Some(live) = &live {
             let (here, there) = (&live.version, &published);
@@ -47,7 +51,6 @@ impl Upstream {
                 ));
             }
         }
-        self.hear(published.version.epoch).await?;
         let base = live.map(|live| (live.version.code_id, live.manifest.clone()));
         let before = base.as_ref().map(|(_, base)| base.clone());
         let manifest = self.manifest(client, &published, base).await?;
@@ -68,6 +71,12 @@ impl Upstream {
         };
         let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))
+    }
+
+    /// Whether just that is live here.
+    pub(super) fn is_here(&self, published: &PublishedVersion) -> bool {
+        let is_it = |live: &Arc<Code>| live.version.version == published.version && live.version.code_id == published.code_id;
+        self.environments.live(&published.environment).as_ref().is_some_and(is_it)
     }
 
     /// Returns the manifest of a version, verified: from what differs when that adds up, else whole.

@@ -1,6 +1,6 @@
 //! Asking the primary which code is live: shared, paced, and in the background.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,9 +14,11 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
+use super::answer::{Answer, Brings};
+use super::bring::Way;
 use crate::answer::is_epoch_passed_over;
 use crate::blocking;
-use crate::code::{Code, Environments};
+use crate::code::{Environments, Version};
 use crate::error::{ServerError, chain};
 use crate::role::{Hearing, Peers, Trust};
 use crate::rollout::Gate;
@@ -26,25 +28,28 @@ use crate::tests::sim::{Bug, is_planted};
 /// The least time from one confirmation to the next: at most five a second reach the primary, however many nodes ask here.
 const PACE: Duration = Duration::from_millis(200);
 
-/// Longest time that a confirmation may take, with what it has to bring.
-const DEADLINE: Duration = Duration::from_secs(120);
-
 /// How long the primary may take to say what is live.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Environments that the primary does not have, or why it could not be asked.
-type Confirmation = Shared<BoxFuture<'static, Result<Arc<BTreeSet<Environment>>, String>>>;
+/// What the primary answered, or why it could not be asked.
+type Confirmation = Shared<BoxFuture<'static, Result<Arc<Answer>, String>>>;
 
 /// A confirmation that could not be had is not tried again for so long where an older one will do.
 const FAILURE_PACE: Duration = Duration::from_secs(5);
 
-/// When a confirmation was last had, and when one last failed.
+/// What came of the confirmations so far.
 #[derive(Debug, Default)]
 struct Past {
     /// When the last one that was answered was sent.
-    confirmed: Option<Instant>,
+    answered: Option<Instant>,
+    /// The same for each environment of which what was answered is here.
+    arrived: BTreeMap<Environment, Instant>,
+    /// Environments of which what was answered could not be brought, and why.
+    behind: BTreeMap<Environment, String>,
+    /// Environments that were live here and not there.
+    orphans: Arc<BTreeSet<Environment>>,
     failed: Option<Instant>,
-    /// Why it failed, if nothing was confirmed since.
+    /// Why the last one failed, if none was answered since.
     failure: Option<String>,
 }
 
@@ -62,7 +67,7 @@ pub(crate) struct Following {
 /// The ways to the servers of which one is primary.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(super) clients: Vec<Client<Arc<dyn Transport>>>,
+    pub(super) clients: Vec<Way>,
     /// The one that was primary when it was last asked.
     primary: AtomicUsize,
     past: Mutex<Past>,
@@ -72,8 +77,7 @@ pub(crate) struct Upstream {
     pub(super) collecting: Arc<RwLock<()>>,
     pub(super) gate: Arc<Gate>,
     hearing: Hearing,
-    /// Held while something is brought, so that each version is brought once.
-    pub(super) bringing: tokio::sync::Mutex<()>,
+    pub(super) brings: Brings,
     /// Held while a confirmation is under way, with the time when the last was sent.
     sending: tokio::sync::Mutex<Option<Instant>>,
     /// The confirmation that was not sent yet: who comes now may still use it.
@@ -99,7 +103,7 @@ impl Upstream {
             collecting,
             gate,
             hearing,
-            bringing: tokio::sync::Mutex::default(),
+            brings: Brings::default(),
             sending: tokio::sync::Mutex::default(),
             next: Mutex::default(),
         }
@@ -110,17 +114,62 @@ impl Upstream {
         self.clients.get(self.primary.load(Ordering::Relaxed)).map_or("no server", |client| client.transport().endpoint())
     }
 
-    /// Returns for how long nothing could be confirmed; `None` if nothing ever was since this server started.
-    pub(crate) fn unconfirmed_for(&self) -> Option<Duration> {
-        Some(self.past().confirmed?.elapsed())
+    /// Returns for how long an environment could not be confirmed; `None` if it never was since this server started.
+    pub(crate) fn unconfirmed_for(&self, environment: &Environment) -> Option<Duration> {
+        let past = self.past();
+        let is_here = self.environments.live(environment).is_some() && !past.orphans.contains(environment);
+        let confirmed = match is_here || past.behind.contains_key(environment) || self.brings.are_bringing(environment) {
+            true => past.arrived.get(environment).copied(),
+            // Nobody has it.
+            false => past.answered,
+        };
+        Some(confirmed?.elapsed())
     }
 
     pub(crate) fn following(&self) -> Following {
-        let (confirmed_ago, failure) = {
+        let (confirmed, failure) = {
             let past = self.past();
-            (past.confirmed.map(|confirmed| confirmed.elapsed()), past.failure.clone())
+            // `None` is less than any time.
+            let behind = past.behind.keys().map(|environment| past.arrived.get(environment).copied());
+            let reasons = past.behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));
+            let reasons: Vec<String> = past.failure.iter().cloned().chain(reasons).collect();
+            let failure = (!reasons.is_empty()).then(|| reasons.join("; "));
+            (behind.chain([past.answered]).min().flatten(), failure)
         };
-        Following { endpoint: self.endpoint().to_owned(), confirmed_ago, failure }
+        Following { endpoint: self.endpoint().to_owned(), confirmed_ago: confirmed.map(|confirmed| confirmed.elapsed()), failure }
+    }
+
+    /// Returns the environments that are live here, and were not at the primary when it was last asked.
+    pub(crate) fn orphans(&self) -> Arc<BTreeSet<Environment>> {
+        Arc::clone(&self.past().orphans)
+    }
+
+    /// Remembers that what is live of an environment is here, by a question that was sent at `sent`.
+    pub(super) fn arrived(&self, environment: &Environment, sent: Instant) {
+        let mut past = self.past();
+        past.behind.remove(environment);
+        let arrived = past.arrived.entry(environment.clone()).or_insert(sent);
+        *arrived = sent.max(*arrived);
+    }
+
+    /// Remembers why what is live of an environment is not here.
+    pub(super) fn is_behind(&self, environment: &Environment, reason: &str) {
+        self.past().behind.insert(environment.clone(), reason.to_owned());
+    }
+
+    fn answered(&self, sent: Instant, live: &[PublishedVersion], orphans: &Arc<BTreeSet<Environment>>) {
+        let mut past = self.past();
+        past.answered = past.answered.max(Some(sent));
+        past.behind.retain(|environment, _| live.iter().any(|published| published.environment == *environment));
+        for environment in orphans.difference(&past.orphans) {
+            tracing::warn!(
+                %environment,
+                "this environment is live here and not at the primary: no promotion has taken over what was published in it"
+            );
+        }
+        past.orphans = Arc::clone(orphans);
+        past.failed = None;
+        past.failure = None;
     }
 
     /// Whether asking failed just now.
@@ -132,13 +181,13 @@ impl Upstream {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when everything that was live at the primary when this was called is live here. The confirmation that it waits for
-    /// was sent after it was called; it goes on when a caller goes away. Returns the environments that are live here and not there,
-    /// as when an administrator promoted a server that had nothing: nobody is to be answered from them.
-    pub(crate) async fn confirm(self: &Arc<Self>) -> Result<Arc<BTreeSet<Environment>>, String> {
+    /// Returns what was live at the primary when this was called, with what brings it here. The confirmation that it waits for was sent
+    /// after it was called; it goes on when a caller goes away. Nobody is to be answered from an environment that is live here and not
+    /// there, as when an administrator promoted a server that had nothing.
+    pub(crate) async fn confirm(self: &Arc<Self>) -> Result<Arc<Answer>, String> {
         #[cfg(test)]
-        if is_planted(Bug::StaleConfirm) && self.unconfirmed_for().is_some() {
-            return Ok(Arc::default());
+        if is_planted(Bug::StaleConfirm) && self.past().answered.is_some() {
+            return Ok(Arc::new(Answer::new(Arc::default(), BTreeMap::new())));
         }
         let confirmation = self.board();
         confirmation.await
@@ -160,35 +209,30 @@ impl Upstream {
             #[cfg(test)]
             if is_planted(Bug::ConfirmReused) {
                 let asked = this.ask(0).await;
+                if let Ok(answer) = &asked {
+                    answer.arrivals().await;
+                }
                 *this.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 return asked.map(Arc::new);
             }
             *this.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            match tokio::time::timeout(DEADLINE, this.ask(0)).await {
-                Ok(asked) => asked.map(Arc::new),
-                Err(_) => Err(format!("{} did not answer within {} s", this.endpoint(), DEADLINE.as_secs())),
-            }
+            this.ask(0).await.map(Arc::new)
         });
         let confirmation = async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared();
         *next = Some(confirmation.clone());
         confirmation
     }
 
-    /// Asks what is live and brings it, from whichever server is primary. Returns the environments that are live here and not there.
-    pub(super) async fn ask(&self, wait_seconds: u32) -> Result<BTreeSet<Environment>, String> {
-        let sent = Instant::now();
+    /// Asks what is live and begins to bring it, from whichever server is primary.
+    pub(super) async fn ask(self: &Arc<Self>, wait_seconds: u32) -> Result<Answer, String> {
         let mut reasons = Vec::new();
         let first = self.primary.load(Ordering::Relaxed);
         for at in 0..self.clients.len() {
             let at = (first + at) % self.clients.len();
             match self.ask_one(&self.clients[at], wait_seconds).await {
-                Ok(orphans) => {
+                Ok(answer) => {
                     self.primary.store(at, Ordering::Relaxed);
-                    let mut past = self.past();
-                    past.confirmed = past.confirmed.max(Some(sent));
-                    past.failed = None;
-                    past.failure = None;
-                    return Ok(orphans);
+                    return Ok(answer);
                 }
                 Err(reason) => reasons.push(reason),
             }
@@ -200,7 +244,8 @@ impl Upstream {
         Err(reason)
     }
 
-    async fn ask_one(&self, client: &Client<Arc<dyn Transport>>, wait_seconds: u32) -> Result<BTreeSet<Environment>, String> {
+    async fn ask_one(self: &Arc<Self>, client: &Way, wait_seconds: u32) -> Result<Answer, String> {
+        let sent = Instant::now();
         let told = self.environments.all_live();
         let deployed = told.iter().map(|code| {
             let version = &code.version;
@@ -224,30 +269,46 @@ impl Upstream {
         };
         self.believe(client, &confirmed).await?;
         let mut orphans: BTreeSet<Environment> = told.iter().map(|code| code.version.environment.clone()).collect();
-        for published in confirmed.live {
+        for published in &confirmed.live {
             orphans.remove(&published.environment);
-            let of_it = |code: &&Arc<Code>| code.version.environment == published.environment;
-            let told = told.iter().find(of_it).map(|code| code.version.version).unwrap_or_default();
-            if published.version < told {
-                return Err(format!(
-                    "{} says that version {} of {} is live, this server has {told}: is that the right primary?",
-                    client.transport().endpoint(),
-                    published.version,
-                    published.environment,
-                ));
+            let told = told.iter().find(|code| code.version.environment == published.environment);
+            if let Some(told) = told {
+                self.refuse_other(client, published, &told.version)?;
             }
-            self.bring(client, published).await?;
         }
         if self.gate.rollout() != confirmed.rollout {
             let (gate, rollout) = (Arc::clone(&self.gate), confirmed.rollout);
             let set = blocking::run(move || gate.set(rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
-        Ok(orphans)
+        let orphans = Arc::new(orphans);
+        self.answered(sent, &confirmed.live, &orphans);
+        let mut brings = BTreeMap::new();
+        for published in confirmed.live {
+            let environment = published.environment.clone();
+            brings.extend(self.begin(client, published, sent).map(|bring| (environment, bring)));
+        }
+        Ok(Answer::new(orphans, brings))
+    }
+
+    /// Checks that a primary has no older version than the one that this server has told it of, nor another under the same counter.
+    fn refuse_other(&self, client: &Way, there: &PublishedVersion, here: &Version) -> Result<(), String> {
+        if there.version > here.version || (there.version == here.version && there.code_id == here.code_id) {
+            return Ok(());
+        }
+        Err(format!(
+            "{} says that version {} of {} is live as {}, this server has {} as {}: is that the right primary?",
+            client.transport().endpoint(),
+            there.version,
+            there.environment,
+            there.code_id,
+            here.version,
+            here.code_id
+        ))
     }
 
     /// Checks that whoever answered was not replaced; remembers the epoch in which it is primary before its answer is used.
-    async fn believe(&self, client: &Client<Arc<dyn Transport>>, confirmed: &SyncConfirmed) -> Result<(), String> {
+    async fn believe(&self, client: &Way, confirmed: &SyncConfirmed) -> Result<(), String> {
         let (there, here) = (confirmed.known_epoch(), self.hearing.role.epoch());
         if is_epoch_passed_over() {
             return Ok(());
@@ -270,14 +331,14 @@ impl Upstream {
         self.hearing.hear(epoch, trust).await.map(drop).map_err(|error| chain(&error))
     }
 
-    /// Returns a guard; while it is held nothing is brought.
-    pub(crate) async fn nothing_is_brought(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.bringing.lock().await
+    /// Returns a lock; while it is held nothing of the environment is brought.
+    pub(crate) fn turn(&self, environment: &Environment) -> Arc<tokio::sync::Mutex<()>> {
+        self.brings.turn(environment)
     }
 
-    /// As [`Upstream::nothing_is_brought`]. Blocking.
-    pub(crate) fn wait_until_nothing_is_brought(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        futures::executor::block_on(self.bringing.lock())
+    /// Returns a guard; while it is held nothing is brought. Blocking.
+    pub(crate) fn wait_until_nothing_is_brought(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        futures::executor::block_on(self.brings.any.write())
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.

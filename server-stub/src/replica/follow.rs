@@ -14,6 +14,9 @@ const HOLD_SECONDS: u32 = 240;
 const QUIET: Duration = Duration::from_secs(1);
 const LONGEST_QUIET: Duration = Duration::from_secs(30);
 
+/// How often news are asked for while others are still being brought.
+const NEWS_EVERY: Duration = Duration::from_secs(5);
+
 /// How often a primary tells its peers that it is one.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -39,7 +42,15 @@ impl Server {
                     tokio::time::sleep(TELL_EVERY).await;
                     return told;
                 }
-                upstream.ask(HOLD_SECONDS).await.map(drop)
+                let answer = upstream.ask(HOLD_SECONDS).await?;
+                match tokio::time::timeout(NEWS_EVERY, answer.arrivals()).await {
+                    Ok(behind) if !behind.is_empty() => {
+                        let reasons = behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));
+                        Err(reasons.collect::<Vec<_>>().join("; "))
+                    }
+                    // What takes longer goes on, beside the news of other environments.
+                    _ => Ok(()),
+                }
             };
             let result = tokio::select! {
                 biased;

@@ -3,6 +3,7 @@
 //! One confirmation serves all who arrived before it was sent, so that the cost at the primary does not grow with the load here. A
 //! replica that cannot ask its primary refuses, and says when to ask again: it never answers from code that may have been replaced.
 
+mod answer;
 mod bring;
 mod confirm;
 mod fetch;

@@ -112,9 +112,14 @@ pub(super) fn client_status(server: &Server) -> Value {
     let live = server.live_versions();
     let following = server.following();
     let cause = following.as_ref().and_then(|following| following.failure.as_ref());
+    let orphans = server.orphans();
     let status = |version: &Version| {
         let commit = Commit::of(version);
+        let left_out = "this environment is not at the primary: no promotion has taken over what was published in it";
         match cause {
+            _ if orphans.contains(&version.environment) => {
+                json!({ "status": "error", "latest_commit": commit, "cause": { "type": "not-taken-over", "message": left_out } })
+            }
             None => json!({ "status": "ok", "latest_commit": commit }),
             Some(cause) => {
                 json!({ "status": "error", "latest_commit": commit, "cause": { "type": "unconfirmed", "message": cause } })

@@ -11,7 +11,7 @@
 //! | `POST /file-sync/v1/rollout` | a [`RolloutRequest`] (or nothing) → a [`RolloutStatus`](crate::rollout::RolloutStatus) |
 //! | `GET /status/v1/services/file-sync-storage-service` | what is live, who published it and when; which replicas have what |
 //! | `GET /status/v1/services/file-sync-client-service` | what this server has, whom it asks, when it last heard, and why it does not now |
-//! | `GET /file-sync/v1/versions` | every [`Version`](crate::code::Version), oldest first |
+//! | `GET /file-sync/v1/versions` | every version as [`Listed`](crate::history::Listed), oldest first |
 //! | `GET /admin/v1/nodes` | every [`NodeSummary`](crate::NodeSummary) |
 //! | `POST /admin/v1/recompile` | `{"certname": "…"}` → 204 |
 //! | `GET /status/v1/simple` | `running`, for anybody |
@@ -46,7 +46,7 @@ use crate::listen::Routes;
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::role::PromoteRequest;
 use crate::rollout::RolloutRequest;
-use crate::server::Server;
+use crate::server::{Confirmed, Server};
 
 use commits::CommitRequest;
 
@@ -219,7 +219,7 @@ impl Routes for AdminRoutes {
         Some(match request.uri().path() {
             "/file-sync/v1/publish" => self.publish(peer, request.body()).await,
             "/file-sync/v1/commit" => self.commit(peer, request.body()).await,
-            "/file-sync/v1/force-sync" => match self.server.confirm().await {
+            "/file-sync/v1/force-sync" => match self.server.confirm().await.and_then(Confirmed::whole) {
                 Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
                 Err(error) => failed(&error),
             },

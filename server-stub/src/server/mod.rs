@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_agent::store::Store;
-use direct_puppet_transport::protocol::{Certname, Digest, Environment};
+use direct_puppet_transport::protocol::{Certname, Digest};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -197,22 +197,6 @@ impl Server {
             done
         };
         blocking::run(in_turn).await?
-    }
-
-    /// Returns every version of an environment, or of all, oldest first. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// When the history cannot be read.
-    pub fn versions(&self, environment: Option<&Environment>) -> Result<Vec<Version>, ServerError> {
-        let mut versions = Vec::new();
-        for code in self.environments.all_live() {
-            if environment.is_none_or(|wanted| *wanted == code.version.environment) {
-                self.learn(&code.version.environment)?;
-                versions.extend(self.environments.history(&code.version.environment)?);
-            }
-        }
-        Ok(versions)
     }
 
     /// Returns what is live, by environment.

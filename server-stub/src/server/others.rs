@@ -10,7 +10,7 @@ use super::Server;
 use crate::code::Code;
 use crate::error::{ServerError, chain};
 use crate::publish::EnvironmentResult;
-use crate::replica::{Follower, Following};
+use crate::replica::{Follower, Following, Upstream};
 use crate::role::Others;
 use crate::shared;
 
@@ -21,6 +21,24 @@ pub struct Confirmed {
     pub unconfirmed_for: Option<Duration>,
     /// Environments that are live here and not at the primary; nobody is answered from them.
     pub orphans: Arc<BTreeSet<Environment>>,
+    /// Environments of which what is live at the primary could not be brought, and why.
+    pub behind: BTreeMap<Environment, String>,
+}
+
+impl Confirmed {
+    /// Returns it when no environment is behind.
+    ///
+    /// # Errors
+    ///
+    /// When what is live of some environment could not be brought.
+    pub fn whole(self) -> Result<Self, ServerError> {
+        if self.behind.is_empty() {
+            return Ok(self);
+        }
+        let reasons: Vec<String> =
+            self.behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}")).collect();
+        Err(ServerError::Unconfirmed { reason: reasons.join("; ") })
+    }
 }
 
 /// What became of code that was to go live.
@@ -70,43 +88,80 @@ impl Server {
     }
 
     /// Makes sure that nobody who asked before this returns is answered from code that was replaced before he asked: a replica asks its
-    /// primary what is live and brings it.
+    /// primary what is live and brings it. One environment that cannot be brought keeps no other from being confirmed.
     ///
     /// # Errors
     ///
-    /// When no primary can be asked, or what it has cannot be brought.
+    /// When no primary can be asked.
     ///
     /// # Cancel safety
     ///
     /// Safe: the confirmation goes on for others who wait for it.
     pub async fn confirm(&self) -> Result<Confirmed, ServerError> {
-        if self.role.is_primary() {
-            self.cleared().await?;
-        }
-        if self.role.is_primary() {
-            return Ok(Confirmed::default());
-        }
-        let Some(upstream) = &self.upstream else { return Err(ServerError::Replaced { epoch: self.role.epoch() }) };
+        let Some(upstream) = self.to_confirm_with().await? else { return Ok(Confirmed::default()) };
+        let answer = upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason })?;
+        Ok(Confirmed { unconfirmed_for: None, orphans: Arc::clone(&answer.orphans), behind: answer.arrivals().await })
+    }
+
+    /// As [`Server::confirm`], for one environment: it waits for no other, and where the options allow answers that are not confirmed it
+    /// says for how long this one was not.
+    pub(crate) async fn confirm_environment(&self, environment: &Environment) -> Result<Confirmed, ServerError> {
+        let Some(upstream) = self.to_confirm_with().await? else { return Ok(Confirmed::default()) };
         let allowed = || {
-            let age = upstream.unconfirmed_for().filter(|age| *age <= self.options.unconfirmed_for)?;
-            Some(Confirmed { unconfirmed_for: Some(age), orphans: Arc::default() })
+            let age = upstream.unconfirmed_for(environment).filter(|age| *age <= self.options.unconfirmed_for)?;
+            Some(Confirmed { unconfirmed_for: Some(age), orphans: upstream.orphans(), behind: BTreeMap::new() })
         };
         if upstream.has_just_failed()
             && let Some(confirmed) = allowed()
         {
             return Ok(confirmed);
         }
-        match upstream.confirm().await {
-            Ok(orphans) => Ok(Confirmed { unconfirmed_for: None, orphans }),
-            Err(reason) => allowed().ok_or(ServerError::Unconfirmed { reason }),
-        }
+        let confirmed = async {
+            let answer = upstream.confirm().await?;
+            answer.arrival(environment).await?;
+            Ok(Confirmed { unconfirmed_for: None, orphans: Arc::clone(&answer.orphans), behind: BTreeMap::new() })
+        };
+        confirmed.await.or_else(|reason| allowed().ok_or(ServerError::Unconfirmed { reason }))
     }
 
-    /// Brings what is live in the store that servers share; returns the environments that are live here and not there. Nothing where
-    /// there is none. Blocking.
-    pub(crate) fn catch_up(&self) -> Result<Arc<BTreeSet<Environment>>, ServerError> {
-        let (Some(_), Some(upstream)) = (&self.shared, &self.upstream) else { return Ok(Arc::default()) };
-        shared::wait(async { upstream.confirm().await.map_err(|reason| ServerError::Unconfirmed { reason }) })
+    /// Returns the way to whom this server asks what is live; `None` on a primary.
+    async fn to_confirm_with(&self) -> Result<Option<&Arc<Upstream>>, ServerError> {
+        if self.role.is_primary() {
+            self.cleared().await?;
+        }
+        if self.role.is_primary() {
+            return Ok(None);
+        }
+        self.upstream.as_ref().map(Some).ok_or_else(|| ServerError::Replaced { epoch: self.role.epoch() })
+    }
+
+    /// Brings what is live in the store that servers share, of one environment; returns whether that is live here and not there. Nothing
+    /// where there is no store. Blocking.
+    pub(crate) fn catch_up(&self, environment: &Environment) -> Result<bool, ServerError> {
+        let (Some(_), Some(upstream)) = (&self.shared, &self.upstream) else { return Ok(false) };
+        shared::wait(async {
+            let brought = async {
+                let answer = upstream.confirm().await?;
+                answer.arrival(environment).await?;
+                Ok(answer.orphans.contains(environment))
+            };
+            brought.await.map_err(|reason| ServerError::Unconfirmed { reason })
+        })
+    }
+
+    /// Hears how new code is to reach nodes, where servers share a store. Blocking.
+    pub(crate) fn catch_up_rollout(&self) -> Result<(), ServerError> {
+        let (Some(_), Some(upstream)) = (&self.shared, &self.upstream) else { return Ok(()) };
+        shared::wait(async { upstream.confirm().await.map(drop).map_err(|reason| ServerError::Unconfirmed { reason }) })
+    }
+
+    /// Returns the environments that are live here, and were not at the primary when it was last asked: what was published in them was
+    /// not taken over.
+    pub(crate) fn orphans(&self) -> Arc<BTreeSet<Environment>> {
+        match &self.upstream {
+            Some(upstream) if !self.role.is_primary() => upstream.orphans(),
+            _ => Arc::default(),
+        }
     }
 
     /// Makes code live that was made on top of `base`, which was live. Blocking; one at a time.
@@ -116,7 +171,8 @@ impl Server {
                 // This may take long, and nodes are answered meanwhile.
                 let Some(prepared) = shared.prepare(base, &code).await? else { return Ok(GoneLive::Outrun) };
                 // Nothing is brought meanwhile, so that what is live here only grows.
-                let _turn = upstream.nothing_is_brought().await;
+                let turn = upstream.turn(&code.version.environment);
+                let _turn = turn.lock().await;
                 if !shared.commit(&prepared).await? {
                     return Ok(GoneLive::Outrun);
                 }

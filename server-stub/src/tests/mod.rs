@@ -3,6 +3,7 @@
 mod answers;
 mod contents;
 mod damage;
+mod environments;
 mod history;
 mod packs;
 mod promotion;

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, codec};
+use direct_puppet_transport::protocol::{Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, codec};
 use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::*;
@@ -12,13 +12,15 @@ use crate::{Peers, PromoteRequest, Promoted, ServerError};
 
 /// The way to a server, which can be cut.
 #[derive(Debug, Default)]
-struct Port {
-    server: Mutex<Option<Arc<Server>>>,
-    is_cut: AtomicBool,
+pub(super) struct Port {
+    pub(super) server: Mutex<Option<Arc<Server>>>,
+    pub(super) is_cut: AtomicBool,
     /// Cut before this many more questions about epochs.
     epochs_left: Mutex<Option<u64>>,
     /// Carries confirmations as a server sends them that says nothing of epochs.
     is_old: AtomicBool,
+    /// Holds what is asked of the manifests of this environment, as long as the lock is held.
+    pub(super) slow: Mutex<Option<(Environment, Arc<tokio::sync::Mutex<()>>)>>,
 }
 
 #[async_trait]
@@ -38,6 +40,13 @@ impl Transport for Port {
             let confirm: SyncConfirm = codec::decode(&request.body, 1 << 20).unwrap();
             request.body = codec::encode(&SyncConfirm { epoch: 0, ..confirm }).unwrap().into();
         }
+        let slow = self.slow.lock().unwrap().clone();
+        if let (Operation::SyncManifest, Some((environment, gate))) = (request.operation, slow) {
+            let asked: SyncManifest = codec::decode(&request.body, 1 << 20).unwrap();
+            if asked.environment == environment {
+                drop(gate.lock().await);
+            }
+        }
         let handler: Arc<dyn direct_puppet_transport::Handler> = server;
         MemoryTransport::new(handler).call(request).await
     }
@@ -47,18 +56,18 @@ impl Transport for Port {
     }
 }
 
-fn port(server: &Arc<Server>) -> Arc<Port> {
+pub(super) fn port(server: &Arc<Server>) -> Arc<Port> {
     let port = Arc::<Port>::default();
     *port.server.lock().unwrap() = Some(Arc::clone(server));
     port
 }
 
-fn peers(name: &str, ports: &[&Arc<Port>]) -> Option<Peers> {
+pub(super) fn peers(name: &str, ports: &[&Arc<Port>]) -> Option<Peers> {
     let transports = ports.iter().map(|port| Arc::<Port>::clone(port) as Arc<dyn Transport>).collect();
     Some(Peers { name: certname(name), transports })
 }
 
-async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
+pub(super) async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
     server.promote(&PromoteRequest { force }, "test").await
 }
 

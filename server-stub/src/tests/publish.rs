@@ -201,7 +201,7 @@ async fn a_data_directory_opens_after_a_crash_anywhere_in_a_switch() {
     assert_eq!(Some(live(&server).version.code_id), first.code_id);
     world.stage("modules/app/files/tree/a", "second");
     assert_eq!(publish_all(&server).await.sequence, 2);
-    let ids: Vec<_> = server.versions(None).unwrap().into_iter().map(|version| version.request_id).collect();
+    let ids: Vec<_> = server.versions(None).unwrap().into_iter().map(|listed| listed.version.request_id).collect();
     assert_eq!(ids, [Some("r1".to_owned()), None]);
 }
 

@@ -187,7 +187,7 @@ async fn what_does_not_add_up_never_becomes_live() {
     publish_all(&pair.primary).await;
     let replica = pair.replica();
     pair.way.lies.store(true, Ordering::SeqCst);
-    let error = replica.confirm().await.unwrap_err();
+    let error = replica.confirm().await.unwrap().whole().unwrap_err();
     assert!(error.to_string().contains("does not add up"), "{error}");
     assert_eq!(replica.live_versions(), []);
     pair.way.lies.store(false, Ordering::SeqCst);
@@ -198,7 +198,7 @@ async fn what_does_not_add_up_never_becomes_live() {
     publish_all(&pair.primary).await;
     let digest = direct_puppet_transport::protocol::Digest::of(b"new content");
     fs::write(pair.primary.store.path_of(&digest), "NEW content").unwrap();
-    assert!(replica.confirm().await.is_err());
+    assert!(replica.confirm().await.unwrap().whole().is_err());
     assert_eq!(live(&replica).version, good);
     // The next publish heals the primary, and with it the replica.
     publish_all(&pair.primary).await;
@@ -303,7 +303,7 @@ async fn forged_and_replayed_messages_change_nothing() {
     .collect();
     for (what, forged) in forgeries {
         *pair.way.forged.lock().unwrap() = Some(forged);
-        let error = replica.confirm().await.expect_err(what);
+        let error = replica.confirm().await.and_then(crate::Confirmed::whole).expect_err(what);
         assert!(matches!(error, ServerError::Unconfirmed { .. }), "{what}: {error}");
         let refusal = replica.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Stale, "{what}");

@@ -264,7 +264,7 @@ async fn what_became_of_a_publish_whose_answer_was_lost_is_found_out() {
     let request = |id: &str| PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
     let known = async |server: &Arc<Server>, id: &str| {
         let versions = blocking(server, |server| server.versions(None)).await;
-        versions.iter().filter(|version| version.request_id.as_deref() == Some(id)).count()
+        versions.iter().filter(|listed| listed.version.request_id.as_deref() == Some(id)).count()
     };
     let arm = |fault| *flaky.fault.lock().unwrap() = Some(fault);
     // It is live: said, once, with no error.

@@ -406,7 +406,7 @@ impl World {
                 _ => {
                     // An administrator forces where no primary runs, or where the one that runs cannot be reached from the new one.
                     let primary = self.primary();
-                    let is_beside = rng.below(2) == 0;
+                    let is_beside = rng.below(4) == 0;
                     if let Some(primary) = primary.filter(|&primary| primary != place && is_beside) {
                         self.net.cut(place, primary, true);
                         self.net.cut(primary, place, rng.below(4) > 0);
@@ -433,7 +433,7 @@ impl World {
             tokio::time::sleep(Duration::from_secs(60)).await;
             is_ready = true;
             for place in 0..SERVERS {
-                let confirmed = self.net.run(place, |server| async move { server.confirm().await }).await;
+                let confirmed = self.net.run(place, |server| async move { server.confirm().await?.whole() }).await;
                 is_ready &= matches!(confirmed, Some(Ok(_)));
             }
             let primaries = self.primaries();
