@@ -4,7 +4,7 @@ pub(crate) mod parts;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
@@ -179,6 +179,8 @@ pub(crate) struct Environments {
     /// Environments whose live code was damaged when the server started, with where it stood.
     lost: HashMap<Environment, VersionCounter>,
     changed: watch::Sender<u64>,
+    /// Held while something becomes live.
+    switching: Mutex<()>,
 }
 
 impl Environments {
@@ -209,7 +211,14 @@ impl Environments {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { dir, store: store.clone(), live: ArcSwap::from_pointee(live), lost, changed: watch::channel(0).0 })
+        Ok(Self {
+            dir,
+            store: store.clone(),
+            live: ArcSwap::from_pointee(live),
+            lost,
+            changed: watch::channel(0).0,
+            switching: Mutex::default(),
+        })
     }
 
     /// Returns the directory of an environment.
@@ -276,8 +285,23 @@ impl Environments {
         self.changed.subscribe()
     }
 
-    /// Makes code live: durable first, then at once for everybody. Its contents must be durable. Blocking; one at a time.
+    /// Makes code live: durable first, then at once for everybody. Its contents must be durable. Blocking.
     pub(crate) fn switch(&self, code: Code) -> Result<(), ServerError> {
+        let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        self.switch_now(code)
+    }
+
+    /// As [`Environments::switch`], unless what is live is newer by now: while code was on its way here, this server may have been
+    /// promoted and have published. Blocking.
+    pub(crate) fn switch_forward(&self, code: Code) -> Result<(), ServerError> {
+        let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.live(&code.version.environment) {
+            Some(live) if live.version.version >= code.version.version => Ok(()),
+            _ => self.switch_now(code),
+        }
+    }
+
+    fn switch_now(&self, code: Code) -> Result<(), ServerError> {
         let environment = code.version.environment.clone();
         let dir = self.dir(&environment);
         ensure_private_dir(&dir.join("manifests"))?;

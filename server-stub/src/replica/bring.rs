@@ -67,7 +67,7 @@ impl Upstream {
                 let Version { environment, version, code_id, message, .. } = left_out;
                 tracing::warn!(%environment, %version, %code_id, message, "this publish was not taken over by the new primary");
             }
-            environments.switch(code)
+            environments.switch_forward(code)
         };
         let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))

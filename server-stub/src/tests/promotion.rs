@@ -21,6 +21,7 @@ pub(super) struct Port {
     is_old: AtomicBool,
     /// Holds what is asked of the manifests of this environment, as long as the lock is held.
     pub(super) slow: Mutex<Option<(Environment, Arc<tokio::sync::Mutex<()>>)>>,
+    waiting: AtomicU64,
 }
 
 #[async_trait]
@@ -44,6 +45,7 @@ impl Transport for Port {
         if let (Operation::SyncManifest, Some((environment, gate))) = (request.operation, slow) {
             let asked: SyncManifest = codec::decode(&request.body, 1 << 20).unwrap();
             if asked.environment == environment {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
                 drop(gate.lock().await);
             }
         }
@@ -239,4 +241,33 @@ async fn a_promotion_that_fails_after_somebody_stepped_down_says_so() {
     to_q.is_cut.store(false, Ordering::SeqCst);
     *to_q.epochs_left.lock().unwrap() = None;
     assert_eq!(promote(&r, false).await.unwrap().epoch, 3);
+}
+
+#[tokio::test]
+async fn what_comes_late_replaces_nothing_that_was_published_since() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let to_p = port(&p);
+    let r = wr.open_with(|options| options.primary = peers("r", &[&to_p]));
+    publish_all(&p).await;
+    r.confirm().await.unwrap().whole().unwrap();
+    // All contents of the next version are here: it is on its way as long as its manifest is.
+    wp.stage("modules/app/files/tree/b", "content a");
+    publish_all(&p).await;
+    let gate = Arc::new(tokio::sync::Mutex::new(()));
+    let held = gate.lock().await;
+    *to_p.slow.lock().unwrap() = Some((Environment::default(), Arc::clone(&gate)));
+    let answer = r.upstream.as_ref().unwrap().confirm().await.unwrap();
+    while to_p.waiting.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let server = to_p.server.lock().unwrap().take();
+    promote(&r, true).await.unwrap();
+    wr.stage("modules/app/files/tree/a", "new by r");
+    let new = publish_all(&r).await;
+    *to_p.server.lock().unwrap() = server;
+    drop(held);
+    answer.arrivals().await;
+    assert_eq!(Some(live(&r).version.code_id), new.code_id);
+    assert_eq!(r.environments.history(&Environment::default()).unwrap().last().unwrap().version.epoch, 2);
 }
