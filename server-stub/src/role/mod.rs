@@ -140,6 +140,15 @@ impl Role {
         self.lock().standing == Standing::Replaced
     }
 
+    /// Checks that an epoch is not too far above the highest that is known here.
+    pub(crate) fn believe(&self, epoch: u64) -> Result<(), ServerError> {
+        let known = self.epoch();
+        match epoch > known.saturating_add(MAX_STEP) {
+            true => Err(ServerError::EpochTooFar { epoch, known }),
+            false => Ok(()),
+        }
+    }
+
     /// Hears of an epoch; returns whether it was news. Durable before it returns. Blocking; a primary's publishes must have been stopped
     /// by the caller.
     pub(crate) fn hear(&self, epoch: u64, trust: Trust) -> Result<bool, ServerError> {

@@ -3,6 +3,7 @@
 //! The old primary is asked to step down first: it finishes the publish that is under way, takes no other, and what it has then is
 //! taken over whole. Only when it cannot be asked does `force` leave it out; what it had beyond is then listed there when it returns.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
@@ -28,7 +29,7 @@ fn taken_over(before: &Version) -> String {
     format!("{PREFIX}{}{colon}{why}", before.version)
 }
 
-/// How often an epoch is raised until it is new to a peer.
+/// How often an epoch is raised until it is new to all peers.
 const CLAIMS: usize = 8;
 
 /// How to promote.
@@ -68,15 +69,13 @@ struct Step {
     /// The epoch that is to begin.
     epoch: u64,
     /// Who has heard of it.
-    stepped_down: Vec<String>,
+    stepped_down: BTreeSet<String>,
     left_out: Vec<LeftOut>,
 }
 
 impl Step {
-    fn note(&mut self, transport: &Arc<dyn Transport>, result: Result<(), String>) {
-        if let Err(reason) = result {
-            self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
-        }
+    fn leave_out(&mut self, transport: &Arc<dyn Transport>, reason: String) {
+        self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
     }
 
     fn refuse_left_out(&self) -> Result<(), ServerError> {
@@ -85,7 +84,7 @@ impl Step {
         }
         let reasons: Vec<&str> = self.left_out.iter().map(|left_out| left_out.reason.as_str()).collect();
         let reason = format!(
-            "a server could not be asked to step down, or what it has not be taken over ({}): when it is stopped, promote with force",
+            "a server could not be asked to step down, or what it has could not be brought ({}): when it is stopped, promote with force",
             reasons.join("; ")
         );
         Err(self.failed(&reason))
@@ -93,14 +92,14 @@ impl Step {
 
     /// Returns the error of a promotion that goes no further.
     fn failed(&self, reason: &str) -> ServerError {
-        let reason = match self.stepped_down.as_slice() {
-            [] => reason.to_owned(),
-            stepped_down => format!(
-                "{reason}. No server may be primary now, for {} heard of epoch {} already: promote again, here or elsewhere",
-                stepped_down.join(" and "),
-                self.epoch
-            ),
-        };
+        if self.stepped_down.is_empty() {
+            return ServerError::NotPromoted { reason: reason.to_owned() };
+        }
+        let stepped_down: Vec<&str> = self.stepped_down.iter().map(String::as_str).collect();
+        let reason = format!(
+            "{reason}. No server may be primary now, for {} heard of a new epoch already: promote again, here or elsewhere",
+            stepped_down.join(" and ")
+        );
         ServerError::NotPromoted { reason }
     }
 }
@@ -163,19 +162,38 @@ impl Server {
         step: &mut Step,
     ) -> Result<(), ServerError> {
         for transport in &peers.transports {
-            let looked = self.look_at(transport, &peers.name, upstream).await;
-            step.note(transport, looked);
+            if let Err(reason) = self.look_at(transport, &peers.name, upstream).await {
+                step.leave_out(transport, reason);
+            }
         }
         if !request.force {
             step.refuse_left_out()?;
         }
-        step.left_out.clear();
         step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?;
-        for transport in &peers.transports {
-            let claimed = self.claim(transport, &peers.name, upstream, step).await;
-            step.note(transport, claimed);
+        // In the same order everywhere: of two promotions at once, the first peer stops one.
+        let mut transports: Vec<_> = peers.transports.iter().collect();
+        transports.sort_by_key(|transport| transport.endpoint());
+        for _ in 0..CLAIMS {
+            step.left_out.clear();
+            let mut known = None;
+            for transport in &transports {
+                match self.claim(transport, &peers.name, upstream, step).await {
+                    Ok(None) => {}
+                    Ok(Some(epoch)) => {
+                        known = Some(epoch);
+                        break;
+                    }
+                    Err(reason) => step.leave_out(transport, reason),
+                }
+            }
+            let Some(known) = known else {
+                return if request.force { Ok(()) } else { step.refuse_left_out() };
+            };
+            // Another promotion may have begun that one. All are asked again: two servers never begin the same, for no peer is raised
+            // to the same one twice.
+            step.epoch = self.next_epoch(known).map_err(|reason| step.failed(&reason))?;
         }
-        if request.force { Ok(()) } else { step.refuse_left_out() }
+        Err(step.failed("other servers go on to know higher epochs"))
     }
 
     /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
@@ -186,25 +204,23 @@ impl Server {
         take(transport, upstream, reply).await
     }
 
-    /// Asks a peer to step down before the epoch that is to begin, which is raised until it is new to it; takes what is live there.
+    /// Asks a peer to step down before the epoch that is to begin, and takes what is live there. Returns the epoch that it knows
+    /// when that is none below.
     async fn claim(
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
         upstream: &Upstream,
         step: &mut Step,
-    ) -> Result<(), String> {
-        for _ in 0..CLAIMS {
-            let reply = ask(transport, name, step.epoch).await?;
-            if reply.is_raised {
-                step.stepped_down.push(transport.endpoint().to_owned());
-                return take(transport, upstream, reply).await;
-            }
-            // Another promotion may have begun that one: two servers never begin the same.
-            upstream.hear(reply.epoch).await?;
-            step.epoch = self.next_epoch(reply.epoch.max(step.epoch))?;
+    ) -> Result<Option<u64>, String> {
+        let reply = ask(transport, name, step.epoch).await?;
+        if !reply.is_raised {
+            // Not heard of: that may be of a promotion that asks this server as well, and must be news to it then.
+            self.role.believe(reply.epoch).map_err(|error| error.to_string())?;
+            return Ok(Some(reply.epoch.max(step.epoch)));
         }
-        Err("it goes on to know higher epochs".to_owned())
+        step.stepped_down.insert(transport.endpoint().to_owned());
+        take(transport, upstream, reply).await.map(|()| None)
     }
 
     /// Returns an epoch above all that are known.

@@ -126,6 +126,7 @@ async fn an_environment_that_a_promotion_left_out_is_said_to_be_and_never_answer
     let refusal = ask(&p, "fresh", None).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Stale);
     assert!(refusal.message.contains("publish it there"), "{}", refusal.message);
+    p.confirm().await.unwrap().whole().unwrap();
     let listed = p.versions(None).unwrap();
     let left_out: Vec<_> = listed.iter().filter(|listed| listed.is_left_out).map(|listed| &listed.version).collect();
     assert_eq!((left_out.len(), &left_out[0].environment), (1, &other("fresh")));

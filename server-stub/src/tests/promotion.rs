@@ -13,6 +13,7 @@ use crate::{Peers, PromoteRequest, Promoted, ServerError};
 /// The way to a server, which can be cut.
 #[derive(Debug, Default)]
 pub(super) struct Port {
+    name: Mutex<Option<&'static str>>,
     pub(super) server: Mutex<Option<Arc<Server>>>,
     pub(super) is_cut: AtomicBool,
     /// Cut before this many more questions about epochs.
@@ -33,6 +34,8 @@ impl Transport for Port {
             self.is_cut.fetch_or(*left == 0, Ordering::SeqCst);
             *left = left.saturating_sub(1);
         }
+        // Whoever else asks at the same time comes in between.
+        tokio::task::yield_now().await;
         let server = self.server.lock().unwrap().clone();
         let (Some(server), false) = (server, self.is_cut.load(Ordering::SeqCst)) else {
             return Err(TransportError::new(TransportErrorKind::Connect, self.endpoint()));
@@ -54,7 +57,7 @@ impl Transport for Port {
     }
 
     fn endpoint(&self) -> &str {
-        "memory:peer"
+        self.name.lock().unwrap().unwrap_or("memory:peer")
     }
 }
 
@@ -270,4 +273,25 @@ async fn what_comes_late_replaces_nothing_that_was_published_since() {
     answer.arrivals().await;
     assert_eq!(Some(live(&r).version.code_id), new.code_id);
     assert_eq!(r.environments.history(&Environment::default()).unwrap().last().unwrap().version.epoch, 2);
+}
+
+#[tokio::test]
+async fn two_who_do_not_know_each_other_never_begin_the_same_epoch() {
+    for are_named in [false, true] {
+        let worlds = [World::new(), World::new(), World::new(), World::new()];
+        let p = worlds[0].open();
+        let to = |server: &Arc<Server>, name| {
+            let port = port(server);
+            *port.name.lock().unwrap() = Some(name).filter(|_| are_named);
+            port
+        };
+        let q = worlds[1].open_with(|options| options.primary = peers("q", &[&to(&p, "memory:p")]));
+        publish_all(&p).await;
+        let one = worlds[2].open_with(|options| options.primary = peers("one", &[&to(&p, "memory:p"), &to(&q, "memory:q")]));
+        let two = worlds[3].open_with(|options| options.primary = peers("two", &[&to(&q, "memory:q"), &to(&p, "memory:p")]));
+        let (first, second) = tokio::join!(promote(&one, false), promote(&two, false));
+        let epochs: Vec<u64> = [first, second].iter().flatten().map(|promoted| promoted.epoch).collect();
+        assert!(epochs.len() < 2 || epochs[0] != epochs[1], "{epochs:?}");
+        assert!(!are_named || !epochs.is_empty(), "asked in the same order, one of them is first");
+    }
 }

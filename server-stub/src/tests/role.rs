@@ -201,8 +201,8 @@ async fn two_who_are_promoted_at_once_begin_different_epochs() {
     publish_all(&servers[0]).await;
     let request = PromoteRequest::default();
     let (one, two) = tokio::join!(servers[1].promote(&request, "one"), servers[2].promote(&request, "two"));
-    let epochs: Vec<u64> = [one, two].iter().flatten().map(|promoted| promoted.epoch).collect();
-    assert!(!epochs.is_empty() && (epochs.len() == 1 || epochs[0] != epochs[1]), "{epochs:?}");
+    let epochs: Vec<u64> = [&one, &two].into_iter().flatten().map(|promoted| promoted.epoch).collect();
+    assert!(!epochs.is_empty() && (epochs.len() == 1 || epochs[0] != epochs[1]), "{one:?} {two:?}");
     for server in &servers {
         server.confirm().await.unwrap();
     }
