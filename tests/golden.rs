@@ -13,10 +13,10 @@ use direct_puppet_transport::protocol::frame::FetchHeader;
 use direct_puppet_transport::protocol::pack::ZSTD;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Held, Manifest,
-    ManifestEntry, Pack, PackBase, PackedFetch, ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report, ReportAccepted,
-    ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply,
-    SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
+    Answered, Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Held,
+    Manifest, ManifestEntry, Pack, PackBase, PackedFetch, ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report,
+    ReportAccepted, ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch,
+    SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -182,6 +182,7 @@ fn replicas() {
             wait_seconds: 30,
             rollout: Rollout::default(),
             epoch: 1,
+            answered: [(Environment::default(), version())].into(),
         },
     );
     let live = PublishedVersion {
@@ -197,9 +198,20 @@ fn replicas() {
         files: 2,
         lineage: Vec::new(),
     };
-    golden("sync_confirmed", &SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default(), epoch: 1 });
+    let answered = Answered {
+        at: version(),
+        request: Digest::of(b"deploy-7"),
+        code_id: manifest().code_id(),
+        version: version(),
+        is_changed: true,
+        files: 2,
+        new_contents: 1,
+    };
+    let answered: BTreeMap<_, _> = [(Environment::default(), vec![answered])].into();
+    let confirmed = SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default(), epoch: 1, answered: answered.clone() };
+    golden("sync_confirmed", &confirmed);
     let rollout = Rollout { per_second: 50, paused: Some("it broke".to_owned()) };
-    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout, epoch: 2 });
+    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout, epoch: 2, answered: BTreeMap::new() });
     let replica = "replica1.example.com".parse().unwrap();
     golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
     let promoted = PublishedVersion {
@@ -207,7 +219,8 @@ fn replicas() {
         revision: Some("0123abc".to_owned()),
         ..live
     };
-    golden("sync_epoch_reply", &SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted] });
+    let reply = SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted], answered };
+    golden("sync_epoch_reply", &reply);
     golden(
         "sync_manifest",
         &SyncManifest {

@@ -10,6 +10,7 @@
 //!                          /history.jsonl      every publish that changed something
 //!                          /manifests/<hex>    the manifest of a code_id, MessagePack
 //!                          /collected.jsonl    codes whose manifests were collected
+//!                          /answered.json      how the last requests to publish were answered
 //!                          /staging-index      what staging files were when they were last read, MessagePack
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog

@@ -97,7 +97,8 @@ impl Server {
             let is_news = !live.iter().all(has) || rollout != request.rollout;
             if is_news || tokio::time::Instant::now() >= deadline || self.stopping.is_cancelled() {
                 let live = live.iter().map(|code| code.version.published()).collect();
-                return Ok(SyncConfirmed { live, rollout, epoch });
+                let answered = self.environments.answers.beyond(&request.answered);
+                return Ok(SyncConfirmed { live, rollout, epoch, answered });
             }
             tokio::select! {
                 _ = changes.changed() => {}

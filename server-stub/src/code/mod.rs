@@ -1,5 +1,6 @@
 //! Published code: which is live in each environment, and everything that ever was.
 
+mod answered;
 pub(crate) mod parts;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,9 @@ use direct_puppet_transport::protocol::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use self::answered::MOST_TOLD;
+pub(crate) use self::answered::{Answers, Effect};
 use crate::disk;
 use crate::error::{ServerError, chain};
 
@@ -98,9 +102,13 @@ impl Version {
     /// Whether `live`, of the same environment, was made without this version: a promotion has left it out.
     #[must_use]
     pub fn is_left_out_of(&self, live: &Self) -> bool {
-        let own = self.version;
-        let end = live.lineage.iter().find(|end| end.epoch == own.epoch);
-        own.epoch < live.version.epoch && end.is_none_or(|end| own.sequence > end.sequence)
+        live.leaves_out(self.version)
+    }
+
+    /// Whether a promotion has left out the version with this counter, of the same environment, before this one was made.
+    pub(crate) fn leaves_out(&self, other: VersionCounter) -> bool {
+        let end = self.lineage.iter().find(|end| end.epoch == other.epoch);
+        other.epoch < self.version.epoch && end.is_none_or(|end| other.sequence > end.sequence)
     }
 
     /// Returns the version that a primary told of; `new_contents` had to be fetched.
@@ -178,6 +186,8 @@ pub(crate) struct Environments {
     live: ArcSwap<HashMap<Environment, Arc<Code>>>,
     /// Environments whose live code was damaged when the server started, with where it stood.
     lost: HashMap<Environment, VersionCounter>,
+    /// How requests to publish were answered.
+    pub(crate) answers: Answers,
     changed: watch::Sender<u64>,
     /// Held while something becomes live.
     switching: Mutex<()>,
@@ -188,7 +198,7 @@ impl Environments {
     pub(crate) fn open(data: &Path, store: &Store) -> Result<Self, ServerError> {
         let dir = data.join("code");
         ensure_private_dir(&dir)?;
-        let (mut live, mut lost) = (HashMap::new(), HashMap::new());
+        let (mut live, mut lost, answers) = (HashMap::new(), HashMap::new(), Answers::new(&dir));
         for entry in disk::entries(&dir)? {
             let Some(environment) = entry.file_name().to_str().and_then(|name| name.parse::<Environment>().ok()) else {
                 continue;
@@ -196,7 +206,9 @@ impl Environments {
             for left in [dir.join(environment.as_str()), dir.join(environment.as_str()).join("manifests")] {
                 remove_unfinished(&left)?;
             }
-            match load(&dir, &environment, store) {
+            let loaded = load(&dir, &environment, store);
+            answers.load(&environment, loaded.as_ref().ok().and_then(Option::as_ref).map(|code| &code.version))?;
+            match loaded {
                 Ok(Some(code)) => {
                     mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
                     live.insert(environment, Arc::new(code));
@@ -216,6 +228,7 @@ impl Environments {
             store: store.clone(),
             live: ArcSwap::from_pointee(live),
             lost,
+            answers,
             changed: watch::channel(0).0,
             switching: Mutex::default(),
         })

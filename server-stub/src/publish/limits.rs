@@ -62,11 +62,11 @@ fn check_manifest_bytes(manifest: &Manifest, limit: u64) -> Result<(), ServerErr
 mod tests {
     use direct_puppet_transport::protocol::limits::MAX_SYNC_CONFIRM_BYTES;
     use direct_puppet_transport::protocol::{
-        Digest, EntryKind, ManifestEntry, Rollout, SyncConfirmed, SyncManifestReply, VersionCounter,
+        Answered, Digest, EntryKind, ManifestEntry, Rollout, SyncConfirmed, SyncManifestReply, VersionCounter,
     };
 
     use super::*;
-    use crate::code::Version;
+    use crate::code::{MOST_TOLD, Version};
 
     #[test]
     fn a_manifest_is_refused_that_is_too_long_for_an_answer() {
@@ -104,7 +104,17 @@ mod tests {
             lineage: vec![VersionCounter { epoch: u64::MAX, sequence: u64::MAX }; 20],
         };
         let rollout = Rollout { per_second: u32::MAX, paused: Some("p".repeat(MAX_MESSAGE_BYTES)) };
-        let confirmed = SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout, epoch: u64::MAX };
+        let answered = Answered {
+            at: version.version,
+            request: Digest::of(b"i"),
+            code_id: version.code_id,
+            version: version.version,
+            is_changed: true,
+            files: u64::MAX,
+            new_contents: u64::MAX,
+        };
+        let answered = [(version.environment.clone(), vec![answered; MOST_TOLD])].into();
+        let confirmed = SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout, epoch: u64::MAX, answered };
         let length = codec::encode(&confirmed).unwrap().len() as u64;
         assert!(length <= MAX_SYNC_CONFIRM_BYTES, "{length} bytes");
     }

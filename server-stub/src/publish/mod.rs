@@ -13,10 +13,10 @@ mod revision;
 
 use std::sync::PoisonError;
 
-use direct_puppet_transport::protocol::{CodeId, Environment, Manifest};
+use direct_puppet_transport::protocol::{Answered, CodeId, Environment, Manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::code::{Author, Code, Version};
+use crate::code::{Author, Code, Effect, Version};
 use crate::error::{ServerError, chain};
 use crate::server::{Server, Staging, now};
 
@@ -118,6 +118,19 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
     }
 }
 
+/// Returns the answer that a request was given before.
+fn answered(environment: Environment, done: &Answered) -> EnvironmentResult {
+    EnvironmentResult {
+        code_id: Some(done.code_id),
+        epoch: done.version.epoch,
+        sequence: done.version.sequence,
+        changed: done.is_changed,
+        files: done.files,
+        new_contents: done.new_contents,
+        ..unchanged(environment, None)
+    }
+}
+
 fn publish_one(
     server: &Server,
     request: &PublishRequest,
@@ -145,6 +158,12 @@ fn attempt(
 ) -> Result<Option<EnvironmentResult>, ServerError> {
     let live = server.environments.live(environment);
     let before = live.as_ref().map(|code| &code.version);
+    if let (Some(request_id), Some(before)) = (&request.request_id, before)
+        && let Some(done) = server.environments.answers.find(environment, request_id)
+        && !before.leaves_out(done.version)
+    {
+        return Ok(Some(answered(environment.clone(), &done)));
+    }
     if request.request_id.is_some()
         && let Some(done) = server
             .environments
@@ -167,11 +186,16 @@ fn attempt(
     let entries = std::mem::take(&mut copied.entries);
     let manifest = Manifest::new(entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
     let code_id = manifest.code_id();
-    if !is_orphan && before.is_some_and(|before| before.code_id == code_id) {
+    if let Some(before) = before.filter(|before| !is_orphan && before.code_id == code_id) {
         // It was published before, so it is no mixture, whatever changes in staging meanwhile. What was damaged is whole again.
         server.store.sync()?;
         copied.index.save()?;
-        return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), before) }));
+        if !request.dry_run {
+            // Asked again when staging is another, it is answered the same.
+            let done = Version { request_id: request.request_id.clone(), ..before.clone() };
+            server.environments.answers.add(&done, server.role.epoch(), Effect::Unchanged)?;
+        }
+        return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), Some(before)) }));
     }
     copied.refuse_unstable(&dir)?;
     limits::check_manifest(&manifest)?;
@@ -203,6 +227,10 @@ fn attempt(
         server.audit_work("publish", who, Some(&request.author), &what)?;
         let Some(noted) = server.go_live(live.as_deref(), code)?.noted(result) else { return Ok(None) };
         result = noted;
+        if let Err(error) = server.environments.answers.add(&version, server.role.epoch(), Effect::Changed) {
+            // The history has it: only a server that is promoted in this one's place does not hear of it.
+            tracing::warn!("{}", chain(&error));
+        }
         if let Err(error) = copied.index.save() {
             // It is live: only the next publish is slower.
             tracing::warn!("{}", chain(&error));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
-    Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm, SyncConfirmed,
+    Answered, Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm, SyncConfirmed,
 };
 use direct_puppet_transport::{Client, Transport};
 use futures::FutureExt as _;
@@ -258,6 +258,7 @@ impl Upstream {
             wait_seconds,
             rollout: self.gate.rollout(),
             epoch: self.hearing.role.epoch(),
+            answered: self.environments.answers.known(),
         };
         let limit = ANSWER_TIMEOUT + Duration::from_secs(u64::from(wait_seconds));
         let confirmed = match tokio::time::timeout(limit, client.sync_confirm(&request)).await {
@@ -281,6 +282,7 @@ impl Upstream {
             let set = blocking::run(move || gate.set(rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
+        self.learn(&confirmed.live, confirmed.answered).await?;
         let orphans = Arc::new(orphans);
         self.answered(sent, &confirmed.live, &orphans);
         let mut brings = BTreeMap::new();
@@ -289,6 +291,25 @@ impl Upstream {
             brings.extend(self.begin(client, published, sent).map(|bring| (environment, bring)));
         }
         Ok(Answer::new(orphans, brings))
+    }
+
+    /// Learns how another server answered requests to publish, so that this one would answer them the same.
+    pub(crate) async fn learn(
+        &self,
+        live: &[PublishedVersion],
+        mut answered: BTreeMap<Environment, Vec<Answered>>,
+    ) -> Result<(), String> {
+        answered.retain(|environment, _| live.iter().any(|published| published.environment == *environment));
+        if answered.is_empty() {
+            return Ok(());
+        }
+        let environments = Arc::clone(&self.environments);
+        let learn = move || {
+            let mut answered = answered.into_iter();
+            answered.try_for_each(|(environment, answers)| environments.answers.learn(&environment, answers))
+        };
+        let learnt = blocking::run(learn).await;
+        learnt.map_err(ServerError::from).and_then(|learnt| learnt).map_err(|error| chain(&error))
     }
 
     /// Checks that a primary has no older version than the one that this server has told it of, nor another under the same counter.

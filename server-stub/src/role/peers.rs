@@ -1,5 +1,6 @@
 //! The other servers that may be primary in this one's place.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -148,7 +149,8 @@ impl Server {
     pub(crate) fn answer_epoch(&self, is_raised: bool) -> SyncEpochReply {
         let (epoch, is_primary) = (self.role.epoch(), self.role.is_primary());
         let live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
-        SyncEpochReply { epoch, is_raised, is_primary, live }
+        let answered = self.environments.answers.beyond(&BTreeMap::new());
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered }
     }
 }
 

@@ -106,7 +106,7 @@ impl Step {
 
 /// Takes what is live at a peer, as far as that can be brought.
 async fn take(transport: &Arc<dyn Transport>, upstream: &Upstream, reply: SyncEpochReply) -> Result<(), String> {
-    let mut failed = Vec::new();
+    let mut failed: Vec<String> = upstream.learn(&reply.live, reply.answered).await.err().into_iter().collect();
     for published in reply.live {
         let environment = published.environment.clone();
         if let Err(reason) = upstream.take(transport, published).await {

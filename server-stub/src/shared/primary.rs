@@ -206,7 +206,12 @@ impl Handler for AsPrimary {
             if left.is_zero() || !live.versions.iter().all(has) || live.rollout != request.rollout {
                 let published = live.versions.iter().map(|record| record.version.published());
                 // Nobody takes over from a store: it knows no epoch of its own.
-                return Ok(SyncConfirmed { live: published.collect(), rollout: live.rollout, epoch: request.epoch });
+                return Ok(SyncConfirmed {
+                    live: published.collect(),
+                    rollout: live.rollout,
+                    epoch: request.epoch,
+                    answered: BTreeMap::new(),
+                });
             }
             shared.store.pointers.changed(left.min(LOOK_EVERY)).await;
         }

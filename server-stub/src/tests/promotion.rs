@@ -146,9 +146,10 @@ async fn an_epoch_that_cannot_be_ends_nobody() {
     let tell = async |peer: Peer, replica: &str, epoch: u64| {
         let (protocol, replica) = (ProtocolVersion::CURRENT, certname(replica));
         let told = server.sync_epoch(&peer, SyncEpoch { protocol, replica: replica.clone(), epoch }).await;
-        let (deployed, rollout) = (BTreeMap::new(), Rollout::default());
-        let asked =
-            server.sync_confirm(&peer, SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch }).await;
+        let (deployed, rollout, answered) = (BTreeMap::new(), Rollout::default(), BTreeMap::new());
+        let asked = server
+            .sync_confirm(&peer, SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch, answered })
+            .await;
         (told.map(|reply| reply.is_raised).map_err(|refusal| refusal.code), asked.map(drop).map_err(|refusal| refusal.code))
     };
     let named = || Peer::Certificate(certname("replica1"));
@@ -294,4 +295,61 @@ async fn two_who_do_not_know_each_other_never_begin_the_same_epoch() {
         assert!(epochs.len() < 2 || epochs[0] != epochs[1], "{epochs:?}");
         assert!(!are_named || !epochs.is_empty(), "asked in the same order, one of them is first");
     }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_the_same_after_a_promotion() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let to_p = port(&p);
+    let r = wr.open_with(|options| options.primary = peers("r", &[&to_p]));
+    let ask = async |server: &Arc<Server>, id: &str| {
+        let request = PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
+        let result = publish(server, request).await;
+        EnvironmentResult { files_read: 0, ..result }
+    };
+    let (first, same) = (ask(&p, "r1").await, ask(&p, "r2").await);
+    assert!(first.changed && !same.changed && first.code_id == same.code_id);
+    wp.stage("modules/app/files/tree/a", "second");
+    let second = ask(&p, "r3").await;
+    publish_all(&p).await;
+    wp.stage("modules/app/files/tree/a", "half done");
+    assert_eq!([ask(&p, "r1").await, ask(&p, "r2").await, ask(&p, "r3").await], [first.clone(), same.clone(), second.clone()]);
+    // Also after a restart.
+    let p = {
+        to_p.server.lock().unwrap().take();
+        drop(p);
+        wp.open()
+    };
+    assert_eq!(ask(&p, "r2").await, same);
+    *to_p.server.lock().unwrap() = Some(Arc::clone(&p));
+    // One half is heard of with what is live, the other when it steps down.
+    r.confirm().await.unwrap().whole().unwrap();
+    assert_eq!(r.environments.answers.known(), p.environments.answers.known());
+    wp.stage("modules/app/files/tree/a", "third");
+    let (third, fourth) = (ask(&p, "r4").await, ask(&p, "r5").await);
+    wr.stage("modules/app/files/tree/a", "half done at r");
+    promote(&r, false).await.unwrap();
+    for (id, answer) in [("r1", &first), ("r2", &same), ("r3", &second), ("r4", &third), ("r5", &fourth)] {
+        assert_eq!(&ask(&r, id).await, answer, "{id}");
+    }
+    assert_eq!(r.live_versions()[0].code_id, third.code_id.unwrap());
+}
+
+#[tokio::test]
+async fn a_request_whose_publish_was_left_out_is_published_anew() {
+    let three = Three::new().await;
+    let request = PublishRequest { request_id: Some("lost".to_owned()), ..PublishRequest::default() };
+    three.worlds[0].stage("modules/app/files/tree/a", "never brought");
+    let lost = publish(&three.p, request.clone()).await;
+    three
+        .r
+        .environments
+        .answers
+        .learn(&lost.environment, three.p.environments.answers.beyond(&BTreeMap::new())[&lost.environment].clone())
+        .unwrap();
+    promote(&three.r, true).await.unwrap();
+    three.worlds[1].stage("modules/app/files/tree/a", "published by r");
+    let anew = publish(&three.r, request).await;
+    assert_eq!((anew.changed, anew.epoch, anew.sequence), (true, 2, 2));
 }

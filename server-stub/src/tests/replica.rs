@@ -256,6 +256,7 @@ async fn a_certificate_must_be_named_to_follow() {
         wait_seconds: 0,
         rollout: direct_puppet_transport::protocol::Rollout::default(),
         epoch: 0,
+        answered: BTreeMap::new(),
     };
     let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);
@@ -271,7 +272,7 @@ async fn forged_and_replayed_messages_change_nothing() {
     let ask = |server: &Arc<Server>| {
         let live = server.environments.all_live().iter().map(|code| code.version.published()).collect();
         let rollout = direct_puppet_transport::protocol::Rollout::default();
-        direct_puppet_transport::protocol::SyncConfirmed { live, rollout, epoch: 1 }
+        direct_puppet_transport::protocol::SyncConfirmed { live, rollout, epoch: 1, answered: BTreeMap::new() }
     };
     let old = ask(&pair.primary);
     pair.world.stage("modules/app/files/tree/new", "new content");

@@ -28,7 +28,8 @@ pub use pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 pub use path::TreePath;
 pub use report::{Report, RunStatus};
 pub use sync::{
-    Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,
+    SyncManifestReply,
 };
 pub use value::Value;
 pub use version::ProtocolVersion;

@@ -20,7 +20,8 @@ use super::pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 use super::path::TreePath;
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
 use super::sync::{
-    Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,
+    SyncManifestReply,
 };
 use super::value::Value;
 use super::version::ProtocolVersion;
@@ -266,6 +267,21 @@ fn rollout() -> impl Strategy<Value = Rollout> {
     (any::<u32>(), option::of(".{0,12}")).prop_map(|(per_second, paused)| Rollout { per_second, paused })
 }
 
+fn all_answered() -> impl Strategy<Value = BTreeMap<Environment, Vec<Answered>>> {
+    let answered = (version(), digest(), deployed(), any::<(bool, u64, u64)>()).prop_map(
+        |(at, request, Deployed { code_id, version }, (is_changed, files, new_contents))| Answered {
+            at,
+            request,
+            code_id,
+            version,
+            is_changed,
+            files,
+            new_contents,
+        },
+    );
+    btree_map(environment(), vec(answered, 0..3), 0..3)
+}
+
 fn sync_manifest_reply() -> impl Strategy<Value = SyncManifestReply> {
     prop_oneof![
         vec(any::<u8>(), 0..40).prop_map(|bytes| SyncManifestReply::Whole { manifest: bytes.into() }),
@@ -342,15 +358,17 @@ messages! {
     reports: report(), Report;
     report_answers: any::<bool>().prop_map(|duplicate| ReportAccepted { duplicate }), ReportAccepted;
     refusals: refusal(), Refusal;
-    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<u32>(), rollout(), any::<u64>()).prop_map(
-        |(replica, deployed, wait_seconds, rollout, epoch)|
-        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch }), SyncConfirm;
-    sync_confirmations: (vec(published(), 0..3), rollout(), any::<u64>()).prop_map(|(live, rollout, epoch)|
-        SyncConfirmed { live, rollout, epoch }), SyncConfirmed;
+    sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<(u32, u64)>(), rollout(),
+        btree_map(environment(), version(), 0..3)).prop_map(
+        |(replica, deployed, (wait_seconds, epoch), rollout, answered)|
+        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch, answered }), SyncConfirm;
+    sync_confirmations: (vec(published(), 0..3), rollout(), any::<u64>(), all_answered()).prop_map(|(live, rollout, epoch, answered)|
+        SyncConfirmed { live, rollout, epoch, answered }), SyncConfirmed;
     sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
-    sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3)).prop_map(|(epoch, (is_raised, is_primary), live)|
-        SyncEpochReply { epoch, is_raised, is_primary, live }), SyncEpochReply;
+    sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(
+        |(epoch, (is_raised, is_primary), live, answered)|
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered }), SyncEpochReply;
     sync_manifests: (certname(), environment(), code_id(), option::of(code_id())).prop_map(|(replica, environment, code_id, base)|
         SyncManifest { replica, environment, code_id, base }), SyncManifest;
     sync_manifest_replies: sync_manifest_reply(), SyncManifestReply;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::digest::Digest;
 use super::ids::{Certname, CodeId, Environment, VersionCounter};
 use super::manifest::ManifestEntry;
 use super::path::TreePath;
@@ -44,6 +45,25 @@ pub struct PublishedVersion {
     /// Where each epoch before its own ended: versions of that epoch beyond were not taken over by the promotion.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lineage: Vec<VersionCounter>,
+}
+
+/// How a request to publish was answered, so that it is answered the same when it is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// Where the answer stands among those of its environment: the epoch in which it was given, and a number that grows in it.
+    pub at: VersionCounter,
+    /// Digest of the request's id.
+    pub request: Digest,
+    /// The code that was live then.
+    pub code_id: CodeId,
+    /// Where that stood.
+    pub version: VersionCounter,
+    /// Whether the request had made it so.
+    pub is_changed: bool,
+    /// Files in it.
+    pub files: u64,
+    /// Contents that were new.
+    pub new_contents: u64,
 }
 
 /// What a replica has deployed of one environment.
@@ -92,6 +112,9 @@ pub struct SyncConfirm {
     /// durably, before it answers.
     #[serde(default)]
     pub epoch: u64,
+    /// Where the last answer to a publish stands that it knows, by environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered: BTreeMap<Environment, VersionCounter>,
 }
 
 /// What is live at the primary.
@@ -105,6 +128,9 @@ pub struct SyncConfirmed {
     /// The epoch in which it is primary; 0 when it does not say. A replica that knows a higher one does not believe the answer.
     #[serde(default)]
     pub epoch: u64,
+    /// Answers to publishes that the replica does not know: the newest of each environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered: BTreeMap<Environment, Vec<Answered>>,
 }
 
 impl SyncConfirmed {
@@ -139,6 +165,9 @@ pub struct SyncEpochReply {
     pub is_primary: bool,
     /// What is live there: after it stepped down, all that it ever acknowledged.
     pub live: Vec<PublishedVersion>,
+    /// Its last answers to publishes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered: BTreeMap<Environment, Vec<Answered>>,
 }
 
 /// A replica asks what is in a version.
