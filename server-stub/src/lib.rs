@@ -28,6 +28,8 @@ pub mod compile;
 mod disk;
 mod error;
 pub mod history;
+#[cfg(any(test, feature = "testing"))]
+pub mod linearisable;
 pub mod listen;
 mod nodes;
 pub mod publish;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Hosts in namespaces of their own, removed when it is dropped. Host `i` has the address `10.77.<i + 1>.2`.
 #[derive(Debug)]
@@ -15,7 +16,9 @@ impl Network {
     /// Makes the network; `None` where that is not allowed, or there is no `ip`.
     #[must_use]
     pub fn new(hosts: usize) -> Option<Self> {
-        let network = Self { prefix: format!("dp{}", std::process::id()), hosts };
+        static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let network = Self { prefix: format!("dp{}n{number}", std::process::id()), hosts };
         let router = network.router();
         if !rustix::process::geteuid().is_root() || !ip(&["netns", "add", &router]) {
             // Nothing was made that would have to be removed.

@@ -3,7 +3,6 @@
 //! Nodes read, administrators publish and promote, servers crash, messages are late, lost or cut off in one direction. What
 //! everybody saw must be what one register would have answered. `SEEDS` says how many seeds to run, `SEED` names a single one.
 
-mod check;
 mod net;
 mod rng;
 mod world;
@@ -12,10 +11,11 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use check::{Op, is_linearisable};
 use net::Hits;
 use rng::Rng;
 use world::{Deeds, World};
+
+use crate::linearisable::{Op, is_linearisable};
 
 /// Seeds that are run when nothing else is said.
 const SEEDS: u64 = 150;

@@ -13,9 +13,9 @@ use direct_puppet_transport::protocol::{
 };
 use direct_puppet_transport::{Client, Transport};
 
-use super::check::{Act, Op};
 use super::net::{DRIVER, FRAME, Life, Link, Net, PLACES, Place};
 use super::rng::Rng;
+use crate::linearisable::{Act, Op};
 use crate::publish::PublishRequest;
 use crate::tests::{certname, check_in, facts};
 use crate::{Peers, PromoteRequest, Server, ServerOptions, Staging};

@@ -7,29 +7,37 @@ use std::collections::HashSet;
 
 /// What an operation did to the register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub enum Act {
+    /// It was set to this.
     Write(u32),
+    /// It was this.
     Read(u32),
 }
 
 /// One operation of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Op {
-    pub(super) act: Act,
+pub struct Op {
+    /// What it did.
+    pub act: Act,
     /// When it was begun; what ends and begins at the same time may be in either order.
-    pub(super) begun: u64,
+    pub begun: u64,
     /// When its answer came; `None` when it never did.
-    pub(super) ended: Option<u64>,
+    pub ended: Option<u64>,
     /// For people.
-    pub(super) who: String,
+    pub who: String,
 }
 
 /// Most operations in a history.
-pub(super) const MAX_OPS: usize = 128;
+pub const MAX_OPS: usize = 128;
 
 /// Whether there is an order of all ended operations, each between its begin and its end, in which every read returns what was
 /// written last. The register is empty at first, which no read returns.
-pub(super) fn is_linearisable(history: &[Op]) -> bool {
+///
+/// # Panics
+///
+/// When the history has more than [`MAX_OPS`] operations.
+#[must_use]
+pub fn is_linearisable(history: &[Op]) -> bool {
     // What nobody read and nobody heard of need not have happened.
     let is_read = |value: u32| history.iter().any(|op| op.act == Act::Read(value));
     let counts = |op: &&Op| op.ended.is_some() || matches!(op.act, Act::Write(value) if is_read(value));
