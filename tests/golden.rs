@@ -245,10 +245,10 @@ fn refusals() {
 fn reports() {
     let event = Event {
         resource: "File[/etc/motd]".to_owned(),
-        property: "content".to_owned(),
-        previous_value: "{blake3}old".to_owned(),
-        desired_value: "{blake3}new".to_owned(),
-        message: "content changed {blake3}old to {blake3}new".to_owned(),
+        property: "content".into(),
+        previous_value: "{blake3}old".into(),
+        desired_value: "{blake3}new".into(),
+        message: "content changed {blake3}old to {blake3}new".into(),
         status: EventStatus::Success,
         corrective_change: true,
         redacted: false,

@@ -43,9 +43,9 @@ impl Provider for Level {
         let (wanted, current) = (wanted(resource)?, self.current.load(Ordering::SeqCst));
         let change = || Change {
             resource: resource.reference(),
-            property: "value".to_owned(),
-            previous: current.to_string(),
-            desired: wanted.to_string(),
+            property: "value".into(),
+            previous: current.to_string().into(),
+            desired: wanted.to_string().into(),
             diff: None,
             redacted: false,
             wording: None,

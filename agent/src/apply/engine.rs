@@ -1,5 +1,6 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -202,18 +203,20 @@ impl Engine<'_> {
     }
 
     fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
-        let (status, message) = match (noop, failure, &change.wording) {
+        let (status, message): (_, Cow<'static, str>) = match (noop, failure, &change.wording) {
             (true, _, Some(words)) => {
-                (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired))
+                (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired).into())
             }
             (true, _, None) => {
-                (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired))
+                (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired).into())
             }
             (false, Some(reason), Some(words)) => {
-                (EventStatus::Failure, format!("change from {} to {} failed: {reason}", words.previous, words.desired))
+                (EventStatus::Failure, format!("change from {} to {} failed: {reason}", words.previous, words.desired).into())
             }
-            (false, Some(reason), None) => (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired)),
-            (false, None, Some(words)) => (EventStatus::Success, words.done.clone()),
+            (false, Some(reason), None) => {
+                (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired).into())
+            }
+            (false, None, Some(words)) => (EventStatus::Success, words.done.clone().into()),
             (false, None, None) => (EventStatus::Success, done_message(&change)),
         };
         Event {
@@ -349,11 +352,11 @@ fn status_of(reference: &ResourceRef, declared: &Resource) -> ResourceStatus {
     ResourceStatus { resource: reference.to_string(), file: declared.file.clone(), line: declared.line, ..Default::default() }
 }
 
-fn done_message(change: &Change) -> String {
-    match (change.property.as_str(), change.previous.as_str(), change.desired.as_str()) {
-        ("ensure", "absent", _) => "created".to_owned(),
-        ("ensure", _, "absent") => "removed".to_owned(),
-        (property, previous, desired) => format!("{property} changed {previous} to {desired}"),
+fn done_message(change: &Change) -> Cow<'static, str> {
+    match (&*change.property, &*change.previous, &*change.desired) {
+        ("ensure", "absent", _) => "created".into(),
+        ("ensure", _, "absent") => "removed".into(),
+        (property, previous, desired) => format!("{property} changed {previous} to {desired}").into(),
     }
 }
 

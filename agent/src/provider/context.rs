@@ -163,7 +163,13 @@ impl Context {
 
     /// Records a file that was put in place, so that the next run can prove it by stat.
     pub fn record_written(&self, path: TreePath, stat: Stat, digest: Digest) {
-        lock(&self.parts.written).push((path, stat, digest));
+        let mut written = lock(&self.parts.written);
+        if written.len() == written.capacity() {
+            // There may be very many: growing by doubling would keep room for twice as many.
+            let more = (written.len() / 8).max(64);
+            written.reserve_exact(more);
+        }
+        written.push((path, stat, digest));
     }
 
     /// Takes what was recorded by [`Context::record_written`].

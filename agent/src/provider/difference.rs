@@ -156,9 +156,9 @@ impl<'a> Differences<'a> {
     fn push(&mut self, property: &str, previous: String, desired: String, wording: Wording) {
         self.changes.push(Change {
             resource: self.resource.reference(),
-            property: property.to_owned(),
-            previous,
-            desired,
+            property: property.to_owned().into(),
+            previous: previous.into(),
+            desired: desired.into(),
             diff: None,
             redacted: false,
             wording: Some(Box::new(wording)),
@@ -168,8 +168,8 @@ impl<'a> Differences<'a> {
     /// Hides the values of a property whose resource gives it as a secret.
     pub(super) fn redact(&mut self, property: &str) {
         for change in self.changes.iter_mut().filter(|change| change.property == property) {
-            change.previous = REDACTED.to_owned();
-            change.desired = REDACTED.to_owned();
+            change.previous = REDACTED.into();
+            change.desired = REDACTED.into();
             change.redacted = true;
             change.wording = Some(Box::new(Wording {
                 previous: REDACTED.to_owned(),

@@ -279,9 +279,9 @@ impl Provider for ExecProvider {
         } else if parameters.commands_let(context).await? {
             checked.changes.push(Change {
                 resource: resource.reference(),
-                property: "returns".to_owned(),
-                previous: "notrun".to_owned(),
-                desired: parameters.returns.iter().map(i32::to_string).collect::<Vec<_>>().join(", "),
+                property: "returns".into(),
+                previous: "notrun".into(),
+                desired: parameters.returns.iter().map(i32::to_string).collect::<Vec<_>>().join(", ").into(),
                 diff: None,
                 redacted: parameters.sensitive,
                 wording: None,

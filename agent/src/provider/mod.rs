@@ -46,6 +46,7 @@ mod user;
 
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -61,11 +62,11 @@ pub struct Change {
     /// The resource that is out of sync: the one checked, or one that it generates, as a file below a recursive one.
     pub resource: ResourceRef,
     /// The property, as `ensure`, `content`, `mode`.
-    pub property: String,
+    pub property: Cow<'static, str>,
     /// What is there, as text; already redacted if secret.
-    pub previous: String,
+    pub previous: Cow<'static, str>,
     /// What is wanted, as text; already redacted if secret.
-    pub desired: String,
+    pub desired: Cow<'static, str>,
     /// A unified diff, where one is to be shown.
     pub diff: Option<String>,
     /// Whether values are hidden.

@@ -53,9 +53,9 @@ impl Provider for NotifyProvider {
     async fn check(&self, _context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
         let change = Change {
             resource: resource.reference(),
-            property: "message".to_owned(),
-            previous: "absent".to_owned(),
-            desired: message(resource)?,
+            property: "message".into(),
+            previous: "absent".into(),
+            desired: message(resource)?.into(),
             diff: None,
             redacted: resource.parameter("message").is_some_and(Value::is_sensitive),
             wording: None,

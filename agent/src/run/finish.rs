@@ -297,6 +297,7 @@ impl KeepState {
         written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, direct_puppet_transport::protocol::Digest)>,
     ) -> Result<(), FsError> {
         if let Some(mut cache) = cache {
+            cache.reserve(written.len());
             for (path, stat, digest) in written {
                 cache.record(&path, &stat, digest);
             }

@@ -4,7 +4,7 @@
 //! `scan-cache` (layout: see the `format` module). A record is dropped by [`StatCache::forget`], by a damaged file or
 //! another key, and by any change of what it says; it survives restarts, upgrades and other catalogs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -62,6 +62,12 @@ impl StatCache {
         self.written.insert(path.clone());
     }
 
+    /// Makes room for so many more files, so that recording them never holds the table twice.
+    pub fn reserve(&mut self, files: usize) {
+        self.records.reserve(files);
+        self.written.reserve(files);
+    }
+
     /// Forgets a path.
     pub fn forget(&mut self, path: &TreePath) {
         self.changed |= self.records.remove(path).is_some();
@@ -104,9 +110,9 @@ impl StatCache {
     pub fn save_below(&mut self, root: &Path) -> Result<(), FsError> {
         self.settle(root)?;
         if self.changed {
-            let bytes = format::encode(&self.records, &self.key.checksum_key());
             let path = self.state_dir.join("scan-cache");
-            replace(&self.state_dir, "scan-cache", &bytes).map_err(|source| error(&path, "write the scan cache", source))?;
+            let fill = |file: &mut File| format::encode(&self.records, &self.key.checksum_key(), file);
+            replace(&self.state_dir, "scan-cache", fill).map_err(|source| error(&path, "write the scan cache", source))?;
             self.changed = false;
         }
         Ok(())
@@ -146,17 +152,16 @@ impl StatCache {
         let horizon = now.saturating_add(nanos_in(LONGEST_WAIT.saturating_sub(CLOCK_GRANULARITY)));
         // Only what this process wrote itself. A racy record made by reading somebody else's file stays racy: that file may have
         // been changed again in the same tick, after it was read, and only another reading can tell.
-        let racy: BTreeMap<TreePath, Record> = std::mem::take(&mut self.written)
-            .into_iter()
-            .filter_map(|path| self.records.get(&path).copied().map(|record| (path, record)))
-            .filter(|(_, record)| record.is_racy() && record.changed_at() < horizon)
-            .collect();
-        let Some(newest) = racy.values().map(Record::changed_at).max() else { return Ok(()) };
+        let mut racy: Vec<TreePath> = std::mem::take(&mut self.written).into_iter().collect();
+        racy.retain(|path| self.records.get(path).is_some_and(|record| record.is_racy() && record.changed_at() < horizon));
+        let Some(newest) = racy.iter().filter_map(|path| Some(self.records.get(path)?.changed_at())).max() else { return Ok(()) };
+        racy.sort_unstable();
         now = wait_until_past(newest, now);
         let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
         // In path order most neighbours share a directory: each is opened about once.
         let mut open: Option<(TreePath, Option<Dir<'_>>)> = None;
-        for (path, record) in racy {
+        for path in racy {
+            let Some(record) = self.records.get(&path).copied() else { continue };
             let parent = path.parent().unwrap_or_default();
             let (_, dir) = match open.take_if(|(at, _)| *at == parent) {
                 Some(same) => open.insert(same),
@@ -219,7 +224,7 @@ fn load_key(state_dir: &Path) -> Result<(FingerprintKey, bool), FsError> {
         .mode(0o700)
         .create(state_dir)
         .map_err(|source| error(state_dir, "create the state directory", source))?;
-    replace(state_dir, "scan-key", &key)
+    replace(state_dir, "scan-key", |file| file.write_all(&key))
         .map_err(|source| error(&path, "write the secret of this host's fingerprints", source))?;
     Ok((FingerprintKey::new(key), true))
 }
@@ -241,7 +246,7 @@ fn read_key(path: &Path) -> io::Result<Option<[u8; KEY_BYTES]>> {
 }
 
 /// Puts a file in the state directory in place: written beside, made durable, renamed.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn replace(dir: &Path, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.new"));
     // What a crash left there is of no use, and could have other permissions.
     match std::fs::remove_file(&temporary) {
@@ -249,7 +254,7 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
+    fill(&mut file)?;
     file.sync_all()?;
     std::fs::rename(&temporary, dir.join(name))?;
     File::open(dir)?.sync_all()

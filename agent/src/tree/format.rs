@@ -12,6 +12,7 @@
 //! version and another key all make the file no cache at all, which costs one full read of the files and nothing else.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 
 use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
 
@@ -21,6 +22,8 @@ const MAGIC: [u8; 8] = *b"DPSCAN\0\x01";
 const CHECKSUM_BYTES: usize = 32;
 /// The fixed part of a record.
 const RECORD_BYTES: usize = 2 + 3 * 8 + 4 * 8 + 3 * 4 + 1 + 32 + 1 + 16;
+/// Bytes that are encoded before they are written: the whole file may be as long as everything else in memory.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
 pub(super) type Records = HashMap<TreePath, Record>;
 
@@ -40,34 +43,40 @@ const fn algorithm_of(code: u8) -> Option<Algorithm> {
     }
 }
 
-/// Encodes; a record of an algorithm that the format does not know is left out.
-pub(super) fn encode(records: &Records, checksum_key: &[u8; 32]) -> Vec<u8> {
+/// Encodes, record by record; one of an algorithm that the format does not know is left out.
+pub(super) fn encode(records: &Records, checksum_key: &[u8; 32], out: &mut impl Write) -> io::Result<()> {
     let mut sorted: Vec<_> =
         records.iter().filter_map(|(path, record)| Some((path, record, entry_code(path, record)?))).collect();
     sorted.sort_unstable_by_key(|(path, ..)| path.as_bytes());
-    let mut out = Vec::with_capacity(16 + sorted.len() * (RECORD_BYTES + 48) + CHECKSUM_BYTES);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&(sorted.len() as u64).to_le_bytes());
+    let mut checksum = blake3::Hasher::new_keyed(checksum_key);
+    let mut bytes = Vec::with_capacity(WRITTEN_AT_ONCE + RECORD_BYTES + usize::from(u16::MAX));
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&(sorted.len() as u64).to_le_bytes());
     for (path, record, (length, code)) in sorted {
-        out.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
         for number in [record.dev, record.ino, record.size] {
-            out.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
         }
         for time in [record.mtime, record.ctime, record.recorded_at, record.proved_at] {
-            out.extend_from_slice(&time.to_le_bytes());
+            bytes.extend_from_slice(&time.to_le_bytes());
         }
         for number in [record.mode, record.uid, record.gid] {
-            out.extend_from_slice(&number.to_le_bytes());
+            bytes.extend_from_slice(&number.to_le_bytes());
         }
-        out.push(code);
-        out.extend_from_slice(record.digest.bytes());
-        out.push(u8::from(record.fingerprint.is_some()));
-        out.extend_from_slice(&record.fingerprint.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(path.as_bytes());
+        bytes.push(code);
+        bytes.extend_from_slice(record.digest.bytes());
+        bytes.push(u8::from(record.fingerprint.is_some()));
+        bytes.extend_from_slice(&record.fingerprint.unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(path.as_bytes());
+        if bytes.len() >= WRITTEN_AT_ONCE {
+            checksum.update(&bytes);
+            out.write_all(&bytes)?;
+            bytes.clear();
+        }
     }
-    let checksum = blake3::keyed_hash(checksum_key, &out);
-    out.extend_from_slice(checksum.as_bytes());
-    out
+    checksum.update(&bytes);
+    bytes.extend_from_slice(checksum.finalize().as_bytes());
+    out.write_all(&bytes)
 }
 
 fn entry_code(path: &TreePath, record: &Record) -> Option<(u16, u8)> {
@@ -157,6 +166,12 @@ mod tests {
         }
     }
 
+    fn encoded(records: &Records) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(records, &KEY, &mut bytes).unwrap();
+        bytes
+    }
+
     fn records() -> impl Strategy<Value = Records> {
         let path =
             proptest::collection::vec(any::<u8>(), 1..20).prop_filter_map("a path", |bytes| TreePath::from_bytes(&bytes).ok());
@@ -168,12 +183,12 @@ mod tests {
 
         #[test]
         fn round_trips(records in records()) {
-            prop_assert_eq!(decode(&encode(&records, &KEY), &KEY), Some(records));
+            prop_assert_eq!(decode(&encoded(&records), &KEY), Some(records));
         }
 
         #[test]
         fn damage_anywhere_makes_it_no_cache(records in records(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
-            let mut bytes = encode(&records, &KEY);
+            let mut bytes = encoded(&records);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert_eq!(decode(&bytes, &KEY), None);
@@ -192,8 +207,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_in_several_pieces_is_one_cache() {
+        let path = |number: u32| TreePath::from_bytes(format!("etc/app/{number}").as_bytes()).unwrap();
+        let stat = crate::fs::Stat::from_raw(&rustix::fs::stat("/").unwrap());
+        let record = |number: u32| Record::new(&stat, Digest::of(&number.to_le_bytes()), None, 1, 2);
+        let records: Records = (0..5000).map(|number| (path(number), record(number))).collect();
+        let bytes = encoded(&records);
+        assert!(bytes.len() > 4 * WRITTEN_AT_ONCE, "{}", bytes.len());
+        assert_eq!(decode(&bytes, &KEY), Some(records));
+    }
+
+    #[test]
     fn another_key_is_no_cache() {
-        let bytes = encode(&Records::new(), &KEY);
+        let bytes = encoded(&Records::new());
         assert_eq!(decode(&bytes, &KEY), Some(Records::new()));
         assert_eq!(decode(&bytes, &[6; 32]), None);
     }

@@ -178,7 +178,7 @@ pub fn scan_below(
         interrupt,
     };
     let looked = pool.install(|| look_at_all(&root_dir, wanted, &prover, progress));
-    let is_complete = looked.iter().all(Option::is_some);
+    let is_complete = looked.answers.iter().flatten().all(Option::is_some);
     let scan = gather(wanted, looked, cache);
     if !is_complete || interrupt.load(Ordering::Relaxed) {
         return Err(error(root, "finish the scan of", io::Error::new(io::ErrorKind::Interrupted, "interrupted")));
@@ -186,8 +186,16 @@ pub fn scan_below(
     Ok(scan)
 }
 
-/// Returns one answer per wanted file, in order; `None` for those that an interrupt left out.
-fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64) -> Vec<Option<Looked>> {
+/// What all tasks found.
+struct LookedAtAll {
+    /// Indexes of the wanted files, by directory.
+    order: Vec<usize>,
+    /// One answer for each of these, task after task; `None` for those that an interrupt left out.
+    answers: Vec<Vec<Option<Looked>>>,
+}
+
+/// Looks at every wanted file: small ones side by side, then the large ones with all threads each.
+fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64) -> LookedAtAll {
     let parents: Vec<&[u8]> = wanted.iter().map(|wanted| parent_of(wanted.path.as_bytes())).collect();
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&index| parents[index]);
@@ -195,19 +203,15 @@ fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, pr
         order.chunk_by(|&a, &b| parents[a] == parents[b]).flat_map(|run| run.chunks(FILES_PER_TASK)).collect();
     let look_run =
         |buffer: &mut Vec<u8>, run: &&[usize]| look_at_run(root, wanted, prover, run, buffer, Large::Postpone, progress);
-    let small: Vec<_> = runs.par_iter().map_init(Vec::new, look_run).collect();
-    let mut answers: Vec<Option<Looked>> = wanted.iter().map(|_| None).collect();
-    for (&index, looked) in runs.iter().flat_map(|run| run.iter()).zip(small.into_iter().flatten()) {
-        answers[index] = looked;
-    }
+    let mut answers: Vec<Vec<Option<Looked>>> = runs.par_iter().map_init(Vec::new, look_run).collect();
     let mut buffer = Vec::new();
-    for index in (0..wanted.len()).filter(|_| !prover.interrupt.load(Ordering::Relaxed)) {
-        if answers[index].is_none() {
+    for (&index, looked) in order.iter().zip(answers.iter_mut().flatten()) {
+        if looked.is_none() && !prover.interrupt.load(Ordering::Relaxed) {
             let run = look_at_run(root, wanted, prover, &[index], &mut buffer, Large::Hash, progress);
-            answers[index] = run.into_iter().next().flatten();
+            *looked = run.into_iter().next().flatten();
         }
     }
-    answers
+    LookedAtAll { order, answers }
 }
 
 /// Looks at files of one directory; one answer per index.
@@ -242,10 +246,10 @@ fn parent_of(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
 }
 
-fn gather(wanted: &[WantedContent], looked: Vec<Option<Looked>>, cache: &mut StatCache) -> Scan {
-    let mut scan = Scan::default();
-    for (wanted, looked) in wanted.iter().zip(looked) {
-        let Some(looked) = looked else { continue };
+fn gather(wanted: &[WantedContent], looked: LookedAtAll, cache: &mut StatCache) -> Scan {
+    let mut scan = Scan { files: HashMap::with_capacity(wanted.len()), ..Scan::default() };
+    for (index, looked) in looked.order.into_iter().zip(looked.answers.into_iter().flatten()) {
+        let (wanted, Some(looked)) = (&wanted[index], looked) else { continue };
         match looked.update {
             Update::Keep => {}
             Update::Forget => cache.forget(&wanted.path),

@@ -1,5 +1,6 @@
 //! The report of one run: the keys of Puppet's report format 12, plus the ids that make it traceable.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -57,13 +58,13 @@ pub struct Event {
     /// The resource, `Type[title]`.
     pub resource: String,
     /// The property, as `content` or `ensure`.
-    pub property: String,
+    pub property: Cow<'static, str>,
     /// What was found, as text; redacted if secret.
-    pub previous_value: String,
+    pub previous_value: Cow<'static, str>,
     /// What is wanted, as text; redacted if secret.
-    pub desired_value: String,
+    pub desired_value: Cow<'static, str>,
     /// One line for people.
-    pub message: String,
+    pub message: Cow<'static, str>,
     /// What became of it.
     pub status: EventStatus,
     /// Whether it was drift: the state had been set by an earlier run and something else changed it.

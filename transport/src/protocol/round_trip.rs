@@ -144,10 +144,10 @@ fn event() -> impl Strategy<Value = Event> {
     (".{0,12}", ".{0,12}", any::<bool>(), any::<bool>(), any::<i64>()).prop_map(|(resource, text, corrective, redacted, time)| {
         Event {
             resource,
-            property: "content".to_owned(),
-            previous_value: text.clone(),
-            desired_value: text.clone(),
-            message: text,
+            property: "content".into(),
+            previous_value: text.clone().into(),
+            desired_value: text.clone().into(),
+            message: text.into(),
             status: EventStatus::Noop,
             corrective_change: corrective,
             redacted,

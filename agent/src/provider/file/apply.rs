@@ -65,7 +65,7 @@ impl Announced {
     pub(super) fn of(change: &Change) -> Self {
         Self {
             resource: change.resource.clone(),
-            changes_more: matches!(change.property.as_str(), "ensure" | "content" | "target"),
+            changes_more: matches!(&*change.property, "ensure" | "content" | "target"),
             purges: change.property == "ensure" && change.desired == "absent",
         }
     }

@@ -1,6 +1,7 @@
 //! Compares what is with what shall be, and says what would change.
 
 use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
+use std::borrow::Cow;
 
 use super::checksum::Checksum;
 use super::desired::{self, Desired, Exclusions, Expansion, Want};
@@ -35,13 +36,18 @@ const PHASES: usize = Phase::Removal as usize + 1;
 struct Difference {
     phase: Phase,
     property: &'static str,
-    previous: String,
-    desired: String,
+    previous: Cow<'static, str>,
+    desired: Cow<'static, str>,
     diff: Option<String>,
 }
 
 impl Difference {
-    fn new(phase: Phase, property: &'static str, previous: impl Into<String>, desired: impl Into<String>) -> Self {
+    fn new(
+        phase: Phase,
+        property: &'static str,
+        previous: impl Into<Cow<'static, str>>,
+        desired: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self { phase, property, previous: previous.into(), desired: desired.into(), diff: None }
     }
 }
@@ -151,14 +157,19 @@ impl Comparison<'_> {
     fn add(&mut self, path: &TreePath, difference: Difference) {
         let change = Change {
             resource: desired::reference_at(self.resource, self.parameters, path),
-            property: difference.property.to_owned(),
+            property: difference.property.into(),
             previous: difference.previous,
             desired: difference.desired,
             diff: difference.diff,
             redacted: self.parameters.sensitive && difference.property == "content",
             wording: None,
         };
-        self.found[difference.phase as usize].push(change);
+        let found = &mut self.found[difference.phase as usize];
+        if found.len() == found.capacity() {
+            // There may be very many: growing by doubling would keep room for twice as many.
+            found.reserve_exact((found.len() / 8).max(16));
+        }
+        found.push(change);
     }
 
     fn differences(&self, entry: &Desired, path: &TreePath, stat: Option<&Stat>) -> Result<Vec<Difference>, String> {
@@ -315,10 +326,15 @@ impl Comparison<'_> {
     fn finish(mut self, entries: usize) -> Checked {
         // Removals from below, everything else from above.
         self.found[Phase::Removal as usize].reverse();
-        for changes in self.found {
-            if self.checked.changes.is_empty() {
+        for mut changes in self.found {
+            let before = std::mem::take(&mut self.checked.changes);
+            if before.len() < changes.len() {
+                // Mostly all are of one kind: these stay where they are.
+                changes.reserve_exact(before.len());
+                changes.splice(0..0, before);
                 self.checked.changes = changes;
             } else {
+                self.checked.changes = before;
                 self.checked.changes.extend(changes);
             }
         }

@@ -54,7 +54,7 @@ async fn content_and_mode_are_two_changes() {
     world.write("/a", "old");
     world.chmod("/a", 0o600);
     let checked = world.converge(&file("/a").with("content", "new").with("mode", "0644")).await;
-    let properties: Vec<&str> = checked.changes.iter().map(|change| change.property.as_str()).collect();
+    let properties: Vec<&str> = checked.changes.iter().map(|change| &*change.property).collect();
     assert_eq!(properties, ["content", "mode"]);
 }
 
@@ -110,7 +110,7 @@ async fn secrets_are_not_shown() {
     let refused = file("/a").with("content", secret.clone()).with("validate_cmd", "/bin/grep -v x %").with("path", "/a");
     let checked = world.check(&refused).await.unwrap();
     assert!(checked.changes[0].redacted);
-    assert_eq!((checked.changes[0].previous.as_str(), checked.changes[0].desired.as_str()), ("[redacted]", "[redacted]"));
+    assert_eq!((&*checked.changes[0].previous, &*checked.changes[0].desired), ("[redacted]", "[redacted]"));
     assert_eq!(checked.changes[0].diff, None);
     let failing = file("/a").with("content", secret).with("validate_cmd", "/bin/sh -c 'cat \"$0\"; exit 1' %");
     let applied = world.apply(&failing, &checked.changes).await.unwrap();

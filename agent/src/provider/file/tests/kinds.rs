@@ -38,7 +38,7 @@ async fn every_kind_replaces_every_other() {
             let checked = world.converge(&resource.clone().with("force", true)).await;
             if kind == *wanted {
                 assert!(
-                    checked.changes.iter().all(|change| matches!(change.property.as_str(), "content" | "target")),
+                    checked.changes.iter().all(|change| matches!(&*change.property, "content" | "target")),
                     "{kind} {checked:?}"
                 );
             } else {
