@@ -81,6 +81,9 @@ pub struct WalkError {
 /// Entries that one thread describes at a time: enough for a directory's descriptor to be used often.
 const AT_ONCE: usize = 512;
 
+/// How many entries are described before they are added to the tree: all at once would be in memory twice.
+const PIECE: usize = 64 * AT_ONCE;
+
 /// Lists everything below `dir` without following a symbolic link, `dir` itself included. Names are read one directory after the
 /// other; metadata is read on `pool`, by descriptor of the parent.
 ///
@@ -121,13 +124,17 @@ pub fn list_tree(dir: &Path, options: &WalkOptions<'_>, pool: &Pool) -> Result<T
             Err((_, error)) => tree.unlisted.push(error),
         }
     }
-    let described: Vec<Result<TreeEntry, UnlistedEntry>> =
-        pool.install(|| found.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
-    tree.entries.reserve_exact(described.len());
-    for entry in described {
-        match entry {
-            Ok(entry) => tree.entries.push(entry),
-            Err(error) => tree.unlisted.push(error),
+    tree.entries.reserve_exact(found.len());
+    let mut found = found.into_iter();
+    while !found.as_slice().is_empty() {
+        let piece: Vec<TreePath> = found.by_ref().take(PIECE).collect();
+        let described: Vec<Result<TreeEntry, UnlistedEntry>> =
+            pool.install(|| piece.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
+        for entry in described {
+            match entry {
+                Ok(entry) => tree.entries.push(entry),
+                Err(error) => tree.unlisted.push(error),
+            }
         }
     }
     Ok(tree)

@@ -1,14 +1,14 @@
 //! The private copy of staging.
 
-use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Seek as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use direct_puppet_agent::fs::{FileKind, FsError, Root, Stat};
+use direct_puppet_agent::fs::{FileKind, FsError, Root};
 use direct_puppet_agent::tree::{Pool, Tree, TreeEntry, WalkOptions, list_tree};
 use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, ManifestEntry, TreePath};
@@ -23,7 +23,7 @@ use crate::server::Server;
 /// What was copied.
 pub(super) struct Copied {
     pub(super) entries: Vec<ManifestEntry>,
-    listed: Tree,
+    listed: Listing,
     pool: Pool,
     pub(super) files: u64,
     pub(super) files_read: u64,
@@ -32,11 +32,45 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// Refuses staging that has changed since it was copied: what was copied may be a mixture. Blocking.
-    pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
-        let changed = differences(&self.listed, &list(dir, &self.pool)?);
+    /// Refuses staging that has changed since it was copied into `entries`: what was copied may be a mixture. Blocking.
+    pub(super) fn refuse_unstable(&self, entries: &[ManifestEntry], dir: &Path) -> Result<(), ServerError> {
+        let changed = self.listed.differences(entries, &list(dir, &self.pool)?);
         if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }
     }
+}
+
+/// What a listing was, in eight bytes for each entry: paths are in the manifest that is made of it, in the same order.
+struct Listing {
+    marks: Vec<u64>,
+    hasher: RandomState,
+}
+
+impl Listing {
+    fn of(tree: &Tree) -> Self {
+        let hasher = RandomState::new();
+        Self { marks: tree.entries.iter().map(|entry| mark(&hasher, entry)).collect(), hasher }
+    }
+
+    /// Paths that came, went or changed since.
+    fn differences(&self, entries: &[ManifestEntry], after: &Tree) -> Vec<String> {
+        let mut before = entries.iter().zip(&self.marks).peekable();
+        let mut paths = Vec::new();
+        for entry in &after.entries {
+            while let Some((gone, _)) = before.next_if(|(before, _)| before.path < entry.path) {
+                paths.push(gone.path.to_string());
+            }
+            let before = before.next_if(|(before, _)| before.path == entry.path);
+            if before.is_none_or(|(_, before)| *before != mark(&self.hasher, entry)) {
+                paths.push(entry.path.to_string());
+            }
+        }
+        paths.extend(before.map(|(gone, _)| gone.path.to_string()));
+        paths
+    }
+}
+
+fn mark(hasher: &RandomState, entry: &TreeEntry) -> u64 {
+    hasher.hash_one((&entry.stat, &entry.target))
 }
 
 /// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. Blocking.
@@ -64,14 +98,14 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Re
         }
     };
     let digests = entries.iter().zip(&listed.entries).filter_map(|(entry, listed)| match entry.kind {
-        EntryKind::File { digest, .. } => Some((entry.path.clone(), listed.stat, digest)),
+        EntryKind::File { digest, .. } => Some((&entry.path, listed.stat, digest)),
         _ => None,
     });
     index.replace(digests, begun);
     Ok(Copied {
         files: entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })).count() as u64,
         entries,
-        listed,
+        listed: Listing::of(&listed),
         pool,
         files_read: counts.read.into_inner(),
         new_contents: new.len() as u64,
@@ -135,23 +169,6 @@ fn leads_out(path: &TreePath, target: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// Paths that came, went or changed between two listings.
-fn differences(before: &Tree, after: &Tree) -> Vec<String> {
-    // What differs is said by path, which costs a copy of them all: nearly always nothing does.
-    if before.entries == after.entries {
-        return Vec::new();
-    }
-    let by_path = |tree: &Tree| -> BTreeMap<TreePath, (Stat, Option<Vec<u8>>)> {
-        tree.entries.iter().map(|entry| (entry.path.clone(), (entry.stat, entry.target.clone()))).collect()
-    };
-    let (before, after) = (by_path(before), by_path(after));
-    let differs = |path: &&TreePath| before.get(*path) != after.get(*path);
-    let mut paths: Vec<&TreePath> =
-        before.keys().filter(differs).chain(after.keys().filter(|path| !before.contains_key(*path))).collect();
-    paths.sort();
-    paths.into_iter().map(ToString::to_string).collect()
 }
 
 #[derive(Debug, Default)]

@@ -197,7 +197,7 @@ fn attempt(
         }
         return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), Some(before)) }));
     }
-    copied.refuse_unstable(&dir)?;
+    copied.refuse_unstable(manifest.entries(), &dir)?;
     limits::check_manifest(&manifest)?;
     let version = Version {
         environment: environment.clone(),
