@@ -45,9 +45,25 @@ impl RootDir {
         loop {
             match rustix::fs::openat2(&self.0, name, DIRECTORY, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if attempt < LOOKUP_ATTEMPTS => attempt += 1,
+                // Kernels before 5.6, and whatever does not let the call through: see `fs::resolve`.
+                Err(Errno::NOSYS | Errno::PERM) => return self.open_by_component(name),
                 result => return result,
             }
         }
+    }
+
+    /// As [`RootDir::open_beneath`], name by name.
+    fn open_by_component(&self, name: impl Arg) -> Result<OwnedFd, Errno> {
+        let path = name.as_cow_c_str()?;
+        let mut open: Option<OwnedFd> = None;
+        for name in path.to_bytes().split(|&byte| byte == b'/') {
+            if name.is_empty() || name == b".." {
+                return Err(Errno::INVAL);
+            }
+            let base = open.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
+            open = Some(rustix::fs::openat(base, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?);
+        }
+        open.ok_or(Errno::INVAL)
     }
 }
 
@@ -127,5 +143,39 @@ fn to_stat(stat: &rustix::fs::Stat) -> Stat {
         uid: stat.st_uid,
         gid: stat.st_gid,
         nlink: stat.st_nlink.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_open_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("real/sub")).unwrap();
+        std::fs::write(dir.path().join("real/file"), "").unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        let root = RootDir::open(dir.path()).unwrap();
+        let found = |opened: Result<OwnedFd, Errno>| opened.map(|fd| rustix::fs::fstat(fd).unwrap().st_ino);
+        for path in [".", "real", "real/sub"] {
+            let expected = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(dir.path().join(path)).unwrap());
+            assert_eq!(
+                (found(root.open_beneath(path)), found(root.open_by_component(path))),
+                (Ok(expected), Ok(expected)),
+                "{path}"
+            );
+        }
+        for (path, errno) in [("none", Errno::NOENT), ("real/file", Errno::NOTDIR), ("real/file/x", Errno::NOTDIR)] {
+            assert_eq!((found(root.open_beneath(path)), found(root.open_by_component(path))), (Err(errno), Err(errno)), "{path}");
+        }
+        // A link is refused by either, in other words.
+        for path in ["link", "link/sub"] {
+            assert_eq!(found(root.open_beneath(path)), Err(Errno::LOOP), "{path}");
+            assert_eq!(found(root.open_by_component(path)), Err(Errno::NOTDIR), "{path}");
+        }
+        for path in ["..", "real/../real"] {
+            assert!(root.open_by_component(path).is_err(), "{path}");
+        }
     }
 }
