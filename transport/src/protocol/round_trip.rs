@@ -103,14 +103,16 @@ fn resource() -> impl Strategy<Value = Resource> {
         btree_map("[a-z]{1,8}", value(), 0..4),
         vec("[a-z]{1,6}", 0..3),
         option::of(resolved),
+        any::<bool>(),
         any::<Option<u32>>(),
     )
-        .prop_map(|(resource_type, title, parameters, tags, resolved, line)| Resource {
+        .prop_map(|(resource_type, title, parameters, tags, resolved, container, line)| Resource {
             resource_type,
             title,
             parameters,
             tags,
             resolved,
+            container,
             file: line.map(|line| format!("file {line}")),
             line,
         })
