@@ -118,6 +118,7 @@ fn summary_line(outcome: &Outcome) -> String {
         Some(Answer::Current) => "current",
         Some(Answer::Catalog) => "new from the server",
         Some(Answer::Cached) => "from the cache",
+        Some(Answer::Given) => "from the file",
         _ => "unknown",
     };
     let (resources, scan, wire) = (&outcome.resources, &outcome.scan, &outcome.wire);

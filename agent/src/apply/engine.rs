@@ -45,6 +45,8 @@ pub(crate) struct EngineOptions {
 /// One pass over a catalog.
 pub(crate) struct Engine<'a> {
     pub(crate) graph: &'a Graph,
+    /// By index, resources that cannot be managed, and why.
+    pub(crate) refused: &'a HashMap<usize, String>,
     pub(crate) resources: &'a [Arc<Resource>],
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
@@ -108,6 +110,9 @@ impl Engine<'_> {
         }
         if blocked {
             return self.skip(&resource, "a dependency failed", Passed { failed: true, changed: false });
+        }
+        if let Some(reason) = self.refused.get(&at) {
+            return self.fail(&resource, reason);
         }
         let Some(provider) = self.providers.get(&resource.resource_type).map(Arc::clone) else {
             let reason = format!("no provider for type {}", resource.resource_type);

@@ -5,6 +5,6 @@ mod graph;
 mod managed;
 
 pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, error_chain};
-pub(crate) use graph::Graph;
 pub use graph::GraphError;
+pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;

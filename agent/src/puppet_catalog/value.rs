@@ -72,7 +72,7 @@ fn rich(mut object: Map<String, Json>, depth: usize) -> Result<Value, String> {
 
 /// Reads a hash whose keys are not all text: keys and values by turns. Keys become text.
 fn hash(flat: Vec<Json>, depth: usize) -> Result<Value, String> {
-    if flat.len() % 2 != 0 {
+    if !flat.len().is_multiple_of(2) {
         return Err("has a Hash with a key that has no value".to_owned());
     }
     let mut entries = BTreeMap::new();

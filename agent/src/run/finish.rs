@@ -17,7 +17,7 @@ use crate::error::RunError;
 use crate::event::RunEvent;
 use crate::fs::{FsError, write_state};
 use crate::lock::own_file;
-use crate::outcome::{Outcome, WireCounters};
+use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
 use crate::report::{self, ReportParts};
 use crate::summary;
@@ -48,6 +48,7 @@ impl<T: Transport> Run<'_, T> {
         let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
         let (environment, held) = (self.inner.environment.clone(), source.held);
         let is_kept = !self.options.noop;
+        let is_new = bytes.is_some();
         let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
             let unsettled = load_unsettled(&unsettled_path);
             match bytes {
@@ -68,7 +69,7 @@ impl<T: Transport> Run<'_, T> {
         }
         let resources = match before {
             Some(before) => before.resources.into_iter().map(|resource| (resource.reference(), Arc::new(resource))).collect(),
-            None if source.answer == crate::outcome::Answer::Catalog => HashMap::new(),
+            None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
             None => resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
         Ok(Prior { resources, unsettled: unsettled.resources })
@@ -114,8 +115,10 @@ impl<T: Transport> Run<'_, T> {
         }
         let mut parts = self.report_parts();
         parts.catalog_id = Some(source.held.catalog_id);
-        parts.code_id = Some(source.held.code_id);
-        parts.version = Some(source.held.version);
+        if source.answer != Answer::Given {
+            parts.code_id = Some(source.held.code_id);
+            parts.version = Some(source.held.version);
+        }
         parts.cached = source.cached;
         parts.status = status;
         parts.completed = !result.cancelled;
@@ -209,6 +212,10 @@ impl<T: Transport> Run<'_, T> {
                 Vec::new()
             }
         };
+        if self.options.catalog.is_some() {
+            // There is no server that waits for it.
+            return;
+        }
         for (path, waiting) in pending {
             if self.client.report(&waiting).await.is_err() {
                 break;
