@@ -167,6 +167,42 @@ async fn a_cycle_is_told_and_drawn() {
 }
 
 #[tokio::test]
+async fn schedules_hold_resources_back() {
+    let node = Node::new();
+    let resources = r#"{"type":"Schedule","title":"odd","parameters":{"period":"never"}},
+        {"type":"Schedule","title":"bad","parameters":{"range":"25 - 26"}},
+        {"type":"Notify","title":"each run"},
+        {"type":"Notify","title":"daily","parameters":{"schedule":"daily"}},
+        {"type":"Notify","title":"never","parameters":{"schedule":"odd"}},
+        {"type":"Notify","title":"after never","parameters":{"require":"Notify[never]"}},
+        {"type":"Notify","title":"unknown","parameters":{"schedule":"nope"}},
+        {"type":"Notify","title":"useless","parameters":{"schedule":"bad"}},
+        {"type":"Class","title":"c","parameters":{"noop":true}},
+        {"type":"Notify","title":"inside","parameters":{"loglevel":"debug"}}"#;
+    let edges = r#"{"source":"Class[c]","target":"Notify[inside]"}"#;
+    let json = format!(r#"{{"name":"n1","resources":[{resources}],"edges":[{edges}]}}"#);
+    let catalog = Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap());
+    let apply = async || {
+        let options = RunOptions { catalog: Some(Arc::clone(&catalog)), ..RunOptions::default() };
+        let outcome = node.agent().run(&options).await.unwrap();
+        let told: Vec<_> = outcome.events().map(|event| format!("{} {:?}", event.resource, event.status)).collect();
+        (told, outcome)
+    };
+    let (told, outcome) = apply().await;
+    let first = ["Notify[each run] Success", "Notify[daily] Success", "Notify[after never] Success", "Notify[inside] Noop"];
+    assert_eq!(told, first);
+    assert_eq!((outcome.resources.skipped, outcome.resources.failed), (1, 3), "{:?}", outcome.messages);
+    for named in
+        ["Schedule[bad]: parameter range", "Notify[unknown]: its schedule \"nope\"", "Notify[useless]: its schedule cannot"]
+    {
+        assert!(outcome.messages.iter().any(|message| message.contains(named)), "{named}: {:?}", outcome.messages);
+    }
+    assert!(outcome.events().all(|event| event.loglevel.is_some() == (event.resource == "Notify[inside]")));
+    let (told, outcome) = apply().await;
+    assert_eq!((told, outcome.resources.skipped), (first[..1].iter().chain(&first[2..]).map(ToString::to_string).collect(), 2));
+}
+
+#[tokio::test]
 async fn it_must_be_for_this_node() {
     let node = Node::new();
     let catalog = PuppetCatalog::read(br#"{"name":"n2","resources":[]}"#).unwrap();

@@ -1,13 +1,15 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use direct_puppet_transport::protocol::report::{Event, EventStatus, ResourceStatus};
+use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::{Resource, ResourceRef};
 
 use super::graph::{Graph, Node};
+use super::metaparameters::Metaparameters;
+use super::schedule::{Moment, Schedules};
 use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
@@ -47,6 +49,11 @@ pub(crate) struct Engine<'a> {
     pub(crate) graph: &'a Graph,
     /// By index, resources that cannot be managed, and why.
     pub(crate) refused: &'a HashMap<usize, String>,
+    /// By index, what resources and their containers say.
+    pub(crate) metaparameters: &'a [Metaparameters],
+    pub(crate) schedules: &'a Schedules,
+    /// When resources with a schedule were last checked, in seconds since 1970 UTC.
+    pub(crate) last_checked: &'a BTreeMap<String, i64>,
     pub(crate) resources: &'a [Arc<Resource>],
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
@@ -66,6 +73,8 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
+    /// Resources with a schedule that were checked, and when, in seconds since 1970 UTC.
+    pub(crate) checked: BTreeMap<String, i64>,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -108,6 +117,11 @@ impl Engine<'_> {
             self.result.witnesses = None;
             return Passed::default();
         }
+        match self.is_scheduled(at, &resource) {
+            Ok(true) => {}
+            Ok(false) => return self.pass_over(&resource, blocked),
+            Err(reason) => return self.fail(&resource, &format!("{}: {reason}", resource.reference())),
+        }
         if blocked {
             return self.skip(&resource, "a dependency failed", Passed { failed: true, changed: false });
         }
@@ -119,7 +133,7 @@ impl Engine<'_> {
             return self.fail(&resource, &reason);
         };
         match provider.check(self.context, &resource).await {
-            Ok(checked) => self.settle(&*provider, &resource, checked, notified).await,
+            Ok(checked) => self.settle(&*provider, (at, &resource), checked, notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
                 self.skip(&resource, "the run was cancelled", Passed::default())
@@ -128,15 +142,40 @@ impl Engine<'_> {
         }
     }
 
+    /// Returns whether the schedule of a resource lets it be applied now, and takes down that it is; the error says why that cannot be known.
+    fn is_scheduled(&mut self, at: usize, resource: &Resource) -> Result<bool, String> {
+        let Some(name) = &self.metaparameters[at].schedule else { return Ok(true) };
+        // What follows from the time of day does not settle.
+        self.result.witnesses = None;
+        let schedule = self.schedules.find(name)?;
+        let moment = |unix: i64| Moment { unix, offset: self.system.utc_offset(unix) };
+        let reference = resource.reference().to_string();
+        let now = unix_nanos(self.system.now()) / 1_000_000_000;
+        let allowed = schedule.allows(self.last_checked.get(&reference).copied().map(moment), moment(now));
+        if allowed {
+            self.result.checked.insert(reference, now);
+        }
+        Ok(allowed)
+    }
+
+    /// Passes over a resource that its schedule does not let be applied now: nothing is said of it, and what waits for it goes on.
+    fn pass_over(&mut self, resource: &Resource, blocked: bool) -> Passed {
+        self.result.counters.total += 1;
+        self.result.counters.skipped += 1;
+        self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
+        Passed { failed: blocked, changed: false }
+    }
+
     async fn settle(
         &mut self,
         provider: &dyn Provider,
-        resource: &Arc<Resource>,
+        (at, resource): (usize, &Arc<Resource>),
         mut checked: Checked,
         notified: bool,
     ) -> Passed {
         self.gather(&mut checked, notified);
-        let noop = resource.parameter("noop").and_then(|value| value.as_bool()).unwrap_or(self.options.noop) || self.options.noop;
+        let metaparameters = &self.metaparameters[at];
+        let (noop, loglevel) = (self.options.noop || metaparameters.noop == Some(true), metaparameters.loglevel);
         self.result.counters.total += checked.resources;
         let mut statuses = Statuses::default();
         for (reference, reason) in &checked.failures {
@@ -148,7 +187,7 @@ impl Engine<'_> {
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
         statuses.list.reserve_exact(checked.changes.len());
-        self.record(resource, checked.changes, applied, &mut statuses);
+        self.record((resource, loglevel), checked.changes, applied, &mut statuses);
         let mut passed = statuses.passed();
         if notified && !passed.failed {
             passed = self.refresh(provider, resource, noop, passed, &mut statuses).await;
@@ -184,7 +223,13 @@ impl Engine<'_> {
         })
     }
 
-    fn record(&mut self, resource: &Resource, changes: Vec<Change>, applied: Option<Applied>, statuses: &mut Statuses) {
+    fn record(
+        &mut self,
+        (resource, loglevel): (&Resource, Option<LogLevel>),
+        changes: Vec<Change>,
+        applied: Option<Applied>,
+        statuses: &mut Statuses,
+    ) {
         for (at, mut change) in changes.into_iter().enumerate() {
             let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
             if let Some(reason) = failure {
@@ -192,7 +237,7 @@ impl Engine<'_> {
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let event = self.event(resource, change, applied.is_none(), failure);
+            let event = Event { loglevel, ..self.event(resource, change, applied.is_none(), failure) };
             if let Some(diff) = diff {
                 self.result.diffs.push((event.resource.clone(), diff));
             }
@@ -233,6 +278,7 @@ impl Engine<'_> {
             message,
             status,
             redacted: change.redacted,
+            loglevel: None,
             time_unix_nanos: unix_nanos(self.system.now()),
         }
     }

@@ -3,8 +3,14 @@
 mod engine;
 mod graph;
 mod managed;
+mod metaparameters;
+mod schedule;
 
 pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, error_chain};
 pub use graph::GraphError;
 pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;
+pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
+pub(crate) use schedule::Schedules;
+#[cfg(feature = "providers")]
+pub(crate) use schedule::{SCHEDULE_PARAMETERS, Schedule};

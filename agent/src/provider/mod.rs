@@ -34,6 +34,8 @@ mod record;
 #[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
+mod schedule;
+#[cfg(feature = "providers")]
 mod ssh_authorized_key;
 #[cfg(feature = "providers")]
 mod sshkey;
@@ -251,6 +253,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(host::HostProvider::default()),
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
+        Arc::new(schedule::ScheduleProvider),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(tidy::TidyProvider),

@@ -9,6 +9,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
 use serde::{Deserialize, Serialize};
 
+use super::checked::{self, LastChecked};
 use super::settled::ToSettle;
 use super::state::State;
 use super::{Run, Source, started_nanos};
@@ -175,6 +176,8 @@ impl<T: Transport> Run<'_, T> {
                     .collect(),
             },
             unsettled_path: self.unsettled_path(),
+            checked: result.checked.clone(),
+            now: started_nanos(self) / 1_000_000_000,
             undo_runs: self.inner.undo_runs,
             state_dir: self.inner.state_dir.clone(),
             root: state.root.clone(),
@@ -262,6 +265,9 @@ struct KeepState {
     has_failed: bool,
     unsettled: Unsettled,
     unsettled_path: PathBuf,
+    checked: LastChecked,
+    /// In seconds since 1970 UTC.
+    now: i64,
     undo_runs: usize,
     state_dir: PathBuf,
     root: crate::fs::Root,
@@ -316,6 +322,9 @@ impl KeepState {
         let before = load_unsettled(&self.unsettled_path);
         if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
             save_unsettled(&self.unsettled_path, &self.unsettled)?;
+        }
+        if !self.checked.is_empty() {
+            checked::keep(&self.state_dir, self.checked, self.now)?;
         }
         if let Some(settle) = &self.settle {
             settle.write(&self.state_dir);

@@ -4,6 +4,7 @@
 //! [`System`](crate::system::System).
 
 mod check_in;
+mod checked;
 mod contents;
 mod finish;
 mod plan;
@@ -205,9 +206,13 @@ impl<T: Transport> Run<'_, T> {
         let options =
             EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
         let witnesses = may_settle.then(Witnesses::default);
+        let last_checked = self.last_checked(plan).await?;
         let engine = Engine {
             graph: &plan.graph,
             refused: &plan.refused,
+            metaparameters: &plan.metaparameters,
+            schedules: &plan.schedules,
+            last_checked: &last_checked,
             resources: &contents.resources,
             providers: &self.inner.providers,
             context: &context,
@@ -219,6 +224,17 @@ impl<T: Transport> Run<'_, T> {
         };
         let result = engine.run().await;
         Ok((result, context))
+    }
+}
+
+impl<T: Transport> Run<'_, T> {
+    /// Returns when resources with a schedule were last checked.
+    async fn last_checked(&self, plan: &Plan) -> Result<checked::LastChecked, RunError> {
+        if plan.metaparameters.iter().all(|metaparameters| metaparameters.schedule.is_none()) {
+            return Ok(checked::LastChecked::new());
+        }
+        let state_dir = self.inner.state_dir.clone();
+        tokio::task::spawn_blocking(move || checked::load(&state_dir)).await.map_err(RunError::Lost)
     }
 }
 

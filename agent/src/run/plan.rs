@@ -7,7 +7,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Resource, TreePath};
 
 use super::{Run, own_state};
-use crate::apply::{Graph, GraphError, Relations, error_chain, managed_paths};
+use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
 
@@ -20,6 +20,9 @@ pub(super) struct Plan {
     pub(super) managed: HashSet<TreePath>,
     /// By index, resources that cannot be managed, and why.
     pub(super) refused: HashMap<usize, String>,
+    /// By index, what resources and their containers say of how they are applied.
+    pub(super) metaparameters: Vec<Metaparameters>,
+    pub(super) schedules: Schedules,
 }
 
 /// Puts a catalog in order.
@@ -45,7 +48,9 @@ pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &Catalog) -> Res
     let alias = |at: usize| provider(at).and_then(|(provider, resource)| provider.alias(resource));
     let relations = Relations { is_container: &Resource::is_container, autorequire: &autorequire, alias: &alias };
     match Graph::new(catalog, &relations) {
-        Ok(graph) => Ok(Plan { graph, managed, refused }),
+        Ok(graph) => {
+            Ok(Plan { graph, managed, refused, metaparameters: handed_down(catalog), schedules: Schedules::of(catalog) })
+        }
         Err(error) => {
             draw(run, &error);
             Err(error.into())
@@ -58,13 +63,19 @@ fn refused<T: Transport>(run: &Run<'_, T>, catalog: &Catalog) -> Result<HashMap<
     let providers = &run.inner.providers;
     let unusable = run.options.catalog.as_deref().map(|given| &given.unusable);
     let mut refused = HashMap::new();
-    for (at, resource) in catalog.resources.iter().enumerate().filter(|(_, resource)| !resource.is_container()) {
+    for (at, resource) in catalog.resources.iter().enumerate() {
+        let metaparameters = Metaparameters::parse(resource).map(drop);
+        if resource.is_container() {
+            // It is not applied, so it cannot fail alone.
+            metaparameters?;
+            continue;
+        }
         if let Some(reason) = unusable.and_then(|unusable| unusable.get(&resource.reference())) {
             refused.insert(at, format!("{}: {reason}", resource.reference()));
             continue;
         }
         let valid = match providers.get(&resource.resource_type) {
-            Some(provider) => provider.validate(resource).map_err(RunError::from),
+            Some(provider) => metaparameters.and_then(|()| provider.validate(resource)).map_err(RunError::from),
             None => Err(no_provider(resource, providers.keys())),
         };
         match valid {
