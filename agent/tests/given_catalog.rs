@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use direct_puppet_agent::{Agent, Answer, Outcome, PuppetCatalog, RunError, RunOptions};
@@ -200,6 +201,37 @@ async fn schedules_hold_resources_back() {
     assert!(outcome.events().all(|event| event.loglevel.is_some() == (event.resource == "Notify[inside]")));
     let (told, outcome) = apply().await;
     assert_eq!((told, outcome.resources.skipped), (first[..1].iter().chain(&first[2..]).map(ToString::to_string).collect(), 2));
+}
+
+#[tokio::test]
+async fn audited_properties_are_compared_with_the_last_run() {
+    let node = Node::new();
+    let resources = r#"{"type":"File","title":"/a","parameters":{"audit":["mode","content","nothing"],"loglevel":"info"}},
+        {"type":"File","title":"/b","parameters":{"content":"x","audit":"all"}},
+        {"type":"Exec","title":"/bin/true","parameters":{"audit":"all","creates":"/"}}"#;
+    let told = |outcome: &Outcome| -> Vec<String> {
+        outcome.events().map(|event| format!("{} {:?} {}", event.resource, event.status, event.message)).collect()
+    };
+    let path = node.dir.path().join("root/a");
+    fs::write(&path, "one").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let first = node.apply(resources).await;
+    assert_eq!(told(&first).len(), 1, "{:?}", told(&first));
+    assert!(first.messages.iter().any(|message| message.contains("audit names nothing")), "{:?}", first.messages);
+    assert!(first.messages.iter().any(|message| message.contains("type Exec does not tell")), "{:?}", first.messages);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let second = node.apply(resources).await;
+    let mode = "File[/a] Audit audit change: previously recorded value '0644' has been changed to '0600'";
+    // The other file was not there when the first run looked.
+    assert_eq!(told(&second)[0], mode);
+    assert!(told(&second)[1..].iter().all(|told| told.contains("File[/b] Audit") && told.contains("'absent' has been changed")));
+    assert_eq!((second.exit_code(), second.status, second.resources.out_of_sync), (0, RunStatus::Unchanged, 0));
+    assert_eq!(told(&node.apply(resources).await), Vec::<String>::new());
+    // What is changed by the run is told as a change only.
+    fs::write(node.dir.path().join("root/b"), "drift").unwrap();
+    let drift = node.apply(resources).await;
+    assert_eq!(told(&drift).len(), 1, "{:?}", told(&drift));
+    assert!(told(&drift)[0].contains("File[/b] Success"));
 }
 
 #[tokio::test]

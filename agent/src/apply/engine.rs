@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::{Resource, ResourceRef};
+use serde::{Deserialize, Serialize};
 
+use super::audit::Audit;
 use super::graph::{Graph, Node};
 use super::metaparameters::Metaparameters;
 use super::schedule::{Moment, Schedules};
+use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
@@ -33,6 +36,16 @@ impl Prior {
     }
 }
 
+/// What runs remember of resources, by reference.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    /// When those with a schedule were last checked, in seconds since 1970 UTC.
+    pub(crate) checked: BTreeMap<String, i64>,
+    /// What audited properties held.
+    #[serde(default)]
+    pub(crate) audited: BTreeMap<String, BTreeMap<String, String>>,
+}
+
 /// What to apply, and how.
 #[derive(Debug, Default)]
 pub(crate) struct EngineOptions {
@@ -52,8 +65,8 @@ pub(crate) struct Engine<'a> {
     /// By index, what resources and their containers say.
     pub(crate) metaparameters: &'a [Metaparameters],
     pub(crate) schedules: &'a Schedules,
-    /// When resources with a schedule were last checked, in seconds since 1970 UTC.
-    pub(crate) last_checked: &'a BTreeMap<String, i64>,
+    /// What earlier runs checked and saw.
+    pub(crate) remembered: &'a Remembered,
     pub(crate) resources: &'a [Arc<Resource>],
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
@@ -73,8 +86,8 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
-    /// Resources with a schedule that were checked, and when, in seconds since 1970 UTC.
-    pub(crate) checked: BTreeMap<String, i64>,
+    /// What later runs are to know.
+    pub(crate) remembered: Remembered,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -132,8 +145,12 @@ impl Engine<'_> {
             let reason = format!("no provider for type {}", resource.resource_type);
             return self.fail(&resource, &reason);
         };
+        let audits = match self.audit(&*provider, &resource).await {
+            Ok(audits) => audits,
+            Err(error) => return self.fail(&resource, &error_chain(&error)),
+        };
         match provider.check(self.context, &resource).await {
-            Ok(checked) => self.settle(&*provider, (at, &resource), checked, notified).await,
+            Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
                 self.skip(&resource, "the run was cancelled", Passed::default())
@@ -151,9 +168,9 @@ impl Engine<'_> {
         let moment = |unix: i64| Moment { unix, offset: self.system.utc_offset(unix) };
         let reference = resource.reference().to_string();
         let now = unix_nanos(self.system.now()) / 1_000_000_000;
-        let allowed = schedule.allows(self.last_checked.get(&reference).copied().map(moment), moment(now));
+        let allowed = schedule.allows(self.remembered.checked.get(&reference).copied().map(moment), moment(now));
         if allowed {
-            self.result.checked.insert(reference, now);
+            self.result.remembered.checked.insert(reference, now);
         }
         Ok(allowed)
     }
@@ -170,7 +187,7 @@ impl Engine<'_> {
         &mut self,
         provider: &dyn Provider,
         (at, resource): (usize, &Arc<Resource>),
-        mut checked: Checked,
+        (mut checked, audits): (Checked, Vec<Audit>),
         notified: bool,
     ) -> Passed {
         self.gather(&mut checked, notified);
@@ -187,8 +204,18 @@ impl Engine<'_> {
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
         statuses.list.reserve_exact(checked.changes.len());
+        let changed: Vec<Cow<'static, str>> = match audits.as_slice() {
+            [] => Vec::new(),
+            _ => checked.changes.iter().map(|change| change.property.clone()).collect(),
+        };
         self.record((resource, loglevel), checked.changes, applied, &mut statuses);
-        let mut passed = statuses.passed();
+        for audit in audits.into_iter().filter(|audit| !changed.contains(&audit.property)) {
+            let event = Event { loglevel, ..audit.event(resource, unix_nanos(self.system.now())) };
+            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            statuses.of(&resource.reference(), resource).events.push(event);
+        }
+        let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
+        let mut passed = Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) };
         if notified && !passed.failed {
             passed = self.refresh(provider, resource, noop, passed, &mut statuses).await;
         }
@@ -352,55 +379,6 @@ impl Engine<'_> {
         };
         (self.options.tags.is_empty() || self.options.tags.iter().any(has)) && !self.options.skip_tags.iter().any(has)
     }
-}
-
-/// The statuses of one declared resource and of those that it generates, by name once they are complete.
-#[derive(Default)]
-struct Statuses {
-    list: Vec<ResourceStatus>,
-}
-
-impl Statuses {
-    /// Returns the status of a resource, or a part of it: [`Statuses::complete`] joins them.
-    fn of(&mut self, reference: &ResourceRef, declared: &Resource) -> &mut ResourceStatus {
-        let name = reference.to_string();
-        if self.list.last().is_none_or(|last| last.resource != name) {
-            self.list.push(ResourceStatus {
-                resource: name,
-                file: declared.file.clone(),
-                line: declared.line,
-                ..Default::default()
-            });
-        }
-        let last = self.list.len() - 1;
-        &mut self.list[last]
-    }
-
-    fn passed(&self) -> Passed {
-        let any = |what: fn(&ResourceStatus) -> bool| self.list.iter().any(what);
-        Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) }
-    }
-
-    /// Returns one status for each resource.
-    fn complete(mut self) -> Vec<ResourceStatus> {
-        self.list.sort_by(|a, b| a.resource.cmp(&b.resource));
-        self.list.dedup_by(|part, whole| {
-            let is_same = part.resource == whole.resource;
-            if is_same {
-                whole.events.append(&mut part.events);
-                whole.out_of_sync |= part.out_of_sync;
-                whole.changed |= part.changed;
-                whole.failed |= part.failed;
-                whole.corrective_change |= part.corrective_change;
-            }
-            is_same
-        });
-        self.list
-    }
-}
-
-fn status_of(reference: &ResourceRef, declared: &Resource) -> ResourceStatus {
-    ResourceStatus { resource: reference.to_string(), file: declared.file.clone(), line: declared.line, ..Default::default() }
 }
 
 fn done_message(change: &Change) -> Cow<'static, str> {

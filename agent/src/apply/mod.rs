@@ -1,12 +1,14 @@
 //! Applying a catalog: order, noop, events, skipped dependants.
 
+mod audit;
 mod engine;
 mod graph;
 mod managed;
 mod metaparameters;
 mod schedule;
+mod statuses;
 
-pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, error_chain};
+pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
 pub use graph::GraphError;
 pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;

@@ -225,6 +225,24 @@ pub trait Provider: Debug + Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Returns what properties hold now, by name: what the metaparameter `audit` compares between runs. `None`, the default, when this
+    /// type cannot tell. Like [`Provider::check`], it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be found out; the resource then counts as failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn audited(
+        &self,
+        _context: &Context,
+        _resource: &Arc<Resource>,
+    ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
+        Ok(None)
+    }
+
     /// Returns the version of the rules by which [`Checked::witnesses`] decide, `None` when they never do. Another version makes
     /// all resources be checked once.
     fn settles(&self) -> Option<&str> {

@@ -9,11 +9,11 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
 use serde::{Deserialize, Serialize};
 
-use super::checked::{self, LastChecked};
+use super::remembered;
 use super::settled::ToSettle;
 use super::state::State;
 use super::{Run, Source, started_nanos};
-use crate::apply::{EngineResult, Prior, error_chain};
+use crate::apply::{EngineResult, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::RunEvent;
 use crate::fs::{FsError, write_state};
@@ -176,7 +176,7 @@ impl<T: Transport> Run<'_, T> {
                     .collect(),
             },
             unsettled_path: self.unsettled_path(),
-            checked: result.checked.clone(),
+            remembered: result.remembered.clone(),
             now: started_nanos(self) / 1_000_000_000,
             undo_runs: self.inner.undo_runs,
             state_dir: self.inner.state_dir.clone(),
@@ -265,7 +265,7 @@ struct KeepState {
     has_failed: bool,
     unsettled: Unsettled,
     unsettled_path: PathBuf,
-    checked: LastChecked,
+    remembered: Remembered,
     /// In seconds since 1970 UTC.
     now: i64,
     undo_runs: usize,
@@ -323,8 +323,8 @@ impl KeepState {
         if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
             save_unsettled(&self.unsettled_path, &self.unsettled)?;
         }
-        if !self.checked.is_empty() {
-            checked::keep(&self.state_dir, self.checked, self.now)?;
+        if self.remembered != Remembered::default() {
+            remembered::keep(&self.state_dir, self.remembered, self.now)?;
         }
         if let Some(settle) = &self.settle {
             settle.write(&self.state_dir);

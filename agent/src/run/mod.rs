@@ -4,10 +4,10 @@
 //! [`System`](crate::system::System).
 
 mod check_in;
-mod checked;
 mod contents;
 mod finish;
 mod plan;
+mod remembered;
 mod settled;
 mod state;
 
@@ -18,12 +18,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use direct_puppet_transport::protocol::{Catalog, Digest, Held, RunStatus, TreePath};
+use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus, TreePath};
 use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Inner, RunOptions};
-use crate::apply::{Engine, EngineOptions, EngineResult, Prior, error_chain};
+use crate::apply::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
 use crate::outcome::{Answer, Outcome};
@@ -206,13 +206,13 @@ impl<T: Transport> Run<'_, T> {
         let options =
             EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
         let witnesses = may_settle.then(Witnesses::default);
-        let last_checked = self.last_checked(plan).await?;
+        let remembered = self.remembered(&contents.resources, plan).await?;
         let engine = Engine {
             graph: &plan.graph,
             refused: &plan.refused,
             metaparameters: &plan.metaparameters,
             schedules: &plan.schedules,
-            last_checked: &last_checked,
+            remembered: &remembered,
             resources: &contents.resources,
             providers: &self.inner.providers,
             context: &context,
@@ -228,13 +228,14 @@ impl<T: Transport> Run<'_, T> {
 }
 
 impl<T: Transport> Run<'_, T> {
-    /// Returns when resources with a schedule were last checked.
-    async fn last_checked(&self, plan: &Plan) -> Result<checked::LastChecked, RunError> {
-        if plan.metaparameters.iter().all(|metaparameters| metaparameters.schedule.is_none()) {
-            return Ok(checked::LastChecked::new());
+    /// Returns what earlier runs checked and saw, if a resource needs to know.
+    async fn remembered(&self, resources: &[Arc<Resource>], plan: &Plan) -> Result<Remembered, RunError> {
+        let is_scheduled = plan.metaparameters.iter().any(|metaparameters| metaparameters.schedule.is_some());
+        if !is_scheduled && resources.iter().all(|resource| resource.parameter("audit").is_none()) {
+            return Ok(Remembered::default());
         }
         let state_dir = self.inner.state_dir.clone();
-        tokio::task::spawn_blocking(move || checked::load(&state_dir)).await.map_err(RunError::Lost)
+        tokio::task::spawn_blocking(move || remembered::load(&state_dir)).await.map_err(RunError::Lost)
     }
 }
 
