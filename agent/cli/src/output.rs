@@ -130,7 +130,8 @@ fn event_line(event: &Event) -> String {
         _ if event.corrective_change => (level, " (corrective)"),
         _ => (level, ""),
     };
-    printable(&format!("{level}: {resource}/{property}: {message}{drift}"))
+    let place = if property.is_empty() { resource.clone() } else { format!("{resource}/{property}") };
+    printable(&format!("{level}: {place}: {message}{drift}"))
 }
 
 fn summary_line(outcome: &Outcome) -> String {

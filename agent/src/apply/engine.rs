@@ -96,29 +96,33 @@ pub(crate) struct EngineResult {
 #[derive(Debug, Clone, Copy, Default)]
 struct Passed {
     failed: bool,
-    changed: bool,
+    /// How many changes, a refresh among them, what it notifies hears of.
+    events: u64,
 }
 
 impl Engine<'_> {
     /// Goes through the whole order.
     pub(crate) async fn run(mut self) -> EngineResult {
         let mut blocked = vec![false; self.graph.len()];
-        let mut notified = vec![false; self.graph.len()];
+        let mut notified = vec![0_u64; self.graph.len()];
         let order: Vec<(usize, Node)> = self.graph.order().collect();
         for (id, node) in order {
             let passed = match node {
-                Node::Border(_) => Passed { failed: blocked[id], changed: false },
+                // Puppet's borders refresh themselves, and pass on that alone.
+                Node::Border(_) => Passed { failed: blocked[id], events: notified[id].min(1) },
                 Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
             }
-            self.graph.notified_by(id, passed.changed, notified[id]).for_each(|next| notified[next] = true);
+            if passed.events > 0 {
+                self.graph.notified_by(id).for_each(|next| notified[next] += passed.events);
+            }
         }
         self.result
     }
 
-    async fn visit(&mut self, at: usize, blocked: bool, notified: bool) -> Passed {
+    async fn visit(&mut self, at: usize, blocked: bool, notified: u64) -> Passed {
         let resource = Arc::clone(&self.resources[at]);
         if self.context.cancel().is_cancelled() {
             self.result.cancelled = true;
@@ -136,7 +140,7 @@ impl Engine<'_> {
             Err(reason) => return self.fail(&resource, &format!("{}: {reason}", resource.reference())),
         }
         if blocked {
-            return self.skip(&resource, "a dependency failed", Passed { failed: true, changed: false });
+            return self.skip(&resource, "a dependency failed", Passed { failed: true, events: 0 });
         }
         if let Some(reason) = self.refused.get(&at) {
             return self.fail(&resource, reason);
@@ -180,7 +184,7 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
-        Passed { failed: blocked, changed: false }
+        Passed { failed: blocked, events: 0 }
     }
 
     async fn settle(
@@ -188,7 +192,7 @@ impl Engine<'_> {
         provider: &dyn Provider,
         (at, resource): (usize, &Arc<Resource>),
         (mut checked, audits): (Checked, Vec<Audit>),
-        notified: bool,
+        notified: u64,
     ) -> Passed {
         self.gather(&mut checked, notified);
         let metaparameters = &self.metaparameters[at];
@@ -215,11 +219,15 @@ impl Engine<'_> {
             statuses.of(&resource.reference(), resource).events.push(event);
         }
         let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
-        let mut passed = Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) };
-        if notified && !passed.failed {
-            passed = self.refresh(provider, resource, noop, passed, &mut statuses).await;
+        let is_success = |event: &&Event| event.status == EventStatus::Success;
+        let events = statuses.list.iter().flat_map(|status| &status.events).filter(is_success).count() as u64;
+        let mut passed = Passed { failed: any(|status| status.failed), events };
+        if notified > 0 {
+            // Also after a failure, as in Puppet.
+            let event = Event { loglevel, ..refresh_event(resource, notified, unix_nanos(self.system.now())) };
+            passed = self.refresh((provider, resource, noop), event, passed, &mut statuses).await;
         }
-        if passed.changed && provider.disturbs_files() {
+        if passed.events > 0 && provider.disturbs_files() {
             self.context.mark_scan_stale();
         }
         let statuses = statuses.complete();
@@ -229,9 +237,9 @@ impl Engine<'_> {
     }
 
     /// Keeps what the answer follows from, as long as all resources are in sync.
-    fn gather(&mut self, checked: &mut Checked, notified: bool) {
+    fn gather(&mut self, checked: &mut Checked, notified: u64) {
         let Some(witnesses) = &mut self.result.witnesses else { return };
-        let is_quiet = checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && !notified;
+        let is_quiet = checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && notified == 0;
         let seen = checked.witnesses.take().filter(|_| is_quiet);
         if !seen.is_some_and(|seen| seen.into_iter().all(|witness| witnesses.add(witness))) {
             self.result.witnesses = None;
@@ -280,6 +288,7 @@ impl Engine<'_> {
     }
 
     fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
+        let converges = self.providers.get(&resource.resource_type).is_none_or(|provider| provider.converges());
         let (status, message): (_, Cow<'static, str>) = match (noop, failure, &change.wording) {
             (true, _, Some(words)) => {
                 (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired).into())
@@ -298,7 +307,7 @@ impl Engine<'_> {
         };
         Event {
             resource: change.resource.to_string(),
-            corrective_change: self.prior.had_settled(resource, &change.resource),
+            corrective_change: converges && self.prior.had_settled(resource, &change.resource),
             property: change.property,
             previous_value: change.previous,
             desired_value: change.desired,
@@ -312,9 +321,8 @@ impl Engine<'_> {
 
     async fn refresh(
         &mut self,
-        provider: &dyn Provider,
-        resource: &Arc<Resource>,
-        noop: bool,
+        (provider, resource, noop): (&dyn Provider, &Arc<Resource>, bool),
+        event: Event,
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
@@ -325,12 +333,22 @@ impl Engine<'_> {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
-                passed.changed = true;
+                passed.events += 1;
+                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                let status = statuses.of(&resource.reference(), resource);
+                (status.changed, status.out_of_sync) = (true, true);
+                status.events.push(event);
             }
             Err(error) => {
                 self.result.counters.failed_to_restart += 1;
-                self.warn(format!("{}: refresh failed: {}", resource.reference(), error_chain(&error)));
-                statuses.of(&resource.reference(), resource).failed = true;
+                let reason = error_chain(&error);
+                self.warn(format!("{}: refresh failed: {reason}", resource.reference()));
+                let message = format!("Failed to call refresh: {reason}").into();
+                let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
+                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                let status = statuses.of(&resource.reference(), resource);
+                (status.failed, status.out_of_sync) = (true, true);
+                status.events.push(event);
                 passed.failed = true;
             }
         }
@@ -362,7 +380,7 @@ impl Engine<'_> {
         self.result.witnesses = None;
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
-        Passed { failed: true, changed: false }
+        Passed { failed: true, events: 0 }
     }
 
     fn warn(&mut self, message: String) {
@@ -378,6 +396,23 @@ impl Engine<'_> {
                 || resource.title.eq_ignore_ascii_case(tag)
         };
         (self.options.tags.is_empty() || self.options.tags.iter().any(has)) && !self.options.skip_tags.iter().any(has)
+    }
+}
+
+/// Returns the event of a refresh: it has no property.
+fn refresh_event(resource: &Resource, causes: u64, time_unix_nanos: i64) -> Event {
+    let plural = if causes == 1 { "" } else { "s" };
+    Event {
+        resource: resource.reference().to_string(),
+        property: "".into(),
+        previous_value: "".into(),
+        desired_value: "".into(),
+        message: format!("Triggered 'refresh' from {causes} event{plural}").into(),
+        status: EventStatus::Success,
+        corrective_change: false,
+        redacted: false,
+        loglevel: None,
+        time_unix_nanos,
     }
 }
 

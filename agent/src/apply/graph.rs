@@ -155,16 +155,9 @@ impl Graph {
         self.links[id].iter().map(|link| link.to)
     }
 
-    /// Returns what hears of a change (`changed`), or of a refresh that reached a border (`notified`), at `id`.
-    pub(crate) fn notified_by(&self, id: usize, changed: bool, notified: bool) -> impl Iterator<Item = usize> {
-        let is_border = matches!(self.nodes[id], Node::Border(_));
-        self.links[id].iter().filter_map(move |link| {
-            let heard = match link.carries {
-                Carries::Nothing => false,
-                Carries::Changes | Carries::Containment => changed || is_border && notified,
-            };
-            heard.then_some(link.to)
-        })
+    /// Returns what hears of a change at `id`, or of a refresh that reached it.
+    pub(crate) fn notified_by(&self, id: usize) -> impl Iterator<Item = usize> {
+        self.links[id].iter().filter(|link| link.carries != Carries::Nothing).map(|link| link.to)
     }
 
     /// Returns how many places there are.

@@ -249,6 +249,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns whether a resource that was applied is in sync until somebody changes something, so that a difference found later is drift.
+    /// What is never in sync, as a message, says no.
+    fn converges(&self) -> bool {
+        true
+    }
+
     /// Returns whether applying this type may change files that belong to other resources, so that what was seen of them
     /// before is to be looked at again.
     fn disturbs_files(&self) -> bool {

@@ -98,7 +98,7 @@ impl LogLevel {
 pub struct Event {
     /// The resource, `Type[title]`.
     pub resource: String,
-    /// The property, as `content` or `ensure`.
+    /// The property, as `content` or `ensure`; empty for a refresh.
     pub property: Cow<'static, str>,
     /// What was found, as text; redacted if secret.
     pub previous_value: Cow<'static, str>,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use direct_puppet_transport::protocol::{Algorithm, Resource, TreePath};
 
-use super::observe::hash_file;
 use super::managed_path;
+use super::observe::hash_file;
 use crate::fs::{FileKind, FsError, Root, Stat};
 use crate::provider::{Context, ProviderError};
 
