@@ -219,8 +219,9 @@ impl Engine<'_> {
             statuses.of(&resource.reference(), resource).events.push(event);
         }
         let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
-        let is_success = |event: &&Event| event.status == EventStatus::Success;
-        let events = statuses.list.iter().flat_map(|status| &status.events).filter(is_success).count() as u64;
+        // In Puppet an audited change notifies as one that was made.
+        let notifies = |event: &&Event| matches!(event.status, EventStatus::Success | EventStatus::Audit);
+        let events = statuses.list.iter().flat_map(|status| &status.events).filter(notifies).count() as u64;
         let mut passed = Passed { failed: any(|status| status.failed), events };
         if notified > 0 {
             // Also after a failure, as in Puppet.
