@@ -268,6 +268,9 @@ fn random_catalog(seed: u64) -> Json {
             };
             let earlier: Vec<String> = before.iter().chain(&own).cloned().collect();
             relate(&mut numbers, &mut parameters, &earlier);
+            if numbers.below(8) == 0 {
+                parameters["noop"] = json!(true);
+            }
             own.push(format!("{kind}[{title}]"));
             resources.push((resource(kind, &title, parameters), holder.iter().cloned().collect()));
         }
