@@ -235,6 +235,19 @@ async fn audited_properties_are_compared_with_the_last_run() {
 }
 
 #[tokio::test]
+async fn a_failure_reaches_past_what_tags_leave_out() {
+    let node = Node::new();
+    let json = r#"{"name":"n1","resources":[
+        {"type":"Exec","title":"fails","tags":["wanted"],"parameters":{"command":"/bin/false"}},
+        {"type":"Notify","title":"between","parameters":{"require":"Exec[fails]"}},
+        {"type":"Notify","title":"end","tags":["wanted"],"parameters":{"require":"Notify[between]"}}]}"#;
+    let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
+    let options = RunOptions { catalog, tags: vec!["wanted".to_owned()], ..RunOptions::default() };
+    let outcome = node.agent().run(&options).await.unwrap();
+    assert_eq!((outcome.resources.failed, outcome.resources.skipped, outcome.resources.changed), (1, 2, 0));
+}
+
+#[tokio::test]
 async fn it_must_be_for_this_node() {
     let node = Node::new();
     let catalog = PuppetCatalog::read(br#"{"name":"n2","resources":[]}"#).unwrap();

@@ -96,33 +96,63 @@ pub(crate) struct EngineResult {
 #[derive(Debug, Clone, Copy, Default)]
 struct Passed {
     failed: bool,
-    /// How many changes, a refresh among them, what it notifies hears of.
-    events: u64,
+    /// What those hear that it notifies.
+    heard: Heard,
+}
+
+/// How many changes one place hears of, a refresh being one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    /// Those that would have been made, too.
+    total: u64,
+    /// Those that were made, or seen by an audit.
+    made: u64,
+}
+
+impl Heard {
+    fn of(statuses: &Statuses) -> Self {
+        let mut heard = Self::default();
+        for event in statuses.list.iter().flat_map(|status| &status.events) {
+            heard.total += u64::from(event.status != EventStatus::Failure);
+            // In Puppet an audited change notifies as one that was made.
+            heard.made += u64::from(matches!(event.status, EventStatus::Success | EventStatus::Audit));
+        }
+        heard
+    }
+
+    /// Puppet's borders refresh themselves, and pass on that alone.
+    fn through_border(self) -> Self {
+        Self { total: self.total.min(1), made: self.made.min(1) }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.made += other.made;
+    }
 }
 
 impl Engine<'_> {
     /// Goes through the whole order.
     pub(crate) async fn run(mut self) -> EngineResult {
         let mut blocked = vec![false; self.graph.len()];
-        let mut notified = vec![0_u64; self.graph.len()];
+        let mut notified = vec![Heard::default(); self.graph.len()];
         let order: Vec<(usize, Node)> = self.graph.order().collect();
         for (id, node) in order {
             let passed = match node {
-                // Puppet's borders refresh themselves, and pass on that alone.
-                Node::Border(_) => Passed { failed: blocked[id], events: notified[id].min(1) },
+                Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
                 Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
             }
-            if passed.events > 0 {
-                self.graph.notified_by(id).for_each(|next| notified[next] += passed.events);
+            if passed.heard.total > 0 {
+                self.graph.notified_by(id).for_each(|next| notified[next].add(passed.heard));
             }
         }
         self.result
     }
 
-    async fn visit(&mut self, at: usize, blocked: bool, notified: u64) -> Passed {
+    async fn visit(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
         let resource = Arc::clone(&self.resources[at]);
         if self.context.cancel().is_cancelled() {
             self.result.cancelled = true;
@@ -132,7 +162,7 @@ impl Engine<'_> {
             self.result.counters.total += 1;
             self.result.counters.skipped += 1;
             self.result.witnesses = None;
-            return Passed::default();
+            return Passed { failed: blocked, heard: Heard::default() };
         }
         match self.is_scheduled(at, &resource) {
             Ok(true) => {}
@@ -140,7 +170,7 @@ impl Engine<'_> {
             Err(reason) => return self.fail(&resource, &format!("{}: {reason}", resource.reference())),
         }
         if blocked {
-            return self.skip(&resource, "a dependency failed", Passed { failed: true, events: 0 });
+            return self.skip(&resource, "a dependency failed", Passed { failed: true, heard: Heard::default() });
         }
         if let Some(reason) = self.refused.get(&at) {
             return self.fail(&resource, reason);
@@ -184,7 +214,7 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
-        Passed { failed: blocked, events: 0 }
+        Passed { failed: blocked, heard: Heard::default() }
     }
 
     async fn settle(
@@ -192,7 +222,7 @@ impl Engine<'_> {
         provider: &dyn Provider,
         (at, resource): (usize, &Arc<Resource>),
         (mut checked, audits): (Checked, Vec<Audit>),
-        notified: u64,
+        notified: Heard,
     ) -> Passed {
         self.gather(&mut checked, notified);
         let metaparameters = &self.metaparameters[at];
@@ -219,16 +249,16 @@ impl Engine<'_> {
             statuses.of(&resource.reference(), resource).events.push(event);
         }
         let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
-        // In Puppet an audited change notifies as one that was made.
-        let notifies = |event: &&Event| matches!(event.status, EventStatus::Success | EventStatus::Audit);
-        let events = statuses.list.iter().flat_map(|status| &status.events).filter(notifies).count() as u64;
-        let mut passed = Passed { failed: any(|status| status.failed), events };
-        if notified > 0 {
+        let mut passed = Passed { failed: any(|status| status.failed), heard: Heard::of(&statuses) };
+        if notified.made > 0 && !noop {
             // Also after a failure, as in Puppet.
-            let event = Event { loglevel, ..refresh_event(resource, notified, unix_nanos(self.system.now())) };
-            passed = self.refresh((provider, resource, noop), event, passed, &mut statuses).await;
+            let event = Event { loglevel, ..refresh_event(resource, notified.total, unix_nanos(self.system.now())) };
+            passed = self.refresh(provider, resource, event, passed, &mut statuses).await;
+        } else if notified.total > 0 && provider.refreshes() {
+            // It would have been refreshed.
+            passed.heard.add(Heard { total: 1, made: 0 });
         }
-        if passed.events > 0 && provider.disturbs_files() {
+        if passed.heard.made > 0 && provider.disturbs_files() {
             self.context.mark_scan_stale();
         }
         let statuses = statuses.complete();
@@ -238,9 +268,10 @@ impl Engine<'_> {
     }
 
     /// Keeps what the answer follows from, as long as all resources are in sync.
-    fn gather(&mut self, checked: &mut Checked, notified: u64) {
+    fn gather(&mut self, checked: &mut Checked, notified: Heard) {
         let Some(witnesses) = &mut self.result.witnesses else { return };
-        let is_quiet = checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && notified == 0;
+        let is_quiet =
+            checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && notified.total == 0;
         let seen = checked.witnesses.take().filter(|_| is_quiet);
         if !seen.is_some_and(|seen| seen.into_iter().all(|witness| witnesses.add(witness))) {
             self.result.witnesses = None;
@@ -322,19 +353,17 @@ impl Engine<'_> {
 
     async fn refresh(
         &mut self,
-        (provider, resource, noop): (&dyn Provider, &Arc<Resource>, bool),
+        provider: &dyn Provider,
+        resource: &Arc<Resource>,
         event: Event,
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
-        if noop {
-            return passed;
-        }
         match provider.refresh(self.context, resource).await {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
-                passed.events += 1;
+                passed.heard.add(Heard { total: 1, made: 1 });
                 self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
                 let status = statuses.of(&resource.reference(), resource);
                 (status.changed, status.out_of_sync) = (true, true);
@@ -381,7 +410,7 @@ impl Engine<'_> {
         self.result.witnesses = None;
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
-        Passed { failed: true, events: 0 }
+        Passed { failed: true, heard: Heard::default() }
     }
 
     fn warn(&mut self, message: String) {

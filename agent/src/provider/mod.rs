@@ -243,6 +243,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Returns whether [`Provider::refresh`] ever does something: what would have been refreshed in noop counts as a change that would have
+    /// been made, for what it notifies.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
     /// Returns the version of the rules by which [`Checked::witnesses`] decide, `None` when they never do. Another version makes
     /// all resources be checked once.
     fn settles(&self) -> Option<&str> {
