@@ -123,6 +123,9 @@ async fn an_unknown_type_fails_alone_and_skips_what_depends_on_it() {
     node.strict_types = true;
     let error = node.try_apply(resources).await.unwrap_err();
     assert!(matches!(error, RunError::NoProvider { .. }), "{error}");
+    let deferred = r#"{"type":"Notify","title":"d","parameters":{"message":{"__ptype":"Deferred","name":"vault"}}}"#;
+    let error = node.try_apply(deferred).await.unwrap_err();
+    assert!(error.to_string().contains("catalog cannot be applied: Notify[d]: parameter message has a Deferred"), "{error}");
 }
 
 #[tokio::test]

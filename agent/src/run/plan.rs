@@ -71,7 +71,11 @@ fn refused<T: Transport>(run: &Run<'_, T>, catalog: &Catalog) -> Result<HashMap<
             continue;
         }
         if let Some(reason) = unusable.and_then(|unusable| unusable.get(&resource.reference())) {
-            refused.insert(at, format!("{}: {reason}", resource.reference()));
+            let reason = format!("{}: {reason}", resource.reference());
+            if run.inner.strict_types {
+                return Err(RunError::Unusable { reason });
+            }
+            refused.insert(at, reason);
             continue;
         }
         let valid = match providers.get(&resource.resource_type) {
