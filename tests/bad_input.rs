@@ -38,7 +38,12 @@ impl Case {
     }
 
     fn apply(&self) -> Output {
-        run(binaries().agent(&self.root(), &["apply", &self.site.dir().to_string_lossy()]))
+        self.apply_with(&[])
+    }
+
+    fn apply_with(&self, options: &[&str]) -> Output {
+        let site = self.site.dir().to_string_lossy().into_owned();
+        run(binaries().agent(&self.root(), &[&["apply", &site], options].concat()))
     }
 }
 
@@ -68,20 +73,39 @@ fn catalogs_that_cannot_be_applied() {
             &["cycle", "File[/a]", "File[/b]"][..],
         ),
         ("- file: /a\n  content: x\n- file: one\n  path: /a\n  content: other", &["/a is managed twice", "File[one]"]),
-        ("- file: /a/../../etc/passwd\n  content: x", &["..", "File[/a/../../etc/passwd]"]),
-        ("- file: relative\n  content: x", &["relative", "absolute"]),
-        ("- file: \"/a\\0b\"\n  content: x", &["NUL"]),
         ("- file: /a\n  content: x\n  before: File[/nope]", &["File[/nope]", "not in the catalog"]),
-        ("- file: /a\n  ensure: sideways", &["File[/a]", "ensure", "must be present, absent"]),
-        ("- file: /a\n  contnet: x", &["File[/a]", "contnet"]),
-        ("- file: /a\n  content: x\n  mode: \"0999\"", &["File[/a]", "mode", "0999"]),
-        ("- frobnicate: /a", &["Frobnicate[/a]", "there is no type Frobnicate"]),
     ] {
         let case = Case::new();
         case.resources(resources);
         let output = case.apply();
         assert_refused(&output, names);
         assert!(!case.root().join("a").exists() && !case.root().join("b").exists(), "{resources}");
+    }
+}
+
+#[test]
+fn resources_that_cannot_be_managed_fail_alone_unless_told_otherwise() {
+    for (resources, names) in [
+        ("- file: /a/../../etc/passwd\n  content: x", &["..", "File[/a/../../etc/passwd]"][..]),
+        ("- file: relative\n  content: x", &["relative", "absolute"]),
+        ("- file: \"/a\\0b\"\n  content: x", &["NUL"]),
+        ("- file: /a\n  ensure: sideways", &["File[/a]", "ensure", "must be present, absent"]),
+        ("- file: /a\n  contnet: x", &["File[/a]", "contnet"]),
+        ("- file: /a\n  content: x\n  mode: \"0999\"", &["File[/a]", "mode", "0999"]),
+        ("- frobnicate: /a", &["Frobnicate[/a]", "there is no type Frobnicate"]),
+    ] {
+        let case = Case::new();
+        case.resources(&format!("- file: /good\n  content: x\n{resources}"));
+        let refused = case.apply_with(&["--strict-types"]);
+        assert_refused(&refused, names);
+        assert!(!case.root().join("good").exists(), "{resources}");
+        let output = case.apply();
+        let text = json(&output)["messages"].to_string();
+        assert_eq!(output.status.code(), Some(6), "{text}");
+        for name in names {
+            assert!(text.contains(name), "{name} in {text}");
+        }
+        assert!(case.root().join("good").exists() && !case.root().join("a").exists(), "{resources}");
     }
 }
 

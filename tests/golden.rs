@@ -252,6 +252,7 @@ fn reports() {
         status: EventStatus::Success,
         corrective_change: true,
         redacted: false,
+        loglevel: None,
         time_unix_nanos: 1_700_000_000_000_000_001,
     };
     let status = ResourceStatus {

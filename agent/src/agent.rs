@@ -16,6 +16,7 @@ use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
+use crate::puppet_catalog::PuppetCatalog;
 use crate::system::{RealSystem, System, hostname};
 use crate::{lock, run, undo};
 
@@ -47,6 +48,9 @@ pub struct RunOptions {
     pub fetch: bool,
     /// Write a report as that of the last run, and send it. Default: true.
     pub report: bool,
+    /// Apply this catalog and ask the server for none. It must be of this agent's node and environment. The server is not asked for contents
+    /// either: those that are not on the node fail their resources. It is remembered apart from what the server gave. Default: none.
+    pub catalog: Option<Arc<PuppetCatalog>>,
 }
 
 impl Default for RunOptions {
@@ -63,6 +67,7 @@ impl Default for RunOptions {
             verify_all: false,
             fetch: true,
             report: true,
+            catalog: None,
         }
     }
 }
@@ -96,6 +101,7 @@ pub(crate) struct Inner<T> {
     pub(crate) max_diff_bytes: u64,
     pub(crate) undo_runs: usize,
     pub(crate) settled: bool,
+    pub(crate) strict_types: bool,
     pub(crate) compression: Compression,
     pub(crate) sink: EventSink,
 }
@@ -125,6 +131,7 @@ impl Agent<()> {
             max_diff_bytes: 256 * 1024,
             undo_runs: 10,
             settled: true,
+            strict_types: false,
             compression: Compression::default(),
         }
         .with_builtin_providers()
@@ -278,6 +285,7 @@ pub struct AgentBuilder<T> {
     max_diff_bytes: u64,
     undo_runs: usize,
     settled: bool,
+    strict_types: bool,
     compression: Compression,
 }
 
@@ -297,6 +305,7 @@ impl<T> AgentBuilder<T> {
             max_diff_bytes: self.max_diff_bytes,
             undo_runs: self.undo_runs,
             settled: self.settled,
+            strict_types: self.strict_types,
             compression: self.compression,
         }
     }
@@ -381,6 +390,14 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Sets whether a resource of a type that nothing manages, or with parameters that make no sense, refuses the whole run before anything is
+    /// touched. Without it that resource fails, what depends on it is skipped, and the rest is applied. Default: false.
+    #[must_use]
+    pub const fn strict_types(mut self, strict: bool) -> Self {
+        self.strict_types = strict;
+        self
+    }
+
     /// Sets whether contents travel compressed, and against what the node has. Default: unless the server is on this machine.
     #[must_use]
     pub const fn compression(mut self, compression: Compression) -> Self {
@@ -432,6 +449,7 @@ impl<T: Transport> AgentBuilder<T> {
                 max_diff_bytes: self.max_diff_bytes,
                 undo_runs: self.undo_runs,
                 settled: self.settled,
+                strict_types: self.strict_types,
                 compression: self.compression,
                 sink: EventSink::new(),
             }),

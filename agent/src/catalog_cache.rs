@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state dir>/catalog/<environment>.json     which catalog is held, and where it came from
+//!                    /given-<environment>.json  as above, of catalogs that were given instead of asked for
 //!                    /<64 hex>.catalog       canonical bytes of a catalog, by id
 //! ```
 //!
@@ -33,13 +34,20 @@ struct Record {
 pub(crate) struct CatalogCache {
     dir: PathBuf,
     certname: Certname,
+    /// What names of records begin with; no environment's name has a hyphen.
+    prefix: &'static str,
 }
 
 impl CatalogCache {
     pub(crate) fn ensure(state_dir: &Path, certname: &Certname) -> Result<Self, FsError> {
         let dir = state_dir.join("catalog");
         ensure_private_dir(&dir)?;
-        Ok(Self { dir, certname: certname.clone() })
+        Ok(Self { dir, certname: certname.clone(), prefix: "" })
+    }
+
+    /// Returns the cache of catalogs that were given: what the server says is not mixed up with them.
+    pub(crate) fn of_given(&self) -> Self {
+        Self { prefix: "given-", ..self.clone() }
     }
 
     /// Returns what is held for `environment`, with the catalog if its bytes still have their id.
@@ -91,7 +99,7 @@ impl CatalogCache {
     }
 
     fn record_path(&self, environment: &Environment) -> PathBuf {
-        self.dir.join(format!("{environment}.json"))
+        self.dir.join(format!("{}{environment}.json", self.prefix))
     }
 
     /// Returns the file that holds a catalog.

@@ -75,6 +75,12 @@ pub enum RunError {
         /// The types that have a provider.
         known: Vec<String>,
     },
+    /// A resource that cannot be managed as the catalog that was given has it.
+    #[error("catalog cannot be applied: {reason}")]
+    Unusable {
+        /// Which, and why.
+        reason: String,
+    },
     /// A resource whose parameters make no sense.
     #[error("catalog cannot be applied")]
     Provider(#[from] ProviderError),

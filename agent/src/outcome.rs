@@ -19,6 +19,8 @@ pub enum Answer {
     Catalog,
     /// The one on disk was used without the server's word.
     Cached,
+    /// It was given to the run: [`RunOptions::catalog`](crate::RunOptions::catalog).
+    Given,
 }
 
 /// Resources by what became of them. A recursive file counts once for each file that it generates.

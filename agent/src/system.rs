@@ -17,6 +17,12 @@ pub trait System: Debug + Send + Sync + 'static {
     /// Returns random bytes that nobody can guess.
     fn random(&self) -> [u8; 16];
 
+    /// Returns how many seconds the wall clocks of this machine are ahead of UTC at a second since 1970 UTC: what schedules count in.
+    /// Default: 0.
+    fn utc_offset(&self, _unix_seconds: i64) -> i32 {
+        0
+    }
+
     /// Gathers the facts. Blocking. Called only when the server needs them.
     ///
     /// # Errors
@@ -27,8 +33,8 @@ pub trait System: Debug + Send + Sync + 'static {
 
 /// The real machine.
 ///
-/// Gathering facts reads `PATH`, `TZ`, `HOME`, `INSIDE_FACTER` and `FACTER_…` of this process; nothing else here reads the
-/// environment.
+/// Gathering facts reads `PATH`, `TZ`, `HOME`, `INSIDE_FACTER` and `FACTER_…` of this process, and the offset from UTC reads `TZ`;
+/// nothing else here reads the environment.
 #[derive(Debug, Clone, Default)]
 pub struct RealSystem {
     /// Where external facts come from.
@@ -46,6 +52,10 @@ impl System for RealSystem {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the kernel gives random bytes on every supported system");
         bytes
+    }
+
+    fn utc_offset(&self, unix_seconds: i64) -> i32 {
+        facts::utc_offset(&Environment::of_process(), unix_seconds)
     }
 
     fn facts(&self) -> Result<BTreeMap<String, Value>, String> {

@@ -1,13 +1,17 @@
-//! `apply`: publish a directory to a server inside this process, and make a run against it.
+//! `apply`: publish a directory to a server inside this process, and make a run against it; or apply one catalog of Puppet's.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use direct_puppet_agent::{Outcome, PuppetCatalog, RunOptions};
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerError, ServerOptions, Staging};
 use direct_puppet_transport::MemoryTransport;
 
+use crate::connect;
 use crate::options::Common;
 use crate::run::RunArguments;
 
@@ -15,27 +19,71 @@ use crate::run::RunArguments;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Directory with site.yaml, or with environments/ENV/site.yaml
-    site: PathBuf,
+    #[arg(required_unless_present = "catalog", conflicts_with = "catalog")]
+    site: Option<PathBuf>,
+    /// Apply this catalog of Puppet's, in JSON, as "puppet apply --catalog" does; "-" reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
     #[command(flatten)]
     run: RunArguments,
 }
 
 pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    let agent = common.agent(embedded(common, &arguments.site).await?)?;
-    let outcome = crate::run::once(&agent, &arguments.run.options(), common.json).await?;
+    let options = arguments.run.options();
+    let outcome = match (&arguments.catalog, &arguments.site) {
+        (Some(file), _) => apply_catalog(common, file, options).await?,
+        (None, Some(site)) => {
+            let agent = common.agent(embedded(common, site).await?)?;
+            crate::run::once(&agent, &options, common.json).await?
+        }
+        (None, None) => bail!("nothing to apply: name a site, or a catalog with --catalog"),
+    };
     crate::run::print(&outcome, common.json)
+}
+
+/// Applies the catalog in `file` for the node and the environment that it names.
+async fn apply_catalog(common: &Common, file: &Path, options: RunOptions) -> anyhow::Result<Outcome> {
+    let text = read(file).with_context(|| format!("could not read the catalog {}", file.display()))?;
+    let catalog =
+        PuppetCatalog::read(&text).with_context(|| format!("could not use {} as a catalog of Puppet's", file.display()))?;
+    let (certname, environment) = (&catalog.catalog.certname, &catalog.catalog.environment);
+    if let Some(node) = common.node.as_ref().filter(|node| *node != certname) {
+        bail!("catalog {} is for node {certname}, not {node}: leave out --node", file.display());
+    }
+    if let Some(wanted) = common.environment.as_ref().filter(|wanted| *wanted != environment) {
+        bail!("catalog {} is of environment {environment}, not {wanted}: leave out --environment", file.display());
+    }
+    make_root(common)?;
+    let builder = common.builder()?.certname(certname.clone()).environment(environment.clone());
+    let agent = builder.transport(connect::nowhere()).build()?;
+    let options = RunOptions { catalog: Some(Arc::new(catalog)), ..options };
+    crate::run::once(&agent, &options, common.json).await
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file.as_os_str() != "-" {
+        return std::fs::read(file);
+    }
+    let mut text = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Makes the managed root if it is not there: one level only, so that a mistyped path is an error.
+fn make_root(common: &Common) -> anyhow::Result<()> {
+    let root = common.root()?;
+    if !root.is_dir() {
+        std::fs::create_dir(&root)
+            .with_context(|| format!("managed root {} is not there and could not be made", root.display()))?;
+    }
+    Ok(())
 }
 
 /// Publishes `site` to a server inside this process, and returns a transport to it. Its data lie in the state directory, so a
 /// second run compiles nothing.
 pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<MemoryTransport> {
     let environment = common.environment.clone().unwrap_or_default();
-    let root = common.root()?;
-    if !root.is_dir() {
-        // One level only: a mistyped path is an error.
-        std::fs::create_dir(&root)
-            .with_context(|| format!("managed root {} is not there and could not be made", root.display()))?;
-    }
+    make_root(common)?;
     let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
     let options = ServerOptions::new(common.state_dir()?.join("server"), staging);
     let server = match tokio::task::spawn_blocking(move || Server::open(options)).await? {

@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) environment: Option<Environment>,
     pub(crate) facts: Option<PathBuf>,
     pub(crate) no_settled: Option<bool>,
+    pub(crate) strict_types: Option<bool>,
     #[serde(default)]
     pub(crate) external_dir: Vec<PathBuf>,
     pub(crate) ssldir: Option<PathBuf>,

@@ -40,6 +40,9 @@ pub(crate) struct Common {
     /// Read the catalog and ask every provider in each run, also when all that an earlier run looked at is as it was
     #[arg(long, global = true)]
     pub(crate) no_settled: bool,
+    /// Refuse the whole run when one resource has an unknown type or bad parameters, instead of failing it alone
+    #[arg(long, global = true, alias = "strict_types")]
+    pub(crate) strict_types: bool,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -76,6 +79,7 @@ impl Common {
         self.environment = self.environment.or(config.environment);
         self.facts = self.facts.or(config.facts);
         self.no_settled |= config.no_settled.unwrap_or_default();
+        self.strict_types |= config.strict_types.unwrap_or_default();
         if self.external_dir.is_empty() {
             self.external_dir = config.external_dir;
         }
@@ -113,6 +117,7 @@ impl Common {
             .certname(self.certname()?)
             .environment(self.environment.clone().unwrap_or_default())
             .settled(!self.no_settled)
+            .strict_types(self.strict_types)
             .compression(self.compression.unwrap_or_default())
             .system(self.system()?))
     }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use direct_puppet_agent::tree::ScanCounters;
 use direct_puppet_agent::{Answer, Outcome, ResourceCounters, WireCounters};
 use direct_puppet_transport::protocol::RunStatus;
-use direct_puppet_transport::protocol::report::{Event, EventStatus};
+use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel};
 use serde::Serialize;
 
 /// Prints one JSON object.
@@ -77,7 +77,7 @@ pub(crate) fn outcome(outcome: &Outcome) {
         line(&format!("Notice: {}/content:", printable(resource)));
         diff.lines().for_each(|text| line(&printable(text)));
     }
-    for event in outcome.events() {
+    for event in outcome.events().filter(|event| is_shown(event)) {
         line(&event_line(event));
     }
     for message in &outcome.messages {
@@ -98,14 +98,40 @@ pub(crate) fn printable(text: &str) -> String {
     })
 }
 
+/// What a resource wants told below notice is only shown when more is logged.
+fn is_shown(event: &Event) -> bool {
+    match event.loglevel {
+        _ if event.status == EventStatus::Failure => true,
+        Some(LogLevel::Info) => tracing::enabled!(tracing::Level::INFO),
+        Some(LogLevel::Debug) => tracing::enabled!(tracing::Level::DEBUG),
+        _ => true,
+    }
+}
+
+/// Puppet's words for levels.
+const fn level_word(level: Option<LogLevel>) -> &'static str {
+    match level {
+        Some(LogLevel::Emerg) => "Emergency",
+        Some(LogLevel::Alert) => "Alert",
+        Some(LogLevel::Crit) => "Critical",
+        Some(LogLevel::Err) => "Error",
+        Some(LogLevel::Warning) => "Warning",
+        Some(LogLevel::Info) => "Info",
+        Some(LogLevel::Debug) => "Debug",
+        _ => "Notice",
+    }
+}
+
 fn event_line(event: &Event) -> String {
     let Event { resource, property, message, .. } = event;
+    let level = level_word(event.loglevel);
     let (level, drift) = match event.status {
         EventStatus::Failure => ("Error", ""),
-        _ if event.corrective_change => ("Notice", " (corrective)"),
-        _ => ("Notice", ""),
+        _ if event.corrective_change => (level, " (corrective)"),
+        _ => (level, ""),
     };
-    printable(&format!("{level}: {resource}/{property}: {message}{drift}"))
+    let place = if property.is_empty() { resource.clone() } else { format!("{resource}/{property}") };
+    printable(&format!("{level}: {place}: {message}{drift}"))
 }
 
 fn summary_line(outcome: &Outcome) -> String {
@@ -118,6 +144,7 @@ fn summary_line(outcome: &Outcome) -> String {
         Some(Answer::Current) => "current",
         Some(Answer::Catalog) => "new from the server",
         Some(Answer::Cached) => "from the cache",
+        Some(Answer::Given) => "from the file",
         _ => "unknown",
     };
     let (resources, scan, wire) = (&outcome.resources, &outcome.scan, &outcome.wire);

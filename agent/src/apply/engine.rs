@@ -1,13 +1,18 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use direct_puppet_transport::protocol::report::{Event, EventStatus, ResourceStatus};
+use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::{Resource, ResourceRef};
+use serde::{Deserialize, Serialize};
 
+use super::audit::Audit;
 use super::graph::{Graph, Node};
+use super::metaparameters::Metaparameters;
+use super::schedule::{Moment, Schedules};
+use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
@@ -31,6 +36,16 @@ impl Prior {
     }
 }
 
+/// What runs remember of resources, by reference.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    /// When those with a schedule were last checked, in seconds since 1970 UTC.
+    pub(crate) checked: BTreeMap<String, i64>,
+    /// What audited properties held.
+    #[serde(default)]
+    pub(crate) audited: BTreeMap<String, BTreeMap<String, String>>,
+}
+
 /// What to apply, and how.
 #[derive(Debug, Default)]
 pub(crate) struct EngineOptions {
@@ -45,6 +60,13 @@ pub(crate) struct EngineOptions {
 /// One pass over a catalog.
 pub(crate) struct Engine<'a> {
     pub(crate) graph: &'a Graph,
+    /// By index, resources that cannot be managed, and why.
+    pub(crate) refused: &'a HashMap<usize, String>,
+    /// By index, what resources and their containers say.
+    pub(crate) metaparameters: &'a [Metaparameters],
+    pub(crate) schedules: &'a Schedules,
+    /// What earlier runs checked and saw.
+    pub(crate) remembered: &'a Remembered,
     pub(crate) resources: &'a [Arc<Resource>],
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
@@ -64,6 +86,8 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
+    /// What later runs are to know.
+    pub(crate) remembered: Remembered,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -72,29 +96,63 @@ pub(crate) struct EngineResult {
 #[derive(Debug, Clone, Copy, Default)]
 struct Passed {
     failed: bool,
-    changed: bool,
+    /// What those hear that it notifies.
+    heard: Heard,
+}
+
+/// How many changes one place hears of, a refresh being one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    /// Those that would have been made, too.
+    total: u64,
+    /// Those that were made, or seen by an audit.
+    made: u64,
+}
+
+impl Heard {
+    fn of(statuses: &Statuses) -> Self {
+        let mut heard = Self::default();
+        for event in statuses.list.iter().flat_map(|status| &status.events) {
+            heard.total += u64::from(event.status != EventStatus::Failure);
+            // In Puppet an audited change notifies as one that was made.
+            heard.made += u64::from(matches!(event.status, EventStatus::Success | EventStatus::Audit));
+        }
+        heard
+    }
+
+    /// Puppet's borders refresh themselves, and pass on that alone.
+    fn through_border(self) -> Self {
+        Self { total: self.total.min(1), made: self.made.min(1) }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.made += other.made;
+    }
 }
 
 impl Engine<'_> {
     /// Goes through the whole order.
     pub(crate) async fn run(mut self) -> EngineResult {
         let mut blocked = vec![false; self.graph.len()];
-        let mut notified = vec![false; self.graph.len()];
+        let mut notified = vec![Heard::default(); self.graph.len()];
         let order: Vec<(usize, Node)> = self.graph.order().collect();
         for (id, node) in order {
             let passed = match node {
-                Node::Border(_) => Passed { failed: blocked[id], changed: false },
+                Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
                 Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
             }
-            self.graph.notified_by(id, passed.changed, notified[id]).for_each(|next| notified[next] = true);
+            if passed.heard.total > 0 {
+                self.graph.notified_by(id).for_each(|next| notified[next].add(passed.heard));
+            }
         }
         self.result
     }
 
-    async fn visit(&mut self, at: usize, blocked: bool, notified: bool) -> Passed {
+    async fn visit(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
         let resource = Arc::clone(&self.resources[at]);
         if self.context.cancel().is_cancelled() {
             self.result.cancelled = true;
@@ -104,17 +162,29 @@ impl Engine<'_> {
             self.result.counters.total += 1;
             self.result.counters.skipped += 1;
             self.result.witnesses = None;
-            return Passed::default();
+            return Passed { failed: blocked, heard: Heard::default() };
+        }
+        match self.is_scheduled(at, &resource) {
+            Ok(true) => {}
+            Ok(false) => return self.pass_over(&resource, blocked),
+            Err(reason) => return self.fail(&resource, &format!("{}: {reason}", resource.reference())),
         }
         if blocked {
-            return self.skip(&resource, "a dependency failed", Passed { failed: true, changed: false });
+            return self.skip(&resource, "a dependency failed", Passed { failed: true, heard: Heard::default() });
+        }
+        if let Some(reason) = self.refused.get(&at) {
+            return self.fail(&resource, reason);
         }
         let Some(provider) = self.providers.get(&resource.resource_type).map(Arc::clone) else {
             let reason = format!("no provider for type {}", resource.resource_type);
             return self.fail(&resource, &reason);
         };
+        let audits = match self.audit(&*provider, &resource).await {
+            Ok(audits) => audits,
+            Err(error) => return self.fail(&resource, &error_chain(&error)),
+        };
         match provider.check(self.context, &resource).await {
-            Ok(checked) => self.settle(&*provider, &resource, checked, notified).await,
+            Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
                 self.skip(&resource, "the run was cancelled", Passed::default())
@@ -123,15 +193,40 @@ impl Engine<'_> {
         }
     }
 
+    /// Returns whether the schedule of a resource lets it be applied now, and takes down that it is; the error says why that cannot be known.
+    fn is_scheduled(&mut self, at: usize, resource: &Resource) -> Result<bool, String> {
+        let Some(name) = &self.metaparameters[at].schedule else { return Ok(true) };
+        // What follows from the time of day does not settle.
+        self.result.witnesses = None;
+        let schedule = self.schedules.find(name)?;
+        let moment = |unix: i64| Moment { unix, offset: self.system.utc_offset(unix) };
+        let reference = resource.reference().to_string();
+        let now = unix_nanos(self.system.now()) / 1_000_000_000;
+        let allowed = schedule.allows(self.remembered.checked.get(&reference).copied().map(moment), moment(now));
+        if allowed {
+            self.result.remembered.checked.insert(reference, now);
+        }
+        Ok(allowed)
+    }
+
+    /// Passes over a resource that its schedule does not let be applied now: nothing is said of it, and what waits for it goes on.
+    fn pass_over(&mut self, resource: &Resource, blocked: bool) -> Passed {
+        self.result.counters.total += 1;
+        self.result.counters.skipped += 1;
+        self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
+        Passed { failed: blocked, heard: Heard::default() }
+    }
+
     async fn settle(
         &mut self,
         provider: &dyn Provider,
-        resource: &Arc<Resource>,
-        mut checked: Checked,
-        notified: bool,
+        (at, resource): (usize, &Arc<Resource>),
+        (mut checked, audits): (Checked, Vec<Audit>),
+        notified: Heard,
     ) -> Passed {
         self.gather(&mut checked, notified);
-        let noop = resource.parameter("noop").and_then(|value| value.as_bool()).unwrap_or(self.options.noop) || self.options.noop;
+        let metaparameters = &self.metaparameters[at];
+        let (noop, loglevel) = (self.options.noop || metaparameters.noop == Some(true), metaparameters.loglevel);
         self.result.counters.total += checked.resources;
         let mut statuses = Statuses::default();
         for (reference, reason) in &checked.failures {
@@ -143,12 +238,27 @@ impl Engine<'_> {
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
         statuses.list.reserve_exact(checked.changes.len());
-        self.record(resource, checked.changes, applied, &mut statuses);
-        let mut passed = statuses.passed();
-        if notified && !passed.failed {
-            passed = self.refresh(provider, resource, noop, passed, &mut statuses).await;
+        let changed: Vec<Cow<'static, str>> = match audits.as_slice() {
+            [] => Vec::new(),
+            _ => checked.changes.iter().map(|change| change.property.clone()).collect(),
+        };
+        self.record((resource, loglevel), checked.changes, applied, &mut statuses);
+        for audit in audits.into_iter().filter(|audit| !changed.contains(&audit.property)) {
+            let event = Event { loglevel, ..audit.event(resource, unix_nanos(self.system.now())) };
+            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            statuses.of(&resource.reference(), resource).events.push(event);
         }
-        if passed.changed && provider.disturbs_files() {
+        let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
+        let mut passed = Passed { failed: any(|status| status.failed), heard: Heard::of(&statuses) };
+        if notified.made > 0 && !noop {
+            // Also after a failure, as in Puppet.
+            let event = Event { loglevel, ..refresh_event(resource, notified.total, unix_nanos(self.system.now())) };
+            passed = self.refresh(provider, resource, event, passed, &mut statuses).await;
+        } else if notified.total > 0 && provider.refreshes() {
+            // It would have been refreshed.
+            passed.heard.add(Heard { total: 1, made: 0 });
+        }
+        if passed.heard.made > 0 && provider.disturbs_files() {
             self.context.mark_scan_stale();
         }
         let statuses = statuses.complete();
@@ -158,9 +268,10 @@ impl Engine<'_> {
     }
 
     /// Keeps what the answer follows from, as long as all resources are in sync.
-    fn gather(&mut self, checked: &mut Checked, notified: bool) {
+    fn gather(&mut self, checked: &mut Checked, notified: Heard) {
         let Some(witnesses) = &mut self.result.witnesses else { return };
-        let is_quiet = checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && !notified;
+        let is_quiet =
+            checked.changes.is_empty() && checked.failures.is_empty() && checked.skipped.is_empty() && notified.total == 0;
         let seen = checked.witnesses.take().filter(|_| is_quiet);
         if !seen.is_some_and(|seen| seen.into_iter().all(|witness| witnesses.add(witness))) {
             self.result.witnesses = None;
@@ -179,7 +290,13 @@ impl Engine<'_> {
         })
     }
 
-    fn record(&mut self, resource: &Resource, changes: Vec<Change>, applied: Option<Applied>, statuses: &mut Statuses) {
+    fn record(
+        &mut self,
+        (resource, loglevel): (&Resource, Option<LogLevel>),
+        changes: Vec<Change>,
+        applied: Option<Applied>,
+        statuses: &mut Statuses,
+    ) {
         for (at, mut change) in changes.into_iter().enumerate() {
             let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
             if let Some(reason) = failure {
@@ -187,7 +304,7 @@ impl Engine<'_> {
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let event = self.event(resource, change, applied.is_none(), failure);
+            let event = Event { loglevel, ..self.event(resource, change, applied.is_none(), failure) };
             if let Some(diff) = diff {
                 self.result.diffs.push((event.resource.clone(), diff));
             }
@@ -203,6 +320,7 @@ impl Engine<'_> {
     }
 
     fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
+        let converges = self.providers.get(&resource.resource_type).is_none_or(|provider| provider.converges());
         let (status, message): (_, Cow<'static, str>) = match (noop, failure, &change.wording) {
             (true, _, Some(words)) => {
                 (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired).into())
@@ -221,13 +339,14 @@ impl Engine<'_> {
         };
         Event {
             resource: change.resource.to_string(),
-            corrective_change: self.prior.had_settled(resource, &change.resource),
+            corrective_change: converges && self.prior.had_settled(resource, &change.resource),
             property: change.property,
             previous_value: change.previous,
             desired_value: change.desired,
             message,
             status,
             redacted: change.redacted,
+            loglevel: None,
             time_unix_nanos: unix_nanos(self.system.now()),
         }
     }
@@ -236,23 +355,30 @@ impl Engine<'_> {
         &mut self,
         provider: &dyn Provider,
         resource: &Arc<Resource>,
-        noop: bool,
+        event: Event,
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
-        if noop {
-            return passed;
-        }
         match provider.refresh(self.context, resource).await {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
-                passed.changed = true;
+                passed.heard.add(Heard { total: 1, made: 1 });
+                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                let status = statuses.of(&resource.reference(), resource);
+                (status.changed, status.out_of_sync) = (true, true);
+                status.events.push(event);
             }
             Err(error) => {
                 self.result.counters.failed_to_restart += 1;
-                self.warn(format!("{}: refresh failed: {}", resource.reference(), error_chain(&error)));
-                statuses.of(&resource.reference(), resource).failed = true;
+                let reason = error_chain(&error);
+                self.warn(format!("{}: refresh failed: {reason}", resource.reference()));
+                let message = format!("Failed to call refresh: {reason}").into();
+                let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
+                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                let status = statuses.of(&resource.reference(), resource);
+                (status.failed, status.out_of_sync) = (true, true);
+                status.events.push(event);
                 passed.failed = true;
             }
         }
@@ -284,7 +410,7 @@ impl Engine<'_> {
         self.result.witnesses = None;
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
-        Passed { failed: true, changed: false }
+        Passed { failed: true, heard: Heard::default() }
     }
 
     fn warn(&mut self, message: String) {
@@ -303,53 +429,21 @@ impl Engine<'_> {
     }
 }
 
-/// The statuses of one declared resource and of those that it generates, by name once they are complete.
-#[derive(Default)]
-struct Statuses {
-    list: Vec<ResourceStatus>,
-}
-
-impl Statuses {
-    /// Returns the status of a resource, or a part of it: [`Statuses::complete`] joins them.
-    fn of(&mut self, reference: &ResourceRef, declared: &Resource) -> &mut ResourceStatus {
-        let name = reference.to_string();
-        if self.list.last().is_none_or(|last| last.resource != name) {
-            self.list.push(ResourceStatus {
-                resource: name,
-                file: declared.file.clone(),
-                line: declared.line,
-                ..Default::default()
-            });
-        }
-        let last = self.list.len() - 1;
-        &mut self.list[last]
+/// Returns the event of a refresh: it has no property.
+fn refresh_event(resource: &Resource, causes: u64, time_unix_nanos: i64) -> Event {
+    let plural = if causes == 1 { "" } else { "s" };
+    Event {
+        resource: resource.reference().to_string(),
+        property: "".into(),
+        previous_value: "".into(),
+        desired_value: "".into(),
+        message: format!("Triggered 'refresh' from {causes} event{plural}").into(),
+        status: EventStatus::Success,
+        corrective_change: false,
+        redacted: false,
+        loglevel: None,
+        time_unix_nanos,
     }
-
-    fn passed(&self) -> Passed {
-        let any = |what: fn(&ResourceStatus) -> bool| self.list.iter().any(what);
-        Passed { failed: any(|status| status.failed), changed: any(|status| status.changed) }
-    }
-
-    /// Returns one status for each resource.
-    fn complete(mut self) -> Vec<ResourceStatus> {
-        self.list.sort_by(|a, b| a.resource.cmp(&b.resource));
-        self.list.dedup_by(|part, whole| {
-            let is_same = part.resource == whole.resource;
-            if is_same {
-                whole.events.append(&mut part.events);
-                whole.out_of_sync |= part.out_of_sync;
-                whole.changed |= part.changed;
-                whole.failed |= part.failed;
-                whole.corrective_change |= part.corrective_change;
-            }
-            is_same
-        });
-        self.list
-    }
-}
-
-fn status_of(reference: &ResourceRef, declared: &Resource) -> ResourceStatus {
-    ResourceStatus { resource: reference.to_string(), file: declared.file.clone(), line: declared.line, ..Default::default() }
 }
 
 fn done_message(change: &Change) -> Cow<'static, str> {

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use direct_puppet_transport::protocol::path::PathError;
-use direct_puppet_transport::protocol::{Catalog, ResourceRef, Value};
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
 /// Why resources cannot be put in order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +29,16 @@ pub enum GraphError {
         /// What it names.
         target: String,
     },
+    /// An alias by which another resource is known.
+    #[error("{resource}: alias {alias:?} is a name of {other}")]
+    Alias {
+        /// The resource that has the parameter.
+        resource: ResourceRef,
+        /// The alias.
+        alias: String,
+        /// What has this name already.
+        other: String,
+    },
     /// Two resources stand for the same path.
     #[error("{path} is managed twice: by {first} and by {second}")]
     DuplicatePath {
@@ -48,6 +58,26 @@ pub enum GraphError {
         #[source]
         source: PathError,
     },
+}
+
+impl GraphError {
+    /// Returns a cycle as a graph in the language of GraphViz; `None` for other errors.
+    pub(crate) fn to_dot(&self) -> Option<String> {
+        let Self::Cycle { members } = self else { return None };
+        let quoted = |member: &ResourceRef| format!("\"{}\"", member.to_string().replace('\\', "\\\\").replace('"', "\\\""));
+        let edges = members.windows(2).map(|pair| format!("  {} -> {}\n", quoted(&pair[0]), quoted(&pair[1])));
+        Some(format!("digraph Resource_Cycles {{\n  label = \"Resource Cycles\"\n{}}}\n", edges.collect::<String>()))
+    }
+}
+
+/// What is known of the resources of a catalog beside itself.
+pub(crate) struct Relations<'a> {
+    /// Which have no provider because they only hold others.
+    pub(crate) is_container: &'a dyn Fn(&Resource) -> bool,
+    /// What the one at an index comes after without being asked.
+    pub(crate) autorequire: &'a dyn Fn(usize) -> Vec<ResourceRef>,
+    /// By which other title the one at an index may be named.
+    pub(crate) alias: &'a dyn Fn(usize) -> Option<String>,
 }
 
 /// How a change travels along an edge.
@@ -87,32 +117,30 @@ pub(crate) struct Graph {
 /// Resources found by reference, and the nodes on which each begins and ends.
 struct Index<'a> {
     by_reference: HashMap<(&'a str, &'a str), usize>,
+    by_alias: HashMap<(&'a str, String), usize>,
     ends: Vec<(usize, usize)>,
 }
 
 impl Index<'_> {
     fn find(&self, reference: &ResourceRef) -> Option<usize> {
-        self.by_reference.get(&(reference.resource_type.as_str(), reference.title.as_str())).copied()
+        let found = self.by_reference.get(&(reference.resource_type.as_str(), reference.title.as_str()));
+        found.or_else(|| self.by_alias.get(&(reference.resource_type.as_str(), reference.title.clone()))).copied()
     }
 }
 
 impl Graph {
-    /// Puts a catalog in order. `is_container` says which types have no provider because they only hold others;
-    /// `autorequire` gives what a resource comes after without being asked.
+    /// Puts a catalog in order.
     ///
     /// # Errors
     ///
-    /// When a relationship names what is not there, or resources wait for each other.
-    pub(crate) fn new(
-        catalog: &Catalog,
-        is_container: &dyn Fn(&str) -> bool,
-        autorequire: &dyn Fn(usize) -> Vec<ResourceRef>,
-    ) -> Result<Self, GraphError> {
+    /// When a relationship names what is not there, an alias is another's name, or resources wait for each other.
+    pub(crate) fn new(catalog: &Catalog, relations: &Relations<'_>) -> Result<Self, GraphError> {
         let mut graph = Self { nodes: Vec::with_capacity(catalog.resources.len()), links: Vec::new(), order: Vec::new() };
-        let index = graph.add_nodes(catalog, is_container);
+        let mut index = graph.add_nodes(catalog, relations.is_container);
+        add_aliases(catalog, &mut index, relations.alias)?;
         graph.add_edges(catalog, &index);
         graph.add_relationships(catalog, &index)?;
-        graph.add_autorequires(catalog, &index, autorequire);
+        graph.add_autorequires(catalog, &index, relations.autorequire);
         graph.order = graph.sort(catalog)?;
         Ok(graph)
     }
@@ -127,16 +155,9 @@ impl Graph {
         self.links[id].iter().map(|link| link.to)
     }
 
-    /// Returns what hears of a change (`changed`), or of a refresh that reached a border (`notified`), at `id`.
-    pub(crate) fn notified_by(&self, id: usize, changed: bool, notified: bool) -> impl Iterator<Item = usize> {
-        let is_border = matches!(self.nodes[id], Node::Border(_));
-        self.links[id].iter().filter_map(move |link| {
-            let heard = match link.carries {
-                Carries::Nothing => false,
-                Carries::Changes | Carries::Containment => changed || is_border && notified,
-            };
-            heard.then_some(link.to)
-        })
+    /// Returns what hears of a change at `id`, or of a refresh that reached it.
+    pub(crate) fn notified_by(&self, id: usize) -> impl Iterator<Item = usize> {
+        self.links[id].iter().filter(|link| link.carries != Carries::Nothing).map(|link| link.to)
     }
 
     /// Returns how many places there are.
@@ -144,12 +165,13 @@ impl Graph {
         self.nodes.len()
     }
 
-    fn add_nodes<'a>(&mut self, catalog: &'a Catalog, is_container: &dyn Fn(&str) -> bool) -> Index<'a> {
-        let mut index = Index { by_reference: HashMap::new(), ends: Vec::with_capacity(catalog.resources.len()) };
+    fn add_nodes<'a>(&mut self, catalog: &'a Catalog, is_container: &dyn Fn(&Resource) -> bool) -> Index<'a> {
+        let mut index =
+            Index { by_reference: HashMap::new(), by_alias: HashMap::new(), ends: Vec::with_capacity(catalog.resources.len()) };
         for (at, resource) in catalog.resources.iter().enumerate() {
             index.by_reference.insert((&resource.resource_type, &resource.title), at);
             let first = self.nodes.len();
-            if is_container(&resource.resource_type) {
+            if is_container(resource) {
                 self.nodes.extend([Node::Border(at), Node::Border(at)]);
                 index.ends.push((first, first + 1));
             } else {
@@ -275,10 +297,34 @@ impl Graph {
     }
 }
 
+/// Adds the other names of resources: the metaparameter `alias`, which must be nobody else's, and what providers know, as the path of a file.
+fn add_aliases<'a>(
+    catalog: &'a Catalog,
+    index: &mut Index<'a>,
+    alias_of: &dyn Fn(usize) -> Option<String>,
+) -> Result<(), GraphError> {
+    for (at, resource) in catalog.resources.iter().enumerate() {
+        for alias in resource.parameter("alias").map(Value::as_list).unwrap_or_default().iter().filter_map(Value::as_str) {
+            let reference = ResourceRef { resource_type: resource.resource_type.clone(), title: alias.to_owned() };
+            if let Some(other) = index.find(&reference).filter(|&other| other != at) {
+                let other = catalog.resources[other].reference().to_string();
+                return Err(GraphError::Alias { resource: resource.reference(), alias: alias.to_owned(), other });
+            }
+            index.by_alias.insert((&resource.resource_type, alias.to_owned()), at);
+        }
+    }
+    for (at, resource) in catalog.resources.iter().enumerate() {
+        if let Some(alias) = alias_of(at) {
+            index.by_alias.entry((&resource.resource_type, alias)).or_insert(at);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use direct_puppet_transport::protocol::{Edge, Environment, Resource};
+    use direct_puppet_transport::protocol::{Edge, Environment};
 
     fn catalog(resources: Vec<Resource>, edges: &[(&str, &str)]) -> Catalog {
         let edges = edges.iter().map(|(a, b)| Edge { source: a.parse().unwrap(), target: b.parse().unwrap() }).collect();
@@ -293,7 +339,15 @@ mod tests {
     }
 
     fn graph(catalog: &Catalog) -> Result<Graph, GraphError> {
-        Graph::new(catalog, &|resource_type| resource_type == "Class", &|_| Vec::new())
+        graph_with(catalog, &|_| Vec::new(), &|_| None)
+    }
+
+    fn graph_with(
+        catalog: &Catalog,
+        autorequire: &dyn Fn(usize) -> Vec<ResourceRef>,
+        alias: &dyn Fn(usize) -> Option<String>,
+    ) -> Result<Graph, GraphError> {
+        Graph::new(catalog, &Relations { is_container: &Resource::is_container, autorequire, alias })
     }
 
     fn titles(catalog: &Catalog) -> Vec<&str> {
@@ -338,6 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn a_cycle_is_drawn() {
+        let members = ["T[a \"b\"]", "T[c]", "T[a \"b\"]"].map(|text| text.parse().unwrap()).to_vec();
+        let dot = GraphError::Cycle { members }.to_dot().unwrap();
+        assert!(dot.starts_with("digraph Resource_Cycles {\n"));
+        assert!(dot.contains("  \"T[a \\\"b\\\"]\" -> \"T[c]\"\n  \"T[c]\" -> \"T[a \\\"b\\\"]\"\n}"), "{dot}");
+    }
+
+    #[test]
+    fn aliases_are_names() {
+        let named =
+            |alias: &str| vec![Resource::new("T", "b").with("require", "T[x]"), Resource::new("T", "a").with("alias", alias)];
+        assert_eq!(titles(&catalog(named("x"), &[])), ["a", "b"]);
+        let error = graph(&catalog(named("b"), &[])).unwrap_err();
+        assert_eq!(error.to_string(), "T[a]: alias \"b\" is a name of T[b]");
+        // What a provider knows serves too, and yields to titles.
+        let resources = vec![Resource::new("T", "b").with("require", "T[/p]"), Resource::new("T", "a")];
+        let catalog = catalog(resources, &[]);
+        let alias = |at: usize| Some(if at == 1 { "/p".to_owned() } else { "a".to_owned() });
+        let order: Vec<Node> = graph_with(&catalog, &|_| Vec::new(), &alias).unwrap().order().map(|(_, node)| node).collect();
+        assert_eq!(order, [Node::Resource(1), Node::Resource(0)]);
+    }
+
+    #[test]
     fn unknown_targets_are_named() {
         let error = graph(&catalog(vec![Resource::new("T", "a").with("notify", "T[zz]")], &[])).unwrap_err();
         assert_eq!(error.to_string(), "T[a]: notify names T[zz], which is not in the catalog");
@@ -347,6 +424,6 @@ mod tests {
     fn an_autorequire_yields_to_an_explicit_relationship() {
         let catalog = catalog(vec![Resource::new("T", "a").with("before", "T[b]"), Resource::new("T", "b")], &[]);
         let autorequire = |at: usize| if at == 0 { vec!["T[b]".parse().unwrap()] } else { Vec::new() };
-        assert!(Graph::new(&catalog, &|_| false, &autorequire).is_ok());
+        assert!(graph_with(&catalog, &autorequire, &|_| None).is_ok());
     }
 }

@@ -6,15 +6,21 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath
 
 use super::GraphError;
 
-/// Returns the paths of all `File` resources.
+/// Returns the paths of all `File` resources. Those whose path is not absolute, leaves the root or has a NUL are put into `bad`, by index.
 ///
 /// # Errors
 ///
-/// When a path is not absolute, leaves the root, has a NUL, or two resources stand for the same one.
-pub(crate) fn managed_paths(catalog: &Catalog) -> Result<HashSet<TreePath>, GraphError> {
+/// When two resources stand for the same path.
+pub(crate) fn managed_paths(catalog: &Catalog, bad: &mut HashMap<usize, GraphError>) -> Result<HashSet<TreePath>, GraphError> {
     let mut owners: HashMap<TreePath, ResourceRef> = HashMap::new();
-    for resource in catalog.resources.iter().filter(|resource| resource.resource_type == "File") {
-        let path = path_of(resource)?;
+    for (at, resource) in catalog.resources.iter().enumerate().filter(|(_, resource)| resource.resource_type == "File") {
+        let path = match path_of(resource) {
+            Ok(path) => path,
+            Err(error) => {
+                bad.insert(at, error);
+                continue;
+            }
+        };
         if let Some(first) = owners.insert(path.clone(), resource.reference()) {
             return Err(GraphError::DuplicatePath { path: path.absolute(), first, second: resource.reference() });
         }

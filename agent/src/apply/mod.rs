@@ -1,10 +1,18 @@
 //! Applying a catalog: order, noop, events, skipped dependants.
 
+mod audit;
 mod engine;
 mod graph;
 mod managed;
+mod metaparameters;
+mod schedule;
+mod statuses;
 
-pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, error_chain};
-pub(crate) use graph::Graph;
+pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
 pub use graph::GraphError;
+pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;
+pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
+pub(crate) use schedule::Schedules;
+#[cfg(feature = "providers")]
+pub(crate) use schedule::{SCHEDULE_PARAMETERS, Schedule};

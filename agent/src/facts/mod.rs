@@ -54,6 +54,11 @@ pub(crate) fn gather(external: &ExternalFacts, environment: &Environment) -> Fac
     facts
 }
 
+/// Returns how many seconds local time is ahead of UTC; 0 where the zone is not known.
+pub(crate) fn utc_offset(environment: &Environment, unix_seconds: i64) -> i32 {
+    timezone::utc_offset(&tree::Tree::new("/"), environment.timezone.as_deref(), unix_seconds)
+}
+
 /// Gathers what the machine itself tells.
 fn core(machine: &Machine) -> Facts {
     let tree = &machine.tree;

@@ -8,17 +8,28 @@ const ZONES: &str = "/usr/share/zoneinfo";
 
 /// Follows tzset(3): `TZ` if it is set, else `/etc/localtime`, else UTC.
 pub(super) fn timezone(tree: &Tree, tz: Option<&str>, unix_seconds: i64) -> Option<String> {
-    let zone = match tz.map(|tz| tz.strip_prefix(':').unwrap_or(tz)) {
-        Some("") => None,
-        // What is neither a zone nor a rule stays unknown.
-        Some(name) => Some(of_file(tree, name).or_else(|| TimeZone::from_posix_tz(name).ok())?),
-        None => tree.read_bytes("/etc/localtime").and_then(|data| TimeZone::from_tz_data(&data).ok()),
-    };
+    let zone = zone(tree, tz)?;
     let name = match &zone {
         Some(zone) => zone.find_local_time_type(unix_seconds).ok()?.time_zone_designation(),
         None => "UTC",
     };
     (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// Returns how many seconds local time is ahead of UTC; 0 where the zone is not known.
+pub(super) fn utc_offset(tree: &Tree, tz: Option<&str>, unix_seconds: i64) -> i32 {
+    let zone = zone(tree, tz).flatten();
+    zone.and_then(|zone| Some(zone.find_local_time_type(unix_seconds).ok()?.ut_offset())).unwrap_or_default()
+}
+
+/// Returns the zone that is in force, `Some(None)` for UTC; `None` when it is not known.
+fn zone(tree: &Tree, tz: Option<&str>) -> Option<Option<TimeZone>> {
+    Some(match tz.map(|tz| tz.strip_prefix(':').unwrap_or(tz)) {
+        Some("") => None,
+        // What is neither a zone nor a rule stays unknown.
+        Some(name) => Some(of_file(tree, name).or_else(|| TimeZone::from_posix_tz(name).ok())?),
+        None => tree.read_bytes("/etc/localtime").and_then(|data| TimeZone::from_tz_data(&data).ok()),
+    })
 }
 
 fn of_file(tree: &Tree, name: &str) -> Option<TimeZone> {
@@ -64,6 +75,9 @@ mod tests {
             (Some("../../etc/localtime"), None),
         ] {
             assert_eq!(zone(tz).as_deref(), name, "{tz:?}");
+        }
+        for (tz, offset) in [(None, 3600), (Some(""), 0), (Some("Own/README"), 0), (Some("EST5EDT"), -5 * 3600)] {
+            assert_eq!(utc_offset(&scratch.tree(), tz, 1_700_000_000), offset, "{tz:?}");
         }
     }
 }

@@ -301,6 +301,10 @@ impl Provider for ExecProvider {
         Ok(applied)
     }
 
+    fn refreshes(&self) -> bool {
+        true
+    }
+
     async fn refresh(&self, context: &Context, resource: &Arc<Resource>) -> Result<bool, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         if !parameters.is_due(context).await? {

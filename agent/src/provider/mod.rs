@@ -34,6 +34,8 @@ mod record;
 #[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
+mod schedule;
+#[cfg(feature = "providers")]
 mod ssh_authorized_key;
 #[cfg(feature = "providers")]
 mod sshkey;
@@ -223,10 +225,40 @@ pub trait Provider: Debug + Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Returns what properties hold now, by name: what the metaparameter `audit` compares between runs. `None`, the default, when this
+    /// type cannot tell. Like [`Provider::check`], it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be found out; the resource then counts as failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn audited(
+        &self,
+        _context: &Context,
+        _resource: &Arc<Resource>,
+    ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
+        Ok(None)
+    }
+
+    /// Returns whether [`Provider::refresh`] ever does something: what would have been refreshed in noop counts as a change that would have
+    /// been made, for what it notifies.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
     /// Returns the version of the rules by which [`Checked::witnesses`] decide, `None` when they never do. Another version makes
     /// all resources be checked once.
     fn settles(&self) -> Option<&str> {
         None
+    }
+
+    /// Returns whether a resource that was applied is in sync until somebody changes something, so that a difference found later is drift.
+    /// What is never in sync, as a message, says no.
+    fn converges(&self) -> bool {
+        true
     }
 
     /// Returns whether applying this type may change files that belong to other resources, so that what was seen of them
@@ -251,6 +283,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(host::HostProvider::default()),
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
+        Arc::new(schedule::ScheduleProvider),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(tidy::TidyProvider),

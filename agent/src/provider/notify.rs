@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Resource, Value};
 
-use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use super::{Applied, Change, Checked, Context, Provider, ProviderError, Wording};
 
 /// What stands for a secret message.
 const REDACTED: &str = "[redacted]";
@@ -51,14 +51,21 @@ impl Provider for NotifyProvider {
     }
 
     async fn check(&self, _context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let (redacted, desired) = (resource.parameter("message").is_some_and(Value::is_sensitive), message(resource)?);
+        let is_text = resource.parameter("message").is_none_or(|message| message.as_str().is_some());
+        let shown = if is_text && !redacted { format!("'{desired}'") } else { desired.clone() };
+        let done = match redacted {
+            true => format!("changed {REDACTED} to {REDACTED}"),
+            false => format!("defined 'message' as {shown}"),
+        };
         let change = Change {
             resource: resource.reference(),
             property: "message".into(),
             previous: "absent".into(),
-            desired: message(resource)?.into(),
+            desired: desired.into(),
             diff: None,
-            redacted: resource.parameter("message").is_some_and(Value::is_sensitive),
-            wording: None,
+            redacted,
+            wording: Some(Box::new(Wording { previous: "'absent'".to_owned(), desired: shown, done })),
         };
         Ok(Checked { resources: 1, changes: vec![change], ..Checked::default() })
     }
@@ -66,6 +73,10 @@ impl Provider for NotifyProvider {
     async fn apply(&self, _context: &Context, _resource: &Arc<Resource>, _changes: &[Change]) -> Result<Applied, ProviderError> {
         // The change itself is the message.
         Ok(Applied::default())
+    }
+
+    fn converges(&self) -> bool {
+        false
     }
 
     fn disturbs_files(&self) -> bool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use direct_puppet_transport::protocol::pack::{PACKED_CATALOG, unpack_catalog};
 use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 use direct_puppet_transport::protocol::{
-    Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Held, ProtocolVersion, SubmitFacts, VersionCounter,
+    Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Held, Manifest, ProtocolVersion, SubmitFacts, VersionCounter,
 };
 use direct_puppet_transport::{Client, Transport};
 
@@ -64,6 +64,9 @@ impl<T: Transport> Run<'_, T> {
 
     /// Finds out which catalog is to be applied; `on_disk` is the one held.
     pub(super) async fn find_catalog(&mut self, state: &State, on_disk: Option<OnDisk>) -> Result<Found, RunError> {
+        if let Some(given) = &self.options.catalog {
+            return self.found_given(&given.catalog, on_disk, state);
+        }
         if self.options.use_cached_catalog {
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
         }
@@ -177,6 +180,20 @@ impl<T: Transport> Run<'_, T> {
             return Err(RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) });
         };
         Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog, bytes: None, prior: None })
+    }
+
+    /// Takes a catalog that no server gave: no code made it that this node knows of.
+    fn found_given(&self, catalog: &Catalog, on_disk: Option<OnDisk>, state: &State) -> Result<Found, RunError> {
+        catalog.validate()?;
+        self.check_addressee(catalog)?;
+        let (catalog_id, bytes) = catalog.encode()?;
+        let held = Held { catalog_id, code_id: Manifest::default().code_id(), version: VersionCounter::default() };
+        let source = Source { held, answer: Answer::Given, cached: CachedCatalogStatus::NotUsed };
+        let is_new = on_disk.as_ref().is_none_or(|on_disk| on_disk.held.catalog_id != catalog_id);
+        let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
+        let prior =
+            on_disk.filter(|_| is_new).and_then(|on_disk| Some((on_disk.held.catalog_id, on_disk.catalog.or_else(read)?)));
+        Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior })
     }
 
     /// The accepted version never goes back without an administrator's act.

@@ -11,6 +11,7 @@ use direct_puppet_transport::protocol::{Catalog, CatalogId, Digest, Resource, Tr
 
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
+use crate::apply::error_chain;
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::Root;
@@ -47,14 +48,23 @@ pub(super) struct Contents {
 }
 
 impl<T: Transport> Run<'_, T> {
-    pub(super) async fn scan(&self, state: &mut State, plan: &Plan, catalog: Catalog) -> Result<Contents, RunError> {
+    pub(super) async fn scan(&self, state: &mut State, plan: &mut Plan, catalog: Catalog) -> Result<Contents, RunError> {
         let mut wanted = Vec::new();
         let mut carried = HashSet::new();
-        for resource in &catalog.resources {
-            if let Some(provider) = self.inner.providers.get(&resource.resource_type) {
-                wanted.extend(provider.wanted(resource, &plan.managed)?);
-                carried.extend(provider.carried(resource));
+        for (at, resource) in catalog.resources.iter().enumerate() {
+            let Some(provider) = self.inner.providers.get(&resource.resource_type) else { continue };
+            if resource.is_container() || plan.refused.contains_key(&at) {
+                continue;
             }
+            match provider.wanted(resource, &plan.managed) {
+                Ok(contents) => wanted.extend(contents),
+                Err(error) if self.inner.strict_types => return Err(error.into()),
+                Err(error) => {
+                    plan.refused.insert(at, error_chain(&error));
+                    continue;
+                }
+            }
+            carried.extend(provider.carried(resource));
         }
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
         let job = ScanJob {
@@ -116,6 +126,10 @@ impl<T: Transport> Run<'_, T> {
                 // The file changed since the scan: then the server has to help.
                 contents.missing.insert(digest, (size, holder.absolute()));
             }
+        }
+        if self.options.catalog.is_some() {
+            // Nobody is asked: what is missing fails the resources that need it.
+            contents.missing = Missing::new();
         }
         if contents.missing.is_empty() {
             return Ok(());

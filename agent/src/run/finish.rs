@@ -9,15 +9,16 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
 use serde::{Deserialize, Serialize};
 
+use super::remembered;
 use super::settled::ToSettle;
 use super::state::State;
 use super::{Run, Source, started_nanos};
-use crate::apply::{EngineResult, Prior, error_chain};
+use crate::apply::{EngineResult, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::RunEvent;
 use crate::fs::{FsError, write_state};
 use crate::lock::own_file;
-use crate::outcome::{Outcome, WireCounters};
+use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
 use crate::report::{self, ReportParts};
 use crate::summary;
@@ -48,6 +49,7 @@ impl<T: Transport> Run<'_, T> {
         let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
         let (environment, held) = (self.inner.environment.clone(), source.held);
         let is_kept = !self.options.noop;
+        let is_new = bytes.is_some();
         let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
             let unsettled = load_unsettled(&unsettled_path);
             match bytes {
@@ -68,7 +70,7 @@ impl<T: Transport> Run<'_, T> {
         }
         let resources = match before {
             Some(before) => before.resources.into_iter().map(|resource| (resource.reference(), Arc::new(resource))).collect(),
-            None if source.answer == crate::outcome::Answer::Catalog => HashMap::new(),
+            None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
             None => resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
         Ok(Prior { resources, unsettled: unsettled.resources })
@@ -114,8 +116,10 @@ impl<T: Transport> Run<'_, T> {
         }
         let mut parts = self.report_parts();
         parts.catalog_id = Some(source.held.catalog_id);
-        parts.code_id = Some(source.held.code_id);
-        parts.version = Some(source.held.version);
+        if source.answer != Answer::Given {
+            parts.code_id = Some(source.held.code_id);
+            parts.version = Some(source.held.version);
+        }
         parts.cached = source.cached;
         parts.status = status;
         parts.completed = !result.cancelled;
@@ -172,6 +176,8 @@ impl<T: Transport> Run<'_, T> {
                     .collect(),
             },
             unsettled_path: self.unsettled_path(),
+            remembered: result.remembered.clone(),
+            now: started_nanos(self) / 1_000_000_000,
             undo_runs: self.inner.undo_runs,
             state_dir: self.inner.state_dir.clone(),
             root: state.root.clone(),
@@ -209,6 +215,10 @@ impl<T: Transport> Run<'_, T> {
                 Vec::new()
             }
         };
+        if self.options.catalog.is_some() {
+            // There is no server that waits for it.
+            return;
+        }
         for (path, waiting) in pending {
             if self.client.report(&waiting).await.is_err() {
                 break;
@@ -255,6 +265,9 @@ struct KeepState {
     has_failed: bool,
     unsettled: Unsettled,
     unsettled_path: PathBuf,
+    remembered: Remembered,
+    /// In seconds since 1970 UTC.
+    now: i64,
     undo_runs: usize,
     state_dir: PathBuf,
     root: crate::fs::Root,
@@ -309,6 +322,9 @@ impl KeepState {
         let before = load_unsettled(&self.unsettled_path);
         if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
             save_unsettled(&self.unsettled_path, &self.unsettled)?;
+        }
+        if self.remembered != Remembered::default() {
+            remembered::keep(&self.state_dir, self.remembered, self.now)?;
         }
         if let Some(settle) = &self.settle {
             settle.write(&self.state_dir);

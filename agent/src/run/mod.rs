@@ -6,10 +6,12 @@
 mod check_in;
 mod contents;
 mod finish;
+mod plan;
+mod remembered;
 mod settled;
 mod state;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +23,7 @@ use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Inner, RunOptions};
-use crate::apply::{Engine, EngineOptions, EngineResult, Graph, Prior, error_chain, managed_paths};
+use crate::apply::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
 use crate::outcome::{Answer, Outcome};
@@ -35,6 +37,7 @@ pub(crate) use check_in::wait_for_news;
 
 use check_in::Found;
 use contents::Contents;
+use plan::Plan;
 use settled::ToSettle;
 use state::State;
 
@@ -74,6 +77,9 @@ pub(crate) async fn run<T: Transport>(
     run.begin(Phase::Lock);
     let shared = Arc::clone(inner);
     let mut state = tokio::task::spawn_blocking(move || State::open(&shared)).await.map_err(RunError::Lost)??;
+    if options.catalog.is_some() {
+        state.catalogs = state.catalogs.of_given();
+    }
     match run.phases(&mut state).await {
         Ok(outcome) => Ok(outcome),
         Err(error) => {
@@ -96,9 +102,9 @@ impl<T: Transport> Run<'_, T> {
         let mut found = self.find_catalog(state, on_disk).await?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(catalog) = found.catalog.take() {
-            let plan = self.plan(&catalog)?;
+            let plan = plan::plan(self, &catalog)?;
             self.begin(Phase::Scan);
-            return self.converge(state, &plan, catalog, found).await;
+            return self.converge(state, plan, catalog, found).await;
         }
         self.begin(Phase::Scan);
         if let Some(record) = record
@@ -107,14 +113,14 @@ impl<T: Transport> Run<'_, T> {
             return self.finish_settled(state, &found.source, counts).await;
         }
         let catalog = self.read_catalog(state, &mut found).await?;
-        let plan = self.plan(&catalog)?;
-        self.converge(state, &plan, catalog, found).await
+        let plan = plan::plan(self, &catalog)?;
+        self.converge(state, plan, catalog, found).await
     }
 
     /// Goes the whole way from scan to report.
-    async fn converge(&mut self, state: &mut State, plan: &Plan, catalog: Catalog, found: Found) -> Result<Outcome, RunError> {
+    async fn converge(&mut self, state: &mut State, mut plan: Plan, catalog: Catalog, found: Found) -> Result<Outcome, RunError> {
         let source = found.source;
-        let mut contents = self.scan(state, plan, catalog).await?;
+        let mut contents = self.scan(state, &mut plan, catalog).await?;
         self.check_cancelled()?;
 
         self.begin(Phase::Fetch);
@@ -135,7 +141,7 @@ impl<T: Transport> Run<'_, T> {
             recorded_at: contents.scanned_at,
             proofs,
         });
-        let (result, context) = self.apply(state, plan, contents, &prior).await?;
+        let (result, context) = self.apply(state, &plan, contents, &prior).await?;
 
         self.begin(Phase::Report);
         self.finish(state, &source, scanned, result, context, to_settle).await
@@ -165,35 +171,6 @@ impl<T: Transport> Run<'_, T> {
 
     fn check_cancelled(&self) -> Result<(), RunError> {
         if self.cancel.is_cancelled() { Err(RunError::Cancelled) } else { Ok(()) }
-    }
-
-    /// Checks everything that can be checked without looking at the machine, and puts the catalog in order.
-    fn plan(&self, catalog: &Catalog) -> Result<Plan, RunError> {
-        let providers = &self.inner.providers;
-        for resource in catalog.resources.iter().filter(|resource| !is_container(&resource.resource_type)) {
-            let Some(provider) = providers.get(&resource.resource_type) else {
-                let mut known: Vec<String> = providers.keys().cloned().collect();
-                known.sort();
-                return Err(RunError::NoProvider {
-                    resource: resource.reference().to_string(),
-                    resource_type: resource.resource_type.clone(),
-                    declared: resource.file.as_ref().map(|file| match resource.line {
-                        Some(line) => format!("{file}:{line}"),
-                        None => file.clone(),
-                    }),
-                    known,
-                });
-            };
-            provider.validate(resource)?;
-        }
-        let mut managed = managed_paths(catalog)?;
-        // Recursion and purging leave the agent's own state alone, as if a resource of its own managed it.
-        managed.extend(own_state(&self.inner.root, &self.inner.state_dir));
-        let autorequire = |at: usize| {
-            let resource: &Resource = &catalog.resources[at];
-            providers.get(&resource.resource_type).map(|provider| provider.autorequire(resource, catalog)).unwrap_or_default()
-        };
-        Ok(Plan { graph: Graph::new(catalog, &is_container, &autorequire)?, managed })
     }
 
     async fn apply(
@@ -229,8 +206,13 @@ impl<T: Transport> Run<'_, T> {
         let options =
             EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
         let witnesses = may_settle.then(Witnesses::default);
+        let remembered = self.remembered(&contents.resources, plan).await?;
         let engine = Engine {
             graph: &plan.graph,
+            refused: &plan.refused,
+            metaparameters: &plan.metaparameters,
+            schedules: &plan.schedules,
+            remembered: &remembered,
             resources: &contents.resources,
             providers: &self.inner.providers,
             context: &context,
@@ -245,16 +227,22 @@ impl<T: Transport> Run<'_, T> {
     }
 }
 
+impl<T: Transport> Run<'_, T> {
+    /// Returns what earlier runs checked and saw, if a resource needs to know.
+    async fn remembered(&self, resources: &[Arc<Resource>], plan: &Plan) -> Result<Remembered, RunError> {
+        let is_scheduled = plan.metaparameters.iter().any(|metaparameters| metaparameters.schedule.is_some());
+        if !is_scheduled && resources.iter().all(|resource| resource.parameter("audit").is_none()) {
+            return Ok(Remembered::default());
+        }
+        let state_dir = self.inner.state_dir.clone();
+        tokio::task::spawn_blocking(move || remembered::load(&state_dir)).await.map_err(RunError::Lost)
+    }
+}
+
 /// Returns where the agent's own state is below the root, by name.
 fn own_state(root: &Path, state_dir: &Path) -> Option<TreePath> {
     TreePath::from_absolute(state_dir.strip_prefix(root).ok().map(|below| Path::new("/").join(below))?.as_os_str().as_bytes())
         .ok()
-}
-
-/// A catalog in order.
-struct Plan {
-    graph: Graph,
-    managed: HashSet<TreePath>,
 }
 
 /// Where the catalog of this run came from.
@@ -269,11 +257,6 @@ type Missing = BTreeMap<Digest, (u64, String)>;
 
 /// How many files still need a content.
 type Uses = HashMap<Digest, u64>;
-
-/// Types that only hold other resources.
-fn is_container(resource_type: &str) -> bool {
-    matches!(resource_type, "Class" | "Stage")
-}
 
 /// Whether owners can be set: root can. Others leave them alone.
 fn ownership() -> Ownership {

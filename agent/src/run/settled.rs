@@ -32,7 +32,7 @@ impl<T: Transport> Run<'_, T> {
     /// Whether this run may use the record, and write one.
     pub(super) fn may_settle(&self) -> bool {
         let options = self.options;
-        let is_whole = options.tags.is_empty() && options.skip_tags.is_empty();
+        let is_whole = options.tags.is_empty() && options.skip_tags.is_empty() && options.catalog.is_none();
         self.inner.settled && is_whole && !options.noop && !options.verify_all
     }
 
@@ -97,6 +97,7 @@ impl<T: Transport> Run<'_, T> {
         add(catalog_id.to_string().as_bytes());
         add(inner.root.as_os_str().as_bytes());
         add(inner.state_dir.as_os_str().as_bytes());
+        add(&[u8::from(inner.strict_types)]);
         add(&inner.reproof_interval.as_nanos().to_le_bytes());
         add(&rustix::process::geteuid().as_raw().to_le_bytes());
         add(&rustix::process::getegid().as_raw().to_le_bytes());

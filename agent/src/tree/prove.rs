@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::Digest;
+use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
 use rustix::io::Errno;
 
 use super::cache::StatCache;
@@ -92,6 +93,14 @@ impl Prover<'_> {
         if stat.kind() != FileKind::File {
             return Some(Looked::new(Some(stat), ContentState::OtherKind, Update::Forget));
         }
+        let sized;
+        let wanted = if wanted.size == UNKNOWN_SIZE {
+            // Whatever is there has the right length; the digest decides.
+            sized = WantedContent { size: stat.size, ..wanted.clone() };
+            &sized
+        } else {
+            wanted
+        };
         // Verifying everything, and due proofs, leave no record to rely on.
         let record = self.cache.get(&wanted.path).filter(|record| !self.verify_all && !self.is_due(wanted, record));
         if let Some(looked) = record.and_then(|record| self.by_stat(record, wanted, &stat)) {

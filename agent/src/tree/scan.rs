@@ -38,7 +38,7 @@ pub struct WantedContent {
     pub path: TreePath,
     /// Which.
     pub digest: Digest,
-    /// How long, in bytes.
+    /// How long, in bytes; `UNKNOWN_SIZE` when only the digest is known.
     pub size: u64,
     /// Whether other content there is to be replaced (`replace => true`); if not, only absence makes it missing.
     pub replace: bool,

@@ -56,6 +56,9 @@ pub struct Resource {
     /// What the `source` or `content` of a file resolves to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<ResolvedSource>,
+    /// It only holds others, as a class or a defined type does: nothing manages it. `Class` and `Stage` need not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub container: bool,
     /// Where it was declared: a file within the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -218,9 +221,16 @@ impl Resource {
             parameters: BTreeMap::new(),
             tags: Vec::new(),
             resolved: None,
+            container: false,
             file: None,
             line: None,
         }
+    }
+
+    /// Returns whether it only holds others, so that no provider manages it.
+    #[must_use]
+    pub fn is_container(&self) -> bool {
+        self.container || matches!(self.resource_type.as_str(), "Class" | "Stage")
     }
 
     /// Adds a parameter.

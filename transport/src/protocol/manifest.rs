@@ -18,6 +18,9 @@ pub const TREE_CONTEXT: &str = "direct-puppet 2026-11 code tree v1";
 /// The bits of a mode that a manifest keeps: permissions with setuid, setgid and sticky.
 pub const MODE_MASK: u32 = 0o7777;
 
+/// The size of a content of which only the digest is known, as in a catalog made from Puppet's.
+pub const UNKNOWN_SIZE: u64 = u64::MAX;
+
 /// What one entry of a tree is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,7 +29,7 @@ pub enum EntryKind {
     File {
         /// The digest of its content.
         digest: Digest,
-        /// Its length in bytes.
+        /// Its length in bytes, or [`UNKNOWN_SIZE`].
         size: u64,
     },
     /// A directory.

@@ -52,12 +52,53 @@ pub enum EventStatus {
     Audit,
 }
 
+/// How much a message matters: syslog's levels, as Puppet names them, the gravest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum LogLevel {
+    /// `emerg`.
+    Emerg,
+    /// `alert`.
+    Alert,
+    /// `crit`.
+    Crit,
+    /// `err`.
+    Err,
+    /// `warning`.
+    Warning,
+    /// `notice`: what is not told otherwise.
+    Notice,
+    /// `info`; the older name is `verbose`.
+    Info,
+    /// `debug`.
+    Debug,
+}
+
+impl LogLevel {
+    /// Returns the level of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "emerg" => Self::Emerg,
+            "alert" => Self::Alert,
+            "crit" => Self::Crit,
+            "err" => Self::Err,
+            "warning" => Self::Warning,
+            "notice" => Self::Notice,
+            "info" | "verbose" => Self::Info,
+            "debug" => Self::Debug,
+            _ => return None,
+        })
+    }
+}
+
 /// One change, made or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// The resource, `Type[title]`.
     pub resource: String,
-    /// The property, as `content` or `ensure`.
+    /// The property, as `content` or `ensure`; empty for a refresh.
     pub property: Cow<'static, str>,
     /// What was found, as text; redacted if secret.
     pub previous_value: Cow<'static, str>,
@@ -73,6 +114,9 @@ pub struct Event {
     /// Whether values are hidden.
     #[serde(default)]
     pub redacted: bool,
+    /// The level at which it is told, where the resource says one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loglevel: Option<LogLevel>,
     /// When, in nanoseconds since 1970 UTC.
     #[serde(default)]
     pub time_unix_nanos: i64,

@@ -18,7 +18,7 @@ use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 use super::pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 use super::path::TreePath;
-use super::report::{CachedCatalogStatus, Event, EventStatus, Log, Report, ResourceStatus, RunStatus};
+use super::report::{CachedCatalogStatus, Event, EventStatus, Log, LogLevel, Report, ResourceStatus, RunStatus};
 use super::sync::{
     Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,
     SyncManifestReply,
@@ -103,14 +103,16 @@ fn resource() -> impl Strategy<Value = Resource> {
         btree_map("[a-z]{1,8}", value(), 0..4),
         vec("[a-z]{1,6}", 0..3),
         option::of(resolved),
+        any::<bool>(),
         any::<Option<u32>>(),
     )
-        .prop_map(|(resource_type, title, parameters, tags, resolved, line)| Resource {
+        .prop_map(|(resource_type, title, parameters, tags, resolved, container, line)| Resource {
             resource_type,
             title,
             parameters,
             tags,
             resolved,
+            container,
             file: line.map(|line| format!("file {line}")),
             line,
         })
@@ -151,6 +153,7 @@ fn event() -> impl Strategy<Value = Event> {
             status: EventStatus::Noop,
             corrective_change: corrective,
             redacted,
+            loglevel: redacted.then_some(LogLevel::Info),
             time_unix_nanos: time,
         }
     })

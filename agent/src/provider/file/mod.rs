@@ -13,6 +13,7 @@
 //! * Files are staged beside their targets whatever `staging_location` says: this is what makes replacing them atomic.
 
 mod apply;
+mod audit;
 pub(super) mod backup;
 mod by_path;
 mod checksum;
@@ -37,7 +38,7 @@ pub(super) mod tests;
 mod validate_cmd;
 mod witnesses;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -103,6 +104,15 @@ impl Provider for FileProvider {
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
         let changes = changes.iter().map(apply::Announced::of).collect();
         blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, changes)).await
+    }
+
+    async fn audited(
+        &self,
+        context: &Context,
+        resource: &Arc<Resource>,
+    ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
+        let (context, resource) = (context.clone(), Arc::clone(resource));
+        blocking(resource.reference(), move || audit::audited(&context, &resource).map(Some)).await
     }
 
     fn settles(&self) -> Option<&str> {

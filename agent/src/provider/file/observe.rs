@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 
+use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
 use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher, TreePath};
 
 use super::source::Content;
@@ -71,7 +72,7 @@ impl<'a> Observer<'a> {
             _ => {}
         }
         let found = hash_file(self.context.root(), path, digest.algorithm())?;
-        Ok(Some(found).filter(|found| found != digest || stat.size != size))
+        Ok(Some(found).filter(|found| found != digest || size != UNKNOWN_SIZE && stat.size != size))
     }
 }
 

@@ -158,7 +158,9 @@ fn open(application: &Application<'_>, content: Option<&Content>) -> Result<(Con
                     path: context.store().path_of(digest),
                     attempt: "find the content",
                     kind: FsErrorKind::NotFound,
-                    hint: Some("it was not fetched, or removed since: run again"),
+                    hint: Some(
+                        "it was not fetched, or removed since: run again; a catalog from a file needs contents that are on this node",
+                    ),
                     source: std::io::ErrorKind::NotFound.into(),
                 }),
             }

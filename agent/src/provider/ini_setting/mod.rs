@@ -142,6 +142,10 @@ impl Provider for IniSettingProvider {
         Ok(applied(changes, result))
     }
 
+    fn refreshes(&self) -> bool {
+        true
+    }
+
     async fn refresh(&self, context: &Context, resource: &Arc<Resource>) -> Result<bool, ProviderError> {
         if !Parameters::parse(resource)?.refresh_only {
             return Ok(false);

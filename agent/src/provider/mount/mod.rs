@@ -264,6 +264,10 @@ impl Provider for MountProvider {
         Ok(applied(changes, converge(context, resource, &parameters, &found).await))
     }
 
+    fn refreshes(&self) -> bool {
+        true
+    }
+
     async fn refresh(&self, context: &Context, resource: &Arc<Resource>) -> Result<bool, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let found = self.found(context, resource).await?;

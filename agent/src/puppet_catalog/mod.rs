@@ -1,0 +1,234 @@
+//! Catalogs as a Puppet Server writes them: JSON of format 1 or 2, plain or with rich data, static or not.
+//!
+//! [`PuppetCatalog::read`] makes of one what the agent applies:
+//!
+//! * Classes, nodes, stages and defined types become containers; what they hold comes from the edges.
+//! * `metadata` and `recursive_metadata` say what the `source` of a file resolves to. Contents are named by SHA-256.
+//! * Rich data become plain values: a `SemVer`, `SemVerRange`, `Timestamp`, `Timespan`, `Regexp`, `Symbol` or `URI` the text that it has
+//!   in the catalog, `Default` the word `default`, a `Hash` with odd keys one with the keys as text. `Sensitive` and `Binary` stay.
+//!   What `sensitive_parameters` names is `Sensitive` too.
+//! * A `Deferred` is evaluated while the catalog is read: see [`DEFERRED_FUNCTIONS`].
+//! * `exported`, `kind` (but for telling containers) and keys that are not known are passed over.
+//!
+//! A resource that cannot be managed as the catalog has it is in [`PuppetCatalog::unusable`], with the reason; only it fails. What makes
+//! the catalog as a whole senseless (two of one name, an edge into nothing) is a [`PuppetCatalogError`].
+
+mod deferred;
+mod metadata;
+mod reference;
+mod resource;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
+use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
+use direct_puppet_transport::protocol::{Catalog, CatalogError, Edge, Environment, ResourceRef};
+use serde_json::{Map, Value as Json};
+
+pub use deferred::DEFERRED_FUNCTIONS;
+
+/// The newest `catalog_format` that is read.
+const MAX_PUPPET_FORMAT: u64 = 2;
+
+/// A catalog that Puppet compiled, as this agent applies it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PuppetCatalog {
+    /// What is to be applied.
+    pub catalog: Catalog,
+    /// Resources of it that cannot be managed, and why. Applying the catalog fails them and skips what depends on them.
+    pub unusable: BTreeMap<ResourceRef, String>,
+    /// The `version` of the catalog, as text: what reports call `configuration_version`.
+    pub version: Option<String>,
+    /// The `code_id` of the catalog: the code that a static catalog was compiled from.
+    pub code_id: Option<String>,
+    /// The `catalog_uuid`.
+    pub catalog_uuid: Option<String>,
+}
+
+/// Why text is no catalog of Puppet's that can be applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PuppetCatalogError {
+    /// It is longer than catalogs may be.
+    #[error("catalog has {length} bytes, at most {MAX_CATALOG_BYTES} are read")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// It is no JSON.
+    #[error("catalog is not JSON")]
+    Json(#[from] serde_json::Error),
+    /// It is a server's refusal, kept in the place of a catalog.
+    #[error("this is no catalog but the error of a server: {message}")]
+    ServerError {
+        /// What the server said.
+        message: String,
+    },
+    /// A newer format.
+    #[error("catalog has catalog_format {format}, this program reads up to {MAX_PUPPET_FORMAT}")]
+    Format {
+        /// The `catalog_format`.
+        format: String,
+    },
+    /// Something has not the shape that a catalog has.
+    #[error("catalog is malformed: {at} must be {expected}")]
+    Shape {
+        /// What.
+        at: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A name that no node or environment can have.
+    #[error("catalog is malformed: {at} cannot be used: {reason}")]
+    Name {
+        /// Which.
+        at: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A relationship, or a metaparameter of a container, that makes no sense.
+    #[error("{resource}: {parameter} {reason}")]
+    Metaparameter {
+        /// The resource.
+        resource: ResourceRef,
+        /// The metaparameter.
+        parameter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The catalog contradicts itself.
+    #[error("catalog contradicts itself")]
+    Catalog(#[from] CatalogError),
+}
+
+impl PuppetCatalog {
+    /// Reads a catalog. `environment` missing or null counts as `production`, `catalog_format` missing as 1, as in Puppet.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no catalog, or one that contradicts itself. What concerns single resources is in
+    /// [`PuppetCatalog::unusable`].
+    pub fn read(json: &[u8]) -> Result<Self, PuppetCatalogError> {
+        if json.len() as u64 > MAX_CATALOG_BYTES {
+            return Err(PuppetCatalogError::TooLong { length: json.len() });
+        }
+        let document = match serde_json::from_slice(json)? {
+            Json::Object(document) => unwrapped(document)?,
+            _ => return Err(shape("the catalog", "an object")),
+        };
+        read_document(document)
+    }
+}
+
+/// Takes a catalog out of the envelope in which old servers send it, and knows a refusal.
+fn unwrapped(mut document: Map<String, Json>) -> Result<Map<String, Json>, PuppetCatalogError> {
+    if document.contains_key("resources") {
+        return Ok(document);
+    }
+    if let Some(Json::String(message)) = document.get("message") {
+        return Err(PuppetCatalogError::ServerError { message: message.clone() });
+    }
+    match document.remove("data") {
+        Some(Json::Object(data)) if document.get("document_type").is_some_and(|kind| kind == "Catalog") => Ok(data),
+        _ => Err(shape("resources", "a list: this is no catalog")),
+    }
+}
+
+fn read_document(mut document: Map<String, Json>) -> Result<PuppetCatalog, PuppetCatalogError> {
+    check_format(document.get("catalog_format"))?;
+    let Some(Json::String(name)) = document.get("name") else { return Err(shape("name", "the name of the node")) };
+    let certname = name.parse().map_err(|error| PuppetCatalogError::Name { at: "name", reason: format!("{error}") })?;
+    let environment = match document.get("environment") {
+        None | Some(Json::Null) => Environment::default(),
+        Some(Json::String(name)) => {
+            name.parse().map_err(|error| PuppetCatalogError::Name { at: "environment", reason: format!("{error}") })?
+        }
+        Some(_) => return Err(shape("environment", "the name of an environment")),
+    };
+    let classes = strings(document.remove("classes"), "classes")?;
+    let edges = edges(document.remove("edges"))?;
+    let mut sources = metadata::Sources {
+        single: object(document.remove("metadata"), "metadata")?,
+        recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
+    };
+    let Some(Json::Array(declared)) = document.remove("resources") else { return Err(shape("resources", "a list")) };
+    let holders = edges.iter().map(|edge| edge.source.clone()).collect();
+    let mut unusable = BTreeMap::new();
+    let mut resources = Vec::with_capacity(declared.len());
+    for (at, json) in declared.into_iter().enumerate() {
+        let Json::Object(json) = json else { return Err(shape(format!("resource {at}"), "an object")) };
+        let read = resource::read(at, json, &mut sources, &holders)?;
+        if let Some(reason) = read.unusable {
+            unusable.insert(read.resource.reference(), reason);
+        }
+        resources.push(read.resource);
+    }
+    let catalog = Catalog { format: CATALOG_FORMAT, certname, environment, classes, resources, edges };
+    catalog.validate()?;
+    Ok(PuppetCatalog {
+        catalog,
+        unusable,
+        version: text(document.remove("version")),
+        code_id: text(document.remove("code_id")),
+        catalog_uuid: text(document.remove("catalog_uuid")),
+    })
+}
+
+fn check_format(format: Option<&Json>) -> Result<(), PuppetCatalogError> {
+    match format {
+        None | Some(Json::Null) => Ok(()),
+        Some(Json::Number(number)) if number.as_u64().is_some_and(|format| format <= MAX_PUPPET_FORMAT) => Ok(()),
+        Some(other) => Err(PuppetCatalogError::Format { format: other.to_string() }),
+    }
+}
+
+fn edges(json: Option<Json>) -> Result<Vec<Edge>, PuppetCatalogError> {
+    let list = match json {
+        None | Some(Json::Null) => return Ok(Vec::new()),
+        Some(Json::Array(list)) => list,
+        Some(_) => return Err(shape("edges", "a list")),
+    };
+    let end = |edge: &Json, name: &str, at: usize| match edge.get(name) {
+        Some(Json::String(text)) => {
+            reference::parse(text).ok_or_else(|| shape(format!("{name} of edge {at}, {text:?},"), "a reference, as Type[title]"))
+        }
+        _ => Err(shape(format!("{name} of edge {at}"), "a reference, as Type[title]")),
+    };
+    let read = |(at, edge): (usize, &Json)| Ok(Edge { source: end(edge, "source", at)?, target: end(edge, "target", at)? });
+    list.iter().enumerate().map(read).collect()
+}
+
+fn strings(json: Option<Json>, at: &str) -> Result<Vec<String>, PuppetCatalogError> {
+    let list = match json {
+        None | Some(Json::Null) => return Ok(Vec::new()),
+        Some(Json::Array(list)) => list,
+        Some(_) => return Err(shape(at, "a list of text")),
+    };
+    let text = |json| if let Json::String(text) = json { Ok(text) } else { Err(shape(at, "a list of text")) };
+    list.into_iter().map(text).collect()
+}
+
+fn object(json: Option<Json>, at: &str) -> Result<Map<String, Json>, PuppetCatalogError> {
+    match json {
+        None | Some(Json::Null) => Ok(Map::new()),
+        Some(Json::Object(object)) => Ok(object),
+        Some(_) => Err(shape(at, "an object")),
+    }
+}
+
+/// Returns what only goes into reports: a number is as good as text.
+fn text(json: Option<Json>) -> Option<String> {
+    match json {
+        Some(Json::String(text)) => Some(text),
+        Some(Json::Number(number)) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn shape(at: impl Into<String>, expected: &'static str) -> PuppetCatalogError {
+    PuppetCatalogError::Shape { at: at.into(), expected }
+}

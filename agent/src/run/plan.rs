@@ -1,0 +1,128 @@
+//! Everything that can be found out of a catalog without looking at the machine: what cannot be managed, and the order of the rest.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Catalog, Resource, TreePath};
+
+use super::{Run, own_state};
+use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
+use crate::error::RunError;
+use crate::fs::{FsError, write_state};
+
+/// Where a dependency cycle is drawn, below the state directory: Puppet's name.
+const CYCLES_DOT: &str = "graphs/cycles.dot";
+
+/// A catalog in order.
+pub(super) struct Plan {
+    pub(super) graph: Graph,
+    pub(super) managed: HashSet<TreePath>,
+    /// By index, resources that cannot be managed, and why.
+    pub(super) refused: HashMap<usize, String>,
+    /// By index, what resources and their containers say of how they are applied.
+    pub(super) metaparameters: Vec<Metaparameters>,
+    pub(super) schedules: Schedules,
+}
+
+/// Puts a catalog in order.
+pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &Catalog) -> Result<Plan, RunError> {
+    let providers = &run.inner.providers;
+    let mut refused = refused(run, catalog)?;
+    let mut bad_paths = HashMap::new();
+    let mut managed = managed_paths(catalog, &mut bad_paths)?;
+    for (at, error) in bad_paths {
+        if run.inner.strict_types {
+            return Err(error.into());
+        }
+        refused.entry(at).or_insert_with(|| error_chain(&error));
+    }
+    // Recursion and purging leave the agent's own state alone, as if a resource of its own managed it.
+    managed.extend(own_state(&run.inner.root, &run.inner.state_dir));
+    let provider = |at: usize| {
+        let resource: &Resource = &catalog.resources[at];
+        providers.get(&resource.resource_type).filter(|_| !resource.is_container()).map(|provider| (provider, resource))
+    };
+    let autorequire =
+        |at: usize| provider(at).map(|(provider, resource)| provider.autorequire(resource, catalog)).unwrap_or_default();
+    let alias = |at: usize| provider(at).and_then(|(provider, resource)| provider.alias(resource));
+    let relations = Relations { is_container: &Resource::is_container, autorequire: &autorequire, alias: &alias };
+    match Graph::new(catalog, &relations) {
+        Ok(graph) => {
+            Ok(Plan { graph, managed, refused, metaparameters: handed_down(catalog), schedules: Schedules::of(catalog) })
+        }
+        Err(error) => {
+            draw(run, &error);
+            Err(error.into())
+        }
+    }
+}
+
+/// Finds resources that nothing can manage as they are.
+fn refused<T: Transport>(run: &Run<'_, T>, catalog: &Catalog) -> Result<HashMap<usize, String>, RunError> {
+    let providers = &run.inner.providers;
+    let unusable = run.options.catalog.as_deref().map(|given| &given.unusable);
+    let mut refused = HashMap::new();
+    for (at, resource) in catalog.resources.iter().enumerate() {
+        let metaparameters = Metaparameters::parse(resource).map(drop);
+        if resource.is_container() {
+            // It is not applied, so it cannot fail alone.
+            metaparameters?;
+            continue;
+        }
+        if let Some(reason) = unusable.and_then(|unusable| unusable.get(&resource.reference())) {
+            let reason = format!("{}: {reason}", resource.reference());
+            if run.inner.strict_types {
+                return Err(RunError::Unusable { reason });
+            }
+            refused.insert(at, reason);
+            continue;
+        }
+        let valid = match providers.get(&resource.resource_type) {
+            Some(provider) => metaparameters.and_then(|()| provider.validate(resource)).map_err(RunError::from),
+            None => Err(no_provider(resource, providers.keys())),
+        };
+        match valid {
+            Ok(()) => {}
+            Err(error) if run.inner.strict_types => return Err(error),
+            Err(RunError::Provider(error)) => {
+                refused.insert(at, error_chain(&error));
+            }
+            Err(error) => {
+                refused.insert(at, error_chain(&error));
+            }
+        }
+    }
+    Ok(refused)
+}
+
+fn no_provider<'a>(resource: &Resource, known: impl Iterator<Item = &'a String>) -> RunError {
+    let mut known: Vec<String> = known.cloned().collect();
+    known.sort();
+    RunError::NoProvider {
+        resource: resource.reference().to_string(),
+        resource_type: resource.resource_type.clone(),
+        declared: resource.file.as_ref().map(|file| match resource.line {
+            Some(line) => format!("{file}:{line}"),
+            None => file.clone(),
+        }),
+        known,
+    }
+}
+
+/// Draws a cycle for GraphViz, as Puppet does with `--graph`; that this cannot be done changes nothing.
+fn draw<T: Transport>(run: &mut Run<'_, T>, error: &GraphError) {
+    let Some(dot) = error.to_dot() else { return };
+    let path = run.inner.state_dir.join(CYCLES_DOT);
+    match write_dot(&path, &dot) {
+        Ok(()) => run.warn(format!("the dependency cycle is drawn in {}: open it with GraphViz", path.display())),
+        Err(error) => run.warn(format!("the dependency cycle could not be drawn: {}", error_chain(&error))),
+    }
+}
+
+fn write_dot(path: &Path, dot: &str) -> Result<(), FsError> {
+    if let Some(dir) = path.parent() {
+        crate::fs::ensure_private_dir(dir)?;
+    }
+    write_state(path, dot.as_bytes(), 0o600)
+}

@@ -1,0 +1,291 @@
+//! The same catalogs applied by Puppet and here: events in their order, what failed and what was skipped, counters, and the files.
+//! Puppet runs in a mount namespace in which `/mnt` is a directory of its own; ours is below a root of its own. What differs by intent
+//! is told in `tests/interop/DIFFERENCES.md`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use direct_puppet_agent::{Agent, PuppetCatalog, RunOptions};
+use direct_puppet_transport::protocol::report::EventStatus;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+#[path = "../examples/support/mod.rs"]
+mod support;
+
+/// Applies `$1/catalog.json` twice with `/mnt` at `$1/mnt`, and keeps the reports.
+const PUPPET: &str = r#"set -e
+mount --make-rprivate /
+mount --bind "$1/mnt" /mnt
+for run in 1 2; do
+  puppet apply --confdir "$1/conf" --vardir "$1/var" --color=false --logdest "$1/log.$run" --catalog "$1/catalog.json" || true
+  [ -n "$(find "$1/var" -name last_run_report.yaml)" ] || cat "$1/log.$run"
+  ruby -ryaml -rjson -e '
+    text = File.read(Dir[ARGV[0] + "/var/**/last_run_report.yaml"].first).gsub(/!ruby\/\S+/, "")
+    report = YAML.respond_to?(:unsafe_load) ? YAML.unsafe_load(text) : YAML.load(text)
+    statuses = report["resource_statuses"].to_a
+    events = statuses.flat_map { |name, status| status["events"].map { |event|
+      [event["time"].to_s, name, event["property"].to_s, event["status"], event["message"].to_s] } }
+    named = lambda { |flag| statuses.select { |_, status| status[flag] }.map(&:first) }
+    counters = report["metrics"]["resources"]["values"].map { |name, _, value| [name, value] }.to_h
+    puts JSON.generate({ events: events.sort_by.with_index { |event, at| [event[0], at] }.map { |event| event[1..] },
+      failed: named.call("failed"), skipped: named.call("skipped"), counters: counters, status: report["status"] })' \
+    "$1" > "$1/report.$run"
+done"#;
+
+/// What is compared.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Ran {
+    /// Resource, property, status and message.
+    events: Vec<(String, String, String, String)>,
+    failed: BTreeSet<String>,
+    skipped: BTreeSet<String>,
+    counters: BTreeMap<String, u64>,
+    status: String,
+}
+
+impl Ran {
+    /// Takes away what differs by intent: the wording of types that have their own, counters that only one of both has, and the
+    /// difference between drift and intent for resources that never failed to converge.
+    fn comparable(mut self) -> Self {
+        for (resource, property, status, message) in &mut self.events {
+            let is_common = resource.starts_with("Notify[") || property.is_empty() && status == "success" || status == "audit";
+            if !is_common {
+                message.clear();
+            }
+        }
+        let compared = ["changed", "failed", "failed_to_restart", "out_of_sync", "restarted", "skipped", "total"];
+        self.counters.retain(|name, _| compared.contains(&name.as_str()));
+        self
+    }
+}
+
+type Files = BTreeMap<String, (Option<Vec<u8>>, u32)>;
+
+fn files(dir: &Path) -> Files {
+    let mut found = Files::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let mode = fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777;
+        let content = path.is_file().then(|| fs::read(&path).unwrap());
+        if path.is_dir() {
+            let below = files(&path).into_iter();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            found.extend(below.map(|(below, what)| (format!("{name}/{below}"), what)));
+        }
+        found.insert(path.file_name().unwrap().to_string_lossy().into_owned(), (content, mode));
+    }
+    found
+}
+
+fn puppet(catalog: &Json) -> Option<(Vec<Ran>, Files)> {
+    let is_there = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    let may_unshare = || Command::new("unshare").args(["-m", "mount", "--make-rprivate", "/"]).output();
+    if !is_there("puppet") || !is_there("ruby") || !may_unshare().is_ok_and(|output| output.status.success()) {
+        println!("LEFT OUT: catalogs compared with Puppet, which needs root, mount namespaces, puppet and ruby");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("mnt")).unwrap();
+    // Puppet wants the name of a deferred function before its arguments.
+    let (sorted, named) = (r#""arguments":[["a","b"],"-"],"name":"join""#, r#""name":"join","arguments":[["a","b"],"-"]"#);
+    fs::write(dir.path().join("catalog.json"), catalog.to_string().replace(sorted, named)).unwrap();
+    let output = Command::new("unshare").args(["-m", "sh", "-c", PUPPET, "sh"]).arg(dir.path()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    let ran = |run: u32| serde_json::from_slice::<Ran>(&fs::read(dir.path().join(format!("report.{run}"))).unwrap()).unwrap();
+    Some((vec![ran(1), ran(2)], files(&dir.path().join("mnt"))))
+}
+
+async fn ours(catalog: &Json) -> (Vec<Ran>, Files) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("root/mnt")).unwrap();
+    let catalog = Arc::new(PuppetCatalog::read(catalog.to_string().as_bytes()).unwrap());
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let agent = Agent::builder()
+            .transport(support::serve("n1.test", Vec::new(), &[]))
+            .certname("n1.test".parse().unwrap())
+            .root(dir.path().join("root"))
+            .state_dir(dir.path().join("state"))
+            .build()
+            .unwrap();
+        let outcome = agent.run(&RunOptions { catalog: Some(Arc::clone(&catalog)), ..RunOptions::default() }).await.unwrap();
+        let named = |flag: fn(&direct_puppet_transport::protocol::report::ResourceStatus) -> bool| {
+            outcome.report.resource_statuses.iter().filter(|status| flag(status)).map(|status| status.resource.clone()).collect()
+        };
+        let status = |status: EventStatus| serde_json::to_value(status).unwrap().as_str().unwrap().to_owned();
+        let events = outcome.events().map(|event| {
+            (
+                event.resource.clone(),
+                event.property.clone().into_owned(),
+                status(event.status),
+                event.message.clone().into_owned(),
+            )
+        });
+        let counters: BTreeMap<String, u64> = serde_json::from_value(serde_json::to_value(outcome.resources).unwrap()).unwrap();
+        runs.push(Ran {
+            events: events.collect(),
+            failed: named(|status| status.failed),
+            skipped: named(|status| status.skipped),
+            counters,
+            status: serde_json::to_value(outcome.status).unwrap().as_str().unwrap().to_owned(),
+        });
+    }
+    (runs, files(&dir.path().join("root/mnt")))
+}
+
+async fn compare(name: &str, catalog: &Json) {
+    let Some((theirs, their_files)) = puppet(catalog) else { return };
+    let (ours, our_files) = ours(catalog).await;
+    for (run, (ours, theirs)) in ours.into_iter().zip(theirs).enumerate() {
+        let (ours, theirs) = (ours.comparable(), theirs.comparable());
+        assert_eq!(ours.events, theirs.events, "{name}, run {run}: events\n{catalog}");
+        assert_eq!(ours, theirs, "{name}, run {run}\n{catalog}");
+    }
+    assert_eq!(our_files, their_files, "{name}: files");
+}
+
+/// Makes a catalog of resources, each with the containers that hold it, innermost last.
+fn catalog(resources: &[(Json, &[&str])]) -> Json {
+    let mut edges = BTreeSet::new();
+    let mut all = vec![
+        json!({"type": "Stage", "title": "main", "parameters": {"name": "main"}, "tags": ["stage"], "kind": "compilable_type"}),
+        json!({"type": "Class", "title": "main", "parameters": {"name": "main"}, "tags": ["class"], "kind": "unknown"}),
+    ];
+    edges.insert(("Stage[main]".to_owned(), "Class[main]".to_owned()));
+    for (resource, holders) in resources {
+        let text = |name: &str| resource[name].as_str().unwrap();
+        let reference = format!("{}[{}]", text("type"), text("title"));
+        let holder = match (holders.last(), text("type")) {
+            (Some(holder), _) => (*holder).to_owned(),
+            (None, "Class") => "Stage[main]".to_owned(),
+            (None, _) => "Class[main]".to_owned(),
+        };
+        edges.insert((holder, reference));
+        all.push(resource.clone());
+    }
+    let edges: Vec<Json> = edges.into_iter().map(|(source, target)| json!({"source": source, "target": target})).collect();
+    json!({"name": "n1.test", "version": 1, "catalog_format": 2, "environment": "production", "classes": [], "tags": [],
+        "resources": all, "edges": edges})
+}
+
+fn resource(resource_type: &str, title: &str, parameters: Json) -> Json {
+    let kind = match resource_type {
+        "Class" => "class",
+        "Group::Of" => "defined_type",
+        _ => "compilable_type",
+    };
+    json!({"type": resource_type, "title": title, "parameters": parameters, "tags": [resource_type.to_lowercase()], "kind": kind,
+        "exported": false})
+}
+
+#[tokio::test]
+async fn metaparameters_and_relationships() {
+    let deferred = json!({"__ptype": "Deferred", "name": "join", "arguments": [["a", "b"], "-"]});
+    compare(
+        "metaparameters",
+        &catalog(&[
+            (resource("Class", "A", json!({})), &[]),
+            (resource("Class", "B", json!({"require": "Class[A]"})), &[]),
+            (resource("Notify", "in b", json!({})), &["Class[B]"]),
+            (resource("File", "/mnt/z", json!({"ensure": "directory", "mode": "0755"})), &["Class[A]"]),
+            (resource("File", "/mnt/z/a", json!({"content": "hello\n", "mode": "0640", "audit": ["mode"]})), &["Class[A]"]),
+            (resource("File", "named", json!({"path": "/mnt/z/s", "content": "hush", "mode": "0600"})), &["Class[A]"]),
+            (resource("Exec", "fail", json!({"command": "/bin/false", "alias": "broken"})), &[]),
+            (resource("File", "/mnt/z/never", json!({"content": "x", "require": "Exec[broken]"})), &[]),
+            (resource("Notify", "after never", json!({"require": "File[/mnt/z/never]"})), &[]),
+            (resource("Exec", "one", json!({"command": "/bin/true", "refreshonly": true, "subscribe": "File[/mnt/z/s]"})), &[]),
+            (resource("Exec", "two", json!({"command": "/bin/true", "refreshonly": true, "subscribe": "Exec[one]"})), &[]),
+            (resource("Exec", "class", json!({"command": "/bin/true", "refreshonly": true, "subscribe": "Class[A]"})), &[]),
+            (resource("Notify", "noop", json!({"noop": true})), &[]),
+            (resource("Notify", "deferred", json!({"message": deferred, "loglevel": "warning"})), &[]),
+            (resource("Schedule", "off", json!({"period": "never"})), &[]),
+            (resource("Schedule", "once", json!({"period": "daily"})), &[]),
+            (resource("Notify", "never", json!({"schedule": "off"})), &[]),
+            (resource("Notify", "once a day", json!({"schedule": "once"})), &[]),
+            (resource("Notify", "after the end", json!({"require": "Notify[never]"})), &[]),
+        ]),
+    )
+    .await;
+}
+
+/// A sequence of numbers that is the same for the same seed: Knuth's MMIX generator.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.below(at + 1));
+        }
+    }
+}
+
+/// Makes a random catalog without a cycle: relationships go from blocks, which are a resource or a container, to later ones; the manifest has them
+/// in another order.
+fn random_catalog(seed: u64) -> Json {
+    let mut numbers = Numbers(seed);
+    let mut names: Vec<String> = Vec::new();
+    let mut resources: Vec<(Json, Vec<String>)> = Vec::new();
+    for block in 0..14 {
+        let members = if numbers.below(3) == 0 { 2 + numbers.below(3) } else { 1 };
+        let holder = (members > 1).then(|| format!("Group::Of[{block}]"));
+        let before = names.clone();
+        let relate = |numbers: &mut Numbers, parameters: &mut Json, names: &[String]| {
+            if !names.is_empty() && numbers.below(5) < 3 {
+                let parameter = if numbers.below(2) == 0 { "require" } else { "subscribe" };
+                let first = names[numbers.below(names.len())].clone();
+                let second = names[numbers.below(names.len())].clone();
+                parameters[parameter] = if first == second { json!(first) } else { json!([first, second]) };
+            }
+        };
+        if let Some(holder) = &holder {
+            let mut parameters = json!({});
+            relate(&mut numbers, &mut parameters, &before);
+            resources.push((resource("Group::Of", &block.to_string(), parameters), Vec::new()));
+            names.push(holder.clone());
+        }
+        let mut own = Vec::new();
+        for member in 0..members {
+            let title = format!("{block}.{member}");
+            let (kind, title, mut parameters) = match numbers.below(4) {
+                0 => ("Notify", title, json!({})),
+                1 => ("File", format!("/mnt/{title}"), json!({"content": title, "mode": "0644"})),
+                2 => ("Exec", title, json!({"command": "/bin/true", "refreshonly": true})),
+                _ if numbers.below(4) == 0 => ("Exec", title, json!({"command": "/bin/false"})),
+                _ => ("Exec", title, json!({"command": "/bin/true"})),
+            };
+            let earlier: Vec<String> = before.iter().chain(&own).cloned().collect();
+            relate(&mut numbers, &mut parameters, &earlier);
+            if numbers.below(8) == 0 {
+                parameters["noop"] = json!(true);
+            }
+            own.push(format!("{kind}[{title}]"));
+            resources.push((resource(kind, &title, parameters), holder.iter().cloned().collect()));
+        }
+        names.extend(own);
+    }
+    numbers.shuffle(&mut resources);
+    let holders: Vec<Vec<&str>> = resources.iter().map(|(_, holders)| holders.iter().map(String::as_str).collect()).collect();
+    let resources: Vec<(Json, &[&str])> =
+        resources.iter().zip(&holders).map(|((resource, _), holders)| (resource.clone(), holders.as_slice())).collect();
+    catalog(&resources)
+}
+
+#[tokio::test]
+async fn random_catalogs() {
+    for seed in [1, 2, 3, 4, 17] {
+        compare(&format!("seed {seed}"), &random_catalog(seed)).await;
+    }
+}
