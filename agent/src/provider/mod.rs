@@ -30,6 +30,10 @@ mod mount;
 #[cfg(feature = "providers")]
 pub mod notify;
 #[cfg(feature = "providers")]
+mod package;
+#[cfg(feature = "providers")]
+mod programs;
+#[cfg(feature = "providers")]
 mod record;
 #[cfg(feature = "providers")]
 mod ruby_regex;
@@ -251,6 +255,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(host::HostProvider::default()),
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
+        Arc::new(package::PackageProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(tidy::TidyProvider),
