@@ -38,6 +38,8 @@ mod record;
 #[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
+mod service;
+#[cfg(feature = "providers")]
 mod ssh_authorized_key;
 #[cfg(feature = "providers")]
 mod sshkey;
@@ -256,6 +258,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
         Arc::new(package::PackageProvider::default()),
+        Arc::new(service::ServiceProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(tidy::TidyProvider),
