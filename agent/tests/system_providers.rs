@@ -112,3 +112,41 @@ fn services() {
         [(true, false), (false, true), (true, false), (false, true)]
     );
 }
+
+#[test]
+fn commands() {
+    // Each makes a file, so that there is nothing to do the second time.
+    let made = |title: &str, file: &str| resource("Exec", title).with("creates", format!("/etc/dpt/{file}").as_str());
+    let exec = |title| resource("Exec", title);
+    let id = "/bin/echo $(id -u) $(id -g) $(id -G) $(umask) $(pwd) > /etc/dpt/id";
+    let again = "/bin/echo x >> /etc/dpt/tries; test $(wc -l < /etc/dpt/tries) = 3";
+    let steps = vec![vec![
+        made("/bin/echo one > /etc/dpt/one", "one"),
+        made("words", "two").with("command", "/bin/cp /etc/dpt/one /etc/dpt/two"),
+        made("a list", "a;b $HOME").with("command", list(&["/bin/touch", "/etc/dpt/a;b $HOME"])),
+        made("shell", "three").with("provider", "shell").with("command", "for i in 1 2; do echo $i; done > /etc/dpt/three"),
+        made("path", "four")
+            .with("command", "touch /etc/dpt/four")
+            .with("path", "/usr/bin:/bin")
+            .with("onlyif", "test -d /etc/dpt"),
+        exec("not due").with("command", "/bin/false").with("unless", list(&["/bin/false", "/bin/true"])),
+        exec("nor this").with("command", "/bin/false").with("onlyif", list(&["/bin/true", "/bin/false"])),
+        exec("only refreshed").with("command", "/bin/false").with("refreshonly", true),
+        made("status", "five").with("command", "/bin/touch /etc/dpt/five; exit 3").with("returns", list(&["0", "3"])),
+        made("who", "id")
+            .with("command", id)
+            .with("path", "/usr/bin:/bin")
+            .with("user", "games")
+            .with("umask", "027")
+            .with("cwd", "/home"),
+        made("group", "group").with("command", "/usr/bin/id -g > /etc/dpt/group").with("user", "games").with("group", "audio"),
+        made("variables", "env")
+            .with("command", "/bin/echo \"$A $B\" > /etc/dpt/env")
+            .with("environment", list(&["A=b c", "B=d=e"])),
+        made("again", "tries").with("command", again).with("tries", 4).with("timeout", 20),
+    ]];
+    let names = ["one", "two", "a;b $HOME", "three", "four", "five", "id", "group", "env", "tries"];
+    let files: Vec<String> = names.iter().map(|name| format!("/etc/dpt/{name}")).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    compare("exec", &Case { modules: Some(&[]), prepare: "mkdir -m 777 /etc/dpt", orders: orders(steps, &files) });
+}
