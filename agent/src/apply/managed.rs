@@ -13,7 +13,7 @@ use super::GraphError;
 /// When a path is not absolute, leaves the root, has a NUL, or two resources stand for the same one.
 pub(crate) fn managed_paths(catalog: &Catalog) -> Result<HashSet<TreePath>, GraphError> {
     let mut owners: HashMap<TreePath, ResourceRef> = HashMap::new();
-    for resource in catalog.resources.iter().filter(|resource| resource.resource_type == "File") {
+    for resource in catalog.resources.iter().filter(|resource| matches!(&*resource.resource_type, "File" | "Concat_file")) {
         let path = path_of(resource)?;
         if let Some(first) = owners.insert(path.clone(), resource.reference()) {
             return Err(GraphError::DuplicatePath { path: path.absolute(), first, second: resource.reference() });

@@ -4,6 +4,8 @@
 mod accounts;
 #[cfg(feature = "providers")]
 mod command;
+#[cfg(feature = "providers")]
+mod concat;
 mod context;
 #[cfg(feature = "providers")]
 mod cron;
@@ -250,6 +252,8 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(concat::ConcatFileProvider::default()),
+        Arc::new(concat::ConcatFragmentProvider),
         Arc::new(cron::CronProvider::default()),
         Arc::new(file_line::FileLineProvider),
         Arc::new(filebucket::FilebucketProvider),
