@@ -150,3 +150,30 @@ fn commands() {
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
     compare("exec", &Case { modules: Some(&[]), prepare: "mkdir -m 777 /etc/dpt", orders: orders(steps, &files) });
 }
+
+#[test]
+fn purged() {
+    if std::process::Command::new("crontab").arg("-V").output().is_err() {
+        println!("LEFT OUT: resources on a real machine, which needs crontab to be installed");
+        return;
+    }
+    let purge = |name| resource("Resources", name).with("purge", true);
+    let steps = vec![vec![
+        resource("Host", "kept").with("ip", "10.0.0.1"),
+        resource("Cron", "kept").with("command", "/bin/kept").with("user", "games").with("hour", 3).with("minute", 4),
+        resource("User", "dpt-kept").with("uid", 4501),
+        purge("host"),
+        purge("cron"),
+        purge("user").with("unless_system_user", 4400).with("unless_uid", list(&["4503", "65534"])),
+    ]];
+    let prepare = r#"chgrp crontab /var/spool/cron/crontabs; chmod 1730 /var/spool/cron/crontabs
+printf '# c\n# Puppet Name: kept\n4 3 * * * /bin/kept\n# Puppet Name: gone\n1 * * * * /bin/gone\n*/5 1,2 * * 1 /bin/odd  job\n' | crontab -u games -
+printf '10.0.0.1 kept\n10.0.0.2 gone more\n' > /etc/hosts
+for uid in 4501 4502 4503; do
+  printf 'dpt-%s:x:%s:60::/nonexistent:/bin/false\n' $uid $uid >> /etc/passwd; printf 'dpt-%s:*:19000::::::\n' $uid >> /etc/shadow
+done
+sed -i 's/dpt-4501/dpt-kept/' /etc/passwd /etc/shadow
+awk -F: '$3 <= 4400 || $1 ~ /^(dpt-|nobody)/' /etc/passwd > /home/passwd; cat /home/passwd > /etc/passwd"#;
+    let files = ["/etc/hosts", "/etc/passwd", "/var/spool/cron/crontabs/games"];
+    compare("resources", &Case { modules: Some(&["host_core", "cron_core"]), prepare, orders: orders(steps, &files) });
+}

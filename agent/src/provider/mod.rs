@@ -3,6 +3,8 @@
 #[cfg(feature = "providers")]
 mod accounts;
 #[cfg(feature = "providers")]
+mod augeas;
+#[cfg(feature = "providers")]
 mod command;
 #[cfg(feature = "providers")]
 mod concat;
@@ -37,6 +39,8 @@ mod package;
 mod programs;
 #[cfg(feature = "providers")]
 mod record;
+#[cfg(feature = "providers")]
+mod resources;
 #[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
@@ -252,6 +256,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(augeas::AugeasProvider),
         Arc::new(concat::ConcatFileProvider::default()),
         Arc::new(concat::ConcatFragmentProvider),
         Arc::new(cron::CronProvider::default()),
@@ -262,6 +267,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
         Arc::new(package::PackageProvider::default()),
+        Arc::new(resources::ResourcesProvider::default()),
         Arc::new(service::ServiceProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
