@@ -59,6 +59,11 @@ impl CommandOutput {
         &self.output[..self.stdout_bytes]
     }
 
+    /// Returns standard error alone.
+    pub(super) fn stderr(&self) -> &[u8] {
+        &self.output[self.stdout_bytes..]
+    }
+
     /// Returns the output as text.
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()

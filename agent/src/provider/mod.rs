@@ -16,6 +16,8 @@ mod difference;
 #[cfg(feature = "providers")]
 pub mod exec;
 #[cfg(feature = "providers")]
+pub mod executable;
+#[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
 mod file_line;
