@@ -19,6 +19,8 @@ pub(crate) struct Config {
     pub(crate) no_settled: Option<bool>,
     #[serde(default)]
     pub(crate) external_dir: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) provider_dir: Vec<PathBuf>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
     pub(crate) compression: Option<Compression>,
