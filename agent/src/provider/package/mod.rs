@@ -178,7 +178,12 @@ impl Provider for PackageProvider {
             let is_done = change.property != "ensure"
                 || match &chosen.parameters.wanted {
                     Wanted::Absent | Wanted::Purged => !state.is_there(),
-                    Wanted::Present | Wanted::Latest => state.is_there(),
+                    Wanted::Present => state.is_there(),
+                    // What was absent has no version that was promised.
+                    Wanted::Latest => {
+                        let promised = change.previous != "absent" && change.previous != "purged";
+                        state.is_there() && (!promised || state.versions().iter().any(|version| *version == *change.desired))
+                    }
                     Wanted::Version(wanted) => state.versions().iter().any(|version| chosen.manager.is_version(version, wanted)),
                 };
             if !is_done {

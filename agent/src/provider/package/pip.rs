@@ -56,7 +56,7 @@ impl Manager for Pip {
     async fn latest(&self, subject: &Subject<'_>, _state: &State) -> Result<String, String> {
         // There is no such version; the error names those that there are.
         let impossible = format!("{}==9!0dev0+x", subject.parameters.name);
-        let argv = with(vec![self.program(subject), "install", "--dry-run"], &subject.parameters.install_options);
+        let argv = with(vec![self.program(subject), "install"], &subject.parameters.install_options);
         let output = subject.programs.run(&[&argv[..], &[&impossible]].concat(), None).await?;
         newest(&output.text()).ok_or_else(|| format!("pip does not tell which versions there are: {}", output.text().trim()))
     }

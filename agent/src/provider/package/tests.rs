@@ -93,6 +93,10 @@ async fn apt_is_called_as_it_should_be() {
     fakes.add("apt-get", "exit 0");
     let error = world.converge_by(&provider(&fakes), &package("web").with("provider", "apt").with("ensure", "3.0")).await;
     assert!(error.as_ref().is_err_and(|error| error.contains("yet there is")), "{error:?}");
+    // Held back by what others depend on: apt ends well.
+    dpkg_status(&world, "install ok installed", "1.0");
+    let error = world.converge_by(&provider(&fakes), &latest).await;
+    assert!(error.as_ref().is_err_and(|error| error.contains("yet there is")), "{error:?}");
     fakes.add("apt-cache", "printf 'web:\\n  Candidate: (none)\\n'");
     assert!(found(&provider(&fakes), &world, latest).await.unwrap_err().contains("apt-get update"));
 }
