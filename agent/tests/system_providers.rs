@@ -57,6 +57,7 @@ fn packages() {
             package("dpt-d").with("ensure", "purged"),
         ],
         vec![package("dpt-a").with("ensure", "1.0-1")],
+        vec![package("dpt-a").with("ensure", ">1.0-1 <2.0")],
         vec![package("dpt-b").with("ensure", "purged"), package("dpt-a").with("ensure", "absent")],
     ];
     let files = ["/etc/dpt-a.conf", "/etc/dpt-b.conf", "/etc/dpt-c.conf", "/etc/dpt-d.conf", "/var/lib/dpkg/status"];

@@ -1,10 +1,13 @@
 //! apt and dpkg. What is installed is read from dpkg's own file, without running anything.
 
+use std::cmp::Ordering;
+
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::TreePath;
 
 use super::manager::{Installed, Manager, State, Subject, with};
 use super::parameters::Wanted;
+use super::version::compare_debian;
 use crate::fs::FsError;
 use crate::provider::command::Input;
 use crate::provider::file::errors;
@@ -342,6 +345,20 @@ impl Manager for Apt {
     async fn hold(&self, subject: &Subject<'_>, held: bool) -> Result<(), String> {
         subject.programs.only_running("packages")?;
         subject.select(&subject.parameters.name, held).await
+    }
+
+    fn compare(&self, a: &str, b: &str) -> Ordering {
+        compare_debian(a, b)
+    }
+
+    async fn available(&self, subject: &Subject<'_>) -> Result<Vec<String>, String> {
+        let table = subject.run(&["apt-cache", "madison", "--", &subject.parameters.name]).await?;
+        let version = |line: &str| line.split('|').nth(1).map(|version| version.trim().to_owned());
+        Ok(table.lines().filter_map(version).collect())
+    }
+
+    fn is_version(&self, installed: &str, wanted: &str) -> bool {
+        compare_debian(installed, wanted) == Ordering::Equal
     }
 }
 

@@ -1,5 +1,7 @@
 //! Package managers, and what each can do.
 
+use std::cmp::Ordering;
+
 use async_trait::async_trait;
 
 use super::parameters::Parameters;
@@ -27,6 +29,8 @@ pub(super) struct Features {
     pub(super) purges: bool,
     pub(super) versions: bool,
     pub(super) holds: bool,
+    /// It knows ranges of versions.
+    pub(super) ranges: bool,
     /// It installs files only.
     pub(super) needs_source: bool,
     /// Another program may stand in for it.
@@ -52,11 +56,12 @@ impl Kind {
 
     /// Returns what it can do, as Puppet's provider of the name says.
     pub(super) const fn features(self) -> Features {
-        let none = Features { purges: false, versions: false, holds: false, needs_source: false, has_command: false };
+        let none =
+            Features { purges: false, versions: false, holds: false, ranges: false, needs_source: false, has_command: false };
         match self {
-            Self::Apt => Features { purges: true, versions: true, holds: true, ..none },
+            Self::Apt => Features { purges: true, versions: true, holds: true, ranges: true, ..none },
             Self::Dpkg => Features { purges: true, holds: true, needs_source: true, ..none },
-            Self::Dnf | Self::Yum => Features { purges: true, versions: true, ..none },
+            Self::Dnf | Self::Yum => Features { purges: true, versions: true, ranges: true, ..none },
             // The version is that of the file.
             Self::Rpm => Features { versions: true, needs_source: true, ..none },
             Self::Gem | Self::Pip | Self::Pip2 | Self::Pip3 => Features { versions: true, has_command: true, ..none },
@@ -168,6 +173,14 @@ pub(super) trait Manager: Send + Sync {
     /// Holds the package at its version, or no longer.
     async fn hold(&self, _subject: &Subject<'_>, _held: bool) -> Result<(), String> {
         Err("it cannot hold packages".to_owned())
+    }
+    /// Compares two versions; only asked of those that know ranges.
+    fn compare(&self, a: &str, b: &str) -> Ordering {
+        a.cmp(b)
+    }
+    /// Lists all versions that could be installed; only asked of those that know ranges.
+    async fn available(&self, _subject: &Subject<'_>) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
     }
     /// Returns whether an installed version is the wanted one.
     fn is_version(&self, installed: &str, wanted: &str) -> bool {

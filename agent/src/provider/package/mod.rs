@@ -15,6 +15,7 @@ mod pip;
 mod rpm;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath
 use super::difference::{Differences, Shown};
 use super::file::{errors, read};
 use super::programs::Programs;
+use super::record::applied;
 use super::text_file::TextFile;
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use manager::{Installed, Kind, Manager, State, Subject};
@@ -117,6 +119,12 @@ impl Chosen {
             Wanted::Version(wanted) if state.versions().iter().any(|version| self.manager.is_version(version, wanted)) => {}
             Wanted::Version(wanted) if is_there => found.add_ensure(&previous, wanted),
             Wanted::Version(wanted) => found.add_ensure_as(&previous, wanted, "created".to_owned()),
+            Wanted::Range(range) if is_there => {
+                if !state.versions().iter().any(|version| range.contains(version, |a, b| self.manager.compare(a, b))) {
+                    found.add_ensure(&previous, &range.text);
+                }
+            }
+            Wanted::Range(range) => found.add_ensure_as(&previous, &range.text, "created".to_owned()),
         }
         // What is installed now is held with it.
         if let Some(held) = self.parameters.held.filter(|held| is_there && *held != state.held) {
@@ -124,6 +132,17 @@ impl Chosen {
             found.add("mark", &word(state.held), &word(held));
         }
         Ok(found.into_changes())
+    }
+
+    /// Has a range stand for the highest version in it that there is.
+    async fn settle(&mut self, provider: &PackageProvider, context: &Context) -> Result<(), String> {
+        let Wanted::Range(range) = &self.parameters.wanted else { return Ok(()) };
+        let available = self.manager.available(&provider.subject(context, self)).await?;
+        let compare = |a: &str, b: &str| self.manager.compare(a, b);
+        let best = available.into_iter().filter(|version| range.contains(version, compare)).max_by(|a, b| compare(a, b));
+        let best = best.ok_or_else(|| format!("no version that could be installed is in {}", range.text))?;
+        self.parameters.wanted = Wanted::Version(best);
+        Ok(())
     }
 
     async fn change(&self, subject: &Subject<'_>, property: &str, state: &State) -> Result<(), String> {
@@ -163,14 +182,19 @@ impl Provider for PackageProvider {
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
-        let chosen = self.choose(context, resource)?;
+        let mut chosen = self.choose(context, resource)?;
+        if changes.iter().any(|change| change.property == "ensure")
+            && let Err(reason) = chosen.settle(self, context).await
+        {
+            return Ok(applied(changes, Err(reason)));
+        }
         let subject = self.subject(context, &chosen);
         let failed = |reason: String| errors::failed(&resource.reference(), "find out what is installed", reason);
         let mut state = chosen.manager.query(&subject).await.map_err(failed)?;
-        let mut applied = Applied::default();
+        let mut result = Applied::default();
         for (at, change) in changes.iter().enumerate() {
             if let Err(reason) = chosen.change(&subject, &change.property, &state).await {
-                applied.failures.insert(at, reason);
+                result.failures.insert(at, reason);
                 continue;
             }
             // Package managers end well also when they did something else.
@@ -178,7 +202,7 @@ impl Provider for PackageProvider {
             let is_done = change.property != "ensure"
                 || match &chosen.parameters.wanted {
                     Wanted::Absent | Wanted::Purged => !state.is_there(),
-                    Wanted::Present => state.is_there(),
+                    Wanted::Present | Wanted::Range(_) => state.is_there(),
                     // What was absent has no version that was promised.
                     Wanted::Latest => {
                         let promised = change.previous != "absent" && change.previous != "purged";
@@ -187,9 +211,9 @@ impl Provider for PackageProvider {
                     Wanted::Version(wanted) => state.versions().iter().any(|version| chosen.manager.is_version(version, wanted)),
                 };
             if !is_done {
-                applied.failures.insert(at, format!("the package manager ended well, and yet there is {:?}", state.installed));
+                result.failures.insert(at, format!("the package manager ended well, and yet there is {:?}", state.installed));
             }
         }
-        Ok(applied)
+        Ok(result)
     }
 }

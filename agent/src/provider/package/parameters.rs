@@ -3,6 +3,7 @@
 use direct_puppet_transport::protocol::{Resource, Value};
 
 use super::manager::Kind;
+use super::version::Range;
 use crate::provider::ProviderError;
 use crate::provider::file::read;
 
@@ -30,6 +31,7 @@ pub(super) enum Wanted {
     Purged,
     Latest,
     Version(String),
+    Range(Range),
 }
 
 /// All parameters of one resource.
@@ -102,8 +104,8 @@ impl Parameters {
             Some("purged") => Wanted::Purged,
             Some("latest") => Wanted::Latest,
             Some("disabled") => return Err(read::fail(resource, "ensure", "disabled is of dnf modules, which are not managed")),
-            Some(range) if range.contains(['<', '>', '|', ' ', '*', '~']) && !is_debian_version(range) => {
-                return Err(read::fail(resource, "ensure", "ranges of versions are not supported: name one version"));
+            Some(range) if range.contains(['<', '>', '=', '|', ' ', '*']) || range.starts_with(['~', '^']) => {
+                Wanted::Range(Range::parse(range).map_err(|reason| read::fail(resource, "ensure", reason))?)
             }
             Some(version) => Wanted::Version(version.to_owned()),
         };
@@ -139,6 +141,9 @@ impl Parameters {
         let refuse = |parameter, what: &str| Err((parameter, format!("{name} {what}")));
         match self.wanted {
             Wanted::Purged if !features.purges => return refuse("ensure", "cannot purge"),
+            Wanted::Range(_) if !features.ranges => {
+                return refuse("ensure", "knows no ranges of versions here: name one version");
+            }
             Wanted::Version(_) if !features.versions => return refuse("ensure", "cannot choose a version: give source"),
             _ => {}
         }
@@ -156,12 +161,6 @@ impl Parameters {
     }
 }
 
-/// A tilde is part of Debian's versions, as in `2.0~rc1`, and begins no range there.
-fn is_debian_version(text: &str) -> bool {
-    let valid = |c: char| c.is_ascii_alphanumeric() || ".+-~:".contains(c);
-    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(valid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +170,10 @@ mod tests {
         for (name, value, valid) in [
             ("ensure", Value::from("1.0-1"), true),
             ("ensure", "2:2.0~rc1+dfsg-1".into(), true),
-            ("ensure", ">=1.0".into(), false),
+            ("ensure", ">=1.0".into(), true),
+            ("ensure", ">=1.0 <2".into(), true),
+            ("ensure", "~>1.0".into(), false),
+            ("ensure", "1.*".into(), false),
             ("ensure", "-y".into(), false),
             ("ensure", "".into(), false),
             ("ensure", "held".into(), true),
@@ -198,6 +200,7 @@ mod tests {
                 &Resource::new("Package", "p").with("ensure", ensure).with("provider", provider).with("source", "/p"),
             )
         };
+        assert!(parse(">1.0", "gem").is_err() && parse(">1.0", "apt").is_ok());
         assert!(parse("1.0", "dpkg").is_err() && parse("1.0", "apt").is_ok());
         assert!(parse("purged", "pip").is_err() && parse("purged", "yum").is_ok());
         let removed = Resource::new("Package", "p").with("ensure", "absent").with("mark", "hold");

@@ -246,6 +246,22 @@ impl Manager for Yum {
     fn is_version(&self, installed: &str, wanted: &str) -> bool {
         compare(installed, wanted) == Ordering::Equal
     }
+
+    fn compare(&self, a: &str, b: &str) -> Ordering {
+        compare(a, b)
+    }
+
+    async fn available(&self, subject: &Subject<'_>) -> Result<Vec<String>, String> {
+        let name = subject.parameters.name.as_str();
+        let list = subject.run(&[self.program, "-q", "list", "--showduplicates", name]).await?;
+        let version = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (package, version) = (words.next()?, words.next()?);
+            let is_it = package == name || package.rsplit_once('.').is_some_and(|(package, _)| package == name);
+            is_it.then(|| version.strip_prefix("0:").unwrap_or(version).to_owned())
+        };
+        Ok(list.lines().filter_map(version).collect())
+    }
 }
 
 #[cfg(test)]

@@ -247,3 +247,34 @@ async fn the_real_dpkg_in_another_root() {
     let error = world.converge_by(&it, &Resource::new("Package", "dpt").with("provider", "apt")).await.unwrap_err();
     assert!(error.contains("inside that root"), "{error}");
 }
+
+#[tokio::test]
+async fn ranges_stand_for_the_highest_version_in_them() {
+    let (world, fakes) = (World::new(), Fakes::new());
+    let status = world.context().root().path().join("var/lib/dpkg/status");
+    dpkg_status(&world, "install ok installed", "1.0-1");
+    fakes.add("apt-cache", "printf ' web | 2.0-1 | x\\n web | 1.10-1 | x\\n web | 1.9-1 | x\\n'");
+    fakes.add(
+        "apt-get",
+        &format!(
+            "for last; do :; done; printf 'Package: web\\nStatus: install ok installed\\nVersion: %s\\n' ${{last#web=}} > {}",
+            status.display()
+        ),
+    );
+    let web = |ensure: &str| package("web").with("provider", "apt").with("ensure", ensure);
+    let it = provider(&fakes);
+    assert_eq!(world.converge_by(&it, &web(">=1.0 <2.0~")).await.unwrap(), [""; 0]);
+    assert_eq!(world.converge_by(&it, &web(">1.0-1 <2.0")).await.unwrap(), ["ensure changed '1.0-1' to '>1.0-1 <2.0'"]);
+    assert!(fakes.calls().iter().any(|call| call.ends_with("install web=1.10-1")));
+    assert!(world.converge_by(&it, &web(">3")).await.unwrap_err().contains("no version that could be installed is in >3"));
+    fake_rpm(&fakes);
+    fakes.add(
+        "dnf",
+        "case \"$*\" in\n*list*) printf 'Available Packages\\nweb.noarch 0:1.2-1 base\\nweb.noarch 1.3-1 base\\n';;\n\
+        *web-1.3-1*) echo 'web 0 1.3 1 noarch' > version;;\nesac",
+    );
+    assert_eq!(
+        world.converge_by(&it, &package("web").with("provider", "dnf").with("ensure", ">1.2-1")).await.unwrap(),
+        ["created"]
+    );
+}
