@@ -20,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) strict_types: Option<bool>,
     #[serde(default)]
     pub(crate) external_dir: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) provider_dir: Vec<PathBuf>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
     pub(crate) compression: Option<Compression>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use direct_puppet_agent::facts::ExternalFacts;
+use direct_puppet_agent::provider::executable::ExecutableProvider;
 use direct_puppet_agent::system::{RealSystem, hostname};
 use direct_puppet_agent::{Agent, AgentBuilder, Compression, DEFAULT_STATE_DIR};
 use direct_puppet_transport::Transport;
@@ -34,6 +35,9 @@ pub(crate) struct Common {
     /// Directory with external facts, beside Facter's usual ones; can be given again, the first one wins
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) external_dir: Vec<PathBuf>,
+    /// Directory with programs that manage types of your own, as level.py for Level; can be given again
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) provider_dir: Vec<PathBuf>,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -83,6 +87,9 @@ impl Common {
         if self.external_dir.is_empty() {
             self.external_dir = config.external_dir;
         }
+        if self.provider_dir.is_empty() {
+            self.provider_dir = config.provider_dir;
+        }
         self.ssldir = self.ssldir.or(config.ssldir);
         self.server = self.server.or(config.server);
         self.compression = self.compression.or(config.compression);
@@ -123,7 +130,14 @@ impl Common {
     }
 
     pub(crate) fn agent<T: Transport>(&self, transport: T) -> anyhow::Result<Agent<T>> {
-        Ok(self.builder()?.transport(transport).build()?)
+        let mut builder = self.builder()?.transport(transport);
+        for dir in &self.provider_dir {
+            let programs = ExecutableProvider::in_directory(dir);
+            let programs =
+                programs.with_context(|| format!("could not take the programs of the provider directory {}", dir.display()))?;
+            builder = programs.into_iter().fold(builder, |builder, program| builder.provider(program));
+        }
+        Ok(builder.build()?)
     }
 
     /// Returns this machine, with the facts that were given beside its own.

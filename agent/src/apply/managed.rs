@@ -1,4 +1,4 @@
-//! Which paths the `File` resources of a catalog stand for.
+//! Which paths the `File` and `Concat_file` resources of a catalog stand for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,14 +6,14 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath
 
 use super::GraphError;
 
-/// Returns the paths of all `File` resources. Those whose path is not absolute, leaves the root or has a NUL are put into `bad`, by index.
+/// Returns the paths of all resources that stand for one. Those whose path is not absolute, leaves the root or has a NUL are put into `bad`, by index.
 ///
 /// # Errors
 ///
 /// When two resources stand for the same path.
 pub(crate) fn managed_paths(catalog: &Catalog, bad: &mut HashMap<usize, GraphError>) -> Result<HashSet<TreePath>, GraphError> {
     let mut owners: HashMap<TreePath, ResourceRef> = HashMap::new();
-    for (at, resource) in catalog.resources.iter().enumerate().filter(|(_, resource)| resource.resource_type == "File") {
+    for (at, resource) in catalog.resources.iter().enumerate().filter(|(_, resource)| is_path(resource)) {
         let path = match path_of(resource) {
             Ok(path) => path,
             Err(error) => {
@@ -26,6 +26,11 @@ pub(crate) fn managed_paths(catalog: &Catalog, bad: &mut HashMap<usize, GraphErr
         }
     }
     Ok(owners.into_keys().collect())
+}
+
+/// Whether a resource stands for a path, as `File` does.
+fn is_path(resource: &Resource) -> bool {
+    matches!(resource.resource_type.as_str(), "File" | "Concat_file")
 }
 
 fn path_of(resource: &Resource) -> Result<TreePath, GraphError> {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
 
 /// The search path of commands that are given none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What to run.
 #[derive(Debug, Default)]
@@ -57,6 +57,11 @@ impl CommandOutput {
     /// Returns standard output alone.
     pub(super) fn stdout(&self) -> &[u8] {
         &self.output[..self.stdout_bytes]
+    }
+
+    /// Returns standard error alone.
+    pub(super) fn stderr(&self) -> &[u8] {
+        &self.output[self.stdout_bytes..]
     }
 
     /// Returns the output as text.

@@ -122,6 +122,12 @@ impl<'a> Differences<'a> {
         self.push("ensure", previous.to_owned(), desired.to_owned(), wording);
     }
 
+    /// Adds the property `ensure` with a message of its own.
+    pub(super) fn add_ensure_as(&mut self, previous: &str, desired: &str, done: String) {
+        let wording = Wording { previous: quote(previous), desired: quote(desired), done };
+        self.push("ensure", previous.to_owned(), desired.to_owned(), wording);
+    }
+
     /// Adds a property that is out of sync.
     pub(super) fn add(&mut self, property: &str, previous: &Shown, desired: &Shown) {
         let (is, should) = (previous.worded(), desired.worded());

@@ -167,6 +167,15 @@ impl RecordType for Host {
     }
 }
 
+impl HostProvider {
+    /// Returns the hosts that nobody manages, as resources that shall be absent. Blocking.
+    pub(super) fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+        self.strangers(context, &default_target(), |entry| {
+            Resource::new(Host::TYPE, entry.name.as_str()).with("ensure", "absent")
+        })
+    }
+}
+
 fn default_target() -> TreePath {
     // The constant is a valid path.
     TreePath::from_absolute(DEFAULT_TARGET.as_bytes()).unwrap_or_default()

@@ -3,7 +3,11 @@
 #[cfg(feature = "providers")]
 mod accounts;
 #[cfg(feature = "providers")]
+mod augeas;
+#[cfg(feature = "providers")]
 mod command;
+#[cfg(feature = "providers")]
+mod concat;
 mod context;
 #[cfg(feature = "providers")]
 mod cron;
@@ -11,6 +15,8 @@ mod cron;
 mod difference;
 #[cfg(feature = "providers")]
 pub mod exec;
+#[cfg(feature = "providers")]
+pub mod executable;
 #[cfg(feature = "providers")]
 pub mod file;
 #[cfg(feature = "providers")]
@@ -30,11 +36,19 @@ mod mount;
 #[cfg(feature = "providers")]
 pub mod notify;
 #[cfg(feature = "providers")]
+mod package;
+#[cfg(feature = "providers")]
+mod programs;
+#[cfg(feature = "providers")]
 mod record;
+#[cfg(feature = "providers")]
+mod resources;
 #[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
 mod schedule;
+#[cfg(feature = "providers")]
+mod service;
 #[cfg(feature = "providers")]
 mod ssh_authorized_key;
 #[cfg(feature = "providers")]
@@ -276,6 +290,9 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(augeas::AugeasProvider),
+        Arc::new(concat::ConcatFileProvider::default()),
+        Arc::new(concat::ConcatFragmentProvider),
         Arc::new(cron::CronProvider::default()),
         Arc::new(file_line::FileLineProvider),
         Arc::new(filebucket::FilebucketProvider),
@@ -283,7 +300,10 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(host::HostProvider::default()),
         Arc::new(ini_setting::IniSettingProvider),
         Arc::new(mount::MountProvider::default()),
+        Arc::new(package::PackageProvider::default()),
+        Arc::new(resources::ResourcesProvider::default()),
         Arc::new(schedule::ScheduleProvider),
+        Arc::new(service::ServiceProvider::default()),
         Arc::new(ssh_authorized_key::SshAuthorizedKeyProvider::default()),
         Arc::new(sshkey::SshkeyProvider::default()),
         Arc::new(tidy::TidyProvider),

@@ -106,6 +106,26 @@ struct Found<R> {
 }
 
 impl<T: RecordType> Records<T> {
+    /// Returns the records of a file that no resource of the catalog stands for, as resources that shall be absent. Blocking.
+    pub(super) fn strangers(
+        &self,
+        context: &Context,
+        path: &TreePath,
+        absent: impl Fn(&T::Record) -> Resource,
+    ) -> Result<Vec<Resource>, String> {
+        let lines = self.files.load(context, path, |text| Lines::parse(text, T::parse)).map_err(|error| errors::chain(&error))?;
+        let wanted = context.resources_of(T::TYPE).map(|resource| T::wanted(resource)).collect::<Result<Vec<_>, _>>();
+        let wanted = wanted.map_err(|error| errors::chain(&error))?;
+        let mut found: Vec<Resource> = Vec::new();
+        for (_, record) in lines.records().filter(|(_, record)| !wanted.iter().any(|wanted| T::is_named(wanted, record))) {
+            let stranger = absent(record);
+            if !found.contains(&stranger) {
+                found.push(stranger);
+            }
+        }
+        Ok(found)
+    }
+
     /// Looks for the record: in its file, then in the other one. Of several with the name the last counts, as in Puppet.
     fn find(&self, context: &Context, wanted: &T::Wanted, place: &Place) -> Result<Option<Found<T::Record>>, crate::fs::FsError> {
         for path in [Some(&place.target), place.other.as_ref()].into_iter().flatten() {

@@ -156,6 +156,16 @@ impl RecordType for Sshkey {
     }
 }
 
+impl SshkeyProvider {
+    /// Returns the keys that nobody manages, as resources that shall be absent. Blocking.
+    pub(super) fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+        let target = TreePath::from_absolute(DEFAULT_TARGET.as_bytes()).unwrap_or_default();
+        self.strangers(context, &target, |entry| {
+            Resource::new(Sshkey::TYPE, entry.name.as_str()).with("type", entry.key_type.as_str()).with("ensure", "absent")
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use direct_puppet_transport::protocol::Value;

@@ -67,6 +67,33 @@ fn edit(parameters: &Parameters, text: &[u8]) -> Result<Vec<u8>, String> {
     Ok(table.print())
 }
 
+impl CronProvider {
+    /// Returns the jobs that nobody manages, as resources that shall be absent, named as Puppet names them.
+    pub(super) async fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+        let of = context.clone();
+        let owners = tokio::task::spawn_blocking(move || spool::owners(&of)).await.map_err(|error| error.to_string())?;
+        let managed = context.resources_of("Cron").map(|resource| Parameters::parse(resource));
+        let managed = managed.collect::<Result<Vec<_>, _>>().map_err(|error| errors::chain(&error))?;
+        let mut strangers = Vec::new();
+        let mut unnamed = 0;
+        for owner in owners {
+            let probe = Resource::new("Cron", "probe").with("user", owner.as_str()).with("command", "true");
+            let Ok(parameters) = Parameters::parse(&probe) else { continue };
+            let text = self.spool.read(context, &parameters).await.map_err(|error| format!("crontab of {owner}: {error}"))?;
+            let table = Table::parse(&text);
+            let is_owners = |wanted: &&Parameters| wanted.owner.as_deref().unwrap_or("root") == owner;
+            let known: Vec<_> = managed.iter().filter(is_owners).filter_map(|wanted| table.find(wanted)).collect();
+            for job in table.jobs() {
+                unnamed += usize::from(job.name.is_none());
+                if !known.contains(&job) {
+                    strangers.push(job.absent(&owner, unnamed));
+                }
+            }
+        }
+        Ok(strangers)
+    }
+}
+
 #[async_trait]
 impl Provider for CronProvider {
     fn resource_type(&self) -> &str {

@@ -67,6 +67,21 @@ impl Spool {
     }
 }
 
+/// Returns whose crontabs there are; only root's when their directory cannot be looked into. Blocking.
+pub(super) fn owners(context: &Context) -> Vec<String> {
+    let list = |directory: &&str| context.root().list(&directory.parse().ok()?).ok();
+    let mut owners = vec!["root".to_owned()];
+    // The first is below the second: where it is there, files of the second are none of users.
+    for entry in DIRECTORIES.iter().find_map(list).unwrap_or_default() {
+        let name = String::from_utf8_lossy(&entry.name).into_owned();
+        // Some are being written.
+        if !name.starts_with('.') && !name.starts_with("tmp.") && !owners.contains(&name) {
+            owners.push(name);
+        }
+    }
+    owners
+}
+
 fn is_root() -> bool {
     rustix::process::getuid().is_root()
 }

@@ -1,5 +1,7 @@
 //! A crontab: its jobs, each with its name and settings, among lines of others that stay as they are.
 
+use direct_puppet_transport::protocol::{Resource, Value};
+
 use super::crontab::{self, LineKind, Time};
 use super::parameters::Parameters;
 
@@ -21,6 +23,29 @@ impl Job {
     /// Returns a job that is in no crontab yet.
     pub(super) const fn new(name: String, environment: Vec<String>, time: Time, command: String) -> Self {
         Self { name: Some(name), environment, time, command, at: usize::MAX, before: Vec::new() }
+    }
+}
+
+impl Job {
+    /// Returns a resource that takes the job away. One without a name gets one, of its command and its number among those
+    /// without, and is found by its command and times.
+    pub(super) fn absent(&self, owner: &str, number: usize) -> Resource {
+        if let Some(name) = &self.name {
+            return Resource::new("Cron", name.as_str()).with("user", owner).with("ensure", "absent");
+        }
+        let command: String = self.command.split_whitespace().collect::<Vec<_>>().join("_");
+        let resource = Resource::new("Cron", &format!("unmanaged:{command}-{number}"));
+        let mut resource = resource.with("user", owner).with("ensure", "absent").with("command", self.command.as_str());
+        match &self.time {
+            Time::Special(word) => resource = resource.with("special", word.as_str()),
+            Time::Fields(fields) => {
+                for (name, field) in ["minute", "hour", "monthday", "month", "weekday"].into_iter().zip(fields) {
+                    let values = field.clone().unwrap_or_else(|| vec!["absent".to_owned()]);
+                    resource = resource.with(name, values.into_iter().map(Value::from).collect::<Vec<_>>());
+                }
+            }
+        }
+        resource
     }
 }
 
@@ -70,6 +95,11 @@ impl Table {
         let is_named = |job: &&Job| job.name.as_deref() == Some(&parameters.name);
         let is_like = |job: &&Job| job.name.is_none() && parameters.is_like(job);
         self.jobs.iter().rfind(is_named).or_else(|| self.jobs.iter().find(is_like))
+    }
+
+    /// Returns all jobs, in order.
+    pub(super) fn jobs(&self) -> &[Job] {
+        &self.jobs
     }
 
     /// Adds a job at the end.

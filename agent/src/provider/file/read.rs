@@ -110,7 +110,8 @@ fn flatten(value: &Value, texts: &mut Vec<String>) -> bool {
     }
 }
 
-fn as_text(value: &Value) -> Option<String> {
+/// Returns a string, or what is written as one.
+pub(in crate::provider) fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),

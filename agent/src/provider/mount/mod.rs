@@ -34,6 +34,9 @@ use parameters::{Ensure, Parameters};
 /// How long mounting may take: servers that do not answer.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
+/// The table of file systems.
+const FSTAB: &str = "/etc/fstab";
+
 /// What is mounted on the running system.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
@@ -153,6 +156,19 @@ impl Parameters {
 }
 
 impl MountProvider {
+    /// Returns the entries that nobody manages, as resources that shall be absent. Blocking.
+    pub(super) fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+        let target = read::absolute_path(FSTAB)?;
+        let lines = self.files.load(context, &target, |text| Lines::parse(text, fstab::parse));
+        let lines = lines.map_err(|error| errors::chain(&error))?;
+        let managed = context.resources_of("Mount").map(|resource| Parameters::parse(resource).map(|wanted| wanted.name));
+        let managed = managed.collect::<Result<Vec<_>, _>>().map_err(|error| errors::chain(&error))?;
+        let strangers = lines.records().map(|(_, entry)| entry).filter(|entry| !managed.contains(&entry.name));
+        // What is no path, as none of swap, is not mounted anywhere.
+        let strangers = strangers.filter(|entry| entry.name.starts_with('/'));
+        Ok(strangers.map(|entry| Resource::new("Mount", entry.name.as_str()).with("ensure", "absent")).collect())
+    }
+
     async fn found(&self, context: &Context, resource: &Arc<Resource>) -> Result<Found, ProviderError> {
         let (files, context, reference) = (Arc::clone(&self.files), context.clone(), resource.reference());
         let resource = Arc::clone(resource);

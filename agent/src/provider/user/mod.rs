@@ -55,6 +55,17 @@ impl UserProvider {
     }
 }
 
+impl UserProvider {
+    /// Returns the users that nobody manages and that may go, by name and number, as resources that shall be absent. Blocking.
+    pub(super) fn unmanaged(&self, context: &Context, may_go: impl Fn(&str, u32) -> bool) -> Result<Vec<Resource>, String> {
+        let users = self.files.users(context).map_err(|error| errors::chain(&error))?;
+        let managed = context.resources_of("User").map(|resource| Parameters::parse(resource).map(|wanted| wanted.name));
+        let managed = managed.collect::<Result<Vec<_>, _>>().map_err(|error| errors::chain(&error))?;
+        let strangers = users.iter().filter(|user| !managed.contains(&user.name) && may_go(&user.name, user.uid));
+        Ok(strangers.map(|user| Resource::new("User", user.name.as_str()).with("ensure", "absent")).collect())
+    }
+}
+
 /// Returns the groups that a user is to be a member of: these come first.
 fn groups_before(parameters: &Parameters, catalog: &Catalog) -> Vec<ResourceRef> {
     let group = |title: String| ResourceRef { resource_type: "Group".to_owned(), title };

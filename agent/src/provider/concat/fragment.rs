@@ -1,0 +1,121 @@
+//! Pieces of files.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::{Resource, TreePath, Value};
+
+use crate::provider::file::{errors, read};
+use crate::provider::text_file::TextFile;
+use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
+
+const KNOWN: &[&str] = &["content", "source", "target", "order"];
+
+/// Pieces: nothing to do, but their parameters are checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::provider) struct ConcatFragmentProvider;
+
+/// Where the content of a piece is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Given(Vec<u8>),
+    /// Files of this machine, of which the first that is there counts.
+    Files(Vec<TreePath>),
+}
+
+/// One piece.
+#[derive(Debug, Clone)]
+pub(super) struct Fragment {
+    pub(super) name: String,
+    pub(super) target: Option<String>,
+    pub(super) tag: Option<String>,
+    pub(super) order: String,
+    pub(super) is_secret: bool,
+    content: Content,
+}
+
+fn given(resource: &Resource, value: &Value) -> Result<Vec<u8>, ProviderError> {
+    match value {
+        Value::String(text) => Ok(text.clone().into_bytes()),
+        Value::Binary(bytes) => Ok(bytes.clone()),
+        Value::Sensitive(value) => given(resource, value),
+        _ => Err(read::fail(resource, "content", "must be a string: hashes are for formats that are not supported")),
+    }
+}
+
+impl Fragment {
+    pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
+        read::only_known(resource, KNOWN)?;
+        let content = match (resource.parameter("content"), resource.parameter("source")) {
+            (Some(value), None) => Content::Given(given(resource, value)?),
+            (None, Some(_)) => {
+                let file = |source: &&str| {
+                    let path = source.strip_prefix("file://").unwrap_or(source);
+                    read::absolute_path(path).map_err(|_| {
+                        read::fail(resource, "source", "must be a file of this machine: give what a server has as content")
+                    })
+                };
+                Content::Files(read::strings(resource, "source")?.iter().map(file).collect::<Result<_, _>>()?)
+            }
+            (Some(_), Some(_)) => return Err(read::fail(resource, "source", "cannot be given together with content")),
+            (None, None) => return Err(read::fail(resource, "content", "must be given, or source")),
+        };
+        let (target, tag) = (read::text(resource, "target")?, read::text(resource, "tag")?);
+        if target.is_none() && tag.is_none() {
+            return Err(read::fail(resource, "target", "must be given, or tag: no file would have it"));
+        }
+        let order = read::text(resource, "order")?.unwrap_or_else(|| "10".to_owned());
+        if order.contains(['/', ':', '\n']) {
+            return Err(read::fail(resource, "order", "must not contain slashes, colons or line feeds"));
+        }
+        let is_secret = resource.parameters.values().any(Value::is_sensitive);
+        Ok(Self { name: read::name(resource)?, target, tag, order, is_secret, content })
+    }
+
+    /// Returns the content. Blocking.
+    pub(super) fn content(&self, context: &Context) -> Result<Vec<u8>, String> {
+        let paths = match &self.content {
+            Content::Given(content) => return Ok(content.clone()),
+            Content::Files(paths) => paths,
+        };
+        for path in paths {
+            let resolved = context.root().resolve_links(path).map_err(|error| errors::chain(&error))?;
+            let Some(path) = resolved else { continue };
+            return TextFile::load(context, &path).map(|file| file.text).map_err(|error| errors::chain(&error));
+        }
+        let paths: Vec<String> = paths.iter().map(TreePath::absolute).collect();
+        Err(format!("Concat_fragment[{}] has no content: there is no {}", self.name, paths.join(" nor ")))
+    }
+}
+
+#[async_trait]
+impl Provider for ConcatFragmentProvider {
+    fn resource_type(&self) -> &str {
+        "Concat_fragment"
+    }
+
+    fn validate(&self, resource: &Resource) -> Result<(), ProviderError> {
+        Fragment::parse(resource).map(drop)
+    }
+
+    async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let fragment = Fragment::parse(resource)?;
+        let is_for = |file: &Resource| {
+            let path = file.parameter("path").and_then(Value::as_str);
+            let named = fragment.target.as_deref().is_some_and(|target| target == file.title || Some(target) == path);
+            let tag = file.parameter("tag").and_then(Value::as_str);
+            named || (fragment.tag.is_some() && fragment.tag.as_deref() == tag)
+        };
+        let is_orphan = !context.resources_of("Concat_file").any(|file| is_for(file));
+        let reason = || (resource.reference(), "no Concat_file has its target or tag: it is nowhere".to_owned());
+        Ok(Checked { resources: 1, skipped: is_orphan.then(reason).into_iter().collect(), ..Checked::default() })
+    }
+
+    async fn apply(&self, _context: &Context, _resource: &Arc<Resource>, _changes: &[Change]) -> Result<Applied, ProviderError> {
+        Ok(Applied::default())
+    }
+
+    fn disturbs_files(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,202 @@
+//! Running commands and conditions.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use direct_puppet_transport::protocol::TreePath;
+
+use super::parameters::{Line, LogOutput, Parameters};
+use crate::provider::accounts::{AccountFiles, Group, Tools, User};
+use crate::provider::command::{self, CommandError, CommandOutput, CommandSpec, DEFAULT_PATH};
+use crate::provider::file::{blocking, errors};
+use crate::provider::{Context, ProviderError};
+
+/// How a shell says that there is no such command.
+const NOT_FOUND: i32 = 127;
+
+/// The program of util-linux that becomes another user.
+const SET_PRIVILEGES: &str = "setpriv";
+
+/// Sets a umask, which a process can only set for itself, and becomes the command.
+const WITH_UMASK: &str = "umask \"$1\" && shift && exec \"$@\"";
+
+/// Accounts as which a command runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    uid: Option<u32>,
+    gid: u32,
+    /// Other groups; `None` when those of the agent stay.
+    groups: Option<Vec<u32>>,
+}
+
+impl Parameters {
+    /// Looks up user and group; `None` when the command runs as the agent does.
+    async fn identity(&self, context: &Context) -> Result<Option<Identity>, String> {
+        if self.user.is_none() && self.group.is_none() {
+            return Ok(None);
+        }
+        let tools = Tools::new(context)?;
+        let files = Arc::new(AccountFiles::default());
+        let (of, from) = (context.clone(), Arc::clone(&files));
+        let loaded = blocking(self.reference.clone(), move || {
+            let users = from.users(&of).map_err(|error| errors::chain(&error));
+            Ok(users.and_then(|users| Ok((users, from.groups(&of).map_err(|error| errors::chain(&error))?))))
+        });
+        let (users, groups) = loaded.await.map_err(|error| errors::chain(&error))??;
+        let user = match &self.user {
+            None => None,
+            Some(name) => {
+                let local = users.iter().find(|user| user.name == *name || user.uid.to_string() == *name).cloned();
+                let user = match local {
+                    Some(user) => Some(user),
+                    None => tools.ask("passwd", name).await.and_then(|line| User::parse(&line)),
+                };
+                let known = user.map(|user| (user.uid, Some(user.gid), user.name));
+                let numbered = || name.parse().ok().map(|uid| (uid, None, String::new()));
+                Some(known.or_else(numbered).ok_or_else(|| format!("there is no user {name}: create it first"))?)
+            }
+        };
+        let gid = match (&self.group, &user) {
+            (Some(name), _) => {
+                let local = groups.iter().find(|group| group.name == *name || group.gid.to_string() == *name).cloned();
+                let group = match local {
+                    Some(group) => Some(group),
+                    None => tools.ask("group", name).await.and_then(|line| Group::parse(&line)),
+                };
+                let gid = group.map(|group| group.gid).or_else(|| name.parse().ok());
+                gid.ok_or_else(|| format!("there is no group {name}: create it first"))?
+            }
+            (None, Some((uid, gid, _))) => gid.ok_or_else(|| format!("the group of user {uid} is not known: give group"))?,
+            (None, None) => return Ok(None),
+        };
+        let others = user.as_ref().map(|(_, _, name)| {
+            let others = groups.iter().filter(|group| group.members.contains(name));
+            others.map(|group| group.gid).filter(|other| *other != gid).collect::<Vec<u32>>()
+        });
+        let uid = user.map(|(uid, ..)| uid);
+        let is_own =
+            uid.is_none_or(|uid| uid == rustix::process::geteuid().as_raw()) && gid == rustix::process::getegid().as_raw();
+        if is_own {
+            return Ok(None);
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can run commands as others: run the agent as root, or take user and group away".to_owned());
+        }
+        Ok(Some(Identity { uid, gid, groups: others }))
+    }
+
+    /// Returns the arguments with what comes before them: a umask, another user.
+    async fn argv(&self, context: &Context, line: &Line) -> Result<Vec<OsString>, String> {
+        let mut argv: Vec<OsString> = Vec::new();
+        if let Some(umask) = &self.umask {
+            argv.extend(["/bin/sh", "-c", WITH_UMASK, "sh", umask].map(OsString::from));
+        }
+        if let Some(identity) = self.identity(context).await? {
+            let mut dirs = DEFAULT_PATH.split(':').map(|dir| Path::new(dir).join(SET_PRIVILEGES));
+            let program = dirs.find(|path| path.is_file());
+            let program =
+                program.ok_or_else(|| format!("{SET_PRIVILEGES} of util-linux is needed for user and group: install it"))?;
+            argv.push(program.into());
+            argv.extend(identity.uid.map(|uid| format!("--reuid={uid}").into()));
+            argv.push(format!("--regid={}", identity.gid).into());
+            argv.push(match identity.groups {
+                None => "--keep-groups".into(),
+                Some(groups) if groups.is_empty() => "--clear-groups".into(),
+                Some(groups) => {
+                    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+                    format!("--groups={}", groups.join(",")).into()
+                }
+            });
+            argv.push("--".into());
+        }
+        argv.extend(line.argv.iter().cloned());
+        Ok(argv)
+    }
+
+    async fn run(&self, context: &Context, line: &Line) -> Result<CommandOutput, ProviderError> {
+        let root = context.root();
+        let failed = |attempt: &str, reason: String| errors::failed(&self.reference, attempt, reason);
+        let spec = CommandSpec {
+            argv: self.argv(context, line).await.map_err(|reason| failed("find out who runs a command", reason))?,
+            cwd: Some(self.cwd.as_ref().map_or_else(|| root.path().to_owned(), |cwd| root.display(cwd))),
+            environment: self.environment.clone(),
+            time_limit: self.timeout,
+            ..CommandSpec::default()
+        };
+        let output = command::run(spec, context.cancel()).await.map_err(|error| match error {
+            CommandError::Cancelled { .. } => ProviderError::Cancelled { resource: self.reference.clone() },
+            _ if self.sensitive => failed("run a command", "it could not be run or took too long [redacted]".to_owned()),
+            other => failed("run a command", errors::chain(&other)),
+        })?;
+        if output.status.code() == Some(NOT_FOUND) {
+            let said = if self.sensitive { "[redacted]".to_owned() } else { format!("{}: {}", line.text, output.text().trim()) };
+            return Err(failed("find a command", said));
+        }
+        Ok(output)
+    }
+
+    /// Returns the first path of `creates` at which something is.
+    pub(super) async fn created(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
+        for path in &self.creates {
+            let (root, looked_at, reference) = (context.root().clone(), path.clone(), self.reference.clone());
+            let found = blocking(self.reference.clone(), move || {
+                root.stat(&looked_at).map_err(|error| errors::failed(&reference, "look for what it creates", error))
+            });
+            if found.await?.is_some() {
+                return Ok(Some(path.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns whether the conditions let the command run.
+    pub(super) async fn is_due(&self, context: &Context) -> Result<bool, ProviderError> {
+        Ok(self.created(context).await?.is_none() && self.commands_let(context).await?)
+    }
+
+    /// Returns whether the conditions that are commands let it.
+    pub(super) async fn commands_let(&self, context: &Context) -> Result<bool, ProviderError> {
+        for condition in &self.unless {
+            if self.run(context, condition).await?.status.success() {
+                return Ok(false);
+            }
+        }
+        for condition in &self.only_if {
+            if !self.run(context, condition).await?.status.success() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs a command, as often as it is to be tried, and returns why it failed.
+    pub(super) async fn run_wanted(&self, context: &Context, line: &Line) -> Result<Result<(), String>, ProviderError> {
+        let is_wanted = |output: &CommandOutput| output.status.code().is_some_and(|code| self.returns.contains(&code));
+        let mut output = self.run(context, line).await?;
+        for _ in 1..self.tries {
+            if is_wanted(&output) {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.try_sleep) => {}
+                () = context.cancel().cancelled() => return Err(ProviderError::Cancelled { resource: self.reference.clone() }),
+            }
+            output = self.run(context, line).await?;
+        }
+        if is_wanted(&output) {
+            if self.log_output == LogOutput::Always {
+                let said = if self.sensitive { "[output redacted]".to_owned() } else { output.text() };
+                said.lines().for_each(|said| tracing::info!(resource = %self.reference, "{said}"));
+            }
+            return Ok(Ok(()));
+        }
+        let shows = self.log_output != LogOutput::Never && !self.sensitive;
+        let said = if shows { output.text() } else { String::new() };
+        let name = if self.sensitive { "[command redacted]".to_owned() } else { format!("'{}'", line.text) };
+        let expected: Vec<String> = self.returns.iter().map(i32::to_string).collect();
+        let ended = output.status.code().map_or_else(|| output.status.to_string(), |code| code.to_string());
+        let reason = format!("{name} returned {ended} instead of one of [{}]: {}", expected.join(","), said.trim());
+        Ok(Err(reason.trim_end_matches([':', ' ']).to_owned()))
+    }
+}
