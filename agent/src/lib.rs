@@ -16,6 +16,7 @@ pub struct Readme;
 mod agent;
 mod apply;
 mod catalog_cache;
+mod catalog_lists;
 mod compression;
 mod error;
 mod event;

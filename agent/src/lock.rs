@@ -57,8 +57,12 @@ impl RunLock {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        // The text is for people; the lock itself goes with the descriptor.
+        // The text is for people.
         let _emptied = self.file.set_len(0);
+        // Not only by closing: a child that another thread is just starting has the descriptor too, until it runs its program.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock of runs goes with its descriptor");
+        }
     }
 }
 
@@ -121,8 +125,11 @@ mod tests {
         let first = RunLock::take(dir.path()).unwrap();
         let Err(RunError::Busy { holder, .. }) = RunLock::take(dir.path()) else { panic!("not busy") };
         assert_eq!(holder, Some(std::process::id()));
+        // As a child has it that is just being started.
+        let inherited = first.file.try_clone().unwrap();
         drop(first);
         RunLock::take(dir.path()).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -13,8 +13,21 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ServerError;
 
-/// Takes the lock of a data directory; given back when the file is dropped.
-pub(crate) fn lock(data: &Path) -> Result<File, ServerError> {
+/// The right to use a data directory; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct DataLock(File);
+
+impl Drop for DataLock {
+    fn drop(&mut self) {
+        // Not only by closing: a child that another thread is just starting has the descriptor too, until it runs its program.
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock of the data directory goes with its descriptor");
+        }
+    }
+}
+
+/// Takes the lock of a data directory.
+pub(crate) fn lock(data: &Path) -> Result<DataLock, ServerError> {
     let path = data.join("lock");
     let file = OpenOptions::new()
         .write(true)
@@ -24,7 +37,7 @@ pub(crate) fn lock(data: &Path) -> Result<File, ServerError> {
         .open(&path)
         .map_err(|error| FsError::new(&path, "open the lock", error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DataLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ServerError::Busy { path }),
         Err(error) => Err(FsError::new(&path, "lock", error.into()).into()),
     }
@@ -137,6 +150,17 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_given_back_though_a_child_that_is_being_started_has_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(matches!(lock(dir.path()), Err(ServerError::Busy { .. })));
+        let inherited = held.0.try_clone().unwrap();
+        drop(held);
+        drop(lock(dir.path()).unwrap());
+        drop(inherited);
+    }
 
     #[test]
     fn a_torn_line_does_not_swallow_the_next() {

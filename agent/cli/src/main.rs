@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod run;
 mod status;
+mod tree;
 mod undo;
 mod verify;
 

@@ -71,18 +71,36 @@ fn on_stderr(error: &anyhow::Error) {
     eprintln!("{on}Error: {text}{off}");
 }
 
-/// Prints what a run did.
-pub(crate) fn outcome(outcome: &Outcome) {
+/// Prints what a plan would do: diffs, then a tree of changes with their counts as the last line.
+pub(crate) fn plan(outcome: &Outcome) {
+    diffs(outcome);
+    for event in outcome.events().filter(|event| event.status != EventStatus::Noop && is_shown(event)) {
+        line(&event_line(event));
+    }
+    warnings(outcome);
+    line(crate::tree::tree(&outcome.report.resource_statuses).trim_end_matches('\n'));
+}
+
+fn diffs(outcome: &Outcome) {
     for (resource, diff) in &outcome.diffs {
         line(&format!("Notice: {}/content:", printable(resource)));
         diff.lines().for_each(|text| line(&printable(text)));
     }
-    for event in outcome.events().filter(|event| is_shown(event)) {
-        line(&event_line(event));
-    }
+}
+
+fn warnings(outcome: &Outcome) {
     for message in &outcome.messages {
         eprintln!("Warning: {}", printable(message));
     }
+}
+
+/// Prints what a run did.
+pub(crate) fn outcome(outcome: &Outcome) {
+    diffs(outcome);
+    for event in outcome.events().filter(|event| is_shown(event)) {
+        line(&event_line(event));
+    }
+    warnings(outcome);
     line(&summary_line(outcome));
 }
 

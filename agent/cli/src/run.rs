@@ -98,6 +98,10 @@ pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::R
         let agent = common.agent(connect::server(common)?)?;
         once(&agent, &options, common.json).await?
     };
+    if !common.json {
+        output::plan(&outcome);
+        return Ok(outcome.exit_code());
+    }
     print(&outcome, common.json)
 }
 

@@ -31,6 +31,7 @@ struct LocalCopy {
 
 /// What the scan says, and what follows from it.
 pub(super) struct Contents {
+    pub(super) classes: Vec<String>,
     pub(super) resources: Vec<Arc<Resource>>,
     pub(super) scan: Scan,
     /// Contents to be copied into the store from another path of this node.
@@ -66,6 +67,7 @@ impl<T: Transport> Run<'_, T> {
             }
             carried.extend(provider.carried(resource));
         }
+        let classes = catalog.classes;
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
         let job = ScanJob {
             root: state.root.clone(),
@@ -86,7 +88,7 @@ impl<T: Transport> Run<'_, T> {
         let total = job.wanted.len() as u64;
         let (contents, cache) = self.watch(move || job.run(), &progress, &interrupt, total).await??;
         state.cache = Some(cache);
-        Ok(Contents { resources, ..contents })
+        Ok(Contents { classes, resources, ..contents })
     }
 
     /// Does work on a blocking thread, tells listeners how far it is, and interrupts it when the run is cancelled.
@@ -270,7 +272,7 @@ fn resolve(
     }
     scan.counters.missing = missing.len() as u64;
     let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
-    Ok(Contents { resources: Vec::new(), scan, copies, missing, present, uses, proofs, scanned_at })
+    Ok(Contents { classes: Vec::new(), resources: Vec::new(), scan, copies, missing, present, uses, proofs, scanned_at })
 }
 
 /// Copies contents into the store; returns those that turned out to be others.

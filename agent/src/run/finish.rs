@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, Report, Resource, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, Report, RunStatus};
 use serde::{Deserialize, Serialize};
 
+use super::contents::Contents;
 use super::remembered;
 use super::settled::ToSettle;
 use super::state::State;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, Remembered, error_chain};
+use crate::catalog_lists::CatalogLists;
 use crate::error::RunError;
 use crate::event::RunEvent;
 use crate::fs::{FsError, write_state};
@@ -43,13 +45,16 @@ impl<T: Transport> Run<'_, T> {
         state: &State,
         source: &Source,
         bytes: Option<Bytes>,
-        resources: &[Arc<Resource>],
+        contents: &Contents,
         before: Option<Catalog>,
     ) -> Result<Prior, RunError> {
         let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
         let (environment, held) = (self.inner.environment.clone(), source.held);
         let is_kept = !self.options.noop;
         let is_new = bytes.is_some();
+        let state_dir = self.inner.state_dir.clone();
+        let is_listed = is_kept && !is_new && CatalogLists::are_written(&state_dir);
+        let lists = (is_kept && !is_listed).then(|| CatalogLists::of(&contents.classes, &contents.resources));
         let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
             let unsettled = load_unsettled(&unsettled_path);
             match bytes {
@@ -61,6 +66,9 @@ impl<T: Transport> Run<'_, T> {
                 }
                 None => catalogs.hold(&environment, held)?,
             }
+            if let Some(lists) = lists {
+                lists.write(&state_dir)?;
+            }
             Ok(unsettled)
         })
         .await
@@ -71,7 +79,7 @@ impl<T: Transport> Run<'_, T> {
         let resources = match before {
             Some(before) => before.resources.into_iter().map(|resource| (resource.reference(), Arc::new(resource))).collect(),
             None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
-            None => resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
+            None => contents.resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
         Ok(Prior { resources, unsettled: unsettled.resources })
     }

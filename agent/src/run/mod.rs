@@ -129,7 +129,7 @@ impl<T: Transport> Run<'_, T> {
         }
         self.check_cancelled()?;
         let before = found.prior.map(|(_, catalog)| catalog);
-        let prior = self.hold(state, &source, found.bytes, &contents.resources, before).await?;
+        let prior = self.hold(state, &source, found.bytes, &contents, before).await?;
 
         self.begin(Phase::Apply);
         if !self.options.noop {

@@ -162,6 +162,10 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
+        // As with the lock of runs: closing is not enough while a child is just being started.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock of an unfinished content goes with its descriptor");
+        }
         if !self.is_resumable
             && let Err(error) = remove_if_there(&self.path)
         {

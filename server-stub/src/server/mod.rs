@@ -4,7 +4,6 @@ mod options;
 mod others;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::{Arc, Mutex, RwLock};
 
 use direct_puppet_agent::fs::ensure_private_dir;
@@ -60,7 +59,7 @@ pub struct Server {
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
-    _lock: File,
+    _lock: disk::DataLock,
 }
 
 /// Who acts where a program asks its own server.
