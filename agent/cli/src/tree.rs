@@ -19,12 +19,11 @@ impl Deed {
     fn of(status: &ResourceStatus) -> Option<Self> {
         let events = || status.events.iter().filter(|event| event.status == EventStatus::Noop);
         let ensures = |value: fn(&Event) -> bool| events().any(|event| event.property == "ensure" && value(event));
-        let is_none = |value: &str| matches!(value, "absent" | "purged");
         events().next()?;
         Some(match () {
             () if status.resource.starts_with("Exec[") => Self::Run,
-            () if ensures(|event| matches!(&*event.desired_value, "absent" | "purged")) => Self::Remove,
-            () if events().any(|event| event.property == "ensure" && is_none(&event.previous_value)) => Self::Create,
+            () if ensures(|event| is_gone(&event.desired_value)) => Self::Remove,
+            () if ensures(|event| is_gone(&event.previous_value)) => Self::Create,
             () => Self::Change,
         })
     }
@@ -37,6 +36,11 @@ impl Deed {
             Self::Run => '!',
         }
     }
+}
+
+/// Whether a value of `ensure` says that there is nothing.
+fn is_gone(value: &str) -> bool {
+    matches!(value, "absent" | "purged")
 }
 
 /// Returns the tree, and as its last line the counts.
