@@ -1,6 +1,6 @@
 //! A primary and a replica as real programs: HTTPS between them, certificates on both sides.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::ffi::OsString;
 use std::fs;
@@ -137,4 +137,61 @@ fn a_certificate_of_a_foreign_authority_does_not_follow_whatever_name_is_in_it()
     // The same with the right certificate is answered.
     let right = start("right", servers.authority.ssldir());
     assert_eq!(run_at(&right, "root2").status.code(), Some(2));
+}
+
+/// Files of the tree of which three change.
+const FILES: usize = 60_000;
+/// What a publish of three files, or bringing them, may add to the memory of a server, in bytes, however many files there are: pieces of a
+/// listing, and the parts of the manifest that change. A listing that is held as a whole takes twice as much.
+const MEMORY_BYTES: u64 = 20 << 20;
+
+/// Returns a figure from the status of a process, in bytes.
+fn memory(of: &Serving, figure: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", of.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_small_change_takes_no_memory_for_the_rest_of_the_tree() {
+    let servers = Servers::new();
+    let path = |number: usize| servers.site.environment().join(format!("data/d{:02}/{number}", number % 60));
+    for number in 0..FILES {
+        fs::create_dir_all(path(number).parent().unwrap()).unwrap();
+        fs::write(path(number), number.to_string()).unwrap();
+    }
+    let live = |server: &Serving| json(&server.verb(&["versions"])).as_array().and_then(|all| all.last().cloned());
+    let start = |url: &str| {
+        let primary = servers.primary(url);
+        let replica = servers.follower("replica.example.com", &primary.urls[0]);
+        (primary, replica)
+    };
+    let arrived = |primary: &Serving, replica: &Serving| {
+        let begun = std::time::Instant::now();
+        while live(primary).map(|version| version["code_id"].clone()) != live(replica).map(|version| version["code_id"].clone()) {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(120), "it never came to the replica");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    let (primary, replica) = start("https://127.0.0.1:0");
+    assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
+    arrived(&primary, &replica);
+    drop((primary, replica));
+    // As they are when they have long been running: what the first publish took has been given back.
+    let (primary, replica) = start("https://127.0.0.1:0");
+    arrived(&primary, &replica);
+    let before = [&primary, &replica].map(|server| {
+        fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+        memory(server, "VmRSS:")
+    });
+    (0..3).for_each(|number| fs::write(path(number * 20_000), "changed").unwrap());
+    let published = json(&primary.verb(&["publish"]));
+    assert_eq!(published["environments"][0]["new_contents"], 1, "{published}");
+    assert!(published["environments"][0]["files_read"].as_u64().unwrap() < 10, "{published}");
+    arrived(&primary, &replica);
+    for ((server, name), before) in [(&primary, "primary"), (&replica, "replica")].into_iter().zip(before) {
+        let added = memory(server, "VmHWM:").saturating_sub(before);
+        println!("3 of {FILES} files changed: {added} bytes of memory added at the {name}, to {before}");
+        assert!(added <= MEMORY_BYTES, "{added} bytes at the {name}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What the sources of files resolve to: the `metadata` and `recursive_metadata` of a static catalog.
 
-use direct_puppet_transport::protocol::manifest::{MODE_MASK, UNKNOWN_SIZE};
+use direct_puppet_transport::protocol::manifest::{MODE_MASK, UNKNOWN_SIZE, check_entries};
 use direct_puppet_transport::protocol::{Algorithm, Digest, EntryKind, ManifestEntry, ResolvedSource, Resource, TreePath};
 use serde_json::{Map, Value as Json};
 
@@ -83,10 +83,7 @@ fn check(entries: &[ManifestEntry], uri: &str) -> Result<(), String> {
     if top.kind != EntryKind::Directory && !below.is_empty() {
         return Err(format!("has recursive_metadata of {uri} below what is no directory"));
     }
-    match direct_puppet_transport::protocol::Manifest::new(below.to_vec()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("has recursive_metadata of {uri} that make no tree: {error}")),
-    }
+    check_entries(below).map_err(|error| format!("has recursive_metadata of {uri} that make no tree: {error}"))
 }
 
 fn entry(metadata: &Json, path: TreePath) -> Result<ManifestEntry, String> {

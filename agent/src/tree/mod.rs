@@ -25,4 +25,4 @@ pub(crate) use record::is_racy;
 pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
 pub(crate) use settled::{Proofs, Settled, SettledCounts, SettledRecord, Witnesses, forget as forget_settled};
 pub use settled::{Seen, Witness};
-pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_tree};
+pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_in_pieces, list_tree};

@@ -81,8 +81,8 @@ pub struct WalkError {
 /// Entries that one thread describes at a time: enough for a directory's descriptor to be used often.
 const AT_ONCE: usize = 512;
 
-/// How many entries are described before they are added to the tree: all at once would be in memory twice.
-const PIECE: usize = 64 * AT_ONCE;
+/// How many entries are in a piece.
+const PIECE: usize = 16 * AT_ONCE;
 
 /// Lists everything below `dir` without following a symbolic link, `dir` itself included. Names are read one directory after the
 /// other; metadata is read on `pool`, by descriptor of the parent.
@@ -98,9 +98,33 @@ const PIECE: usize = 64 * AT_ONCE;
 ///
 /// Reads directories.
 pub fn list_tree(dir: &Path, options: &WalkOptions<'_>, pool: &Pool) -> Result<Tree, WalkError> {
+    let mut entries = Vec::new();
+    let unlisted = list_in_pieces(dir, options, pool, |piece| {
+        entries.extend(piece);
+        Ok::<_, WalkError>(())
+    })?;
+    Ok(Tree { entries, unlisted })
+}
+
+/// Lists as [`list_tree`] does, and gives the entries to `each` a piece at a time, all in the order of paths: what is in memory at once is a
+/// piece, and the names in the directories that lead to it. Returns what could not be listed.
+///
+/// # Errors
+///
+/// As [`list_tree`], and the first error of `each`, which ends the listing.
+///
+/// # Blocking
+///
+/// Reads directories.
+pub fn list_in_pieces<E: From<WalkError>>(
+    dir: &Path,
+    options: &WalkOptions<'_>,
+    pool: &Pool,
+    mut each: impl FnMut(Vec<TreeEntry>) -> Result<(), E>,
+) -> Result<Vec<UnlistedEntry>, E> {
     let failed = |source| WalkError { path: dir.to_owned(), source };
     if !std::fs::symlink_metadata(dir).map_err(failed)?.is_dir() {
-        return Err(failed(io::Error::from(io::ErrorKind::NotADirectory)));
+        return Err(failed(io::ErrorKind::NotADirectory.into()).into());
     }
     let root = RootDir::open(dir).map_err(|errno| failed(errno.into()))?;
     let walk = WalkDir::new(dir)
@@ -110,34 +134,38 @@ pub fn list_tree(dir: &Path, options: &WalkOptions<'_>, pool: &Pool) -> Result<T
         .max_depth(options.max_depth.unwrap_or(usize::MAX))
         // Neighbours have the same parent, so this orders by name; with each directory before what it holds, that is path order.
         .sort_by(|a, b| bytes_of(a.path()).cmp(bytes_of(b.path())));
-    let mut tree = Tree::default();
-    let mut found = Vec::new();
+    let mut all_unlisted = Vec::new();
+    let mut describe = |found: &[TreePath], all_unlisted: &mut Vec<UnlistedEntry>| {
+        let described: Vec<Result<TreeEntry, UnlistedEntry>> =
+            pool.install(|| found.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
+        let mut piece = Vec::with_capacity(found.len());
+        for entry in described {
+            match entry {
+                Ok(entry) => piece.push(entry),
+                Err(error) => all_unlisted.push(error),
+            }
+        }
+        each(piece)
+    };
+    let mut found = Vec::with_capacity(PIECE);
     for entry in walk.into_iter().filter_entry(|entry| !is_ignored(dir, entry, options)) {
         match entry.map_err(|error| (error.depth(), unlisted(dir, error))) {
             Ok(entry) if entry.depth() == 0 => {}
             Ok(entry) => match path_of(dir, &entry) {
                 Ok(path) => found.push(path),
-                Err(source) => tree.unlisted.push(UnlistedEntry { path: entry.into_path(), source }),
+                Err(source) => all_unlisted.push(UnlistedEntry { path: entry.into_path(), source }),
             },
             // Depth 0 with no entries: the directory itself cannot be read.
-            Err((0, error)) => return Err(failed(error.source)),
-            Err((_, error)) => tree.unlisted.push(error),
+            Err((0, error)) => return Err(failed(error.source).into()),
+            Err((_, error)) => all_unlisted.push(error),
+        }
+        if found.len() == PIECE {
+            describe(&found, &mut all_unlisted)?;
+            found.clear();
         }
     }
-    tree.entries.reserve_exact(found.len());
-    let mut found = found.into_iter();
-    while !found.as_slice().is_empty() {
-        let piece: Vec<TreePath> = found.by_ref().take(PIECE).collect();
-        let described: Vec<Result<TreeEntry, UnlistedEntry>> =
-            pool.install(|| piece.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
-        for entry in described {
-            match entry {
-                Ok(entry) => tree.entries.push(entry),
-                Err(error) => tree.unlisted.push(error),
-            }
-        }
-    }
-    Ok(tree)
+    describe(&found, &mut all_unlisted)?;
+    Ok(all_unlisted)
 }
 
 fn bytes_of(path: &Path) -> &[u8] {

@@ -1,14 +1,14 @@
 //! Answers to replicas: what is live, what is in it, its contents.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
-    Certname, CodeId, Digest, EntryKind, Environment, Fetch, Manifest, Refusal, RefusalCode, SyncConfirm, SyncConfirmed,
-    SyncManifest, SyncManifestReply, codec,
+    Certname, CodeId, Digest, EntryKind, Environment, Fetch, Manifest, ManifestEntry, Refusal, RefusalCode, SyncConfirm,
+    SyncConfirmed, SyncManifest, SyncManifestReply, codec,
 };
 
 use super::identity::is_named;
@@ -180,8 +180,9 @@ pub(crate) fn is_epoch_passed_over() -> bool {
 
 /// Says what differs between two manifests.
 pub(crate) fn delta(base: &Manifest, manifest: &Manifest) -> SyncManifestReply {
-    let before: HashMap<_, _> = base.entries().iter().map(|entry| (&entry.path, entry)).collect();
-    let changed = manifest.entries().iter().filter(|entry| before.get(&entry.path) != Some(entry)).cloned().collect();
-    let removed = base.entries().iter().filter(|entry| manifest.get(&entry.path).is_none()).map(|entry| entry.path.clone());
-    SyncManifestReply::Delta { removed: removed.collect(), changed }
+    let changed = manifest.changed_since(base).cloned().collect();
+    let is_gone = |entry: &&ManifestEntry| manifest.get(&entry.path).is_none();
+    // What is the same in both is in neither of these.
+    let removed = base.changed_since(manifest).filter(is_gone).map(|entry| entry.path.clone()).collect();
+    SyncManifestReply::Delta { removed, changed }
 }

@@ -157,7 +157,7 @@ impl Code {
     #[must_use]
     pub fn has_content(&self, wanted: &Digest) -> bool {
         let is_it = |entry: &ManifestEntry| matches!(&entry.kind, EntryKind::File { digest, .. } if digest == wanted);
-        self.manifest.entries().iter().any(is_it)
+        self.manifest.entries().any(is_it)
     }
 
     /// Reads a file of the code, at most `limit` bytes, verified. Blocking.

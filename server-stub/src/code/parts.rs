@@ -10,7 +10,8 @@
 //! any other: verified when read, shared by all versions that have them, collected when no version has them.
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Digest, Manifest, ManifestEntry, codec};
+use direct_puppet_transport::protocol::manifest::Entries;
+use direct_puppet_transport::protocol::{Digest, Manifest, ManifestBuilder, ManifestEntry, codec};
 use serde::{Deserialize, Serialize};
 
 use super::MAX_MANIFEST_BYTES;
@@ -35,16 +36,18 @@ pub(crate) fn encode(
     manifest: &Manifest,
     keep: &mut dyn FnMut(Digest, Vec<u8>) -> Result<(), ServerError>,
 ) -> Result<Vec<u8>, ServerError> {
-    let divided = divide(manifest.entries());
-    if divided.len() <= 1 {
+    let mut entries = manifest.entries();
+    let mut part = next_part(&mut entries);
+    if entries.len() == 0 {
         return Ok(codec::encode(manifest)?);
     }
-    let mut parts = Vec::with_capacity(divided.len());
-    for part in divided {
-        let bytes = codec::encode(part)?;
+    let mut parts = Vec::new();
+    while !part.is_empty() {
+        let bytes = codec::encode(&part)?;
         let digest = Digest::of(&bytes);
         parts.push(digest);
         keep(digest, bytes)?;
+        part = next_part(&mut entries);
     }
     Ok(codec::encode(&PartList { format: FORMAT, parts })?)
 }
@@ -63,13 +66,13 @@ pub(crate) fn decode(bytes: &[u8], mut read: impl FnMut(&Digest) -> Result<Bytes
     if !is_list(bytes) {
         return codec::decode(bytes, MAX_MANIFEST_BYTES).map_err(|error| error.to_string());
     }
-    let mut entries: Vec<ManifestEntry> = Vec::new();
+    let mut manifest = ManifestBuilder::default();
     for digest in parts(bytes)? {
         let part = read(&digest)?;
         let part: Vec<ManifestEntry> = codec::decode(&part, MAX_PART_BYTES).map_err(|error| error.to_string())?;
-        entries.extend(part);
+        part.into_iter().for_each(|entry| manifest.push(entry));
     }
-    Manifest::new(entries).map_err(|error| error.to_string())
+    manifest.build().map_err(|error| error.to_string())
 }
 
 /// Whether it is a map of MessagePack with few keys; a whole manifest is an array.
@@ -77,9 +80,16 @@ fn is_list(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|byte| byte & 0xf0 == 0x80)
 }
 
-fn divide(entries: &[ManifestEntry]) -> Vec<&[ManifestEntry]> {
-    let ends = |entry: &ManifestEntry| Digest::of(entry.path.as_bytes()).bytes()[0] == 0;
-    entries.split_inclusive(ends).flat_map(|part| part.chunks(MAX_ENTRIES)).collect()
+/// Takes the entries of the next part.
+fn next_part<'a>(entries: &mut Entries<'a>) -> Vec<&'a ManifestEntry> {
+    let mut part = Vec::new();
+    for entry in entries {
+        part.push(entry);
+        if part.len() == MAX_ENTRIES || Digest::of(entry.path.as_bytes()).bytes()[0] == 0 {
+            break;
+        }
+    }
+    part
 }
 
 #[cfg(test)]

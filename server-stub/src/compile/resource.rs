@@ -129,12 +129,12 @@ impl Builder<'_> {
     fn entries(&self, resource: &Resource, uri: &str, root: &ManifestEntry) -> ResolvedSource {
         let recurses =
             resource.parameter("recurse").is_some_and(|value| value.as_bool() == Some(true) || value.as_str() == Some("remote"));
-        let below = if recurses { self.code.manifest.below(&root.path) } else { std::slice::from_ref(root) };
+        let below = self.code.manifest.below(&root.path).take(if recurses { usize::MAX } else { 1 });
         let relative = |entry: &ManifestEntry| {
             let path = entry.path.strip_prefix(&root.path)?;
             Some(ManifestEntry { path, ..entry.clone() })
         };
-        ResolvedSource { uri: Some(uri.to_owned()), entries: below.iter().filter_map(relative).collect() }
+        ResolvedSource { uri: Some(uri.to_owned()), entries: below.filter_map(relative).collect() }
     }
 }
 

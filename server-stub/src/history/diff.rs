@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use direct_puppet_transport::protocol::manifest::Entries;
 use direct_puppet_transport::protocol::{EntryKind, Environment, ManifestEntry};
 use serde::{Deserialize, Serialize};
 
@@ -49,10 +50,10 @@ impl Server {
 }
 
 /// Both are sorted by path.
-fn differences(from: &[ManifestEntry], to: &[ManifestEntry]) -> Vec<Difference> {
+fn differences(from: Entries<'_>, to: Entries<'_>) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut add = |entry: &ManifestEntry, change| differences.push(Difference { path: entry.path.to_string(), change });
-    let (mut from, mut to) = (from.iter().peekable(), to.iter().peekable());
+    let (mut from, mut to) = (from.peekable(), to.peekable());
     loop {
         let order = match (from.peek(), to.peek()) {
             (None, None) => return differences,

@@ -109,7 +109,7 @@ impl Server {
 
 /// Returns the files of a manifest with their contents.
 pub(super) fn contents(manifest: &Manifest) -> impl Iterator<Item = (String, Digest)> {
-    manifest.entries().iter().filter_map(|entry| match entry.kind {
+    manifest.entries().filter_map(|entry| match entry.kind {
         EntryKind::File { digest, .. } => Some((entry.path.to_string(), digest)),
         _ => None,
     })

@@ -3,18 +3,20 @@
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Seek as _};
+use std::iter::Peekable;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use direct_puppet_agent::fs::{FileKind, FsError, Root};
-use direct_puppet_agent::tree::{Pool, Tree, TreeEntry, WalkOptions, list_tree};
+use direct_puppet_agent::tree::{Pool, TreeEntry, WalkError, WalkOptions, list_in_pieces};
+use direct_puppet_transport::protocol::manifest::Entries;
 use direct_puppet_transport::protocol::path::escape;
-use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, ManifestEntry, TreePath};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath};
 use rayon::prelude::*;
 
-use super::index::StagingIndex;
+use super::index::{Recorded, StagingIndex};
 use super::revision::DEPLOY_RECORDS;
 use crate::disk;
 use crate::error::ServerError;
@@ -22,7 +24,10 @@ use crate::server::Server;
 
 /// What was copied.
 pub(super) struct Copied {
-    pub(super) entries: Vec<ManifestEntry>,
+    /// What is in it.
+    pub(super) manifest: Manifest,
+    /// Whether it differs from what it was compared with.
+    pub(super) is_changed: bool,
     listed: Listing,
     pool: Pool,
     pub(super) files: u64,
@@ -32,40 +37,44 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// Refuses staging that has changed since it was copied into `entries`: what was copied may be a mixture. Blocking.
-    pub(super) fn refuse_unstable(&self, entries: &[ManifestEntry], dir: &Path) -> Result<(), ServerError> {
-        let changed = self.listed.differences(entries, &list(dir, &self.pool)?);
+    /// Refuses staging that has changed since it was copied: what was copied may be a mixture. Blocking.
+    pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
+        let changed = self.listed.changed(self.manifest.entries(), dir, &self.pool)?;
         if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }
     }
 }
 
 /// What a listing was, in eight bytes for each entry: paths are in the manifest that is made of it, in the same order.
+#[derive(Default)]
 struct Listing {
     marks: Vec<u64>,
     hasher: RandomState,
 }
 
 impl Listing {
-    fn of(tree: &Tree) -> Self {
-        let hasher = RandomState::new();
-        Self { marks: tree.entries.iter().map(|entry| mark(&hasher, entry)).collect(), hasher }
+    fn add(&mut self, piece: &[TreeEntry]) {
+        let hasher = &self.hasher;
+        self.marks.extend(piece.iter().map(|entry| mark(hasher, entry)));
     }
 
-    /// Paths that came, went or changed since.
-    fn differences(&self, entries: &[ManifestEntry], after: &Tree) -> Vec<String> {
-        let mut before = entries.iter().zip(&self.marks).peekable();
+    /// Lists again, and returns the paths that came, went or changed since.
+    fn changed(&self, entries: Entries<'_>, dir: &Path, pool: &Pool) -> Result<Vec<String>, ServerError> {
+        let mut before = entries.zip(&self.marks).peekable();
         let mut paths = Vec::new();
-        for entry in &after.entries {
-            while let Some((gone, _)) = before.next_if(|(before, _)| before.path < entry.path) {
-                paths.push(gone.path.to_string());
+        list(dir, pool, |piece| {
+            for entry in piece {
+                while let Some((gone, _)) = before.next_if(|(before, _)| before.path < entry.path) {
+                    paths.push(gone.path.to_string());
+                }
+                let before = before.next_if(|(before, _)| before.path == entry.path);
+                if before.is_none_or(|(_, before)| *before != mark(&self.hasher, &entry)) {
+                    paths.push(entry.path.to_string());
+                }
             }
-            let before = before.next_if(|(before, _)| before.path == entry.path);
-            if before.is_none_or(|(_, before)| *before != mark(&self.hasher, entry)) {
-                paths.push(entry.path.to_string());
-            }
-        }
+            Ok(())
+        })?;
         paths.extend(before.map(|(gone, _)| gone.path.to_string()));
-        paths
+        Ok(paths)
     }
 }
 
@@ -73,56 +82,107 @@ fn mark(hasher: &RandomState, entry: &TreeEntry) -> u64 {
     hasher.hash_one((&entry.stat, &entry.target))
 }
 
-/// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. Blocking.
-pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path) -> Result<Copied, ServerError> {
-    let begun = SystemTime::now();
-    let mut index = StagingIndex::load(&server.environments.dir(environment))?;
+/// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. `before` is what
+/// it was when it was last published: what did not change since is not in memory again. Blocking.
+pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, before: &Manifest) -> Result<Copied, ServerError> {
+    let mut index = StagingIndex::open(&server.environments.dir(environment), SystemTime::now())?;
     let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
-    let listed = list(dir, &pool)?;
-    check(&listed)?;
     let root = Root::open(dir).map_err(unreadable)?;
     let counts = Counts::default();
-    let proved = index.proved(&listed.entries);
     let copier = Copier { server, root: &root, counts: &counts };
-    let entries: Result<Vec<ManifestEntry>, ServerError> =
-        pool.install(|| listed.entries.par_iter().zip(proved).map(|(entry, proved)| copier.entry(entry, proved)).collect());
-    let new = counts.new.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let entries = match entries {
-        Ok(entries) => entries,
-        Err(error) => {
-            if disk::is_full(&error) {
-                // What was copied leaves no room for a publish that fits.
-                new.iter().try_for_each(|digest| server.store.discard(digest))?;
-            }
-            return Err(error);
+    let (mut listed, mut delta, mut problems, mut files) = (Listing::default(), Delta::since(before), Vec::new(), 0);
+    let each = |piece: Vec<TreeEntry>| {
+        problems.extend(piece.iter().filter_map(problem));
+        if !problems.is_empty() {
+            // Nothing is published; all of what cannot be is told at once.
+            return Ok(());
         }
+        listed.add(&piece);
+        let recorded = index.recorded(&piece)?;
+        let copy_all = || piece.par_iter().zip(&recorded).map(|(entry, recorded)| copier.entry(entry, *recorded)).collect();
+        let copied: Result<Vec<ManifestEntry>, ServerError> = pool.install(copy_all);
+        for ((entry, recorded), copied) in piece.iter().zip(recorded).zip(copied?) {
+            let digest = match copied.kind {
+                EntryKind::File { digest, .. } => Some(digest),
+                _ => None,
+            };
+            files += u64::from(digest.is_some());
+            index.found(entry, recorded, digest);
+            delta.take(copied);
+        }
+        Ok(())
     };
-    let digests = entries.iter().zip(&listed.entries).filter_map(|(entry, listed)| match entry.kind {
-        EntryKind::File { digest, .. } => Some((&entry.path, listed.stat, digest)),
-        _ => None,
-    });
-    index.replace(digests, begun);
+    let copied = list(dir, &pool, each);
+    let new = counts.new.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = copied {
+        if disk::is_full(&error) {
+            // What was copied leaves no room for a publish that fits.
+            new.iter().try_for_each(|digest| server.store.discard(digest))?;
+        }
+        return Err(error);
+    }
+    if !problems.is_empty() {
+        return Err(ServerError::Unpublishable { paths: problems });
+    }
+    let (removed, changed) = delta.end();
+    let is_changed = !removed.is_empty() || !changed.is_empty();
+    let manifest = before.with_delta(removed, changed);
     Ok(Copied {
-        files: entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })).count() as u64,
-        entries,
-        listed: Listing::of(&listed),
+        manifest: manifest.map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?,
+        is_changed,
+        listed,
         pool,
+        files,
         files_read: counts.read.into_inner(),
         new_contents: new.len() as u64,
         index,
     })
 }
 
-fn list(dir: &Path, pool: &Pool) -> Result<Tree, ServerError> {
+/// What differs from another manifest.
+struct Delta<'a> {
+    before: Peekable<Entries<'a>>,
+    removed: Vec<TreePath>,
+    changed: Vec<ManifestEntry>,
+}
+
+impl<'a> Delta<'a> {
+    fn since(before: &'a Manifest) -> Self {
+        Self { before: before.entries().peekable(), removed: Vec::new(), changed: Vec::new() }
+    }
+
+    /// Takes the next entry, in path order.
+    fn take(&mut self, entry: ManifestEntry) {
+        while let Some(gone) = self.before.next_if(|before| before.path < entry.path) {
+            self.removed.push(gone.path.clone());
+        }
+        if self.before.next_if(|before| before.path == entry.path) != Some(&entry) {
+            self.changed.push(entry);
+        }
+    }
+
+    fn end(mut self) -> (Vec<TreePath>, Vec<ManifestEntry>) {
+        self.removed.extend(self.before.map(|gone| gone.path.clone()));
+        (self.removed, self.changed)
+    }
+}
+
+impl From<WalkError> for ServerError {
+    fn from(error: WalkError) -> Self {
+        Self::Staging { path: error.path, source: error.source }
+    }
+}
+
+/// Lists staging, a piece at a time.
+fn list(dir: &Path, pool: &Pool, each: impl FnMut(Vec<TreeEntry>) -> Result<(), ServerError>) -> Result<(), ServerError> {
     let is_left_out = |path: &TreePath, kind: FileKind| match kind {
         FileKind::Directory => is_checkout(path),
         _ => DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
     };
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
-    let tree = list_tree(dir, &options, pool).map_err(|error| ServerError::Staging { path: error.path, source: error.source })?;
-    match tree.unlisted.into_iter().next() {
+    match list_in_pieces(dir, &options, pool, each)?.into_iter().next() {
         Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
-        None => Ok(Tree { entries: tree.entries, unlisted: Vec::new() }),
+        None => Ok(()),
     }
 }
 
@@ -141,17 +201,15 @@ fn is_checkout(path: &TreePath) -> bool {
     path.name() == Some(b".git") && !path.as_bytes().split(|&byte| byte == b'/').any(|name| name == b"files")
 }
 
-/// Refuses what cannot be published, all of it at once.
-fn check(tree: &Tree) -> Result<(), ServerError> {
-    let problem = |entry: &TreeEntry| match (entry.stat.kind(), &entry.target) {
+/// Says why an entry cannot be published.
+fn problem(entry: &TreeEntry) -> Option<String> {
+    match (entry.stat.kind(), &entry.target) {
         (FileKind::Other, _) => Some(format!("{} (a device, socket or fifo)", entry.path)),
         (FileKind::Link, Some(target)) if leads_out(&entry.path, target) => {
             Some(format!("{} (a link that leads out of the environment, to {})", entry.path, escape(target)))
         }
         _ => None,
-    };
-    let paths: Vec<String> = tree.entries.iter().filter_map(problem).collect();
-    if paths.is_empty() { Ok(()) } else { Err(ServerError::Unpublishable { paths }) }
+    }
 }
 
 /// Whether a relative target climbs above the environment. An absolute one is meant for the node and is only data here.
@@ -185,19 +243,21 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn entry(&self, entry: &TreeEntry, proved: Option<Digest>) -> Result<ManifestEntry, ServerError> {
+    fn entry(&self, entry: &TreeEntry, recorded: Recorded) -> Result<ManifestEntry, ServerError> {
         let kind = match entry.stat.kind() {
             FileKind::Directory => EntryKind::Directory,
             FileKind::Link => EntryKind::Link { target: entry.target.clone().unwrap_or_default() },
-            _ => self.file(entry, proved)?,
+            _ => self.file(entry, recorded)?,
         };
         let mode = if matches!(kind, EntryKind::Link { .. }) { 0 } else { entry.stat.permissions() };
         Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
     }
 
-    fn file(&self, entry: &TreeEntry, proved: Option<Digest>) -> Result<EntryKind, ServerError> {
+    fn file(&self, entry: &TreeEntry, recorded: Recorded) -> Result<EntryKind, ServerError> {
         let size = entry.stat.size;
-        if let Some(digest) = proved.filter(|digest| self.server.store.has(digest)) {
+        if let Recorded::Proved(digest) = recorded
+            && self.server.store.has(&digest)
+        {
             return Ok(EntryKind::File { digest, size });
         }
         let file = match self.root.open_file(&entry.path) {

@@ -13,7 +13,7 @@ mod revision;
 
 use std::sync::PoisonError;
 
-use direct_puppet_transport::protocol::{Answered, CodeId, Environment, Manifest};
+use direct_puppet_transport::protocol::{Answered, CodeId, Environment};
 use serde::{Deserialize, Serialize};
 
 use crate::code::{Author, Code, Effect, Version};
@@ -182,10 +182,12 @@ fn attempt(
         let path = server.options.staging.dir_of(environment).unwrap_or_default();
         return Err(ServerError::NoEnvironment { environment: environment.clone(), path });
     };
-    let mut copied = copy::copy(server, environment, &dir)?;
-    let entries = std::mem::take(&mut copied.entries);
-    let manifest = Manifest::new(entries).map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
-    let code_id = manifest.code_id();
+    let base = live.as_ref().map(|code| code.manifest.clone()).unwrap_or_default();
+    let copied = copy::copy(server, environment, &dir, &base)?;
+    let code_id = match before {
+        Some(before) if !copied.is_changed => before.code_id,
+        _ => copied.manifest.code_id(),
+    };
     if let Some(before) = before.filter(|before| !is_orphan && before.code_id == code_id) {
         // It was published before, so it is no mixture, whatever changes in staging meanwhile. What was damaged is whole again.
         server.store.sync()?;
@@ -197,8 +199,8 @@ fn attempt(
         }
         return Ok(Some(EnvironmentResult { files_read: copied.files_read, ..unchanged(environment.clone(), Some(before)) }));
     }
-    copied.refuse_unstable(manifest.entries(), &dir)?;
-    limits::check_manifest(&manifest)?;
+    copied.refuse_unstable(&dir)?;
+    limits::check_manifest(&copied.manifest)?;
     let version = Version {
         environment: environment.clone(),
         code_id,
@@ -212,7 +214,7 @@ fn attempt(
         new_contents: copied.new_contents,
         lineage: before.map(|before| before.lineage.clone()).unwrap_or_default(),
     };
-    let code = Code::new(version.clone(), manifest, server.store.clone());
+    let code = Code::new(version.clone(), copied.manifest, server.store.clone());
     server.options.compiler.check(&code)?;
     let mut result = EnvironmentResult {
         changed: true,

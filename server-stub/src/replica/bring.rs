@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
-    CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, SyncManifest, SyncManifestReply, codec,
+    CodeId, Digest, EntryKind, Environment, Manifest, PublishedVersion, SyncManifest, SyncManifestReply, codec,
 };
 use direct_puppet_transport::{Client, Transport};
 
@@ -92,11 +92,7 @@ impl Upstream {
             (SyncManifestReply::Whole { manifest }, _) => manifest,
             (SyncManifestReply::Delta { removed, changed }, base) => {
                 let base = base.map(|(_, base)| base).unwrap_or_default();
-                let mut entries: BTreeMap<_, _> =
-                    base.entries().iter().map(|entry| (entry.path.clone(), entry.clone())).collect();
-                removed.iter().for_each(|path| drop(entries.remove(path)));
-                entries.extend(changed.into_iter().map(|entry| (entry.path.clone(), entry)));
-                if let Ok(manifest) = Manifest::new(entries.into_values().collect())
+                if let Ok(manifest) = base.with_delta(removed, changed)
                     && manifest.code_id() == code_id
                 {
                     return Ok(manifest);
@@ -132,10 +128,11 @@ impl Upstream {
     /// of `before`, which is live, were proved when they came; one that was damaged since is mended when that is found.
     async fn contents(&self, client: &Way, manifest: &Manifest, before: Option<Manifest>) -> Result<u64, String> {
         let (store, collecting, manifest) = (self.store.clone(), Arc::clone(&self.collecting), manifest.clone());
+        let before = before.unwrap_or_default();
         let find = move || -> Result<BTreeMap<Digest, (u64, String)>, FsError> {
             let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
             let mut wanted: BTreeMap<Digest, (u64, String)> = BTreeMap::new();
-            for entry in new_entries(before.as_ref(), &manifest) {
+            for entry in manifest.changed_since(&before) {
                 if let EntryKind::File { digest, size } = entry.kind {
                     wanted.entry(digest).or_insert_with(|| (size, entry.path.to_string()));
                 }
@@ -158,13 +155,4 @@ impl Upstream {
         let synced = blocking::run(move || store.sync()).await.map_err(|error| error.to_string())?;
         synced.map(|()| received).map_err(|error| chain(&error))
     }
-}
-
-/// Returns the entries that are not the same in `before`. Both are in path order.
-fn new_entries<'a>(before: Option<&'a Manifest>, manifest: &'a Manifest) -> impl Iterator<Item = &'a ManifestEntry> {
-    let mut old = before.map_or(&[][..], Manifest::entries).iter().peekable();
-    manifest.entries().iter().filter(move |entry| {
-        while old.next_if(|old| old.path < entry.path).is_some() {}
-        old.peek() != Some(entry)
-    })
 }

@@ -98,7 +98,7 @@ impl Shared {
             ))
         })?;
         reachable.extend(written.parts);
-        reachable.extend(written.manifest.entries().iter().filter_map(|entry| match entry.kind {
+        reachable.extend(written.manifest.entries().filter_map(|entry| match entry.kind {
             EntryKind::File { digest, .. } => Some(digest),
             _ => None,
         }));

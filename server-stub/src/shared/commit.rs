@@ -233,7 +233,7 @@ fn digests(manifest: &Manifest) -> HashMap<Digest, u64> {
         EntryKind::File { digest, size } => Some((digest, size)),
         _ => None,
     };
-    manifest.entries().iter().filter_map(content).collect()
+    manifest.entries().filter_map(content).collect()
 }
 
 /// Reads a small content of this server, verified.

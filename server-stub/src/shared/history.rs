@@ -67,7 +67,7 @@ impl Shared {
 
     /// Brings the contents of a manifest that are not here.
     pub(crate) async fn bring(self: &Arc<Self>, manifest: &Manifest) -> Result<(), ServerError> {
-        let contents = manifest.entries().iter().filter_map(|entry| match entry.kind {
+        let contents = manifest.entries().filter_map(|entry| match entry.kind {
             EntryKind::File { digest, size } => Some((digest, (size, entry.path.to_string()))),
             _ => None,
         });

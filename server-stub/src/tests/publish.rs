@@ -98,7 +98,7 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
     assert!(matches!(kind(odd.as_bytes()), Some(EntryKind::File { size: 3, .. })));
     // A content for nodes like any other; that of the module's own checkout is not.
     assert_eq!(kind(b".git"), Some(EntryKind::Directory));
-    assert!(!code.manifest.entries().iter().any(|entry| entry.path.as_bytes().starts_with(b"modules/app/.git")));
+    assert!(!code.manifest.entries().any(|entry| entry.path.as_bytes().starts_with(b"modules/app/.git")));
 }
 
 /// While a writer replaces files as fast as it can, what is published is one state of staging or nothing.
@@ -139,7 +139,7 @@ async fn staging_that_changes_underneath_is_refused_with_its_paths() {
     // It holds still now, and whatever is published hashes to what its manifest says.
     publish_all(&server).await;
     let code = live(&server);
-    for entry in code.manifest.entries().iter().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
+    for entry in code.manifest.entries().filter(|entry| matches!(entry.kind, EntryKind::File { .. })) {
         assert!(code.read(&entry.path, 1 << 20).unwrap().is_some());
     }
 }

@@ -11,7 +11,7 @@ use super::codec::{self, CodecError};
 use super::digest::Digest;
 use super::ids::{CatalogId, Certname, Environment};
 use super::limits::MAX_CATALOG_BYTES;
-use super::manifest::{EntryKind, ManifestEntry};
+use super::manifest::{EntryKind, ManifestEntry, ManifestError, check_entries};
 use super::value::Value;
 
 /// The catalog format that this crate writes, and the newest that it reads.
@@ -264,12 +264,12 @@ impl Resource {
         if first.kind != EntryKind::Directory && !below.is_empty() {
             return fail("something lies below what is no directory");
         }
-        match super::manifest::Manifest::new(below.to_vec()) {
-            Err(super::manifest::ManifestError::Duplicate { .. }) => fail("an entry is listed twice"),
-            Err(super::manifest::ManifestError::Orphan { .. }) => fail("an entry is listed without its directory"),
+        match check_entries(below) {
+            Ok(()) => Ok(()),
+            Err(ManifestError::Duplicate { .. }) => fail("an entry is listed twice"),
+            Err(ManifestError::Orphan { .. }) => fail("an entry is listed without its directory"),
+            Err(ManifestError::Unsorted { .. }) => fail("its entries are not sorted by path"),
             Err(_) => fail("an entry has a bad mode or link target"),
-            Ok(manifest) if manifest.entries() != below => fail("its entries are not sorted by path"),
-            Ok(_) => Ok(()),
         }
     }
 }

@@ -22,7 +22,7 @@ pub use catalog::{Catalog, CatalogError, Edge, ResolvedSource, Resource, Resourc
 pub use codec::CodecError;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter, VersionCounterError};
-pub use manifest::{EntryKind, Manifest, ManifestEntry};
+pub use manifest::{EntryKind, Manifest, ManifestBuilder, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 pub use pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 pub use path::TreePath;
