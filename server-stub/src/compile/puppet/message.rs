@@ -145,11 +145,12 @@ impl LogEntry {
     }
 
     /// Passes it on to the server's log.
-    pub(super) fn log(&self, certname: &Certname) {
+    pub(super) fn log(&self, checkout: &Checkout, certname: &Certname) {
+        let message = checkout.published(&self.message);
         match self.level.as_str() {
-            "notice" => tracing::info!(%certname, "code says: {}", self.message),
-            "warning" => tracing::warn!(%certname, "code says: {}", self.message),
-            _ => tracing::error!(%certname, "code says: {}", self.message),
+            "notice" => tracing::info!(%certname, "code says: {message}"),
+            "warning" => tracing::warn!(%certname, "code says: {message}"),
+            _ => tracing::error!(%certname, "code says: {message}"),
         }
     }
 }

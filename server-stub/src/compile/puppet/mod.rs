@@ -94,11 +94,11 @@ impl Compiler for PuppetCompiler {
         let (answer, lease) = self.ask(code, &question)?;
         let done = match answer {
             Answer::Compiled(compiled) => {
-                compiled.logs.iter().for_each(|entry| entry.log(certname));
+                compiled.logs.iter().for_each(|entry| entry.log(&lease.checkout, certname));
                 catalog::read(request, compiled.catalog, compiled.modules, &lease.checkout)
             }
             Answer::Failed(failed) => {
-                failed.logs.iter().filter(|entry| !entry.is_error()).for_each(|entry| entry.log(certname));
+                failed.logs.iter().filter(|entry| !entry.is_error()).for_each(|entry| entry.log(&lease.checkout, certname));
                 Err(failed.error(&lease.checkout, Some(certname)))
             }
             answer @ Answer::Checked => Err(error::unexpected(code, &answer)),

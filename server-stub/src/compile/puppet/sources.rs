@@ -17,6 +17,7 @@ mod follow;
 
 use std::collections::BTreeMap;
 
+use direct_puppet_agent::glob::Glob;
 use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, ResolvedSource, Resource, TreePath, Value};
 
 /// Resolves sources against the manifest of one version.
@@ -30,6 +31,8 @@ pub(super) struct Sources<'a> {
 struct Taking {
     recurses: bool,
     recurse_limit: Option<usize>,
+    /// Base names that are left out, with what lies below them.
+    ignored: Vec<Glob>,
     follows: bool,
     /// Entries of all sources are taken, not only those of the first that exists.
     all: bool,
@@ -131,6 +134,8 @@ impl Sources<'_> {
         if let Some(limit) = taking.recurse_limit {
             entries.retain(|entry| entry.path.depth() <= limit);
         }
+        let is_ignored = |name: &[u8]| taking.ignored.iter().any(|glob| glob.matches(name));
+        entries.retain(|entry| !entry.path.components().any(is_ignored));
         entries.insert(0, top);
         Ok(entries)
     }
@@ -175,8 +180,10 @@ impl Taking {
             Some(Value::String(limit)) => limit.parse().ok(),
             _ => None,
         };
+        let ignore = resource.parameter("ignore").map(Value::as_list).unwrap_or_default();
+        let ignored = ignore.iter().filter_map(Value::as_str).map(Glob::parse).collect();
         let follows = text("links") == Some("follow");
-        Self { recurses, recurse_limit, follows, all: recurses && text("sourceselect") == Some("all") }
+        Self { recurses, recurse_limit, ignored, follows, all: recurses && text("sourceselect") == Some("all") }
     }
 }
 

@@ -108,6 +108,8 @@ fn recursion_and_links() {
     assert_eq!(shown(&resolve(tree()).unwrap()), managed);
     assert_eq!(shown(&resolve(tree().with("recurselimit", 1)).unwrap()).len(), 6);
     assert_eq!(shown(&resolve(of("puppet:///modules/app/tree")).unwrap()), ["/"]);
+    let ignoring = tree().with("ignore", vec!["d*".into(), "to-?".into()]);
+    assert_eq!(shown(&resolve(ignoring).unwrap()), ["/", "a = tree/a", "to-deep -> deep", "to-nothing -> nothing"]);
     let followed = [
         "/",
         "a = tree/a",

@@ -212,13 +212,35 @@ end
 
 # Has the library load what it loads late, with a catalog of nobody's code.
 def warm_up
-  Puppet[:code] = "file { '/nowhere': ensure => file, content => epp_text() } function epp_text() { inline_epp('<%= 1 %>') }"
+  Puppet[:code] = "notify { lookup('x', { default_value => inline_epp('<%= 1 %>') }): message => inline_template('<%= 1 %>') }"
   nowhere = Puppet::Node::Environment.create(:warm_up, [])
   compile({ 'certname' => 'nobody', 'facts' => {} }, nowhere)
 rescue StandardError => e
   warn("warming up: #{e.class}: #{e.message}") if $VERBOSE
 ensure
   Puppet[:code] = ''
+end
+
+# Types that most code uses.
+COMMON = %w[exec file filebucket group notify package resources schedule service stage user].freeze
+
+# Loads Puppet's own functions and types, once, when there is nothing else to do.
+def preload
+  loaders = environment.loaders || Puppet::Pops::Loaders.new(environment)
+  Puppet.override({ loaders: loaders, current_environment: environment }, 'loading what is common') do
+    Dir.children(File.join(LIBRARY, 'puppet/functions')).grep(/\.rb\z/).sort.each do |file|
+      attempt { loaders.puppet_system_loader.load(:function, File.basename(file, '.rb')) }
+    end
+    COMMON.each { |name| attempt { own_type(name) } }
+  end
+  GC.start
+end
+
+# What cannot be loaded here is said to the compile that needs it.
+def attempt
+  yield
+rescue StandardError, ScriptError => e
+  warn("loading what is common: #{e.class}: #{e.message}") if $VERBOSE
 end
 
 # A compile under way: its socket, and the pipe on which it tells what it has loaded.
@@ -300,9 +322,18 @@ def serve
   children = {}
   ended, note = IO.pipe
   trap(:CHLD) { note.write_nonblock('x', exception: false) }
+  is_preloaded = false
   loop do
-    idle = children.empty? ? CONFIG['idle_seconds'] : nil
-    ready = IO.select([CONTROL, ended, *children.values.filter_map(&:pipe)], nil, nil, idle) or break
+    idle = CONFIG['idle_seconds'] if children.empty?
+    idle = 0.1 if children.empty? && !is_preloaded
+    ready = IO.select([CONTROL, ended, *children.values.filter_map(&:pipe)], nil, nil, idle)
+    if ready.nil?
+      break if is_preloaded
+
+      preload
+      is_preloaded = true
+      next
+    end
     ready = ready.first
     ended.read_nonblock(4096, exception: false) if ready.include?(ended)
     children.each_value { |child| child.take if child.pipe && ready.include?(child.pipe) }
