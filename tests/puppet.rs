@@ -9,6 +9,8 @@
 //! * `sourceselect`, where the sources were taken together already;
 //! * paths of the server, which are those within the environment here.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
 #[path = "puppet/modules.rs"]
 mod modules;
 #[path = "puppet/run.rs"]

@@ -31,12 +31,12 @@ pub(crate) struct WriteOutError {
     /// The content that is missing or damaged, if one is.
     pub(crate) digest: Option<Digest>,
     /// What went wrong.
-    pub(crate) error: ServerError,
+    pub(crate) error: Box<ServerError>,
 }
 
 impl<E: Into<ServerError>> From<E> for WriteOutError {
     fn from(error: E) -> Self {
-        Self { digest: None, error: error.into() }
+        Self { digest: None, error: Box::new(error.into()) }
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn write_out(store: &Store, manifest: &Manifest, top: &Path, modes: M
 fn write_file(store: &Store, entry: &ManifestEntry, digest: &Digest, path: &Path, modes: Modes) -> Result<(), WriteOutError> {
     let damaged = |reason: &str| WriteOutError {
         digest: Some(*digest),
-        error: ServerError::Damaged { path: store.path_of(digest), reason: reason.to_owned() },
+        error: Box::new(ServerError::Damaged { path: store.path_of(digest), reason: reason.to_owned() }),
     };
     let mode = match modes {
         Modes::Published => entry.mode,

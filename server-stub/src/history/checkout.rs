@@ -33,7 +33,7 @@ impl Server {
         let beside = Path::new(&beside);
         DirBuilder::new().mode(0o700).create(beside).map_err(|error| fail("make a directory beside", error))?;
         let written =
-            tree::write_out(&self.store, &manifest, beside, Modes::Published).map_err(|failed| failed.error).and_then(|()| {
+            tree::write_out(&self.store, &manifest, beside, Modes::Published).map_err(|failed| *failed.error).and_then(|()| {
                 let finish = || -> io::Result<()> {
                     rustix::fs::syncfs(File::open(beside)?)?;
                     fs::rename(beside, dir)?;

@@ -50,7 +50,7 @@ impl Checkout {
         }
         code.write_out(&files, Modes::Private).map_err(|failed| {
             let kind = failed.digest.map_or(CompileErrorKind::Server, |digest| CompileErrorKind::Unreadable { digest });
-            fail(kind, format!("its files could not be written out to be compiled: {}", chain(&failed.error)))
+            fail(kind, format!("its files could not be written out to be compiled: {}", chain(&*failed.error)))
         })?;
         Ok(checkout)
     }
