@@ -86,8 +86,13 @@ SERVER_FACTS = {
   'serverip' => (Socket.ip_address_list.find { |a| a.ipv4? && !a.ipv4_loopback? }&.ip_address || '127.0.0.1'),
 }.freeze
 
+# What every agent of Puppet says of itself, for agents that do not.
+def client_facts(certname)
+  { 'clientcert' => certname, 'clientversion' => Puppet.version.to_s, 'clientnoop' => false }
+end
+
 def build_node(request, into)
-  facts = Puppet::Node::Facts.new(request['certname'], request['facts'])
+  facts = Puppet::Node::Facts.new(request['certname'], client_facts(request['certname']).merge(request['facts']))
   enc = request['classification'] || {}
   options = { environment: into, facts: facts, parameters: enc['parameters'] || {} }
   options[:classes] = enc['classes'] if enc['classes']
