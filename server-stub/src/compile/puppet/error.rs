@@ -48,6 +48,11 @@ pub(super) enum WorkerError {
 }
 
 impl WorkerError {
+    /// Whether the parent cannot be asked again: it has ended, hangs, or says what makes no sense.
+    pub(super) const fn is_fault_of_parent(&self) -> bool {
+        matches!(self, Self::Gone | Self::Start(_) | Self::Io(_))
+    }
+
     /// Whether the same code would fail the same way again. A loop is not run again and again for a node that asks again and again.
     const fn is_fault_of_code(&self) -> bool {
         matches!(

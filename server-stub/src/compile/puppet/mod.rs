@@ -59,8 +59,15 @@ impl PuppetCompiler {
             let lease = self.pool.lease(code)?;
             match lease.worker.ask(&bytes, &self.options) {
                 Ok(answer) => return Ok((Answer::read(&answer).map_err(|error| of_server(&error))?, lease)),
-                Err(WorkerError::Gone) if !is_second => is_second = true,
-                Err(error) => return Err(of_server(&error)),
+                Err(error) => {
+                    if error.is_fault_of_parent() {
+                        self.pool.discard(code, &lease.worker);
+                    }
+                    if is_second || !matches!(error, WorkerError::Gone) {
+                        return Err(of_server(&error));
+                    }
+                    is_second = true;
+                }
             }
         }
     }

@@ -72,6 +72,15 @@ impl Pool {
         Ok(Lease { worker, checkout })
     }
 
+    /// Has the next compile start another parent in the place of this one. Blocking.
+    pub(super) fn discard(&self, code: &Code, worker: &Arc<Worker>) {
+        let slot = self.slot(code);
+        let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.worker.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, worker)) {
+            prepared.worker = None;
+        }
+    }
+
     fn no_worker(&self, code: &Code, error: &WorkerError) -> CompileError {
         CompileError::at(&error::place(code), error.to_string()).of_server()
     }

@@ -273,6 +273,21 @@ fn a_killed_parent_is_replaced() {
 }
 
 #[test]
+fn a_parent_that_hangs_is_replaced() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let compiler = world.compiler();
+    let code = world.code(&[("manifests/site.pp", "notify { 'a': }\n")]);
+    let pid = compiler.pool.lease(&code).unwrap().worker.pid().unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let error = compiler.compile(&request(&code, "n1")).unwrap_err();
+    assert_eq!(error.kind, CompileErrorKind::Server, "{error}");
+    compiler.compile(&request(&code, "n1")).unwrap();
+}
+
+#[test]
 fn parents_are_replaced_and_end() {
     if !has_puppet() {
         return;

@@ -14,7 +14,7 @@ use super::super::options::PuppetOptions;
 const PACE: Duration = Duration::from_millis(25);
 
 /// How long a parent may take to fork.
-const FORK_LIMIT: Duration = Duration::from_secs(30);
+const FORK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Longest line of a parent.
 const MAX_LINE_BYTES: usize = 64;
@@ -40,6 +40,9 @@ impl<'a> Exchange<'a> {
             // Nobody took the question.
             Ok(line) if line.is_empty() => return Err(WorkerError::Gone),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(WorkerError::Gone),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(WorkerError::Start(format!("it took no question within {} seconds", FORK_LIMIT.as_secs())));
+            }
             other => other?,
         };
         let child = line.strip_prefix("pid ").and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);

@@ -29,7 +29,7 @@ end
 begin
   require 'puppet'
   require 'puppet/application_support'
-rescue LoadError => e
+rescue LoadError, StandardError => e
   announce('missing' => e.message)
   exit!(3)
 end
