@@ -218,23 +218,23 @@ fn what_misbehaves_costs_one_compile() {
     }
     let world = World::new();
     let mut options = world.options();
-    (options.time_limit, options.memory_limit_bytes) = (Duration::from_secs(3), 300 << 20);
+    (options.time_limit, options.memory_limit_bytes) = (Duration::from_secs(15), 300 << 20);
     let compiler = PuppetCompiler::new(options);
     let code = bad(&world);
     compiler.compile(&request(&code, "good")).unwrap();
     for (name, reason) in [
-        ("loop1", "took longer than 3 seconds"),
+        ("loop1", "took longer than 15 seconds"),
         ("eat1", "took more than 300 MiB"),
         ("exit1", "exit status 7"),
         ("crash1", "by signal"),
-        ("child1", "took longer than 3 seconds"),
+        ("child1", "took longer than 15 seconds"),
     ] {
         let begun = Instant::now();
         let error = fails(&compiler, &code, name);
         assert!(error.to_string().contains(reason), "{name}: {error}");
         assert!(error.to_string().contains(name), "{name}: {error}");
         assert_eq!(error.kind, CompileErrorKind::Code, "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{name}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name}");
     }
     // No compile sees what another has left in Ruby.
     for _ in 0..2 {
