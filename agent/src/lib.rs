@@ -23,6 +23,7 @@ mod event;
 mod explain;
 pub mod facts;
 pub mod fs;
+pub mod glob;
 mod lock;
 mod outcome;
 pub mod provider;

@@ -181,6 +181,7 @@ impl ServerError {
             Self::TooLong { .. } => "bad_request",
             Self::Unstable { .. } => "unstable",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
+            Self::Compile(CompileError { kind: CompileErrorKind::Server, .. }) => "compiler",
             Self::Compile(_) => "compile",
             Self::NoVersion { .. } => "no_version",
             Self::Replica { .. } => "replica",

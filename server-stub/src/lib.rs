@@ -15,6 +15,7 @@
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog
 //!                                            /reports/<uuid>.json
+//!       /compile/                              code that Puppet compiles from; emptied at each start
 //!       /role.json                             who is primary, once an administrator or another server has said so
 //!       /rollout.json                          how new code reaches nodes
 //!       /audit.jsonl                           what administrators did

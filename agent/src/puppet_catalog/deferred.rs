@@ -1,8 +1,85 @@
 //! Functions that a `Deferred` may name: those of Puppet that need nothing but their arguments.
 
-use direct_puppet_transport::protocol::Value;
+use std::collections::BTreeMap;
+
+use direct_puppet_transport::protocol::{Catalog, ResourceRef, Value};
 
 use super::value::text;
+
+/// Keys of a kept `Deferred`: those of Puppet's rich data.
+const PTYPE: &str = "__ptype";
+const NAME: &str = "name";
+const ARGUMENTS: &str = "arguments";
+
+/// What is done with a `Deferred` that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deferreds {
+    /// Its function is called.
+    Evaluate,
+    /// It stays a hash, for the node to call its function.
+    Keep,
+}
+
+/// Returns a `Deferred` as it stands in a catalog of ours.
+pub(super) fn kept(name: String, arguments: Vec<Value>) -> Value {
+    let entries = [(PTYPE, "Deferred".into()), (NAME, name.into()), (ARGUMENTS, Value::Array(arguments))];
+    Value::Hash(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// Calls the function of every `Deferred` in the catalog. Returns the resources of which one cannot be called, and why: they cannot be
+/// managed.
+pub(crate) fn evaluate(catalog: &mut Catalog) -> BTreeMap<ResourceRef, String> {
+    let mut unusable = BTreeMap::new();
+    for resource in &mut catalog.resources {
+        let mut failed = None;
+        for (name, value) in resource.parameters.iter_mut().filter(|(_, value)| has_deferred(value)) {
+            match evaluated(std::mem::take(value)) {
+                Ok(result) => *value = result,
+                Err(reason) => failed = failed.or_else(|| Some(format!("parameter {name} {reason}"))),
+            }
+        }
+        if let Some(reason) = failed {
+            unusable.insert(resource.reference(), reason);
+        }
+    }
+    unusable
+}
+
+fn is_deferred(hash: &BTreeMap<String, Value>) -> bool {
+    hash.get(PTYPE).and_then(Value::as_str) == Some("Deferred")
+}
+
+fn has_deferred(value: &Value) -> bool {
+    match value {
+        Value::Hash(hash) => is_deferred(hash) || hash.values().any(has_deferred),
+        Value::Array(list) => list.iter().any(has_deferred),
+        Value::Sensitive(value) => has_deferred(value),
+        _ => false,
+    }
+}
+
+fn evaluated(value: Value) -> Result<Value, String> {
+    Ok(match value {
+        Value::Hash(mut hash) if is_deferred(&hash) => {
+            let Some(Value::String(name)) = hash.remove(NAME) else { return Err("has a Deferred without a name".to_owned()) };
+            let arguments = match hash.remove(ARGUMENTS) {
+                None | Some(Value::Undef) => Vec::new(),
+                Some(Value::Array(list)) => list.into_iter().map(evaluated).collect::<Result<_, _>>()?,
+                Some(_) => return Err(format!("has a Deferred {name} whose arguments are no list")),
+            };
+            call(&name, arguments)?
+        }
+        Value::Hash(hash) => {
+            Value::Hash(hash.into_iter().map(|(key, value)| Ok((key, evaluated(value)?))).collect::<Result<_, String>>()?)
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(evaluated).collect::<Result<_, _>>()?),
+        Value::Sensitive(value) => match evaluated(*value)? {
+            secret @ Value::Sensitive(_) => secret,
+            other => Value::Sensitive(Box::new(other)),
+        },
+        other => other,
+    })
+}
 
 /// Names of the functions that a `Deferred` may call. They do what Puppet's functions of the same name do, with text, numbers, lists
 /// and hashes. What is made of a secret is a secret too, also what `unwrap` returns, unlike in Puppet: nothing that was hidden
@@ -143,6 +220,8 @@ fn sprintf(format: &str, arguments: &[Value]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use direct_puppet_transport::protocol::Resource;
+
     use super::*;
 
     fn list(texts: &[&str]) -> Value {
@@ -178,6 +257,29 @@ mod tests {
         for (name, arguments) in [("join", vec![secret(), secret()]), ("length", vec![secret(), secret()])] {
             assert!(!call(name, arguments).unwrap_err().contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn kept_ones_are_called_on_the_node() {
+        let mut catalog = Catalog {
+            format: 1,
+            certname: "n1".parse().unwrap(),
+            environment: direct_puppet_transport::protocol::Environment::default(),
+            classes: Vec::new(),
+            resources: vec![
+                Resource::new("Notify", "a").with("message", vec![kept("upcase".to_owned(), vec!["x".into()])]),
+                Resource::new("Notify", "b").with("message", kept("vault".to_owned(), Vec::new())),
+                Resource::new("Notify", "c")
+                    .with("message", Value::Sensitive(Box::new(kept("upcase".to_owned(), vec!["x".into()])))),
+            ],
+            edges: Vec::new(),
+        };
+        let (id, bytes) = catalog.encode().unwrap();
+        catalog = Catalog::decode(&bytes, id).unwrap();
+        let unusable = evaluate(&mut catalog);
+        assert_eq!(catalog.resources[0].parameters["message"], vec![Value::from("X")].into());
+        assert_eq!(catalog.resources[2].parameters["message"], Value::Sensitive(Box::new("X".into())));
+        assert_eq!(unusable.keys().map(ToString::to_string).collect::<Vec<_>>(), ["Notify[b]"]);
     }
 
     #[test]

@@ -26,10 +26,15 @@ use std::collections::BTreeMap;
 
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
-use direct_puppet_transport::protocol::{Catalog, CatalogError, Edge, Environment, ResourceRef};
+use direct_puppet_transport::protocol::{Catalog, CatalogError, Edge, Environment, Resource, ResourceRef};
 use serde_json::{Map, Value as Json};
 
 pub use deferred::DEFERRED_FUNCTIONS;
+use deferred::Deferreds;
+pub(crate) use deferred::evaluate as evaluate_deferred;
+
+/// Says what a `File` is made from, or why that cannot be known.
+type Resolve<'a> = dyn FnMut(&mut Resource) -> Result<(), String> + 'a;
 
 /// The newest `catalog_format` that is read.
 const MAX_PUPPET_FORMAT: u64 = 2;
@@ -120,7 +125,25 @@ impl PuppetCatalog {
             Json::Object(document) => unwrapped(document)?,
             _ => return Err(shape("the catalog", "an object")),
         };
-        read_document(document)
+        let mut document = document;
+        let mut sources = metadata::Sources {
+            single: object(document.remove("metadata"), "metadata")?,
+            recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
+        };
+        read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource))
+    }
+
+    /// Reads a catalog that was compiled in this process's care, for nodes to apply. A `Deferred` stays in it, for the node to call its
+    /// function; what a `File` is made from says `resolve`, or why it cannot be known.
+    ///
+    /// # Errors
+    ///
+    /// As [`PuppetCatalog::read`].
+    pub fn from_compiler(
+        document: Map<String, Json>,
+        resolve: &mut dyn FnMut(&mut Resource) -> Result<(), String>,
+    ) -> Result<Self, PuppetCatalogError> {
+        read_document(document, Deferreds::Keep, resolve)
     }
 }
 
@@ -138,7 +161,11 @@ fn unwrapped(mut document: Map<String, Json>) -> Result<Map<String, Json>, Puppe
     }
 }
 
-fn read_document(mut document: Map<String, Json>) -> Result<PuppetCatalog, PuppetCatalogError> {
+fn read_document<'a>(
+    mut document: Map<String, Json>,
+    deferreds: Deferreds,
+    resolve: &'a mut Resolve<'a>,
+) -> Result<PuppetCatalog, PuppetCatalogError> {
     check_format(document.get("catalog_format"))?;
     let Some(Json::String(name)) = document.get("name") else { return Err(shape("name", "the name of the node")) };
     let certname = name.parse().map_err(|error| PuppetCatalogError::Name { at: "name", reason: format!("{error}") })?;
@@ -151,17 +178,14 @@ fn read_document(mut document: Map<String, Json>) -> Result<PuppetCatalog, Puppe
     };
     let classes = strings(document.remove("classes"), "classes")?;
     let edges = edges(document.remove("edges"))?;
-    let mut sources = metadata::Sources {
-        single: object(document.remove("metadata"), "metadata")?,
-        recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
-    };
     let Some(Json::Array(declared)) = document.remove("resources") else { return Err(shape("resources", "a list")) };
     let holders = edges.iter().map(|edge| edge.source.clone()).collect();
+    let mut reading = resource::Reading { deferreds, resolve };
     let mut unusable = BTreeMap::new();
     let mut resources = Vec::with_capacity(declared.len());
     for (at, json) in declared.into_iter().enumerate() {
         let Json::Object(json) = json else { return Err(shape(format!("resource {at}"), "an object")) };
-        let read = resource::read(at, json, &mut sources, &holders)?;
+        let read = resource::read(at, json, &mut reading, &holders)?;
         if let Some(reason) = read.unusable {
             unusable.insert(read.resource.reference(), reason);
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use direct_puppet_transport::protocol::{Resource, ResourceRef, Value};
 use serde_json::{Map, Value as Json};
 
-use super::metadata::Sources;
-use super::{PuppetCatalogError, reference, shape, strings, value};
+use super::deferred::Deferreds;
+use super::{PuppetCatalogError, Resolve, reference, shape, strings, value};
 
 /// Metaparameters that name other resources.
 const RELATIONSHIPS: [&str; 4] = ["before", "notify", "require", "subscribe"];
@@ -20,11 +20,17 @@ pub(super) struct ReadResource {
     pub(super) unusable: Option<String>,
 }
 
+/// How resources are read.
+pub(super) struct Reading<'a> {
+    pub(super) deferreds: Deferreds,
+    pub(super) resolve: &'a mut Resolve<'a>,
+}
+
 /// Reads the resource at index `at`; `holders` are the sources of all edges.
 pub(super) fn read(
     at: usize,
     mut json: Map<String, Json>,
-    sources: &mut Sources,
+    reading: &mut Reading<'_>,
     holders: &HashSet<ResourceRef>,
 ) -> Result<ReadResource, PuppetCatalogError> {
     let (Some(Json::String(resource_type)), Some(Json::String(title))) = (json.get("type"), json.get("title")) else {
@@ -49,7 +55,7 @@ pub(super) fn read(
         Some(_) => return Err(shape(format!("parameters of {reference}"), "an object")),
     };
     let secrets = strings(json.remove("sensitive_parameters"), &format!("sensitive_parameters of {reference}"))?;
-    let mut unusable = read_parameters(&mut resource, parameters)?;
+    let mut unusable = read_parameters(&mut resource, parameters, reading.deferreds)?;
     for name in secrets {
         if let Some(held) = resource.parameters.get_mut(&name)
             && !matches!(held, Value::Sensitive(_))
@@ -58,7 +64,7 @@ pub(super) fn read(
         }
     }
     if resource.resource_type == "File" && unusable.is_none() {
-        unusable = sources.resolve(&mut resource).err();
+        unusable = (reading.resolve)(&mut resource).err();
     }
     Ok(ReadResource { resource, unusable })
 }
@@ -73,7 +79,11 @@ fn is_container(json: &Map<String, Json>, reference: &ResourceRef, holders: &Has
 }
 
 /// Reads the parameters into `resource`; returns why it cannot be managed, if one makes no sense.
-fn read_parameters(resource: &mut Resource, parameters: Map<String, Json>) -> Result<Option<String>, PuppetCatalogError> {
+fn read_parameters(
+    resource: &mut Resource,
+    parameters: Map<String, Json>,
+    deferreds: Deferreds,
+) -> Result<Option<String>, PuppetCatalogError> {
     let mut unusable = None;
     let mut read = BTreeMap::new();
     for (name, json) in parameters {
@@ -86,14 +96,14 @@ fn read_parameters(resource: &mut Resource, parameters: Map<String, Json>) -> Re
             let targets = targets(json).map_err(refuse)?;
             read.insert(name, targets);
         } else if !resource.is_container() {
-            match value::value(json) {
+            match value::value(json, deferreds) {
                 Ok(value) => {
                     read.insert(name, value);
                 }
                 Err(reason) => unusable = unusable.or(Some(format!("parameter {name} {reason}"))),
             }
         } else if OF_CONTAINERS.contains(&name.as_str()) {
-            let value = value::value(json).map_err(refuse)?;
+            let value = value::value(json, deferreds).map_err(refuse)?;
             read.insert(name, value);
         }
     }

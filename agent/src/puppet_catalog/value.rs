@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use direct_puppet_transport::protocol::Value;
 use serde_json::{Map, Value as Json};
 
-use super::deferred;
+use super::deferred::{self, Deferreds};
 
 /// A key that marks a hash as rich data, and the key of what it holds: `Puppet::Pops::Serialization`.
 const PTYPE: &str = "__ptype";
@@ -17,11 +17,11 @@ const PVALUE: &str = "__pvalue";
 const MAX_DEPTH: usize = 40;
 
 /// Turns a value of a parameter into one of ours; the error says what it must be.
-pub(super) fn value(json: Json) -> Result<Value, String> {
-    nested(json, 0)
+pub(super) fn value(json: Json, deferreds: Deferreds) -> Result<Value, String> {
+    nested(json, deferreds, 0)
 }
 
-fn nested(json: Json, depth: usize) -> Result<Value, String> {
+fn nested(json: Json, deferreds: Deferreds, depth: usize) -> Result<Value, String> {
     if depth > MAX_DEPTH {
         return Err(format!("is nested deeper than {MAX_DEPTH} levels"));
     }
@@ -35,23 +35,25 @@ fn nested(json: Json, depth: usize) -> Result<Value, String> {
             _ => return Err("has a number that is out of range".to_owned()),
         },
         Json::String(text) => Value::String(text),
-        Json::Array(list) => Value::Array(list.into_iter().map(|json| nested(json, depth + 1)).collect::<Result<_, _>>()?),
-        Json::Object(object) if object.contains_key(PTYPE) => rich(object, depth)?,
+        Json::Array(list) => {
+            Value::Array(list.into_iter().map(|json| nested(json, deferreds, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Json::Object(object) if object.contains_key(PTYPE) => rich(object, deferreds, depth)?,
         Json::Object(object) => {
-            let entry = |(key, json)| Ok((key, nested(json, depth + 1)?));
+            let entry = |(key, json)| Ok((key, nested(json, deferreds, depth + 1)?));
             Value::Hash(object.into_iter().map(entry).collect::<Result<_, String>>()?)
         }
     })
 }
 
-fn rich(mut object: Map<String, Json>, depth: usize) -> Result<Value, String> {
+fn rich(mut object: Map<String, Json>, deferreds: Deferreds, depth: usize) -> Result<Value, String> {
     let Some(Json::String(ptype)) = object.remove(PTYPE) else {
         return Err(format!("has {PTYPE} that is not the name of a type"));
     };
     let held = object.remove(PVALUE);
     match (ptype.as_str(), held) {
         ("Default", None) => Ok(Value::String("default".to_owned())),
-        ("Sensitive", Some(held)) => Ok(match nested(held, depth + 1)? {
+        ("Sensitive", Some(held)) => Ok(match nested(held, deferreds, depth + 1)? {
             secret @ Value::Sensitive(_) => secret,
             other => Value::Sensitive(Box::new(other)),
         }),
@@ -62,8 +64,8 @@ fn rich(mut object: Map<String, Json>, depth: usize) -> Result<Value, String> {
         ("SemVer" | "SemVerRange" | "Timestamp" | "Timespan" | "Regexp" | "Symbol" | "URI", Some(Json::String(text))) => {
             Ok(Value::String(text))
         }
-        ("Hash", Some(Json::Array(flat))) => hash(flat, depth),
-        ("Deferred", None) => deferred(object, depth),
+        ("Hash", Some(Json::Array(flat))) => hash(flat, deferreds, depth),
+        ("Deferred", None) => deferred(object, deferreds, depth),
         ("Default" | "Sensitive" | "Binary" | "SemVer" | "SemVerRange" | "Timestamp" | "Timespan" | "Regexp" | "Symbol", _)
         | ("URI" | "Hash" | "Deferred", _) => Err(format!("has a {ptype} without the value that it needs")),
         (other, _) => Err(format!("has a value of type {other}, which this program does not know")),
@@ -71,32 +73,35 @@ fn rich(mut object: Map<String, Json>, depth: usize) -> Result<Value, String> {
 }
 
 /// Reads a hash whose keys are not all text: keys and values by turns. Keys become text.
-fn hash(flat: Vec<Json>, depth: usize) -> Result<Value, String> {
+fn hash(flat: Vec<Json>, deferreds: Deferreds, depth: usize) -> Result<Value, String> {
     if !flat.len().is_multiple_of(2) {
         return Err("has a Hash with a key that has no value".to_owned());
     }
     let mut entries = BTreeMap::new();
     let mut flat = flat.into_iter();
     while let (Some(key), Some(json)) = (flat.next(), flat.next()) {
-        let key = text(&nested(key, depth + 1)?).ok_or("has a Hash with a list, a hash or a secret as a key")?;
+        let key = text(&nested(key, deferreds, depth + 1)?).ok_or("has a Hash with a list, a hash or a secret as a key")?;
         if key == PTYPE {
             return Err(format!("has a Hash with the key {PTYPE}, which cannot be told from rich data"));
         }
-        if entries.insert(key, nested(json, depth + 1)?).is_some() {
+        if entries.insert(key, nested(json, deferreds, depth + 1)?).is_some() {
             return Err("has a Hash with two keys that are written alike".to_owned());
         }
     }
     Ok(Value::Hash(entries))
 }
 
-fn deferred(mut object: Map<String, Json>, depth: usize) -> Result<Value, String> {
+fn deferred(mut object: Map<String, Json>, deferreds: Deferreds, depth: usize) -> Result<Value, String> {
     let Some(Json::String(name)) = object.remove("name") else { return Err("has a Deferred without a name".to_owned()) };
     let arguments = match object.remove("arguments") {
         None | Some(Json::Null) => Vec::new(),
-        Some(Json::Array(list)) => list.into_iter().map(|json| nested(json, depth + 1)).collect::<Result<_, _>>()?,
+        Some(Json::Array(list)) => list.into_iter().map(|json| nested(json, deferreds, depth + 1)).collect::<Result<_, _>>()?,
         Some(_) => return Err(format!("has a Deferred {name} whose arguments are no list")),
     };
-    deferred::call(&name, arguments)
+    match deferreds {
+        Deferreds::Evaluate => deferred::call(&name, arguments),
+        Deferreds::Keep => Ok(deferred::kept(name, arguments)),
+    }
 }
 
 /// Returns a scalar as Puppet writes it into text; `None` for lists, hashes, bytes and secrets.
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Value, String> {
-        value(serde_json::from_str(text).unwrap())
+        value(serde_json::from_str(text).unwrap(), Deferreds::Evaluate)
     }
 
     fn rich(ptype: &str, held: &str) -> Result<Value, String> {

@@ -58,14 +58,22 @@ impl<T: Transport> Run<'_, T> {
                 continue;
             }
             match provider.wanted(resource, &plan.managed) {
-                Ok(contents) => wanted.extend(contents),
+                Ok(contents) => {
+                    let own = provider.carried(resource);
+                    for content in contents {
+                        // Only the resource that carries a content has it: others of the same content still need it.
+                        if own.contains(&content.digest) {
+                            carried.insert(wanted.len());
+                        }
+                        wanted.push(content);
+                    }
+                }
                 Err(error) if self.inner.strict_types => return Err(error.into()),
                 Err(error) => {
                     plan.refused.insert(at, error_chain(&error));
                     continue;
                 }
             }
-            carried.extend(provider.carried(resource));
         }
         let classes = catalog.classes;
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
@@ -186,7 +194,8 @@ struct ScanJob {
     store: Store,
     state_dir: PathBuf,
     wanted: Vec<WantedContent>,
-    carried: HashSet<Digest>,
+    /// Indexes of wanted contents that their own resource carries.
+    carried: HashSet<usize>,
     options: ScanOptions,
     now: SystemTime,
     progress: Arc<AtomicU64>,
@@ -232,13 +241,13 @@ fn present(cache: &StatCache, path: &TreePath, content: &ContentState) -> Option
 fn resolve(
     store: &Store,
     wanted: &[WantedContent],
-    carried: &HashSet<Digest>,
+    carried: &HashSet<usize>,
     mut scan: Scan,
     present_at: &dyn Fn(&TreePath, &ContentState) -> Option<Digest>,
 ) -> Result<Contents, RunError> {
     let mut uses = Uses::new();
     let mut needed: Vec<&WantedContent> = Vec::new();
-    for want in wanted {
+    for (at, want) in wanted.iter().enumerate() {
         let state = scan.files.get(&want.path).map(|scanned| &scanned.content);
         let is_needed = match state {
             // If nothing replaces what blocks the way, the resource fails, as it must.
@@ -246,7 +255,7 @@ fn resolve(
             Some(ContentState::Different(_) | ContentState::OtherKind) => want.replace,
             _ => false,
         };
-        if is_needed && !carried.contains(&want.digest) {
+        if is_needed && !carried.contains(&at) {
             let count = uses.entry(want.digest).or_insert(0);
             *count += 1;
             if *count == 1 {

@@ -101,8 +101,8 @@ impl<T: Transport> Run<'_, T> {
         let on_disk = self.look_on_disk(state, record.as_ref());
         let mut found = self.find_catalog(state, on_disk).await?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
-        if let Some(catalog) = found.catalog.take() {
-            let plan = plan::plan(self, &catalog)?;
+        if let Some(mut catalog) = found.catalog.take() {
+            let plan = plan::plan(self, &mut catalog)?;
             self.begin(Phase::Scan);
             return self.converge(state, plan, catalog, found).await;
         }
@@ -112,8 +112,8 @@ impl<T: Transport> Run<'_, T> {
         {
             return self.finish_settled(state, &found.source, counts).await;
         }
-        let catalog = self.read_catalog(state, &mut found).await?;
-        let plan = plan::plan(self, &catalog)?;
+        let mut catalog = self.read_catalog(state, &mut found).await?;
+        let plan = plan::plan(self, &mut catalog)?;
         self.converge(state, plan, catalog, found).await
     }
 

@@ -1,15 +1,16 @@
 //! Everything that can be found out of a catalog without looking at the machine: what cannot be managed, and the order of the rest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, Resource, TreePath};
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
 
 use super::{Run, own_state};
 use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
+use crate::puppet_catalog::evaluate_deferred;
 
 /// Where a dependency cycle is drawn, below the state directory: Puppet's name.
 const CYCLES_DOT: &str = "graphs/cycles.dot";
@@ -26,9 +27,11 @@ pub(super) struct Plan {
 }
 
 /// Puts a catalog in order.
-pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &Catalog) -> Result<Plan, RunError> {
+pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) -> Result<Plan, RunError> {
+    let unusable = evaluate_deferred(catalog);
+    let catalog: &Catalog = catalog;
     let providers = &run.inner.providers;
-    let mut refused = refused(run, catalog)?;
+    let mut refused = refused(run, catalog, &unusable)?;
     let mut bad_paths = HashMap::new();
     let mut managed = managed_paths(catalog, &mut bad_paths)?;
     for (at, error) in bad_paths {
@@ -59,9 +62,13 @@ pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &Catalog) -> Res
 }
 
 /// Finds resources that nothing can manage as they are.
-fn refused<T: Transport>(run: &Run<'_, T>, catalog: &Catalog) -> Result<HashMap<usize, String>, RunError> {
+fn refused<T: Transport>(
+    run: &Run<'_, T>,
+    catalog: &Catalog,
+    deferred: &BTreeMap<ResourceRef, String>,
+) -> Result<HashMap<usize, String>, RunError> {
     let providers = &run.inner.providers;
-    let unusable = run.options.catalog.as_deref().map(|given| &given.unusable);
+    let given = run.options.catalog.as_deref().map(|given| &given.unusable);
     let mut refused = HashMap::new();
     for (at, resource) in catalog.resources.iter().enumerate() {
         let metaparameters = Metaparameters::parse(resource).map(drop);
@@ -70,8 +77,9 @@ fn refused<T: Transport>(run: &Run<'_, T>, catalog: &Catalog) -> Result<HashMap<
             metaparameters?;
             continue;
         }
-        if let Some(reason) = unusable.and_then(|unusable| unusable.get(&resource.reference())) {
-            let reason = format!("{}: {reason}", resource.reference());
+        let reference = resource.reference();
+        if let Some(reason) = deferred.get(&reference).or_else(|| given.and_then(|given| given.get(&reference))) {
+            let reason = format!("{reference}: {reason}");
             if run.inner.strict_types {
                 return Err(RunError::Unusable { reason });
             }

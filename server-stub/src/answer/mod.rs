@@ -162,6 +162,9 @@ fn refusal(error: &ServerError) -> Refusal {
             let message = format!("{file} is damaged in this server and is brought again: try again, or ask another server");
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
         }
+        ServerError::Compile(error @ CompileError { kind: CompileErrorKind::Server, .. }) => {
+            Refusal::new(RefusalCode::Internal, error.to_string())
+        }
         ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
         ServerError::Store(error) => {
             let message = format!("{}: try again, or ask another server", chain(error));

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 mod admin;
+mod compiler;
 mod explain;
 mod history;
 mod nodes;

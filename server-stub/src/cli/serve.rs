@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::admin;
+use super::{admin, compiler};
 
 /// Puppet's port.
 const DEFAULT_PORT: u16 = 8140;
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     /// Directory for everything that the server keeps
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Directory with staged code: environments/ENV/site.yaml
+    /// Directory with staged code: environments/ENV, each with a site.yaml or with Puppet code
     #[arg(long, value_name = "DIR")]
     staging: Option<PathBuf>,
     /// Where to listen: http://127.0.0.1:8141, https://0.0.0.0:8140, unix:/run/direct-puppet/agent.sock
@@ -85,6 +85,8 @@ pub(super) struct Arguments {
     /// Serve published files by digest, as to caches: whoever is let in may read any of which he knows the digest
     #[arg(long)]
     blobs: bool,
+    #[command(flatten)]
+    compiler: compiler::Options,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -118,6 +120,7 @@ struct Config {
     max_connections: Option<usize>,
     allow_plain_http: bool,
     blobs: bool,
+    compile: compiler::Options,
 }
 
 /// Opens the data directory; waits a little for a verb that works with it.
@@ -156,6 +159,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         bail!("nowhere to listen: give --listen, as http://127.0.0.1:8141");
     }
     let options = ServerOptions {
+        compiler: arguments.compiler.compiler(&data)?,
         replicas: arguments.replica.clone(),
         primary,
         sharing,
@@ -311,6 +315,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     if arguments.successor.is_empty() {
         arguments.successor = config.successor;
     }
+    arguments.compiler = arguments.compiler.or(config.compile);
     arguments.store = arguments.store.or(config.store);
     arguments.contents = arguments.contents.or(config.contents);
     arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);

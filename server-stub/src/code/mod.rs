@@ -2,6 +2,7 @@
 
 mod answered;
 pub(crate) mod parts;
+pub(crate) mod tree;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

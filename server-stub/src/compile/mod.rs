@@ -1,6 +1,10 @@
 //! From code and facts to a catalog.
+//!
+//! [`AutomaticCompiler`] chooses for each environment: the built-in compiler where there is a `site.yaml`, else Puppet's.
 
+mod automatic;
 mod manifest;
+mod puppet;
 mod resource;
 mod site;
 mod template;
@@ -17,7 +21,9 @@ use direct_puppet_transport::protocol::{Catalog, Certname, Digest, EntryKind, Tr
 use crate::code::Code;
 use crate::error::chain;
 
+pub use automatic::AutomaticCompiler;
 pub use manifest::ManifestCompiler;
+pub use puppet::{PuppetCompiler, PuppetOptions};
 
 /// What to compile.
 #[derive(Debug, Clone)]
@@ -51,6 +57,8 @@ pub enum CompileErrorKind {
         /// The content.
         digest: Digest,
     },
+    /// The server, which lacks what it compiles with, or could not finish. Tried again whenever it is asked for.
+    Server,
 }
 
 /// Why code does not compile; names the place.
@@ -73,6 +81,18 @@ impl CompileError {
     /// Returns an error at a file as a whole.
     pub(crate) fn at(file: &str, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: None, column: None, message: message.into(), kind: CompileErrorKind::Code }
+    }
+
+    /// Returns the same at a column; 0 for none.
+    pub(crate) const fn with_column(mut self, column: u64) -> Self {
+        self.column = if column == 0 { None } else { Some(column) };
+        self
+    }
+
+    /// Returns the same as the fault of the server.
+    pub(crate) const fn of_server(mut self) -> Self {
+        self.kind = CompileErrorKind::Server;
+        self
     }
 
     /// Returns the same at a line; 0 for none.
@@ -105,7 +125,8 @@ pub fn read(code: &Code, path: &TreePath, limit: u64) -> Result<Option<Bytes>, C
 /// # Obligations
 ///
 /// * The same code, certname and facts give the same catalog, byte for byte.
-/// * Nothing is read but the code given, and that with [`read`]: what it fails with is passed on as it is.
+/// * Nothing is read but the code given, and that with [`read`]: what it fails with is passed on as it is. (What code in Ruby reads by
+///   itself is its author's responsibility.)
 /// * Both methods block, and end in bounded time.
 pub trait Compiler: Debug + Send + Sync + 'static {
     /// Returns name and version, as `manifest 1`; a new version compiles everything anew.

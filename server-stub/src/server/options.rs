@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use direct_puppet_transport::protocol::{Certname, Environment};
 
-use crate::compile::{Compiler, ManifestCompiler};
+use crate::compile::{AutomaticCompiler, Compiler, PuppetCompiler, PuppetOptions};
 use crate::error::ServerError;
 use crate::role::Peers;
 use crate::shared::Sharing;
@@ -79,7 +79,7 @@ pub struct ServerOptions {
     pub data_dir: PathBuf,
     /// Where code is staged.
     pub staging: Staging,
-    /// What makes catalogs. Default: the manifest compiler.
+    /// What makes catalogs. Default: the built-in compiler for environments with a `site.yaml`, Puppet's for the others.
     pub compiler: Arc<dyn Compiler>,
     /// How many catalogs are compiled at once. Default: one per core.
     pub compile_workers: usize,
@@ -112,10 +112,12 @@ impl ServerOptions {
     /// Returns defaults for these directories.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>, staging: Staging) -> Self {
+        let data_dir = data_dir.into();
+        let puppet = PuppetCompiler::new(PuppetOptions::new(PuppetOptions::dir_in(&data_dir)));
         Self {
-            data_dir: data_dir.into(),
+            data_dir,
             staging,
-            compiler: Arc::new(ManifestCompiler::default()),
+            compiler: Arc::new(AutomaticCompiler::new(puppet)),
             compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             pack_workers: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
             reports_per_node: 100,

@@ -22,7 +22,6 @@ mod desired;
 mod diff;
 pub(super) mod errors;
 mod extras;
-pub(super) mod glob;
 mod identity;
 mod mode;
 mod observe;

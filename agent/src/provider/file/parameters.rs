@@ -4,10 +4,10 @@ use bytes::Bytes;
 use direct_puppet_transport::protocol::{Resource, TreePath, Value};
 
 use super::checksum::{Checksum, ChecksumValue};
-use super::glob::Glob;
 use super::mode::Mode;
 use super::read;
 use super::source_uri::SourceUri;
+use crate::glob::Glob;
 use crate::provider::ProviderError;
 
 /// What shall be at the path.

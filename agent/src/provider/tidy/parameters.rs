@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use direct_puppet_transport::protocol::{Resource, TreePath, Value};
 
+use crate::glob::Glob;
 use crate::provider::ProviderError;
-use crate::provider::file::glob::Glob;
 use crate::provider::file::read;
 
 const KNOWN: &[&str] = &["path", "recurse", "max_files", "matches", "backup", "age", "size", "type", "rmdirs", "provider"];

@@ -3,7 +3,7 @@
 /// A pattern with the meaning of Ruby's `File.fnmatch?` without flags: `*`, `?`, `[a-z]`, `[!a-z]`, `[^a-z]`, backslash
 /// for the next character as it is; a leading dot is matched only by a dot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::provider) struct Glob {
+pub struct Glob {
     tokens: Vec<Token>,
 }
 
@@ -22,7 +22,7 @@ enum Token {
 
 impl Glob {
     /// Parses a pattern; a bracket that is not closed stands for itself.
-    pub(in crate::provider) fn parse(pattern: &str) -> Self {
+    pub fn parse(pattern: &str) -> Self {
         let mut tokens = Vec::new();
         let mut rest = pattern;
         while let Some(c) = rest.chars().next() {
@@ -54,7 +54,7 @@ impl Glob {
     }
 
     /// Returns whether `name`, one path component, matches.
-    pub(super) fn matches(&self, name: &[u8]) -> bool {
+    pub fn matches(&self, name: &[u8]) -> bool {
         if name.first() == Some(&b'.') && self.tokens.first() != Some(&Token::Byte(b'.')) {
             return false;
         }
@@ -62,7 +62,7 @@ impl Glob {
     }
 
     /// Returns whether `name` matches, a leading dot being a character as any other. Greedy, with one point to go back to: time is at most the product of both lengths.
-    pub(in crate::provider) fn matches_from_start(&self, name: &[u8]) -> bool {
+    pub fn matches_from_start(&self, name: &[u8]) -> bool {
         let (mut token, mut at) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
         loop {

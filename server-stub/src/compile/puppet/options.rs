@@ -1,0 +1,67 @@
+//! How real Puppet code is compiled.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use direct_puppet_agent::system;
+
+/// Ruby of the packages `puppet-agent` and `openvox-agent`, which bring their own.
+const PACKAGED_RUBY: &str = "/opt/puppetlabs/puppet/bin/ruby";
+
+/// How real Puppet code is compiled.
+#[derive(Debug, Clone)]
+pub struct PuppetOptions {
+    /// Where checkouts are made; nobody else writes there, and what is left from before is removed.
+    pub work_dir: PathBuf,
+    /// The Ruby that has Puppet's library. Default: the one that packages of Puppet and OpenVox bring, where it is; else `ruby`.
+    pub ruby: PathBuf,
+    /// A directory with a `puppet.conf`, of which only settings of the compiler count. Default: none.
+    pub confdir: Option<PathBuf>,
+    /// Puppet's `basemodulepath`: modules that all environments have and nobody publishes, so that `puppet:` sources in them are not
+    /// resolved. Default: none.
+    pub base_modules: Vec<PathBuf>,
+    /// A program that says which classes, parameters and environment a node has, as Puppet's `external_nodes`. Default: none.
+    pub classifier: Option<PathBuf>,
+    /// How long one compile, or one answer of the classifier, may take. Default: three minutes.
+    pub time_limit: Duration,
+    /// How many bytes of memory one compile may take (resident). Default: 1 GiB.
+    pub memory_limit_bytes: u64,
+    /// When a warm parent is replaced. Default: after a day.
+    pub max_age: Duration,
+    /// After how many compiles a warm parent is replaced. Default: 100,000.
+    pub max_compiles: u64,
+    /// How many warm parents there are at most, each for one version of the code of one environment. Default: 8.
+    pub max_parents: usize,
+    /// When a warm parent that compiles nothing ends by itself. Default: after ten minutes.
+    pub idle_for: Duration,
+    /// The `servername` that code sees. Default: the name of this machine.
+    pub server_name: String,
+}
+
+impl PuppetOptions {
+    /// Returns the directory for checkouts of a server with these data.
+    #[must_use]
+    pub fn dir_in(data_dir: &Path) -> PathBuf {
+        data_dir.join("compile")
+    }
+
+    /// Returns defaults with this directory for checkouts.
+    #[must_use]
+    pub fn new(work_dir: impl Into<PathBuf>) -> Self {
+        let packaged = PathBuf::from(PACKAGED_RUBY);
+        Self {
+            work_dir: work_dir.into(),
+            ruby: if packaged.exists() { packaged } else { "ruby".into() },
+            confdir: None,
+            base_modules: Vec::new(),
+            classifier: None,
+            time_limit: Duration::from_secs(180),
+            memory_limit_bytes: 1 << 30,
+            max_age: Duration::from_secs(24 * 3600),
+            max_compiles: 100_000,
+            max_parents: 8,
+            idle_for: Duration::from_secs(600),
+            server_name: system::hostname(),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Which warm parents there are.
+
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use direct_puppet_transport::protocol::{CodeId, Environment};
+
+use super::checkout::Checkout;
+use super::error::{self, WorkerError};
+use super::options::PuppetOptions;
+use super::worker::Worker;
+use crate::code::Code;
+use crate::compile::CompileError;
+use crate::error::chain;
+
+/// Versions of one environment that have a warm parent: what is live, and what is about to be.
+const VERSIONS_PER_ENVIRONMENT: usize = 2;
+
+/// All warm parents, for one version each; those that were used last come last.
+#[derive(Debug)]
+pub(super) struct Pool {
+    options: PuppetOptions,
+    slots: Mutex<Vec<(Key, Arc<Slot>)>>,
+    emptied: Once,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key {
+    environment: Environment,
+    code_id: CodeId,
+}
+
+/// One version. Locked while its files are written or its parent starts, so that this is done once.
+type Slot = Mutex<Prepared>;
+
+#[derive(Debug, Default)]
+struct Prepared {
+    // The order counts: a parent ends before its files go.
+    worker: Option<Arc<Worker>>,
+    checkout: Option<Arc<Checkout>>,
+}
+
+/// A warm parent, and the files that it compiles from, for as long as they are needed.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) worker: Arc<Worker>,
+    pub(super) checkout: Arc<Checkout>,
+}
+
+impl Pool {
+    pub(super) fn new(options: PuppetOptions) -> Self {
+        Self { options, slots: Mutex::default(), emptied: Once::new() }
+    }
+
+    /// Returns the warm parent of this code, which is started if there is none that can be used. Blocking.
+    pub(super) fn lease(&self, code: &Code) -> Result<Lease, CompileError> {
+        self.emptied.call_once(|| self.empty());
+        let slot = self.slot(code);
+        let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let checkout = match &prepared.checkout {
+            Some(checkout) => Arc::clone(checkout),
+            None => {
+                let made = Arc::new(Checkout::make(&self.options.work_dir, code)?);
+                prepared.checkout = Some(Arc::clone(&made));
+                made
+            }
+        };
+        let worker = match prepared.worker.take().filter(|worker| worker.is_fit(&self.options)) {
+            Some(worker) => worker,
+            None => Arc::new(Worker::start(&self.options, &checkout).map_err(|error| self.no_worker(code, &error))?),
+        };
+        prepared.worker = Some(Arc::clone(&worker));
+        Ok(Lease { worker, checkout })
+    }
+
+    /// Has the next compile start another parent in the place of this one. Blocking.
+    pub(super) fn discard(&self, code: &Code, worker: &Arc<Worker>) {
+        let slot = self.slot(code);
+        let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.worker.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, worker)) {
+            prepared.worker = None;
+        }
+    }
+
+    fn no_worker(&self, code: &Code, error: &WorkerError) -> CompileError {
+        CompileError::at(&error::place(code), error.to_string()).of_server()
+    }
+
+    /// Returns the slot of this code. Others have to go for it: whoever compiles with them ends in peace.
+    fn slot(&self, code: &Code) -> Arc<Slot> {
+        let key = Key { environment: code.version.environment.clone(), code_id: code.version.code_id };
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = match slots.iter().position(|(known, _)| *known == key) {
+            Some(at) => slots.remove(at).1,
+            None => Arc::default(),
+        };
+        let of_it = |slots: &[(Key, Arc<Slot>)]| slots.iter().filter(|(known, _)| known.environment == key.environment).count();
+        while of_it(&slots) >= VERSIONS_PER_ENVIRONMENT
+            && let Some(at) = slots.iter().position(|(known, _)| known.environment == key.environment)
+        {
+            slots.remove(at);
+        }
+        while slots.len() >= self.options.max_parents.max(1) {
+            slots.remove(0);
+        }
+        slots.push((key, Arc::clone(&slot)));
+        slot
+    }
+
+    /// Removes what a server that was killed has left. Nobody else works with the directory.
+    fn empty(&self) {
+        let work_dir = &self.options.work_dir;
+        match std::fs::remove_dir_all(work_dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %work_dir.display(), %error, "files of an earlier server stay");
+            }
+            _ => {}
+        }
+        if let Err(error) = direct_puppet_agent::fs::ensure_private_dir(work_dir) {
+            tracing::error!("{}", chain(&error));
+        }
+    }
+}

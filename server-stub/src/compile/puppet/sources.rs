@@ -1,0 +1,191 @@
+//! What `puppet:` sources name, in the published manifest. Nothing is read and nothing is hashed: the digests are there.
+//!
+//! The file server of Puppet knows these places:
+//!
+//! | URI | files |
+//! | --- | --- |
+//! | `puppet:///modules/<module>/<path>` | `<module>/files/<path>` |
+//! | `puppet:///scripts/<module>/<path>` | `<module>/scripts/<path>` |
+//! | `puppet:///tasks/<module>/<path>` | `<module>/tasks/<path>` |
+//! | `puppet:///plugins/<path>` | `lib/<path>` of the first module that has it |
+//! | `puppet:///pluginfacts/<path>` | `facts.d/<path>` of the first module that has it |
+//!
+//! Other mounts name files of one server that nobody publishes: such a source is not resolved, and the resource fails on the node. So is
+//! one in a module that stands outside of the environment.
+
+mod follow;
+
+use std::collections::BTreeMap;
+
+use direct_puppet_agent::glob::Glob;
+use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, ResolvedSource, Resource, TreePath, Value};
+
+/// Resolves sources against the manifest of one version.
+pub(super) struct Sources<'a> {
+    pub(super) manifest: &'a Manifest,
+    /// By name, the directories of modules; `None` for those outside of the environment.
+    pub(super) modules: BTreeMap<String, Option<TreePath>>,
+}
+
+/// What a resource says of how its source is taken.
+struct Taking {
+    recurses: bool,
+    recurse_limit: Option<usize>,
+    /// Base names that are left out, with what lies below them.
+    ignored: Vec<Glob>,
+    follows: bool,
+    /// Entries of all sources are taken, not only those of the first that exists.
+    all: bool,
+}
+
+/// Where one source is.
+enum Found<'a> {
+    Here(&'a ManifestEntry),
+    Missing,
+    /// On the node, at another server, or in files that nobody publishes.
+    Elsewhere,
+}
+
+impl Sources<'_> {
+    /// Says what a `File` is made from. Where several sources are taken together, the first of them that has a path counts, as in Puppet.
+    ///
+    /// # Errors
+    ///
+    /// When it is not recursive and none of its sources exists, or links cannot be followed: then Puppet gives no catalog either.
+    pub(super) fn resolve(&self, resource: &mut Resource) -> Result<(), String> {
+        let is_absent = resource.parameter("ensure").is_some_and(|ensure| ensure.as_str() == Some("absent"));
+        let Some(source) = resource.parameter("source").filter(|_| !is_absent) else { return Ok(()) };
+        let taking = Taking::of(resource);
+        let mut resolved: Option<ResolvedSource> = None;
+        let (mut names_elsewhere, mut missing) = (false, Vec::new());
+        for uri in source.as_list().iter().filter_map(Value::as_str) {
+            match self.find(uri) {
+                Found::Elsewhere => names_elsewhere = true,
+                Found::Missing => missing.push(uri),
+                Found::Here(entry) => {
+                    let entries = self.entries(entry, &taking)?;
+                    match &mut resolved {
+                        None => resolved = Some(ResolvedSource { uri: Some(uri.to_owned()), entries }),
+                        Some(resolved) => merge(resolved, entries),
+                    }
+                    if !taking.all {
+                        break;
+                    }
+                }
+            }
+        }
+        match resolved {
+            Some(resolved) => {
+                resource.resolved = Some(resolved);
+                if !names_elsewhere {
+                    // It is done.
+                    resource.parameters.remove("sourceselect");
+                }
+                Ok(())
+            }
+            None if names_elsewhere || taking.recurses || missing.is_empty() => Ok(()),
+            None => Err(format!("Could not get metadata for {}: it is not in the published code", missing.join(", "))),
+        }
+    }
+
+    fn find(&self, uri: &str) -> Found<'_> {
+        let Some((_, path)) = uri.strip_prefix("puppet://").and_then(|rest| rest.split_once('/')) else {
+            return Found::Elsewhere;
+        };
+        let (mount, path) = path.split_once('/').unwrap_or((path, ""));
+        let below = match mount {
+            "modules" => "files",
+            "scripts" | "tasks" => mount,
+            "plugins" => return self.find_plugin("lib", path),
+            "pluginfacts" => return self.find_plugin("facts.d", path),
+            _ => return Found::Elsewhere,
+        };
+        let (module, path) = path.split_once('/').unwrap_or((path, ""));
+        match self.modules.get(module) {
+            None => Found::Missing,
+            Some(None) => Found::Elsewhere,
+            Some(Some(module)) => self.look_up(module, below, path).map_or(Found::Missing, Found::Here),
+        }
+    }
+
+    fn find_plugin(&self, below: &str, path: &str) -> Found<'_> {
+        let found = self.modules.values().flatten().find_map(|module| self.look_up(module, below, path));
+        found.map_or(Found::Missing, Found::Here)
+    }
+
+    /// Returns what is at a path below a module; links on the way are followed, one at its end is not.
+    fn look_up(&self, module: &TreePath, below: &str, path: &str) -> Option<&ManifestEntry> {
+        let whole = format!("{below}/{path}");
+        let whole = TreePath::from_bytes(whole.trim_end_matches('/').as_bytes()).ok()?;
+        follow::look_up(self.manifest, &module.join(&whole).ok()?)
+    }
+
+    /// Returns what is taken of a source, with paths relative to it.
+    fn entries(&self, root: &ManifestEntry, taking: &Taking) -> Result<Vec<ManifestEntry>, String> {
+        let root = if taking.follows { follow::followed(self.manifest, root) } else { root };
+        let top = ManifestEntry { path: TreePath::root(), ..root.clone() };
+        if !taking.recurses || root.kind != EntryKind::Directory {
+            return Ok(vec![top]);
+        }
+        let mut entries = match taking.follows {
+            true => follow::below(self.manifest, root)?,
+            false => self.manifest.below(&root.path).iter().skip(1).filter_map(|entry| relative(entry, &root.path)).collect(),
+        };
+        if let Some(limit) = taking.recurse_limit {
+            entries.retain(|entry| entry.path.depth() <= limit);
+        }
+        let is_ignored = |name: &[u8]| taking.ignored.iter().any(|glob| glob.matches(name));
+        entries.retain(|entry| !entry.path.components().any(is_ignored));
+        entries.insert(0, top);
+        Ok(entries)
+    }
+}
+
+/// Adds entries of a further source: what is there already stays.
+fn merge(resolved: &mut ResolvedSource, further: Vec<ManifestEntry>) {
+    let mut all: BTreeMap<TreePath, ManifestEntry> = further.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+    all.extend(std::mem::take(&mut resolved.entries).into_iter().map(|entry| (entry.path.clone(), entry)));
+    // What lies below a file or link of the other source cannot be.
+    let mut kept: Vec<ManifestEntry> = Vec::with_capacity(all.len());
+    let mut open: Vec<TreePath> = Vec::new();
+    for entry in all.into_values() {
+        while open.last().is_some_and(|directory| !entry.path.is_within(directory)) {
+            open.pop();
+        }
+        let parent = entry.path.parent();
+        if parent.as_ref().is_none_or(|parent| open.last() == Some(parent)) {
+            if entry.kind == EntryKind::Directory {
+                open.push(entry.path.clone());
+            }
+            kept.push(entry);
+        }
+    }
+    resolved.entries = kept;
+}
+
+fn relative(entry: &ManifestEntry, top: &TreePath) -> Option<ManifestEntry> {
+    Some(ManifestEntry { path: entry.path.strip_prefix(top)?, ..entry.clone() })
+}
+
+impl Taking {
+    fn of(resource: &Resource) -> Self {
+        let text = |name: &str| resource.parameter(name).and_then(Value::as_str);
+        let recurses = match resource.parameter("recurse") {
+            Some(Value::Boolean(recurses)) => *recurses,
+            Some(Value::String(text)) => matches!(text.as_str(), "true" | "remote" | "inf"),
+            _ => false,
+        };
+        let recurse_limit = match resource.parameter("recurselimit") {
+            Some(Value::Integer(limit)) => usize::try_from(*limit).ok(),
+            Some(Value::String(limit)) => limit.parse().ok(),
+            _ => None,
+        };
+        let ignore = resource.parameter("ignore").map(Value::as_list).unwrap_or_default();
+        let ignored = ignore.iter().filter_map(Value::as_str).map(Glob::parse).collect();
+        let follows = text("links") == Some("follow");
+        Self { recurses, recurse_limit, ignored, follows, all: recurses && text("sourceselect") == Some("all") }
+    }
+}
+
+#[cfg(test)]
+mod tests;

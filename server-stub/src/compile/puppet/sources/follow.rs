@@ -1,0 +1,126 @@
+//! Links within a published tree.
+
+use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, TreePath};
+
+/// Most links on the way to a file: Linux's own limit (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// Most entries of one source whose links are followed: a link to a directory may bring it in many times.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// Returns what is at a path; links on the way are followed, one at its end is not. Nothing outside of the tree is there.
+pub(super) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a ManifestEntry> {
+    if let Some(entry) = manifest.get(path) {
+        return Some(entry);
+    }
+    let mut links = 0;
+    // Names that are still to be walked, the next one last.
+    let mut rest: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
+    let mut at = TreePath::root();
+    while let Some(name) = rest.pop() {
+        match name.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                at = at.parent()?;
+                continue;
+            }
+            _ => {}
+        }
+        let next = at.child(&name).ok()?;
+        let entry = manifest.get(&next)?;
+        match &entry.kind {
+            _ if rest.is_empty() => return Some(entry),
+            EntryKind::Directory => at = next,
+            EntryKind::File { .. } => return None,
+            EntryKind::Link { target } => {
+                links += 1;
+                if links > MAX_LINKS || target.starts_with(b"/") {
+                    return None;
+                }
+                rest.extend(target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec));
+            }
+        }
+    }
+    manifest.get(&at)
+}
+
+/// Returns what a link leads to in the end; itself when that is not in the tree: the node then says so of it alone.
+pub(super) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
+    let mut found = entry;
+    for _ in 0..MAX_LINKS {
+        let EntryKind::Link { target } = &found.kind else { return found };
+        let mut path = found.path.parent().unwrap_or_default();
+        if target.starts_with(b"/") {
+            return entry;
+        }
+        // Names are walked one by one, for a name on the way may be a link itself.
+        let mut names = target.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")).peekable();
+        let mut next = None;
+        while let Some(name) = names.next() {
+            path = match name {
+                b".." => match path.parent() {
+                    Some(parent) => parent,
+                    None => return entry,
+                },
+                name => match path.child(name) {
+                    Ok(child) => child,
+                    Err(_) => return entry,
+                },
+            };
+            if path.is_root() {
+                continue;
+            }
+            let Some(step) = look_up(manifest, &path) else { return entry };
+            if names.peek().is_some() {
+                path = match &step.kind {
+                    EntryKind::Link { .. } => followed(manifest, step).path.clone(),
+                    _ => step.path.clone(),
+                };
+            }
+            next = Some(step);
+        }
+        match next {
+            // A link to the tree as a whole leads out of every source.
+            Some(_) if path.is_root() => return entry,
+            Some(step) => found = step,
+            None => return entry,
+        }
+    }
+    entry
+}
+
+/// Lists what lies below a directory as if every link were what it leads to.
+pub(super) fn below(manifest: &Manifest, root: &ManifestEntry) -> Result<Vec<ManifestEntry>, String> {
+    let mut listed = Vec::new();
+    list(manifest, &root.path, &TreePath::root(), &mut vec![root.path.clone()], &mut listed)?;
+    listed.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(listed)
+}
+
+fn list(
+    manifest: &Manifest,
+    directory: &TreePath,
+    shown: &TreePath,
+    above: &mut Vec<TreePath>,
+    listed: &mut Vec<ManifestEntry>,
+) -> Result<(), String> {
+    let children = manifest.below(directory).iter().skip(1);
+    for entry in children.filter(|entry| entry.path.parent().as_ref() == Some(directory)) {
+        let name = entry.path.name().unwrap_or_default();
+        let path = shown.child(name).map_err(|error| format!("its links make a path that is too long: {error}"))?;
+        let real = followed(manifest, entry);
+        listed.push(ManifestEntry { path: path.clone(), ..real.clone() });
+        if listed.len() > MAX_ENTRIES {
+            return Err(format!("with its links followed it has more than {MAX_ENTRIES} entries"));
+        }
+        if real.kind == EntryKind::Directory {
+            if above.contains(&real.path) {
+                return Err(format!("the link {} leads to a directory that holds it, and cannot be followed", entry.path));
+            }
+            above.push(real.path.clone());
+            list(manifest, &real.path, &path, above, listed)?;
+            above.pop();
+        }
+    }
+    Ok(())
+}

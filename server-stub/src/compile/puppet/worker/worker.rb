@@ -1,0 +1,379 @@
+# frozen_string_literal: true
+
+# The warm parent of compiles: loads Puppet's library and what it has parsed of one version of the code, then forks once for each catalog.
+#
+# ARGV[0]  JSON: environment, environments (directory that holds it), confdir, vardir, modules (base module path), idle_seconds,
+#          memory_bytes, server_name
+# stdin    a Unix socket; each message on it carries a socket of one compile as SCM_RIGHTS; its end ends everything
+# stdout   one line of JSON when ready: {"ready": …}, or why not: {"missing": …}, {"failed": …}
+#
+# A socket of a compile carries, in this order: "pid <n>\n" from the parent; the request to the child and its answer, each four bytes of
+# length and JSON; "exit <n>\n" or "signal <n>\n" from the parent when the child has ended.
+
+require 'json'
+require 'socket'
+
+CONFIG = JSON.parse(ARGV.shift)
+ANSWER = $stdout.dup
+$stdout.reopen($stderr)
+KEPT = $stdin.dup
+KEPT.autoclose = false
+CONTROL = UNIXSocket.for_fd(KEPT.fileno)
+$stdin.reopen(File::NULL)
+
+def announce(message)
+  ANSWER.puts(JSON.generate(message))
+  ANSWER.close
+end
+
+begin
+  require 'puppet'
+  require 'puppet/application_support'
+rescue LoadError, StandardError => e
+  announce('missing' => e.message)
+  exit!(3)
+end
+
+# What the code logs while it compiles, as far as it is worth the server's log.
+module DirectPuppet
+  class Logs
+    MOST = 1000
+    LONGEST = 4096
+    attr_reader :entries
+
+    def initialize
+      @entries = []
+    end
+
+    def add(message)
+      return if @entries.size >= MOST || %i[debug info].include?(message.level)
+
+      @entries << { 'level' => message.level.to_s, 'message' => message.to_s.scrub[0, LONGEST] }
+    end
+  end
+end
+
+Puppet::Util::Log.newdesttype :direct_puppet do
+  match 'DirectPuppet::Logs'
+
+  def initialize(logs)
+    @logs = logs
+  end
+
+  def handle(message)
+    @logs.add(message)
+  end
+end
+
+def set_up
+  Puppet.settings.preferred_run_mode = :server
+  Puppet.initialize_settings(
+    ['--confdir', CONFIG['confdir'], '--vardir', CONFIG['vardir'], '--environmentpath', CONFIG['environments'],
+     '--environment', CONFIG['environment'], '--basemodulepath', CONFIG['modules'], '--environment_timeout', 'unlimited']
+  )
+  Puppet::ApplicationSupport.push_application_context(Puppet::Util::RunMode[:server], :local)
+  Puppet::Node::Facts.indirection.terminus_class = :memory
+  Puppet::Node.indirection.terminus_class = :plain
+end
+
+def environment
+  @environment ||= Puppet.lookup(:environments).get!(CONFIG['environment'].to_sym)
+end
+
+SERVER_FACTS = {
+  'serverversion' => Puppet.version.to_s,
+  'servername' => CONFIG['server_name'],
+  'serverip' => (Socket.ip_address_list.find { |a| a.ipv4? && !a.ipv4_loopback? }&.ip_address || '127.0.0.1'),
+}.freeze
+
+# What every agent of Puppet says of itself, for agents that do not.
+def client_facts(certname)
+  { 'clientcert' => certname, 'clientversion' => Puppet.version.to_s, 'clientnoop' => false }
+end
+
+def build_node(request, into)
+  facts = Puppet::Node::Facts.new(request['certname'], client_facts(request['certname']).merge(request['facts']))
+  enc = request['classification'] || {}
+  options = { environment: into, facts: facts, parameters: enc['parameters'] || {} }
+  options[:classes] = enc['classes'] if enc['classes']
+  node = Puppet::Node.new(request['certname'], **options)
+  node.merge(facts.values)
+  node.add_server_facts(SERVER_FACTS)
+  node
+end
+
+def compile(request, into)
+  node = build_node(request, into)
+  trusted = Puppet::Context::TrustedInformation.new('remote', request['certname'], request['extensions'] || {})
+  node.trusted_data = trusted.to_h
+  Puppet.override({ trusted_information: trusted, current_environment: into }, 'a compile') do
+    catalog = into.with_text_domain { Puppet::Parser::Compiler.compile(node, request['code_id']) }
+    catalog = catalog.filter(&:virtual?)
+    Puppet.override({ rich_data: true }, 'catalogs hold rich data') { catalog.to_data_hash }
+  end
+end
+
+# Where in the code it went wrong: the innermost error that knows.
+def place(error)
+  while error
+    if error.respond_to?(:file) && error.file
+      return { 'file' => error.file, 'line' => error.line, 'column' => (error.pos if error.respond_to?(:pos)) }
+    end
+    error = error.cause
+  end
+  {}
+end
+
+def failure(error)
+  { 'error' => place(error).merge('message' => error.message.dup.force_encoding('UTF-8').scrub, 'class' => error.class.name) }
+end
+
+def module_directories
+  environment.modules.to_h { |found| [found.name, found.path] }
+end
+
+# Parses what every node needs, so that a publish learns of it.
+def check
+  environment.check_for_reparse
+  errors = environment.validation_errors
+  raise Puppet::Error, errors.first unless errors.empty?
+
+  environment.known_resource_types.hostclass('')
+  { 'checked' => true }
+end
+
+def answer(request)
+  return check if request['check']
+
+  logs = DirectPuppet::Logs.new
+  Puppet::Util::Log.newdestination(logs)
+  begin
+    { 'catalog' => compile(request, environment), 'modules' => module_directories, 'logs' => logs.entries }
+  rescue Exception => e # rubocop:disable Lint/RescueException
+    failure(e).merge('logs' => logs.entries)
+  end
+rescue Exception => e # rubocop:disable Lint/RescueException
+  failure(e)
+end
+
+def read_frame(io)
+  length = io.read(4)&.unpack1('N') or exit!(0)
+  JSON.parse(io.read(length), max_nesting: 200)
+end
+
+def write_frame(io, message)
+  bytes = JSON.generate(message, max_nesting: 200)
+  io.write([bytes.bytesize].pack('N'), bytes)
+  io.flush
+end
+
+# What the compile has loaded, for the parent to load it once for all that follow.
+def loaded
+  known = environment.known_resource_types
+  types = []
+  Puppet::Type.eachtype { |type| types << type.name.to_s }
+  { 'classes' => known.hostclasses.keys, 'defines' => known.definitions.keys, 'types' => types }
+rescue StandardError
+  {}
+end
+
+def run_child(io, tell)
+  Process.setpgid(0, 0)
+  Process.setrlimit(Process::RLIMIT_AS, CONFIG['memory_bytes'] * 2 + (1 << 30))
+  Process.setrlimit(Process::RLIMIT_CORE, 0)
+  request = read_frame(io)
+  $0 = "direct-puppet compile #{request['certname']}"
+  write_frame(io, answer(request))
+  tell.write(JSON.generate(loaded))
+  tell.close
+  exit!(0)
+rescue Exception => e # rubocop:disable Lint/RescueException
+  warn("compile: #{e.class}: #{e.message}")
+  exit!(70)
+end
+
+NAME = /\A[a-z]\w*(::[a-z]\w*)*\z/.freeze
+
+# Loads manifests, which runs none of them, and Puppet's own types; never Ruby of the code.
+def learn(text)
+  told = JSON.parse(text)
+  manifests = environment.known_resource_types.loader
+  { 'classes' => :hostclass, 'defines' => :definition }.each do |key, kind|
+    known = kind == :hostclass ? environment.known_resource_types.hostclasses : environment.known_resource_types.definitions
+    Array(told[key]).grep(NAME).each { |name| manifests.try_load_fqname(kind, name) unless known.key?(name) }
+  end
+  Array(told['types']).grep(NAME).each { |name| own_type(name) }
+rescue StandardError
+  nil
+end
+
+LIBRARY = File.dirname($LOADED_FEATURES.find { |path| path.end_with?('/puppet.rb') } || '/')
+
+def own_type(name)
+  return if environment.modules.any? { |found| File.exist?(File.join(found.path, 'lib/puppet/type', "#{name}.rb")) }
+
+  Puppet::Type.type(name.to_sym) if File.exist?(File.join(LIBRARY, 'puppet/type', "#{name}.rb"))
+end
+
+# Has the library load what it loads late, with a catalog of nobody's code.
+def warm_up
+  Puppet[:code] = "notify { lookup('x', { default_value => inline_epp('<%= 1 %>') }): message => inline_template('<%= 1 %>') }"
+  nowhere = Puppet::Node::Environment.create(:warm_up, [])
+  compile({ 'certname' => 'nobody', 'facts' => {} }, nowhere)
+rescue StandardError => e
+  warn("warming up: #{e.class}: #{e.message}") if $VERBOSE
+ensure
+  Puppet[:code] = ''
+end
+
+# Types that most code uses.
+COMMON = %w[exec file filebucket group notify package resources schedule service stage user].freeze
+
+# Loads Puppet's own functions and types, once, when there is nothing else to do.
+def preload
+  loaders = environment.loaders || Puppet::Pops::Loaders.new(environment)
+  Puppet.override({ loaders: loaders, current_environment: environment }, 'loading what is common') do
+    Dir.children(File.join(LIBRARY, 'puppet/functions')).grep(/\.rb\z/).sort.each do |file|
+      attempt { loaders.puppet_system_loader.load(:function, File.basename(file, '.rb')) }
+    end
+    COMMON.each { |name| attempt { own_type(name) } }
+  end
+  GC.start
+end
+
+# What cannot be loaded here is said to the compile that needs it.
+def attempt
+  yield
+rescue StandardError, ScriptError => e
+  warn("loading what is common: #{e.class}: #{e.message}") if $VERBOSE
+end
+
+# A compile under way: its socket, and the pipe on which it tells what it has loaded.
+class Child
+  MOST_BYTES = 4 << 20
+  attr_reader :io, :text
+
+  def initialize(io, pipe)
+    @io = io
+    @pipe = pipe
+    @text = +''
+  end
+
+  # The pipe while there may come more on it.
+  def pipe
+    @pipe unless @pipe.closed?
+  end
+
+  # Takes what there is; what goes on without an end is left.
+  def take
+    loop do
+      more = @pipe.read_nonblock(1 << 16, exception: false)
+      return if more == :wait_readable
+      return @pipe.close if more.nil? || @text.bytesize > MOST_BYTES
+
+      @text << more
+    end
+  end
+
+  def close
+    [@io, @pipe].each { |held| held.close unless held.closed? }
+  end
+end
+
+def reap(children)
+  children.keys.each do |pid|
+    next unless Process.waitpid(pid, Process::WNOHANG)
+
+    status = $?
+    child = children.delete(pid)
+    child.take if child.pipe
+    begin
+      child.io.write(status.signaled? ? "signal #{status.termsig}\n" : "exit #{status.exitstatus}\n")
+    rescue SystemCallError
+      nil
+    end
+    child.close
+    # What it has started goes with it.
+    begin
+      Process.kill(:KILL, -pid)
+    rescue SystemCallError
+      nil
+    end
+    yield child.text unless child.text.empty?
+  end
+end
+
+def start_child(io, children, others)
+  tells, tell = IO.pipe
+  pid = fork do
+    [tells, CONTROL, *others].each(&:close)
+    children.each_value(&:close)
+    %i[CHLD TERM INT HUP].each { |signal| trap(signal, 'DEFAULT') }
+    run_child(io, tell)
+  end
+  tell.close
+  begin
+    Process.setpgid(pid, pid)
+  rescue SystemCallError
+    nil
+  end
+  children[pid] = Child.new(io, tells)
+  io.write("pid #{pid}\n")
+rescue Errno::EPIPE
+  nil
+end
+
+def serve
+  children = {}
+  ended, note = IO.pipe
+  trap(:CHLD) { note.write_nonblock('x', exception: false) }
+  is_preloaded = false
+  loop do
+    idle = CONFIG['idle_seconds'] if children.empty?
+    idle = 0.1 if children.empty? && !is_preloaded
+    ready = IO.select([CONTROL, ended, *children.values.filter_map(&:pipe)], nil, nil, idle)
+    if ready.nil?
+      break if is_preloaded
+
+      preload
+      is_preloaded = true
+      next
+    end
+    ready = ready.first
+    ended.read_nonblock(4096, exception: false) if ready.include?(ended)
+    children.each_value { |child| child.take if child.pipe && ready.include?(child.pipe) }
+    reap(children) { |text| learn(text) }
+    next unless ready.include?(CONTROL)
+
+    io = begin
+      CONTROL.recv_io(UNIXSocket)
+    rescue SocketError, SystemCallError, IOError
+      break
+    end
+    start_child(io, children, [ended, note])
+  end
+ensure
+  children&.each_key do |pid|
+    Process.kill(:KILL, -pid)
+  rescue SystemCallError
+    nil
+  end
+end
+
+begin
+  $0 = "direct-puppet compile #{CONFIG['environment']}"
+  set_up
+  warm_up
+  begin
+    environment.known_resource_types
+  rescue StandardError
+    # Whoever compiles is told, for Puppet tries again then.
+  end
+  GC.start
+rescue Exception => e # rubocop:disable Lint/RescueException
+  announce('failed' => "#{e.class}: #{e.message}")
+  exit!(4)
+end
+announce('ready' => { 'puppet' => Puppet.version.to_s, 'ruby' => RUBY_VERSION })
+serve
+exit!(0)
