@@ -27,6 +27,7 @@ mod lock;
 mod outcome;
 pub mod provider;
 mod puppet_catalog;
+pub mod puppet_report;
 mod report;
 mod run;
 pub mod store;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::{Resource, ResourceRef};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::Audit;
 use super::graph::{Graph, Node};
 use super::metaparameters::Metaparameters;
+use super::places::Places;
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
@@ -68,6 +70,7 @@ pub(crate) struct Engine<'a> {
     /// What earlier runs checked and saw.
     pub(crate) remembered: &'a Remembered,
     pub(crate) resources: &'a [Arc<Resource>],
+    pub(crate) places: Places<'a>,
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
     pub(crate) options: &'a EngineOptions,
@@ -88,6 +91,8 @@ pub(crate) struct EngineResult {
     pub(crate) witnesses: Option<Witnesses>,
     /// What later runs are to know.
     pub(crate) remembered: Remembered,
+    /// How long the resources of each type took, by name.
+    pub(crate) times: BTreeMap<String, Duration>,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -140,7 +145,7 @@ impl Engine<'_> {
         for (id, node) in order {
             let passed = match node {
                 Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
-                Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
+                Node::Resource(at) => self.take_turn(at, blocked[id], notified[id]).await,
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
@@ -150,6 +155,27 @@ impl Engine<'_> {
             }
         }
         self.result
+    }
+
+    /// Gives a resource its turn, and takes down where it stands and how long it took.
+    async fn take_turn(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
+        let told = self.result.statuses.len();
+        let began = self.system.now();
+        let passed = self.visit(at, blocked, notified).await;
+        let evaluation = self.system.now().duration_since(began).unwrap_or_default();
+        let resource_type = &self.resources[at].resource_type;
+        match self.result.times.get_mut(resource_type) {
+            Some(time) => *time += evaluation,
+            None => drop(self.result.times.insert(resource_type.clone(), evaluation)),
+        }
+        if told < self.result.statuses.len() {
+            let place = self.places.of(at);
+            for status in &mut self.result.statuses[told..] {
+                status.place = Some(Arc::clone(&place));
+                (status.began_unix_nanos, status.evaluation) = (unix_nanos(began), evaluation);
+            }
+        }
+        passed
     }
 
     async fn visit(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
@@ -326,13 +352,15 @@ impl Engine<'_> {
                 (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired).into())
             }
             (true, _, None) => {
-                (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired).into())
+                let words = format!("current_value '{}', should be '{}' (noop)", change.previous, change.desired);
+                (EventStatus::Noop, words.into())
             }
             (false, Some(reason), Some(words)) => {
                 (EventStatus::Failure, format!("change from {} to {} failed: {reason}", words.previous, words.desired).into())
             }
             (false, Some(reason), None) => {
-                (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired).into())
+                let words = format!("change from '{}' to '{}' failed: {reason}", change.previous, change.desired);
+                (EventStatus::Failure, words.into())
             }
             (false, None, Some(words)) => (EventStatus::Success, words.done.clone().into()),
             (false, None, None) => (EventStatus::Success, done_message(&change)),
@@ -377,7 +405,7 @@ impl Engine<'_> {
                 let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
                 self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
                 let status = statuses.of(&resource.reference(), resource);
-                (status.failed, status.out_of_sync) = (true, true);
+                (status.failed, status.failed_to_restart, status.out_of_sync) = (true, true, true);
                 status.events.push(event);
                 passed.failed = true;
             }
@@ -391,7 +419,7 @@ impl Engine<'_> {
             counters.out_of_sync += u64::from(status.out_of_sync);
             counters.changed += u64::from(status.changed);
             counters.failed += u64::from(status.failed);
-            counters.corrective_change += u64::from(status.corrective_change && status.changed);
+            counters.corrective_change += u64::from(status.corrective_change);
         }
     }
 
@@ -450,7 +478,7 @@ fn done_message(change: &Change) -> Cow<'static, str> {
     match (&*change.property, &*change.previous, &*change.desired) {
         ("ensure", "absent", _) => "created".into(),
         ("ensure", _, "absent") => "removed".into(),
-        (property, previous, desired) => format!("{property} changed {previous} to {desired}").into(),
+        (property, previous, desired) => format!("{property} changed '{previous}' to '{desired}'").into(),
     }
 }
 

@@ -5,6 +5,7 @@ mod engine;
 mod graph;
 mod managed;
 mod metaparameters;
+mod places;
 mod schedule;
 mod statuses;
 
@@ -13,6 +14,7 @@ pub use graph::GraphError;
 pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;
 pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
+pub(crate) use places::Places;
 pub(crate) use schedule::Schedules;
 #[cfg(feature = "providers")]
 pub(crate) use schedule::{SCHEDULE_PARAMETERS, Schedule};

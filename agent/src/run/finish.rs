@@ -22,7 +22,7 @@ use crate::fs::{FsError, write_state};
 use crate::lock::own_file;
 use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
-use crate::report::{self, ReportParts};
+use crate::report::{self, GivenIds, ReportParts};
 use crate::summary;
 use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
@@ -128,6 +128,14 @@ impl<T: Transport> Run<'_, T> {
             parts.code_id = Some(source.held.code_id);
             parts.version = Some(source.held.version);
         }
+        if let Some(given) = &self.options.catalog {
+            parts.given = GivenIds {
+                version: given.version.clone(),
+                code_id: given.code_id.clone(),
+                catalog_uuid: given.catalog_uuid.clone(),
+            };
+        }
+        parts.parts_of_times.extend(result.times);
         parts.cached = source.cached;
         parts.status = status;
         parts.completed = !result.cancelled;
@@ -247,6 +255,7 @@ impl<T: Transport> Run<'_, T> {
         parts.noop = self.options.noop;
         parts.wire = self.wire();
         parts.times.clone_from(&self.times);
+        parts.parts_of_times.extend(self.fact_generation.get().map(|time| ("fact_generation".to_owned(), *time)));
         parts.messages.clone_from(&self.messages);
         parts
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus, TreePath};
@@ -23,7 +23,7 @@ use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Inner, RunOptions};
-use crate::apply::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
+use crate::apply::{Engine, EngineOptions, EngineResult, Places, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
 use crate::outcome::{Answer, Outcome};
@@ -51,6 +51,8 @@ struct Run<'a, T> {
     started: SystemTime,
     phase_started: SystemTime,
     times: Vec<(&'static str, Duration)>,
+    /// How long facts were gathered, when they were.
+    fact_generation: OnceLock<Duration>,
     messages: Vec<String>,
     fetched: Fetched,
 }
@@ -71,6 +73,7 @@ pub(crate) async fn run<T: Transport>(
         started: now,
         phase_started: now,
         times: Vec::new(),
+        fact_generation: OnceLock::new(),
         messages: Vec::new(),
         fetched: Fetched::default(),
     };
@@ -214,6 +217,7 @@ impl<T: Transport> Run<'_, T> {
             schedules: &plan.schedules,
             remembered: &remembered,
             resources: &contents.resources,
+            places: Places::new(&contents.resources, &contents.edges),
             providers: &self.inner.providers,
             context: &context,
             options: &options,
