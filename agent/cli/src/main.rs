@@ -5,6 +5,7 @@
 mod apply;
 mod config;
 mod connect;
+mod console;
 mod daemon;
 mod disable;
 mod facts;
@@ -65,6 +66,8 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(u8::from(error.print().is_err() || error.use_stderr())),
     };
     start_logs(cli.common.verbosity());
+    #[expect(clippy::disallowed_methods, reason = "the environment is read here and nowhere else")]
+    console::set_colours(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
     let is_json = cli.common.json;
     let is_run = matches!(cli.verb, Verb::Apply(_) | Verb::Run(_) | Verb::Plan(_) | Verb::Verify);
     match dispatch(cli) {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use direct_puppet_transport::protocol::Report;
 use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, LogLevel, ResourceStatus};
@@ -34,6 +35,26 @@ impl Line<'_> {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.source == OWN
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    /// Writes the line as Puppet's console has it, without colour: `Notice: /Stage[main]/Main/File[/tmp/a]/ensure: created`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.level {
+            LogLevel::Emerg => "Emergency",
+            LogLevel::Alert => "Alert",
+            LogLevel::Crit => "Critical",
+            LogLevel::Err => "Error",
+            LogLevel::Warning => "Warning",
+            LogLevel::Info => "Info",
+            LogLevel::Debug => "Debug",
+            _ => "Notice",
+        };
+        match self.is_own() {
+            true => write!(f, "{word}: {}", self.message),
+            false => write!(f, "{word}: {}: {}", self.source, self.message),
+        }
     }
 }
 
