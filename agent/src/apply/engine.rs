@@ -1,18 +1,19 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
-use direct_puppet_transport::protocol::{Resource, ResourceRef};
+use direct_puppet_transport::protocol::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
 use super::graph::{Graph, Node};
 use super::metaparameters::Metaparameters;
 use super::places::Places;
+use super::prior::{Left, Prior};
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
@@ -20,23 +21,6 @@ use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::system::{System, unix_nanos};
 use crate::tree::Witnesses;
-
-/// What earlier runs made of the same resources: tells drift from new intent.
-#[derive(Debug, Default)]
-pub(crate) struct Prior {
-    /// The resources of the catalog applied before.
-    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>>,
-    /// Those which that run left out of sync.
-    pub(crate) unsettled: HashSet<String>,
-}
-
-impl Prior {
-    /// Whether an earlier run had brought this resource to just this state, so that a difference is drift.
-    fn had_settled(&self, declared: &Resource, changed: &ResourceRef) -> bool {
-        let same = self.resources.get(&declared.reference()).is_some_and(|before| **before == *declared);
-        same && !self.unsettled.contains(&changed.to_string()) && !self.unsettled.contains(&declared.reference().to_string())
-    }
-}
 
 /// What runs remember of resources, by reference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +73,8 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
+    /// What this run leaves otherwise than the catalog wants.
+    pub(crate) left: Left,
     /// What later runs are to know.
     pub(crate) remembered: Remembered,
     /// How long the resources of each type took, by name.
@@ -188,6 +174,7 @@ impl Engine<'_> {
             self.result.counters.total += 1;
             self.result.counters.skipped += 1;
             self.result.witnesses = None;
+            self.keep_left(&resource);
             return Passed { failed: blocked, heard: Heard::default() };
         }
         match self.is_scheduled(at, &resource) {
@@ -239,6 +226,7 @@ impl Engine<'_> {
     fn pass_over(&mut self, resource: &Resource, blocked: bool) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
+        self.keep_left(resource);
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: blocked, heard: Heard::default() }
     }
@@ -289,6 +277,9 @@ impl Engine<'_> {
         }
         let statuses = statuses.complete();
         self.count(&statuses);
+        for status in statuses.iter().filter(|status| status.failed && status.events.is_empty()) {
+            self.result.left.insert(status.resource.clone(), BTreeMap::new());
+        }
         self.result.statuses.extend(statuses);
         passed
     }
@@ -330,7 +321,12 @@ impl Engine<'_> {
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let event = Event { loglevel, ..self.event(resource, change, applied.is_none(), failure) };
+            let left = self.prior.value_left(resource, &change).map(Cow::into_owned);
+            let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
+            if event.status != EventStatus::Success {
+                let value = left.unwrap_or_else(|| event.previous_value.to_string());
+                self.result.left.entry(event.resource.clone()).or_default().insert(event.property.to_string(), value);
+            }
             if let Some(diff) = diff {
                 self.result.diffs.push((event.resource.clone(), diff));
             }
@@ -345,7 +341,8 @@ impl Engine<'_> {
         }
     }
 
-    fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
+    /// Makes the event of a change; `left` is what the last run left there.
+    fn event(&self, resource: &Resource, change: Change, left: Option<&str>, noop: bool, failure: Option<&String>) -> Event {
         let converges = self.providers.get(&resource.resource_type).is_none_or(|provider| provider.converges());
         let (status, message): (_, Cow<'static, str>) = match (noop, failure, &change.wording) {
             (true, _, Some(words)) => {
@@ -367,7 +364,7 @@ impl Engine<'_> {
         };
         Event {
             resource: change.resource.to_string(),
-            corrective_change: converges && self.prior.had_settled(resource, &change.resource),
+            corrective_change: converges && !change.redacted && left.is_some_and(|left| left != change.previous),
             property: change.property,
             previous_value: change.previous,
             desired_value: change.desired,
@@ -427,6 +424,7 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
         self.result.witnesses = None;
+        self.keep_left(resource);
         self.result.messages.push(format!("{}: skipped because {reason}", resource.reference()));
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         passed
@@ -436,9 +434,17 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
         self.result.witnesses = None;
+        self.result.left.insert(resource.reference().to_string(), BTreeMap::new());
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: true, heard: Heard::default() }
+    }
+
+    /// Keeps what is known of a resource that is passed over.
+    fn keep_left(&mut self, resource: &Resource) {
+        if let Some(values) = self.prior.kept(resource) {
+            self.result.left.insert(resource.reference().to_string(), values);
+        }
     }
 
     fn warn(&mut self, message: String) {

@@ -80,6 +80,8 @@ pub fn lines(report: &Report) -> Vec<Line<'_>> {
             of_event(status, event, &mut lines);
         }
     }
+    // One resource's events are by name, but happened in another order.
+    lines.sort_by_key(|line| line.time_unix_nanos);
     let troubled = report.resource_statuses.iter().filter(|status| status.failed || status.skipped || status.place.is_some());
     let troubled: HashMap<&str, &ResourceStatus> = troubled.map(|status| (status.resource.as_str(), status)).collect();
     lines.extend(report.logs.iter().filter_map(|log| of_message(log, &troubled)));

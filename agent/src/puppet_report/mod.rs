@@ -27,6 +27,7 @@ pub use lines::{Line, lines};
 pub(crate) use metrics::Number;
 pub use metrics::{Metrics, metrics};
 pub use time::iso8601;
+pub(crate) use yaml::write as write_yaml;
 
 /// The tag by which Ruby's loader knows what a YAML document is.
 const YAML_TAG: &str = "--- !ruby/object:Puppet::Transaction::Report";

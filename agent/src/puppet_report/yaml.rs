@@ -11,7 +11,7 @@ use serde_json::ser::{CharEscape, Formatter};
 const MAX_PLAIN_KEY: usize = 128;
 
 /// Writes a value below what stands on the line so far.
-pub(super) fn write(value: &impl Serialize, to: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write(value: &impl Serialize, to: &mut impl Write) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(&mut *to, Block::default())).map_err(io::Error::from)?;
     to.write_all(b"\n")
 }

@@ -1,42 +1,30 @@
 //! What a run leaves on disk, and what it tells the server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, RunStatus};
-use serde::{Deserialize, Serialize};
 
 use super::contents::Contents;
 use super::remembered;
 use super::settled::ToSettle;
 use super::state::State;
+use super::transaction_store::TransactionStore;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, Remembered, error_chain};
 use crate::catalog_lists::CatalogLists;
 use crate::error::RunError;
 use crate::event::RunEvent;
-use crate::fs::{FsError, write_state};
-use crate::lock::own_file;
+use crate::fs::FsError;
 use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
 use crate::report::{self, GivenIds, ReportParts};
 use crate::summary;
 use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
-
-const UNSETTLED: &str = "unsettled.json";
-
-/// What the last run that applied something left out of sync; tells drift from intent.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Unsettled {
-    /// The catalog was applied to its end at least once.
-    applied: bool,
-    /// Resources that failed, were skipped or noop.
-    resources: HashSet<String>,
-}
 
 impl<T: Transport> Run<'_, T> {
     /// Holds the catalog: all its contents are here now. Returns what earlier runs made of its resources.
@@ -48,20 +36,20 @@ impl<T: Transport> Run<'_, T> {
         contents: &Contents,
         before: Option<Catalog>,
     ) -> Result<Prior, RunError> {
-        let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
+        let catalogs = state.catalogs.clone();
         let (environment, held) = (self.inner.environment.clone(), source.held);
         let is_kept = !self.options.noop;
         let is_new = bytes.is_some();
         let state_dir = self.inner.state_dir.clone();
         let is_listed = is_kept && !is_new && CatalogLists::are_written(&state_dir);
         let lists = (is_kept && !is_listed).then(|| CatalogLists::of(&contents.classes, &contents.resources));
-        let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
-            let unsettled = load_unsettled(&unsettled_path);
+        let transactions = tokio::task::spawn_blocking(move || -> Result<TransactionStore, RunError> {
+            let transactions = TransactionStore::load(&state_dir);
             match bytes {
                 _ if !is_kept => {}
                 Some(bytes) => {
                     // Until this run comes to its end, nothing that differs is known to be drift.
-                    save_unsettled(&unsettled_path, &Unsettled::default())?;
+                    TransactionStore::default().save(&state_dir)?;
                     catalogs.put(&environment, held, &bytes)?;
                 }
                 None => catalogs.hold(&environment, held)?,
@@ -69,11 +57,11 @@ impl<T: Transport> Run<'_, T> {
             if let Some(lists) = lists {
                 lists.write(&state_dir)?;
             }
-            Ok(unsettled)
+            Ok(transactions)
         })
         .await
         .map_err(RunError::Lost)??;
-        if !unsettled.applied {
+        if !transactions.applied {
             return Ok(Prior::default());
         }
         let resources = match before {
@@ -81,7 +69,7 @@ impl<T: Transport> Run<'_, T> {
             None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
             None => contents.resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
-        Ok(Prior { resources, unsettled: unsettled.resources })
+        Ok(Prior { resources, left: transactions.into_left() })
     }
 
     /// Writes the state, sends the report and returns the outcome.
@@ -182,16 +170,7 @@ impl<T: Transport> Run<'_, T> {
             is_noop: self.options.noop,
             has_changed: result.counters.out_of_sync > 0 || self.fetched.received > 0,
             has_failed: result.counters.failed > 0 || result.cancelled,
-            unsettled: Unsettled {
-                applied: !result.cancelled,
-                resources: result
-                    .statuses
-                    .iter()
-                    .filter(|status| status.failed || status.skipped || status.out_of_sync && !status.changed)
-                    .map(|status| status.resource.clone())
-                    .collect(),
-            },
-            unsettled_path: self.unsettled_path(),
+            transactions: TransactionStore::new(!result.cancelled, result.left.clone()),
             remembered: result.remembered.clone(),
             now: started_nanos(self) / 1_000_000_000,
             undo_runs: self.inner.undo_runs,
@@ -269,10 +248,6 @@ impl<T: Transport> Run<'_, T> {
             ..counted
         }
     }
-
-    fn unsettled_path(&self) -> PathBuf {
-        self.inner.state_dir.join(UNSETTLED)
-    }
 }
 
 /// What is to be written after the apply.
@@ -280,8 +255,7 @@ struct KeepState {
     is_noop: bool,
     has_changed: bool,
     has_failed: bool,
-    unsettled: Unsettled,
-    unsettled_path: PathBuf,
+    transactions: TransactionStore,
     remembered: Remembered,
     /// In seconds since 1970 UTC.
     now: i64,
@@ -336,9 +310,8 @@ impl KeepState {
         if self.is_noop {
             return Ok(());
         }
-        let before = load_unsettled(&self.unsettled_path);
-        if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
-            save_unsettled(&self.unsettled_path, &self.unsettled)?;
+        if TransactionStore::load(&self.state_dir) != self.transactions {
+            self.transactions.save(&self.state_dir)?;
         }
         if self.remembered != Remembered::default() {
             remembered::keep(&self.state_dir, self.remembered, self.now)?;
@@ -356,16 +329,5 @@ impl KeepState {
 
 /// Returns whether the last run that applied something came to its end and left nothing out of sync. Blocking.
 pub(super) fn left_nothing_unsettled(state_dir: &Path) -> bool {
-    let unsettled = load_unsettled(&state_dir.join(UNSETTLED));
-    unsettled.applied && unsettled.resources.is_empty()
-}
-
-fn load_unsettled(path: &Path) -> Unsettled {
-    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-}
-
-fn save_unsettled(path: &Path, unsettled: &Unsettled) -> Result<(), FsError> {
-    let text =
-        serde_json::to_vec(unsettled).map_err(|error| own_file(path, "encode the list of unsettled resources", error.into()))?;
-    write_state(path, &text, 0o600)
+    TransactionStore::load(state_dir).has_nothing_left()
 }

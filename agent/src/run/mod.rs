@@ -10,6 +10,7 @@ mod plan;
 mod remembered;
 mod settled;
 mod state;
+mod transaction_store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt as _;
