@@ -17,6 +17,7 @@ use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
 use crate::puppet_catalog::PuppetCatalog;
+use crate::report_processor::ReportProcessor;
 use crate::system::{RealSystem, System, hostname};
 use crate::{lock, run, undo};
 
@@ -103,6 +104,7 @@ pub(crate) struct Inner<T> {
     pub(crate) settled: bool,
     pub(crate) strict_types: bool,
     pub(crate) compression: Compression,
+    pub(crate) processors: Vec<Arc<dyn ReportProcessor>>,
     pub(crate) sink: EventSink,
 }
 
@@ -133,6 +135,7 @@ impl Agent<()> {
             settled: true,
             strict_types: false,
             compression: Compression::default(),
+            processors: Vec::new(),
         }
         .with_builtin_providers()
     }
@@ -287,6 +290,7 @@ pub struct AgentBuilder<T> {
     settled: bool,
     strict_types: bool,
     compression: Compression,
+    processors: Vec<Arc<dyn ReportProcessor>>,
 }
 
 impl<T> AgentBuilder<T> {
@@ -307,6 +311,7 @@ impl<T> AgentBuilder<T> {
             settled: self.settled,
             strict_types: self.strict_types,
             compression: self.compression,
+            processors: self.processors,
         }
     }
 
@@ -405,6 +410,13 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Adds something that takes the reports of runs, beside the server. Default: none.
+    #[must_use]
+    pub fn report_processor(mut self, processor: impl ReportProcessor) -> Self {
+        self.processors.push(Arc::new(processor));
+        self
+    }
+
     fn with_builtin_providers(self) -> Self {
         #[cfg(feature = "providers")]
         let this = crate::provider::builtin().into_iter().fold(self, |mut this, provider| {
@@ -451,6 +463,7 @@ impl<T: Transport> AgentBuilder<T> {
                 settled: self.settled,
                 strict_types: self.strict_types,
                 compression: self.compression,
+                processors: self.processors,
                 sink: EventSink::new(),
             }),
         })

@@ -29,6 +29,7 @@ pub mod provider;
 mod puppet_catalog;
 pub mod puppet_report;
 mod report;
+pub mod report_processor;
 mod run;
 pub mod store;
 mod summary;

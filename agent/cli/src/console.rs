@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use direct_puppet_agent::puppet_report::Line;
 use direct_puppet_transport::protocol::report::LogLevel;
 
+use crate::log::{self, LogFormat};
 use crate::output;
 
 /// Whether colours are wanted where a terminal is.
@@ -28,6 +29,16 @@ pub(crate) fn print(line: &Line<'_>) {
     if !is_shown {
         return;
     }
+    match log::format() {
+        LogFormat::Text => {}
+        LogFormat::Json => return output::line(&log::json_line(line).to_string()),
+        LogFormat::Journald => {
+            if let Err(error) = log::to_journal(log::JOURNAL.as_ref(), line) {
+                on_stderr(line.level, &output::printable(&format!("{line} (could not be sent to the journal: {error})")));
+            }
+            return;
+        }
+    }
     let text = output::printable(&line.to_string());
     if line.level <= LogLevel::Warning {
         on_stderr(line.level, &text);
@@ -36,9 +47,24 @@ pub(crate) fn print(line: &Line<'_>) {
     }
 }
 
+/// Prints what the run as a whole has to say.
+pub(crate) fn note(text: &str) {
+    if log::format() == LogFormat::Text {
+        return output::line(text);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let time_unix_nanos = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    print(&Line { level: LogLevel::Notice, source: "Puppet".into(), message: text.into(), status: None, time_unix_nanos });
+}
+
 /// Prints text on standard error, in the colour of a level.
 pub(crate) fn on_stderr(level: LogLevel, text: &str) {
     eprintln!("{}", coloured(text, level, is_coloured(&io::stderr())));
+}
+
+/// Whether what is written to standard error has colours.
+pub(crate) fn is_coloured_stderr() -> bool {
+    is_coloured(&io::stderr())
 }
 
 fn is_coloured(stream: &impl io::IsTerminal) -> bool {

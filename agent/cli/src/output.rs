@@ -12,6 +12,7 @@ use direct_puppet_transport::protocol::report::LogLevel;
 use serde::Serialize;
 
 use crate::console;
+use crate::log::{self, LogFormat};
 
 /// Prints one JSON object.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -78,7 +79,8 @@ pub(crate) fn plan(outcome: &Outcome) {
     diffs(outcome);
     let lines = lines(&outcome.report);
     // What would be changed is in the tree.
-    let is_told = |line: &&Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
+    let is_told =
+        |line: &&Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
     lines.iter().filter(is_told).filter(|line| !is_closing(line)).for_each(console::print);
     line(crate::tree::tree(&outcome.report.resource_statuses).trim_end_matches('\n'));
 }
@@ -99,6 +101,10 @@ fn diffs(outcome: &Outcome) {
             Some(Some(place)) => place.path_of(resource),
             _ => resource.clone(),
         };
+        if log::format() != LogFormat::Text {
+            console::note(&format!("{path}/content:\n{diff}"));
+            continue;
+        }
         line(&format!("Notice: {}/content:", printable(&path)));
         diff.lines().for_each(|text| line(&printable(text)));
     }
@@ -108,7 +114,7 @@ fn diffs(outcome: &Outcome) {
 pub(crate) fn outcome(outcome: &Outcome) {
     diffs(outcome);
     lines(&outcome.report).iter().for_each(console::print);
-    line(&summary_line(outcome));
+    console::note(&summary_line(outcome));
 }
 
 /// What came from a catalog or a file must not steer the terminal, nor look like another line.

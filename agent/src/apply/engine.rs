@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::Resource;
+use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;

@@ -38,7 +38,7 @@ pub(super) fn message(event: &Event) -> String {
 }
 
 /// Returns Puppet's name of an event.
-pub(super) fn name(resource_type: &str, event: &Event) -> String {
+pub(crate) fn name(resource_type: &str, event: &Event) -> String {
     let lower = || resource_type.to_lowercase();
     match (resource_type, &*event.property, &*event.desired_value) {
         (_, "", _) => "refresh".to_owned(),

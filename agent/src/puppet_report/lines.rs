@@ -36,6 +36,18 @@ impl Line<'_> {
     pub fn is_own(&self) -> bool {
         self.source == OWN
     }
+
+    /// Returns the tags of the line: its level, and those of the resource that says it.
+    #[must_use]
+    pub fn tags(&self) -> Vec<String> {
+        let level = serde_json::to_value(self.level).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+        let resource_type = self.status.map(|status| type_and_title(&status.resource).0.to_lowercase());
+        let tags = self.status.and_then(|status| status.place.as_deref()).map(|place| place.tags.as_slice()).unwrap_or_default();
+        let mut all = vec![level];
+        all.extend(resource_type.filter(|name| !tags.contains(name)));
+        all.extend_from_slice(tags);
+        all
+    }
 }
 
 impl fmt::Display for Line<'_> {
@@ -164,17 +176,11 @@ struct Entry<'a>(&'a Line<'a>);
 impl Serialize for Entry<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Line { level, source, message, status, time_unix_nanos } = self.0;
-        let level_name = serde_json::to_value(level).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-        let resource_type = status.map(|status| type_and_title(&status.resource).0.to_lowercase());
-        let tags = status.and_then(|status| status.place.as_deref()).map(|place| place.tags.as_slice()).unwrap_or_default();
-        let mut all = vec![level_name];
-        all.extend(resource_type.filter(|name| !tags.contains(name)));
-        all.extend_from_slice(tags);
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("level", level)?;
         map.serialize_entry("message", message)?;
         map.serialize_entry("source", source)?;
-        map.serialize_entry("tags", &all)?;
+        map.serialize_entry("tags", &self.0.tags())?;
         map.serialize_entry("time", &iso8601(*time_unix_nanos))?;
         map.serialize_entry("file", &status.and_then(|status| status.file.as_deref()))?;
         map.serialize_entry("line", &status.and_then(|status| status.line))?;

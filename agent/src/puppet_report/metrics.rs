@@ -71,7 +71,7 @@ impl Serialize for Number<'_> {
 }
 
 /// Returns the label of a name: `failed_to_restart` is `Failed to restart`.
-fn label(name: &str) -> String {
+pub(crate) fn label(name: &str) -> String {
     let mut letters = name.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
     first.chain(letters.map(|letter| if letter == '_' { ' ' } else { letter })).collect()

@@ -23,9 +23,10 @@ use direct_puppet_transport::protocol::Report;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+pub(crate) use event::name as event_name;
 pub use lines::{Line, lines};
-pub(crate) use metrics::Number;
 pub use metrics::{Metrics, metrics};
+pub(crate) use metrics::{Number, label};
 pub use time::iso8601;
 pub(crate) use yaml::write as write_yaml;
 

@@ -22,6 +22,7 @@ use crate::fs::FsError;
 use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
 use crate::report::{self, GivenIds, ReportParts};
+use crate::report_processor;
 use crate::summary;
 use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
@@ -210,6 +211,9 @@ impl<T: Transport> Run<'_, T> {
                 Vec::new()
             }
         };
+        for message in report_processor::process(&self.inner.processors, &self.inner.state_dir, report).await {
+            self.warn(message);
+        }
         if self.options.catalog.is_some() {
             // There is no server that waits for it.
             return;
