@@ -49,6 +49,12 @@ pub struct RunOptions {
     pub fetch: bool,
     /// Write a report as that of the last run, and send it. Default: true.
     pub report: bool,
+    /// How long the run may take. Then commands are killed with their process groups, the rest is skipped, and the report says so; the run
+    /// counts as failed. Default: none.
+    pub time_limit: Option<Duration>,
+    /// How long a resource may take to be checked, to be applied or to be refreshed, each by itself. One that takes longer fails.
+    /// Default: none, but commands have limits of their own.
+    pub resource_time_limit: Option<Duration>,
     /// Apply this catalog and ask the server for none. It must be of this agent's node and environment. The server is not asked for contents
     /// either: those that are not on the node fail their resources. It is remembered apart from what the server gave. Default: none.
     pub catalog: Option<Arc<PuppetCatalog>>,
@@ -68,6 +74,8 @@ impl Default for RunOptions {
             verify_all: false,
             fetch: true,
             report: true,
+            time_limit: None,
+            resource_time_limit: None,
             catalog: None,
         }
     }

@@ -1,6 +1,7 @@
 //! `run` and `plan`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -47,6 +48,12 @@ pub(crate) struct RunArguments {
     /// Read every file and trust nothing that was remembered
     #[arg(long)]
     pub(crate) verify_all: bool,
+    /// Give the run up after so many seconds, 0 for never; its commands are killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub(crate) runtimeout: u64,
+    /// Fail a resource whose check, change or refresh takes so many seconds, 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, alias = "resource_timeout")]
+    pub(crate) resource_timeout: u64,
 }
 
 impl RunArguments {
@@ -61,9 +68,16 @@ impl RunArguments {
             accept_older: self.accept_older,
             at_least: self.at_least,
             verify_all: self.verify_all,
+            time_limit: seconds(self.runtimeout),
+            resource_time_limit: seconds(self.resource_timeout),
             ..RunOptions::default()
         }
     }
+}
+
+/// Returns a limit; 0 is none.
+fn seconds(count: u64) -> Option<Duration> {
+    (count > 0).then(|| Duration::from_secs(count))
 }
 
 /// Arguments of `run`.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
 use super::graph::{Graph, Node};
+use super::limit::limited;
 use super::metaparameters::Metaparameters;
 use super::places::Places;
 use super::prior::{Left, Prior};
@@ -41,6 +42,8 @@ pub(crate) struct EngineOptions {
     pub(crate) tags: Vec<String>,
     /// No resource with one of these tags.
     pub(crate) skip_tags: Vec<String>,
+    /// How long each step of a resource may take.
+    pub(crate) resource_time_limit: Option<Duration>,
 }
 
 /// One pass over a catalog.
@@ -196,7 +199,8 @@ impl Engine<'_> {
             Ok(audits) => audits,
             Err(error) => return self.fail(&resource, &error_chain(&error)),
         };
-        match provider.check(self.context, &resource).await {
+        let checked = provider.check(self.context, &resource);
+        match self.limited(&resource, checked).await {
             Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
@@ -301,7 +305,7 @@ impl Engine<'_> {
             return None;
         }
         let all_failed = |reason: String| Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect() };
-        Some(match provider.apply(self.context, resource, changes).await {
+        Some(match self.limited(resource, provider.apply(self.context, resource, changes)).await {
             Ok(applied) => applied,
             Err(error) => all_failed(error_chain(&error)),
         })
@@ -384,7 +388,7 @@ impl Engine<'_> {
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
-        match provider.refresh(self.context, resource).await {
+        match self.limited(resource, provider.refresh(self.context, resource)).await {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
@@ -438,6 +442,15 @@ impl Engine<'_> {
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: true, heard: Heard::default() }
+    }
+
+    /// Waits for one step of a resource as long as it may take.
+    pub(super) async fn limited<R>(
+        &self,
+        resource: &Resource,
+        work: impl Future<Output = Result<R, ProviderError>> + Send,
+    ) -> Result<R, ProviderError> {
+        limited(resource, self.options.resource_time_limit, self.context.cancel(), work).await
     }
 
     /// Keeps what is known of a resource that is passed over.

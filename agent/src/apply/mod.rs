@@ -3,6 +3,7 @@
 mod audit;
 mod engine;
 mod graph;
+mod limit;
 mod managed;
 mod metaparameters;
 mod places;

@@ -100,7 +100,8 @@ impl<T: Transport> Run<'_, T> {
         scanned: ScanCounters,
         result: EngineResult,
     ) -> Result<Outcome, RunError> {
-        let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0;
+        let time_limit_passed = self.time_limit_passed().filter(|_| result.cancelled);
+        let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0 || time_limit_passed.is_some();
         let has_changed = result.counters.changed > 0 || result.counters.restarted > 0;
         let status = match () {
             () if has_failed => RunStatus::Failed,
@@ -108,8 +109,10 @@ impl<T: Transport> Run<'_, T> {
             () => RunStatus::Unchanged,
         };
         self.messages.extend(result.messages.iter().cloned());
-        if result.cancelled {
-            self.messages.push("the run was cancelled before its end".to_owned());
+        match time_limit_passed {
+            Some(limit) => self.messages.push(format!("the run took longer than {limit:?} and was given up before its end")),
+            None if result.cancelled => self.messages.push("the run was cancelled before its end".to_owned()),
+            None => {}
         }
         let mut parts = self.report_parts();
         parts.catalog_id = Some(source.held.catalog_id);
