@@ -92,6 +92,11 @@ impl Formatter for Block {
     }
 
     fn write_string_fragment<W: ?Sized + Write>(&mut self, _: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.is_ascii() && !fragment.contains('\u{7f}') {
+            // Nearly all is.
+            self.text.push_str(fragment);
+            return Ok(());
+        }
         for letter in fragment.chars() {
             match needs_escape(letter) {
                 true => self.text.push_str(&format!("\\u{:04X}", u32::from(letter))),
