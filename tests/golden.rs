@@ -231,7 +231,7 @@ fn replicas() {
         },
     );
     golden("sync_manifest_whole", &SyncManifestReply::Whole { manifest: codec::encode(&manifest()).unwrap().into() });
-    let changed = manifest().entries().to_vec();
+    let changed = manifest().entries().cloned().collect();
     golden("sync_manifest_delta", &SyncManifestReply::Delta { removed: vec!["old".parse().unwrap()], changed });
 }
 
@@ -273,6 +273,9 @@ fn reports() {
         code_id: Some(manifest().code_id()),
         version: Some(version()),
         cached_catalog_status: CachedCatalogStatus::NotUsed,
+        configuration_version: None,
+        given_code_id: None,
+        catalog_uuid: None,
         status: RunStatus::Changed,
         transaction_completed: true,
         noop: false,

@@ -17,6 +17,7 @@ use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
 use crate::puppet_catalog::PuppetCatalog;
+use crate::report_processor::ReportProcessor;
 use crate::system::{RealSystem, System, hostname};
 use crate::{lock, run, undo};
 
@@ -48,6 +49,12 @@ pub struct RunOptions {
     pub fetch: bool,
     /// Write a report as that of the last run, and send it. Default: true.
     pub report: bool,
+    /// How long the run may take. Then commands are killed with their process groups, the rest is skipped, and the report says so; the run
+    /// counts as failed. Default: none.
+    pub time_limit: Option<Duration>,
+    /// How long a resource may take to be checked, to be applied or to be refreshed, each by itself. One that takes longer fails.
+    /// Default: none, but commands have limits of their own.
+    pub resource_time_limit: Option<Duration>,
     /// Apply this catalog and ask the server for none. It must be of this agent's node and environment. The server is not asked for contents
     /// either: those that are not on the node fail their resources. It is remembered apart from what the server gave. Default: none.
     pub catalog: Option<Arc<PuppetCatalog>>,
@@ -67,6 +74,8 @@ impl Default for RunOptions {
             verify_all: false,
             fetch: true,
             report: true,
+            time_limit: None,
+            resource_time_limit: None,
             catalog: None,
         }
     }
@@ -103,6 +112,7 @@ pub(crate) struct Inner<T> {
     pub(crate) settled: bool,
     pub(crate) strict_types: bool,
     pub(crate) compression: Compression,
+    pub(crate) processors: Vec<Arc<dyn ReportProcessor>>,
     pub(crate) sink: EventSink,
 }
 
@@ -133,6 +143,7 @@ impl Agent<()> {
             settled: true,
             strict_types: false,
             compression: Compression::default(),
+            processors: Vec::new(),
         }
         .with_builtin_providers()
     }
@@ -287,6 +298,7 @@ pub struct AgentBuilder<T> {
     settled: bool,
     strict_types: bool,
     compression: Compression,
+    processors: Vec<Arc<dyn ReportProcessor>>,
 }
 
 impl<T> AgentBuilder<T> {
@@ -307,6 +319,7 @@ impl<T> AgentBuilder<T> {
             settled: self.settled,
             strict_types: self.strict_types,
             compression: self.compression,
+            processors: self.processors,
         }
     }
 
@@ -405,6 +418,13 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Adds something that takes the reports of runs, beside the server. Default: none.
+    #[must_use]
+    pub fn report_processor(mut self, processor: impl ReportProcessor) -> Self {
+        self.processors.push(Arc::new(processor));
+        self
+    }
+
     fn with_builtin_providers(self) -> Self {
         #[cfg(feature = "providers")]
         let this = crate::provider::builtin().into_iter().fold(self, |mut this, provider| {
@@ -451,6 +471,7 @@ impl<T: Transport> AgentBuilder<T> {
                 settled: self.settled,
                 strict_types: self.strict_types,
                 compression: self.compression,
+                processors: self.processors,
                 sink: EventSink::new(),
             }),
         })

@@ -128,6 +128,12 @@ pub enum RunError {
     /// The run was cancelled before it touched anything.
     #[error("run was cancelled")]
     Cancelled,
+    /// The run took too long before it touched anything.
+    #[error("run took longer than {limit:?} and was given up before it touched anything")]
+    TimedOut {
+        /// How long it may take.
+        limit: std::time::Duration,
+    },
     /// A blocking part ended without an answer.
     #[error("a part of the run ended without an answer")]
     Lost(#[source] tokio::task::JoinError),
@@ -138,7 +144,7 @@ impl RunError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Cancelled => true,
+            Self::Busy { .. } | Self::Cancelled | Self::TimedOut { .. } => true,
             Self::CheckIn(error) | Self::Fetch { source: error, .. } => error.is_retryable(),
             Self::NoCatalog { source, .. } => source.as_ref().is_some_and(|source| source.is_retryable()),
             _ => false,

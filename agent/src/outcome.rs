@@ -109,7 +109,8 @@ impl Outcome {
     /// Returns Puppet's detailed exit code: 0 nothing, 2 changes, 4 failures, 6 both.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        let failed = self.resources.failed > 0 || self.resources.failed_to_restart > 0;
+        let is_failed = matches!(self.status, RunStatus::Failed);
+        let failed = is_failed || self.resources.failed > 0 || self.resources.failed_to_restart > 0;
         (if self.has_changes() { 2 } else { 0 }) + (if failed { 4 } else { 0 })
     }
 }

@@ -11,13 +11,28 @@ use direct_puppet_transport::protocol::{CatalogId, Certname, CodeId, Environment
 use crate::error::RunError;
 use crate::fs::{FsError, ensure_private_dir, write_state, write_state_with};
 use crate::outcome::{ResourceCounters, WireCounters};
+use crate::puppet_report::PuppetReport;
 use crate::tree::ScanCounters;
 
 /// Name of the last report, as JSON.
 pub(crate) const LAST_REPORT: &str = "last_run_report.json";
 
+/// Name of the last report, as YAML: Puppet's name.
+const LAST_REPORT_YAML: &str = "last_run_report.yaml";
+
+/// Times that Puppet's reports have, of things that are not done here apart from others, or not at all.
+const NOT_APART: [&str; 3] = ["convert_catalog", "fact_generation", "plugin_sync"];
+
 /// How many reports wait for the server at most; older ones go first.
 const MAX_PENDING: usize = 16;
+
+/// What the compiler of a catalog called it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GivenIds {
+    pub(crate) version: Option<String>,
+    pub(crate) code_id: Option<String>,
+    pub(crate) catalog_uuid: Option<String>,
+}
 
 /// Everything that a report says.
 #[derive(Debug)]
@@ -29,6 +44,8 @@ pub(crate) struct ReportParts {
     pub(crate) catalog_id: Option<CatalogId>,
     pub(crate) code_id: Option<CodeId>,
     pub(crate) version: Option<VersionCounter>,
+    /// What a catalog that was given says of itself.
+    pub(crate) given: GivenIds,
     pub(crate) cached: CachedCatalogStatus,
     pub(crate) status: RunStatus,
     pub(crate) completed: bool,
@@ -37,6 +54,8 @@ pub(crate) struct ReportParts {
     pub(crate) scan: ScanCounters,
     pub(crate) wire: WireCounters,
     pub(crate) times: Vec<(&'static str, Duration)>,
+    /// Parts of those times: of each type of resources, of gathering facts.
+    pub(crate) parts_of_times: BTreeMap<String, Duration>,
     pub(crate) messages: Vec<String>,
     pub(crate) statuses: Vec<ResourceStatus>,
 }
@@ -52,6 +71,7 @@ impl ReportParts {
             catalog_id: None,
             code_id: None,
             version: None,
+            given: GivenIds::default(),
             cached: CachedCatalogStatus::NotUsed,
             status: RunStatus::Failed,
             completed: false,
@@ -60,6 +80,7 @@ impl ReportParts {
             scan: ScanCounters::default(),
             wire: WireCounters::default(),
             times: Vec::new(),
+            parts_of_times: BTreeMap::new(),
             messages: Vec::new(),
             statuses: Vec::new(),
         }
@@ -73,7 +94,7 @@ impl ReportParts {
 
 /// Builds the report.
 pub(crate) fn build(parts: ReportParts) -> Report {
-    let level = if parts.status == RunStatus::Failed { "err" } else { "notice" };
+    let level = if parts.status == RunStatus::Failed { "err" } else { "warning" };
     let log = |message: &String| Log {
         level: level.to_owned(),
         message: message.clone(),
@@ -90,10 +111,13 @@ pub(crate) fn build(parts: ReportParts) -> Report {
         code_id: parts.code_id,
         version: parts.version,
         cached_catalog_status: parts.cached,
+        configuration_version: parts.given.version.clone(),
+        given_code_id: parts.given.code_id.clone(),
+        catalog_uuid: parts.given.catalog_uuid.clone(),
         status: parts.status,
         transaction_completed: parts.completed,
         noop: parts.noop,
-        noop_pending: parts.noop && parts.resources.out_of_sync > 0,
+        noop_pending: parts.statuses.iter().flat_map(|status| &status.events).any(|event| event.status == EventStatus::Noop),
         corrective_change: parts.resources.corrective_change > 0,
         metrics: metrics(&parts),
         logs: parts.messages.iter().map(log).collect(),
@@ -108,19 +132,24 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
     let numbers =
         |numbers: &[(&str, u64)]| numbers.iter().map(|(name, value)| ((*name).to_owned(), *value as f64)).collect::<Metrics>();
     let events = parts.statuses.iter().flat_map(|status| &status.events);
-    let mut by_status = [0_u64; 3];
+    let mut by_status = [0_u64; 4];
     for event in events {
         match event.status {
             EventStatus::Success => by_status[0] += 1,
             EventStatus::Failure => by_status[1] += 1,
             EventStatus::Noop => by_status[2] += 1,
+            EventStatus::Audit => by_status[3] += 1,
             _ => {}
         }
     }
-    let [success, failure, noop] = by_status;
+    let [success, failure, noop, audit] = by_status;
     let resources = &parts.resources;
     let mut times: Metrics = parts.times.iter().map(|(name, time)| ((*name).to_owned(), time.as_secs_f64())).collect();
     times.insert("total".to_owned(), parts.times.iter().map(|(_, time)| time.as_secs_f64()).sum());
+    let applied = times.get("catalog_application").copied().unwrap_or_default();
+    times.insert("transaction_evaluation".to_owned(), applied);
+    times.extend(NOT_APART.map(|name| (name.to_owned(), 0.0)));
+    times.extend(parts.parts_of_times.iter().map(|(name, time)| (name.to_lowercase(), time.as_secs_f64())));
     [
         (
             "resources",
@@ -138,7 +167,16 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
         ),
         ("time", times),
         ("changes", numbers(&[("total", success)])),
-        ("events", numbers(&[("failure", failure), ("noop", noop), ("success", success), ("total", success + failure + noop)])),
+        (
+            "events",
+            numbers(&[
+                ("audit", audit),
+                ("failure", failure),
+                ("noop", noop),
+                ("success", success),
+                ("total", success + failure + noop + audit),
+            ]),
+        ),
         (
             "scan",
             numbers(&[
@@ -169,7 +207,8 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
 /// Writes the report where people and tools look for the last one. Blocking.
 pub(crate) fn write_last(state_dir: &Path, report: &Report) -> Result<(), FsError> {
     let path = state_dir.join(LAST_REPORT);
-    write_state_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, report).map_err(Into::into))
+    write_state_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, &PuppetReport(report)).map_err(Into::into))?;
+    write_state_with(&state_dir.join(LAST_REPORT_YAML), 0o640, |mut file| PuppetReport(report).write_yaml(&mut file))
 }
 
 /// Keeps a report that could not be sent, for the next run. Blocking.

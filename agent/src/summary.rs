@@ -2,16 +2,19 @@
 //!
 //! The shape is fixed and holds numbers and known-harmless words, so it is written by hand.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use direct_puppet_transport::protocol::Report;
 
 use crate::fs::{FsError, write_state};
+use crate::puppet_report::{Number, PuppetReport, metrics};
 
 /// Name of the file, as in Puppet.
 pub(crate) const SUMMARY: &str = "last_run_summary.yaml";
+
+/// Categories of metrics that Puppet's file has.
+const CATEGORIES: [&str; 4] = ["resources", "time", "changes", "events"];
 
 /// Writes the summary of a report.
 pub(crate) fn write(state_dir: &Path, report: &Report) -> Result<(), FsError> {
@@ -19,24 +22,38 @@ pub(crate) fn write(state_dir: &Path, report: &Report) -> Result<(), FsError> {
 }
 
 fn text(report: &Report) -> String {
-    let config = report.code_id.map(|id| id.to_string()).unwrap_or_default();
+    let version = PuppetReport(report).configuration_version();
+    // A number stays one.
+    let config = version.parse::<u64>().map_or_else(|_| quoted(&version), |number| number.to_string());
     let environment = &report.environment;
     let mut out = format!(
-        "---\nversion:\n  config: \"{config}\"\n  puppet: \"{version}\"\napplication:\n  run_mode: agent\n  \
+        "---\nversion:\n  config: {config}\n  puppet: \"{version}\"\napplication:\n  run_mode: agent\n  \
          initial_environment: \"{environment}\"\n  converged_environment: \"{environment}\"\n",
         version = env!("CARGO_PKG_VERSION"),
     );
-    for section in ["resources", "time", "changes", "events"] {
-        let _ = writeln!(out, "{section}:");
-        let empty = BTreeMap::new();
-        for (name, value) in report.metrics.get(section).unwrap_or(&empty) {
-            let _ = writeln!(out, "  {name}: {value}");
+    for (category, values) in metrics(report).into_iter().filter(|(category, _)| CATEGORIES.contains(category)) {
+        let _ = writeln!(out, "{category}:");
+        for (name, value) in values {
+            let number = Number(category, value);
+            let _ = match number.count() {
+                Some(count) => writeln!(out, "  {name}: {count}"),
+                None => writeln!(out, "  {name}: {value:?}"),
+            };
         }
-        if section == "time" {
-            let _ = writeln!(out, "  last_run: {}", report.time_unix_nanos / 1_000_000_000);
+        if category == "time" {
+            // When it was over, as in Puppet.
+            let seconds = report.metrics.get("time").and_then(|times| times.get("total")).copied().unwrap_or_default();
+            #[expect(clippy::cast_possible_truncation, reason = "seconds of a run")]
+            let over = report.time_unix_nanos / 1_000_000_000 + seconds as i64;
+            let _ = writeln!(out, "  last_run: {over}");
         }
     }
     out
+}
+
+/// Puts text, which a server may have written, between quotes.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]
@@ -49,18 +66,20 @@ mod tests {
         let text = text(&build(ReportParts::for_tests()));
         for key in [
             "version:",
-            "  config:",
+            "  config: \"\"",
             "application:",
             "resources:",
-            "  failed: 0",
-            "  out_of_sync: 0",
+            "  failed: 0\n",
+            "  out_of_sync: 0\n",
             "time:",
-            "  last_run: ",
-            "changes:\n  total: 0",
-            "events:\n  failure: 0",
+            "  plugin_sync: 0.0\n",
+            "  last_run: 1700000000\n",
+            "changes:\n  total: 0\n",
+            "events:\n  failure: 0\n  success: 0\n  total: 0\n",
             "  converged_environment: \"production\"",
         ] {
             assert!(text.contains(key), "{key} in {text}");
         }
+        assert!(!text.contains("scan:"), "{text}");
     }
 }

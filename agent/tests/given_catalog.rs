@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use direct_puppet_agent::{Agent, Answer, Outcome, PuppetCatalog, RunError, RunOptions};
 use direct_puppet_transport::MemoryTransport;
@@ -66,6 +67,69 @@ fn with_source(path: &str, sha256: &str) -> String {
             {{"type":"File","title":"/other","parameters":{{"content":"y"}}}}],
             "metadata":{{"{path}":{metadata}}}}}"#
     )
+}
+
+/// Whether a process is there; one that is dead and not waited for is not.
+fn is_alive(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+/// An `Exec` that never ends, ignores signals, and leaves a child behind that does the same.
+fn hang(pid: &std::path::Path) -> String {
+    let script = format!(
+        "trap '' TERM INT HUP; (trap '' TERM INT HUP; echo $BASHPID > {}; while :; do sleep 1; done) & while :; do sleep 1; done",
+        pid.display()
+    );
+    serde_json::json!({"type": "Exec", "title": "hang", "parameters": {"command": ["/bin/bash", "-c", script], "timeout": 0}})
+        .to_string()
+}
+
+#[tokio::test]
+async fn a_run_that_takes_too_long_is_given_up_with_a_report() {
+    let node = Node::new();
+    let pid = node.dir.path().join("pid");
+    let resources = format!(
+        r#"{{"type":"File","title":"/first","parameters":{{"content":"x"}}}}, {}, {{"type":"File","title":"/last","parameters":{{"content":"y"}}}}"#,
+        hang(&pid)
+    );
+    let json = format!(r#"{{"name":"n1","environment":"production","resources":[{resources}],"edges":[]}}"#);
+    let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
+    let options = RunOptions { catalog, time_limit: Some(Duration::from_millis(1500)), ..RunOptions::default() };
+    let began = Instant::now();
+    let outcome = node.agent().run(&options).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!((outcome.status, outcome.exit_code()), (RunStatus::Failed, 6));
+    assert!(!outcome.report.transaction_completed);
+    assert!(
+        outcome.messages.iter().any(|message| message.starts_with("the run took longer than 1.5s")),
+        "{:?}",
+        outcome.messages
+    );
+    assert_eq!((node.read("first").as_deref(), node.read("last")), (Some("x"), None));
+    let pid = fs::read_to_string(pid).unwrap();
+    assert!(!is_alive(pid.trim()), "a child of the command is still there");
+    let report = fs::read_to_string(node.dir.path().join("state/last_run_report.yaml")).unwrap();
+    assert!(report.contains("\ntransaction_completed: false\n") && report.contains("\nstatus: failed\n"), "{report}");
+}
+
+#[tokio::test]
+async fn a_resource_that_takes_too_long_fails_alone() {
+    let node = Node::new();
+    let pid = node.dir.path().join("pid");
+    let resources = format!(r#"{}, {{"type":"File","title":"/last","parameters":{{"content":"y"}}}}"#, hang(&pid));
+    let json = format!(r#"{{"name":"n1","environment":"production","resources":[{resources}],"edges":[]}}"#);
+    let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
+    let options = RunOptions { catalog, resource_time_limit: Some(Duration::from_millis(1500)), ..RunOptions::default() };
+    let outcome = node.agent().run(&options).await.unwrap();
+    assert_eq!((outcome.resources.failed, outcome.resources.changed, outcome.report.transaction_completed), (1, 1, true));
+    assert!(
+        outcome.events().any(|event| event.message.ends_with("Exec[hang]: took longer than 1.5s and was given up")),
+        "{:?}",
+        outcome.messages
+    );
+    assert_eq!(node.read("last").as_deref(), Some("y"));
+    assert!(!is_alive(fs::read_to_string(pid).unwrap().trim()), "a child of the command is still there");
 }
 
 #[tokio::test]

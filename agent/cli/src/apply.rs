@@ -13,12 +13,13 @@ use direct_puppet_transport::MemoryTransport;
 
 use crate::connect;
 use crate::options::Common;
+use crate::plan_file::Plan;
 use crate::run::RunArguments;
 
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Directory with site.yaml, or with environments/ENV/site.yaml
+    /// Directory with site.yaml, or with environments/ENV/site.yaml; or a file that "plan --out" wrote, which is applied as it is, or not at all
     #[arg(required_unless_present = "catalog", conflicts_with = "catalog")]
     site: Option<PathBuf>,
     /// Apply this catalog of Puppet's, in JSON, as "puppet apply --catalog" does; "-" reads it from standard input
@@ -32,6 +33,12 @@ pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Resu
     let options = arguments.run.options();
     let outcome = match (&arguments.catalog, &arguments.site) {
         (Some(file), _) => apply_catalog(common, file, options).await?,
+        (None, Some(file)) if file.is_file() => {
+            if options.noop || !options.tags.is_empty() || !options.skip_tags.is_empty() {
+                bail!("a plan says itself what is applied: leave out --noop, --tags and --skip-tags");
+            }
+            Plan::read(file)?.apply(common, options).await?
+        }
         (None, Some(site)) => {
             let agent = common.agent(embedded(common, site).await?)?;
             crate::run::once(&agent, &options, common.json).await?
@@ -42,7 +49,7 @@ pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Resu
 }
 
 /// Applies the catalog in `file` for the node and the environment that it names.
-async fn apply_catalog(common: &Common, file: &Path, options: RunOptions) -> anyhow::Result<Outcome> {
+pub(crate) async fn apply_catalog(common: &Common, file: &Path, options: RunOptions) -> anyhow::Result<Outcome> {
     let text = read(file).with_context(|| format!("could not read the catalog {}", file.display()))?;
     let catalog =
         PuppetCatalog::read(&text).with_context(|| format!("could not use {} as a catalog of Puppet's", file.display()))?;
@@ -55,7 +62,8 @@ async fn apply_catalog(common: &Common, file: &Path, options: RunOptions) -> any
     }
     make_root(common)?;
     let builder = common.builder()?.certname(certname.clone()).environment(environment.clone());
-    let agent = builder.transport(connect::nowhere()).build()?;
+    let common = Common { node: Some(certname.clone()), environment: Some(environment.clone()), ..common.clone() };
+    let agent = common.complete(builder.transport(connect::nowhere()))?;
     let options = RunOptions { catalog: Some(Arc::new(catalog)), ..options };
     crate::run::once(&agent, &options, common.json).await
 }

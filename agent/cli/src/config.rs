@@ -7,6 +7,9 @@ use direct_puppet_agent::Compression;
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::Deserialize;
 
+use crate::log::LogFormat;
+use crate::reporting::ReportTo;
+
 /// Keys of the configuration file; each is an option of the same name.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +24,10 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) external_dir: Vec<PathBuf>,
     #[serde(default)]
+    pub(crate) report_to: Vec<ReportTo>,
+    #[serde(default)]
     pub(crate) provider_dir: Vec<PathBuf>,
+    pub(crate) log_format: Option<LogFormat>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,
     pub(crate) compression: Option<Compression>,

@@ -5,12 +5,16 @@
 mod apply;
 mod config;
 mod connect;
+mod console;
 mod daemon;
 mod disable;
 mod facts;
+mod log;
 mod options;
 mod output;
+mod plan_file;
 mod progress;
+mod reporting;
 mod run;
 mod status;
 mod tree;
@@ -64,10 +68,17 @@ fn main() -> ExitCode {
         // Not clap's own 2: that says that something changed.
         Err(error) => return ExitCode::from(u8::from(error.print().is_err() || error.use_stderr())),
     };
-    start_logs(cli.common.verbosity());
+    #[expect(clippy::disallowed_methods, reason = "the environment is read here and nowhere else")]
+    console::set_colours(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
     let is_json = cli.common.json;
     let is_run = matches!(cli.verb, Verb::Apply(_) | Verb::Run(_) | Verb::Plan(_) | Verb::Verify);
-    match dispatch(cli) {
+    let Cli { verb, common } = cli;
+    let done = common.merged_with_config().and_then(|common| {
+        log::set(common.log_format.unwrap_or_default());
+        start_logs(common.verbosity());
+        dispatch(verb, &common)
+    });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if is_run {
@@ -80,21 +91,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+fn dispatch(verb: Verb, common: &Common) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let common = cli.common.merged_with_config()?;
     let code = runtime.block_on(async {
-        match cli.verb {
-            Verb::Apply(arguments) => apply::apply(&common, arguments).await,
-            Verb::Run(arguments) => run::run(&common, arguments).await,
-            Verb::Plan(arguments) => run::plan(&common, arguments).await,
-            Verb::Daemon(arguments) => daemon::daemon(&common, arguments).await,
-            Verb::Status(arguments) => status::status(&common, &arguments),
-            Verb::Verify => verify::verify(&common).await,
-            Verb::Facts(arguments) => facts::facts(&common, &arguments),
-            Verb::Undo(arguments) => undo::undo(&common, arguments).await,
-            Verb::Disable(arguments) => disable::disable(&common, &arguments),
-            Verb::Enable => disable::enable(&common),
+        match verb {
+            Verb::Apply(arguments) => apply::apply(common, arguments).await,
+            Verb::Run(arguments) => run::run(common, arguments).await,
+            Verb::Plan(arguments) => run::plan(common, arguments).await,
+            Verb::Daemon(arguments) => daemon::daemon(common, arguments).await,
+            Verb::Status(arguments) => status::status(common, &arguments),
+            Verb::Verify => verify::verify(common).await,
+            Verb::Facts(arguments) => facts::facts(common, &arguments),
+            Verb::Undo(arguments) => undo::undo(common, arguments).await,
+            Verb::Disable(arguments) => disable::disable(common, &arguments),
+            Verb::Enable => disable::enable(common),
         }
     });
     // A blocking part that was given up must not keep the process.
@@ -106,5 +116,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
 fn start_logs(default_level: &str) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("DIRECT_PUPPET_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log::format() {
+        log::LogFormat::Text => logs.with_target(false).without_time().with_ansi(console::is_coloured_stderr()).init(),
+        _ => logs.event_format(log::Machine).init(),
+    }
 }

@@ -13,6 +13,8 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, Environment, Value};
 
 use crate::config;
+use crate::log::LogFormat;
+use crate::reporting::{self, ReportTo};
 
 /// Options that every verb has; each can stand in the configuration file too.
 #[derive(Debug, Clone, Args)]
@@ -47,9 +49,15 @@ pub(crate) struct Common {
     /// Refuse the whole run when one resource has an unknown type or bad parameters, instead of failing it alone
     #[arg(long, global = true, alias = "strict_types")]
     pub(crate) strict_types: bool,
+    /// Give reports to this too: puppet=URL, puppetdb=URL, foreman=URL, store=DIR, prometheus=FILE; can be given again
+    #[arg(long, global = true, value_name = "KIND=TARGET")]
+    pub(crate) report_to: Vec<ReportTo>,
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// How to write what runs tell and log: text, json (one object a line), journald
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
     /// Log more; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -90,6 +98,10 @@ impl Common {
         if self.provider_dir.is_empty() {
             self.provider_dir = config.provider_dir;
         }
+        if self.report_to.is_empty() {
+            self.report_to = config.report_to;
+        }
+        self.log_format = self.log_format.or(config.log_format);
         self.ssldir = self.ssldir.or(config.ssldir);
         self.server = self.server.or(config.server);
         self.compression = self.compression.or(config.compression);
@@ -130,7 +142,12 @@ impl Common {
     }
 
     pub(crate) fn agent<T: Transport>(&self, transport: T) -> anyhow::Result<Agent<T>> {
-        let mut builder = self.builder()?.transport(transport);
+        self.complete(self.builder()?.transport(transport))
+    }
+
+    /// Adds the types and the processors of reports that the options name, and makes the agent.
+    pub(crate) fn complete<T: Transport>(&self, builder: AgentBuilder<T>) -> anyhow::Result<Agent<T>> {
+        let mut builder = reporting::add(self, builder)?;
         for dir in &self.provider_dir {
             let programs = ExecutableProvider::in_directory(dir);
             let programs =

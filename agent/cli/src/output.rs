@@ -1,14 +1,18 @@
 //! Printing, for people and for programs.
-#![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
+use direct_puppet_agent::puppet_report::{Line, lines};
 use direct_puppet_agent::tree::ScanCounters;
 use direct_puppet_agent::{Answer, Outcome, ResourceCounters, WireCounters};
 use direct_puppet_transport::protocol::RunStatus;
-use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel};
+use direct_puppet_transport::protocol::report::LogLevel;
 use serde::Serialize;
+
+use crate::console;
+use crate::log::{self, LogFormat};
 
 /// Prints one JSON object.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -67,41 +71,50 @@ pub(crate) fn run_error(error: &anyhow::Error, is_json: bool) {
 
 fn on_stderr(error: &anyhow::Error) {
     let text = printable(&format!("{error:#}"));
-    let (on, off) = if io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{on}Error: {text}{off}");
+    console::on_stderr(LogLevel::Err, &format!("Error: {text}"));
 }
 
 /// Prints what a plan would do: diffs, then a tree of changes with their counts as the last line.
 pub(crate) fn plan(outcome: &Outcome) {
     diffs(outcome);
-    for event in outcome.events().filter(|event| event.status != EventStatus::Noop && is_shown(event)) {
-        line(&event_line(event));
-    }
-    warnings(outcome);
+    let lines = lines(&outcome.report);
+    // What would be changed is in the tree.
+    let is_told =
+        |line: &&Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
+    lines.iter().filter(is_told).filter(|line| !is_closing(line)).for_each(console::print);
     line(crate::tree::tree(&outcome.report.resource_statuses).trim_end_matches('\n'));
 }
 
-fn diffs(outcome: &Outcome) {
-    for (resource, diff) in &outcome.diffs {
-        line(&format!("Notice: {}/content:", printable(resource)));
-        diff.lines().for_each(|text| line(&printable(text)));
-    }
+/// Whether a line says how long an apply took, which a plan has none of.
+fn is_closing(line: &Line) -> bool {
+    line.is_own() && line.level == LogLevel::Notice
 }
 
-fn warnings(outcome: &Outcome) {
-    for message in &outcome.messages {
-        eprintln!("Warning: {}", printable(message));
+fn diffs(outcome: &Outcome) {
+    if outcome.diffs.is_empty() {
+        return;
+    }
+    let places: HashMap<&str, _> =
+        outcome.report.resource_statuses.iter().map(|status| (status.resource.as_str(), status.place.as_ref())).collect();
+    for (resource, diff) in &outcome.diffs {
+        let path = match places.get(resource.as_str()) {
+            Some(Some(place)) => place.path_of(resource),
+            _ => resource.clone(),
+        };
+        if log::format() != LogFormat::Text {
+            console::note(&format!("{path}/content:\n{diff}"));
+            continue;
+        }
+        line(&format!("Notice: {}/content:", printable(&path)));
+        diff.lines().for_each(|text| line(&printable(text)));
     }
 }
 
 /// Prints what a run did.
 pub(crate) fn outcome(outcome: &Outcome) {
     diffs(outcome);
-    for event in outcome.events().filter(|event| is_shown(event)) {
-        line(&event_line(event));
-    }
-    warnings(outcome);
-    line(&summary_line(outcome));
+    lines(&outcome.report).iter().for_each(console::print);
+    console::note(&summary_line(outcome));
 }
 
 /// What came from a catalog or a file must not steer the terminal, nor look like another line.
@@ -114,42 +127,6 @@ pub(crate) fn printable(text: &str) -> String {
         }
         out
     })
-}
-
-/// What a resource wants told below notice is only shown when more is logged.
-fn is_shown(event: &Event) -> bool {
-    match event.loglevel {
-        _ if event.status == EventStatus::Failure => true,
-        Some(LogLevel::Info) => tracing::enabled!(tracing::Level::INFO),
-        Some(LogLevel::Debug) => tracing::enabled!(tracing::Level::DEBUG),
-        _ => true,
-    }
-}
-
-/// Puppet's words for levels.
-const fn level_word(level: Option<LogLevel>) -> &'static str {
-    match level {
-        Some(LogLevel::Emerg) => "Emergency",
-        Some(LogLevel::Alert) => "Alert",
-        Some(LogLevel::Crit) => "Critical",
-        Some(LogLevel::Err) => "Error",
-        Some(LogLevel::Warning) => "Warning",
-        Some(LogLevel::Info) => "Info",
-        Some(LogLevel::Debug) => "Debug",
-        _ => "Notice",
-    }
-}
-
-fn event_line(event: &Event) -> String {
-    let Event { resource, property, message, .. } = event;
-    let level = level_word(event.loglevel);
-    let (level, drift) = match event.status {
-        EventStatus::Failure => ("Error", ""),
-        _ if event.corrective_change => (level, " (corrective)"),
-        _ => (level, ""),
-    };
-    let place = if property.is_empty() { resource.clone() } else { format!("{resource}/{property}") };
-    printable(&format!("{level}: {place}: {message}{drift}"))
 }
 
 fn summary_line(outcome: &Outcome) -> String {

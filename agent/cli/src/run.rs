@@ -1,7 +1,9 @@
 //! `run` and `plan`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use direct_puppet_agent::{Agent, Outcome, RunOptions};
 use direct_puppet_transport::Transport;
@@ -9,8 +11,9 @@ use direct_puppet_transport::protocol::VersionCounter;
 use tokio_util::sync::CancellationToken;
 
 use crate::options::Common;
+use crate::plan_file::{Plan, Source};
 use crate::progress::Progress;
-use crate::{apply, connect, output};
+use crate::{connect, output};
 
 /// Options of a run.
 #[derive(Debug, Clone, Default, Args)]
@@ -45,6 +48,12 @@ pub(crate) struct RunArguments {
     /// Read every file and trust nothing that was remembered
     #[arg(long)]
     pub(crate) verify_all: bool,
+    /// Give the run up after so many seconds, 0 for never; its commands are killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub(crate) runtimeout: u64,
+    /// Fail a resource whose check, change or refresh takes so many seconds, 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, alias = "resource_timeout")]
+    pub(crate) resource_timeout: u64,
 }
 
 impl RunArguments {
@@ -59,9 +68,16 @@ impl RunArguments {
             accept_older: self.accept_older,
             at_least: self.at_least,
             verify_all: self.verify_all,
+            time_limit: seconds(self.runtimeout),
+            resource_time_limit: seconds(self.resource_timeout),
             ..RunOptions::default()
         }
     }
+}
+
+/// Returns a limit; 0 is none.
+fn seconds(count: u64) -> Option<Duration> {
+    (count > 0).then(|| Duration::from_secs(count))
 }
 
 /// Arguments of `run`.
@@ -76,6 +92,12 @@ pub(crate) struct Arguments {
 pub(crate) struct PlanArguments {
     /// A site directory, as for "apply"; without it the server is asked
     site: Option<PathBuf>,
+    /// Plan this catalog of Puppet's, in JSON, as "apply --catalog" applies it
+    #[arg(long, value_name = "FILE", conflicts_with = "site")]
+    catalog: Option<PathBuf>,
+    /// Write the plan to this file, for "apply FILE" to apply exactly it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Only resources with one of these tags
     #[arg(long, value_delimiter = ',', value_name = "TAG")]
     tags: Vec<String>,
@@ -88,16 +110,22 @@ pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
 }
 
 pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::Result<u8> {
-    let run = RunArguments { noop: true, show_diff: true, tags: arguments.tags, ..RunArguments::default() };
+    let run = RunArguments { noop: true, show_diff: true, tags: arguments.tags.clone(), ..RunArguments::default() };
     // The last run stays the one that did something.
     let options = RunOptions { report: false, ..run.options() };
-    let outcome = if let Some(site) = &arguments.site {
-        let agent = common.agent(apply::embedded(common, site).await?)?;
-        once(&agent, &options, common.json).await?
-    } else {
-        let agent = common.agent(connect::server(common)?)?;
-        once(&agent, &options, common.json).await?
+    let source = match (&arguments.site, &arguments.catalog) {
+        (Some(site), _) => Source::Site(std::path::absolute(site)?),
+        (None, Some(file)) if arguments.out.is_some() && file.as_os_str() == "-" => {
+            bail!("a plan of a catalog from standard input cannot be applied later: write the catalog to a file")
+        }
+        (None, Some(file)) if file.as_os_str() == "-" => Source::Catalog(file.clone()),
+        (None, Some(file)) => Source::Catalog(std::path::absolute(file)?),
+        (None, None) => Source::Server(common.server.clone()),
     };
+    let outcome = source.run(common, options).await?;
+    if let Some(out) = &arguments.out {
+        Plan::of(common, source, arguments.tags, &outcome)?.write(out)?;
+    }
     if !common.json {
         output::plan(&outcome);
         return Ok(outcome.exit_code());

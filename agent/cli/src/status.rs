@@ -1,12 +1,50 @@
 //! `status`.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, bail};
 use clap::Args;
-use direct_puppet_transport::protocol::{Report, RunStatus};
-use serde_json::json;
+use direct_puppet_transport::protocol::RunStatus;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
 
 use crate::options::Common;
 use crate::output;
+
+/// What is shown of the last report.
+#[derive(Debug, Deserialize)]
+struct LastReport {
+    status: RunStatus,
+    time_unix_nanos: i64,
+    environment: String,
+    catalog_id: Option<String>,
+    code_id: Option<String>,
+    version: Option<String>,
+    transaction_uuid: String,
+    noop: bool,
+    metrics: BTreeMap<String, Metrics>,
+    cached_catalog_status: String,
+    logs: Vec<Log>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Metrics {
+    /// Name, label, value.
+    values: Vec<(String, String, Json)>,
+}
+
+impl Metrics {
+    fn named(&self) -> BTreeMap<&str, &Json> {
+        self.values.iter().map(|(name, _, value)| (name.as_str(), value)).collect()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Log {
+    level: String,
+    message: String,
+    source: String,
+}
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -25,10 +63,11 @@ pub(crate) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<u
     let report = last_report(&state_dir)?;
     if common.json {
         let last = report.as_ref().map(|report| {
+            let metrics: BTreeMap<_, _> = report.metrics.iter().map(|(name, metrics)| (name, metrics.named())).collect();
             json!({
                 "status": report.status, "time_unix_nanos": report.time_unix_nanos, "environment": report.environment,
                 "catalog_id": report.catalog_id, "code_id": report.code_id, "version": report.version,
-                "transaction_uuid": report.transaction_uuid, "noop": report.noop, "metrics": report.metrics,
+                "transaction_uuid": report.transaction_uuid, "noop": report.noop, "metrics": metrics,
                 "cached_catalog_status": report.cached_catalog_status,
             })
         });
@@ -76,7 +115,7 @@ fn explain(common: &Common, path: &str) -> anyhow::Result<u8> {
     Ok(u8::from(origin.is_none()))
 }
 
-fn last_report(state_dir: &std::path::Path) -> anyhow::Result<Option<Report>> {
+fn last_report(state_dir: &std::path::Path) -> anyhow::Result<Option<LastReport>> {
     let path = state_dir.join("last_run_report.json");
     match std::fs::read(&path) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?)),
@@ -85,7 +124,7 @@ fn last_report(state_dir: &std::path::Path) -> anyhow::Result<Option<Report>> {
     }
 }
 
-fn print(disabled: Option<&str>, report: Option<&Report>) {
+fn print(disabled: Option<&str>, report: Option<&LastReport>) {
     if let Some(message) = disabled {
         output::line(&format!("disabled: {message}"));
     }
@@ -105,12 +144,13 @@ fn print(disabled: Option<&str>, report: Option<&Report>) {
     };
     output::line(&format!("last run:    {status}, {age} s ago{}", if report.noop { " (noop)" } else { "" }));
     output::line(&format!("environment: {}", report.environment));
-    output::line(&format!("catalog_id:  {}", text(report.catalog_id.map(|id| id.to_string()))));
-    output::line(&format!("code_id:     {}", text(report.code_id.map(|id| id.to_string()))));
-    for (name, value) in report.metrics.get("resources").into_iter().flatten() {
+    output::line(&format!("catalog_id:  {}", text(report.catalog_id.clone())));
+    output::line(&format!("code_id:     {}", text(report.code_id.clone())));
+    for (name, value) in report.metrics.get("resources").map(Metrics::named).into_iter().flatten() {
         output::line(&format!("  {name}: {value}"));
     }
-    for log in &report.logs {
-        output::line(&output::printable(&format!("{}: {}", log.level, log.message)));
+    for log in report.logs.iter().filter(|log| matches!(log.level.as_str(), "emerg" | "alert" | "crit" | "err" | "warning")) {
+        let source = if log.source == "Puppet" { String::new() } else { format!("{}: ", log.source) };
+        output::line(&output::printable(&format!("{}: {source}{}", log.level, log.message)));
     }
 }

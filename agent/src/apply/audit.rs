@@ -54,7 +54,7 @@ impl Engine<'_> {
         // What is compared with an earlier run does not settle.
         self.result.witnesses = None;
         let reference = resource.reference().to_string();
-        let Some(values) = provider.audited(self.context, resource).await? else {
+        let Some(values) = self.limited(resource, provider.audited(self.context, resource)).await? else {
             let reason = format!("{reference}: audit is left out: type {} does not tell its properties", resource.resource_type);
             self.result.messages.push(reason);
             return Ok(Vec::new());

@@ -1,16 +1,20 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use direct_puppet_transport::protocol::Resource;
 use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
-use direct_puppet_transport::protocol::{Resource, ResourceRef};
 use serde::{Deserialize, Serialize};
 
 use super::audit::Audit;
 use super::graph::{Graph, Node};
+use super::limit::limited;
 use super::metaparameters::Metaparameters;
+use super::places::Places;
+use super::prior::{Left, Prior};
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
@@ -18,23 +22,6 @@ use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::system::{System, unix_nanos};
 use crate::tree::Witnesses;
-
-/// What earlier runs made of the same resources: tells drift from new intent.
-#[derive(Debug, Default)]
-pub(crate) struct Prior {
-    /// The resources of the catalog applied before.
-    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>>,
-    /// Those which that run left out of sync.
-    pub(crate) unsettled: HashSet<String>,
-}
-
-impl Prior {
-    /// Whether an earlier run had brought this resource to just this state, so that a difference is drift.
-    fn had_settled(&self, declared: &Resource, changed: &ResourceRef) -> bool {
-        let same = self.resources.get(&declared.reference()).is_some_and(|before| **before == *declared);
-        same && !self.unsettled.contains(&changed.to_string()) && !self.unsettled.contains(&declared.reference().to_string())
-    }
-}
 
 /// What runs remember of resources, by reference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +42,8 @@ pub(crate) struct EngineOptions {
     pub(crate) tags: Vec<String>,
     /// No resource with one of these tags.
     pub(crate) skip_tags: Vec<String>,
+    /// How long each step of a resource may take.
+    pub(crate) resource_time_limit: Option<Duration>,
 }
 
 /// One pass over a catalog.
@@ -68,6 +57,7 @@ pub(crate) struct Engine<'a> {
     /// What earlier runs checked and saw.
     pub(crate) remembered: &'a Remembered,
     pub(crate) resources: &'a [Arc<Resource>],
+    pub(crate) places: Places<'a>,
     pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
     pub(crate) context: &'a Context,
     pub(crate) options: &'a EngineOptions,
@@ -86,8 +76,12 @@ pub(crate) struct EngineResult {
     pub(crate) messages: Vec<String>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
+    /// What this run leaves otherwise than the catalog wants.
+    pub(crate) left: Left,
     /// What later runs are to know.
     pub(crate) remembered: Remembered,
+    /// How long the resources of each type took, by name.
+    pub(crate) times: BTreeMap<String, Duration>,
     /// The run was cancelled before the end.
     pub(crate) cancelled: bool,
 }
@@ -140,7 +134,7 @@ impl Engine<'_> {
         for (id, node) in order {
             let passed = match node {
                 Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
-                Node::Resource(at) => self.visit(at, blocked[id], notified[id]).await,
+                Node::Resource(at) => self.take_turn(at, blocked[id], notified[id]).await,
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
@@ -150,6 +144,27 @@ impl Engine<'_> {
             }
         }
         self.result
+    }
+
+    /// Gives a resource its turn, and takes down where it stands and how long it took.
+    async fn take_turn(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
+        let told = self.result.statuses.len();
+        let began = self.system.now();
+        let passed = self.visit(at, blocked, notified).await;
+        let evaluation = self.system.now().duration_since(began).unwrap_or_default();
+        let resource_type = &self.resources[at].resource_type;
+        match self.result.times.get_mut(resource_type) {
+            Some(time) => *time += evaluation,
+            None => drop(self.result.times.insert(resource_type.clone(), evaluation)),
+        }
+        if told < self.result.statuses.len() {
+            let place = self.places.of(at);
+            for status in &mut self.result.statuses[told..] {
+                status.place = Some(Arc::clone(&place));
+                (status.began_unix_nanos, status.evaluation) = (unix_nanos(began), evaluation);
+            }
+        }
+        passed
     }
 
     async fn visit(&mut self, at: usize, blocked: bool, notified: Heard) -> Passed {
@@ -162,6 +177,7 @@ impl Engine<'_> {
             self.result.counters.total += 1;
             self.result.counters.skipped += 1;
             self.result.witnesses = None;
+            self.keep_left(&resource);
             return Passed { failed: blocked, heard: Heard::default() };
         }
         match self.is_scheduled(at, &resource) {
@@ -183,7 +199,8 @@ impl Engine<'_> {
             Ok(audits) => audits,
             Err(error) => return self.fail(&resource, &error_chain(&error)),
         };
-        match provider.check(self.context, &resource).await {
+        let checked = provider.check(self.context, &resource);
+        match self.limited(&resource, checked).await {
             Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
@@ -213,6 +230,7 @@ impl Engine<'_> {
     fn pass_over(&mut self, resource: &Resource, blocked: bool) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
+        self.keep_left(resource);
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: blocked, heard: Heard::default() }
     }
@@ -263,6 +281,9 @@ impl Engine<'_> {
         }
         let statuses = statuses.complete();
         self.count(&statuses);
+        for status in statuses.iter().filter(|status| status.failed && status.events.is_empty()) {
+            self.result.left.insert(status.resource.clone(), BTreeMap::new());
+        }
         self.result.statuses.extend(statuses);
         passed
     }
@@ -284,7 +305,7 @@ impl Engine<'_> {
             return None;
         }
         let all_failed = |reason: String| Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect() };
-        Some(match provider.apply(self.context, resource, changes).await {
+        Some(match self.limited(resource, provider.apply(self.context, resource, changes)).await {
             Ok(applied) => applied,
             Err(error) => all_failed(error_chain(&error)),
         })
@@ -304,7 +325,12 @@ impl Engine<'_> {
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let event = Event { loglevel, ..self.event(resource, change, applied.is_none(), failure) };
+            let left = self.prior.value_left(resource, &change).map(Cow::into_owned);
+            let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
+            if event.status != EventStatus::Success {
+                let value = left.unwrap_or_else(|| event.previous_value.to_string());
+                self.result.left.entry(event.resource.clone()).or_default().insert(event.property.to_string(), value);
+            }
             if let Some(diff) = diff {
                 self.result.diffs.push((event.resource.clone(), diff));
             }
@@ -319,27 +345,30 @@ impl Engine<'_> {
         }
     }
 
-    fn event(&self, resource: &Resource, change: Change, noop: bool, failure: Option<&String>) -> Event {
+    /// Makes the event of a change; `left` is what the last run left there.
+    fn event(&self, resource: &Resource, change: Change, left: Option<&str>, noop: bool, failure: Option<&String>) -> Event {
         let converges = self.providers.get(&resource.resource_type).is_none_or(|provider| provider.converges());
         let (status, message): (_, Cow<'static, str>) = match (noop, failure, &change.wording) {
             (true, _, Some(words)) => {
                 (EventStatus::Noop, format!("current_value {}, should be {} (noop)", words.previous, words.desired).into())
             }
             (true, _, None) => {
-                (EventStatus::Noop, format!("current value {}, should be {} (noop)", change.previous, change.desired).into())
+                let words = format!("current_value '{}', should be '{}' (noop)", change.previous, change.desired);
+                (EventStatus::Noop, words.into())
             }
             (false, Some(reason), Some(words)) => {
                 (EventStatus::Failure, format!("change from {} to {} failed: {reason}", words.previous, words.desired).into())
             }
             (false, Some(reason), None) => {
-                (EventStatus::Failure, format!("change to {} failed: {reason}", change.desired).into())
+                let words = format!("change from '{}' to '{}' failed: {reason}", change.previous, change.desired);
+                (EventStatus::Failure, words.into())
             }
             (false, None, Some(words)) => (EventStatus::Success, words.done.clone().into()),
             (false, None, None) => (EventStatus::Success, done_message(&change)),
         };
         Event {
             resource: change.resource.to_string(),
-            corrective_change: converges && self.prior.had_settled(resource, &change.resource),
+            corrective_change: converges && !change.redacted && left.is_some_and(|left| left != change.previous),
             property: change.property,
             previous_value: change.previous,
             desired_value: change.desired,
@@ -359,7 +388,7 @@ impl Engine<'_> {
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
-        match provider.refresh(self.context, resource).await {
+        match self.limited(resource, provider.refresh(self.context, resource)).await {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
@@ -377,7 +406,7 @@ impl Engine<'_> {
                 let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
                 self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
                 let status = statuses.of(&resource.reference(), resource);
-                (status.failed, status.out_of_sync) = (true, true);
+                (status.failed, status.failed_to_restart, status.out_of_sync) = (true, true, true);
                 status.events.push(event);
                 passed.failed = true;
             }
@@ -391,7 +420,7 @@ impl Engine<'_> {
             counters.out_of_sync += u64::from(status.out_of_sync);
             counters.changed += u64::from(status.changed);
             counters.failed += u64::from(status.failed);
-            counters.corrective_change += u64::from(status.corrective_change && status.changed);
+            counters.corrective_change += u64::from(status.corrective_change);
         }
     }
 
@@ -399,6 +428,7 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
         self.result.witnesses = None;
+        self.keep_left(resource);
         self.result.messages.push(format!("{}: skipped because {reason}", resource.reference()));
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         passed
@@ -408,9 +438,26 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
         self.result.witnesses = None;
+        self.result.left.insert(resource.reference().to_string(), BTreeMap::new());
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: true, heard: Heard::default() }
+    }
+
+    /// Waits for one step of a resource as long as it may take.
+    pub(super) async fn limited<R>(
+        &self,
+        resource: &Resource,
+        work: impl Future<Output = Result<R, ProviderError>> + Send,
+    ) -> Result<R, ProviderError> {
+        limited(resource, self.options.resource_time_limit, self.context.cancel(), work).await
+    }
+
+    /// Keeps what is known of a resource that is passed over.
+    fn keep_left(&mut self, resource: &Resource) {
+        if let Some(values) = self.prior.kept(resource) {
+            self.result.left.insert(resource.reference().to_string(), values);
+        }
     }
 
     fn warn(&mut self, message: String) {
@@ -450,7 +497,7 @@ fn done_message(change: &Change) -> Cow<'static, str> {
     match (&*change.property, &*change.previous, &*change.desired) {
         ("ensure", "absent", _) => "created".into(),
         ("ensure", _, "absent") => "removed".into(),
-        (property, previous, desired) => format!("{property} changed {previous} to {desired}").into(),
+        (property, previous, desired) => format!("{property} changed '{previous}' to '{desired}'").into(),
     }
 }
 

@@ -3,16 +3,21 @@
 mod audit;
 mod engine;
 mod graph;
+mod limit;
 mod managed;
 mod metaparameters;
+mod places;
+mod prior;
 mod schedule;
 mod statuses;
 
-pub(crate) use engine::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
+pub(crate) use engine::{Engine, EngineOptions, EngineResult, Remembered, error_chain};
 pub use graph::GraphError;
 pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;
 pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
+pub(crate) use places::Places;
+pub(crate) use prior::{Left, Prior};
 pub(crate) use schedule::Schedules;
 #[cfg(feature = "providers")]
 pub(crate) use schedule::{SCHEDULE_PARAMETERS, Schedule};

@@ -35,6 +35,7 @@ impl Statuses {
                 whole.out_of_sync |= part.out_of_sync;
                 whole.changed |= part.changed;
                 whole.failed |= part.failed;
+                whole.failed_to_restart |= part.failed_to_restart;
                 whole.corrective_change |= part.corrective_change;
             }
             is_same

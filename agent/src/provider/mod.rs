@@ -66,6 +66,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
@@ -150,6 +151,14 @@ pub enum ProviderError {
         /// Why it failed.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It took longer than resources may; what it was doing was given up.
+    #[error("{resource}: took longer than {limit:?} and was given up")]
+    TimedOut {
+        /// The resource.
+        resource: ResourceRef,
+        /// How long it may take.
+        limit: Duration,
     },
     /// The run was cancelled before the end; what was reported as done is done.
     #[error("{resource}: cancelled")]

@@ -114,7 +114,11 @@ impl<T: Transport> Run<'_, T> {
             if reply != CatalogReply::FactsNeeded {
                 return Ok(reply);
             }
+            let began = self.inner.system.now();
             let facts = self.inner.facts().await?;
+            let took = self.inner.system.now().duration_since(began).unwrap_or_default();
+            // Only the first time counts, should the server ask twice.
+            self.fact_generation.get_or_init(|| took);
             self.client.submit_facts(&SubmitFacts { check_in, facts }).await.map_err(RunError::CheckIn)
         };
         tokio::select! {

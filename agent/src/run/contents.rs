@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, CatalogId, Digest, Resource, TreePath};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Digest, Edge, Resource, TreePath};
 
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
@@ -33,6 +33,7 @@ struct LocalCopy {
 pub(super) struct Contents {
     pub(super) classes: Vec<String>,
     pub(super) resources: Vec<Arc<Resource>>,
+    pub(super) edges: Vec<Edge>,
     pub(super) scan: Scan,
     /// Contents to be copied into the store from another path of this node.
     copies: Vec<LocalCopy>,
@@ -75,7 +76,7 @@ impl<T: Transport> Run<'_, T> {
                 }
             }
         }
-        let classes = catalog.classes;
+        let (classes, edges) = (catalog.classes, catalog.edges);
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
         let job = ScanJob {
             root: state.root.clone(),
@@ -96,7 +97,7 @@ impl<T: Transport> Run<'_, T> {
         let total = job.wanted.len() as u64;
         let (contents, cache) = self.watch(move || job.run(), &progress, &interrupt, total).await??;
         state.cache = Some(cache);
-        Ok(Contents { classes, resources, ..contents })
+        Ok(Contents { classes, resources, edges, ..contents })
     }
 
     /// Does work on a blocking thread, tells listeners how far it is, and interrupts it when the run is cancelled.
@@ -281,7 +282,8 @@ fn resolve(
     }
     scan.counters.missing = missing.len() as u64;
     let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
-    Ok(Contents { classes: Vec::new(), resources: Vec::new(), scan, copies, missing, present, uses, proofs, scanned_at })
+    let (classes, resources, edges) = Default::default();
+    Ok(Contents { classes, resources, edges, scan, copies, missing, present, uses, proofs, scanned_at })
 }
 
 /// Copies contents into the store; returns those that turned out to be others.

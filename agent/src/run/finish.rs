@@ -1,42 +1,31 @@
 //! What a run leaves on disk, and what it tells the server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Report, RunStatus};
-use serde::{Deserialize, Serialize};
 
 use super::contents::Contents;
 use super::remembered;
 use super::settled::ToSettle;
 use super::state::State;
+use super::transaction_store::TransactionStore;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, Remembered, error_chain};
 use crate::catalog_lists::CatalogLists;
 use crate::error::RunError;
 use crate::event::RunEvent;
-use crate::fs::{FsError, write_state};
-use crate::lock::own_file;
+use crate::fs::FsError;
 use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
-use crate::report::{self, ReportParts};
+use crate::report::{self, GivenIds, ReportParts};
+use crate::report_processor;
 use crate::summary;
 use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
-
-const UNSETTLED: &str = "unsettled.json";
-
-/// What the last run that applied something left out of sync; tells drift from intent.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Unsettled {
-    /// The catalog was applied to its end at least once.
-    applied: bool,
-    /// Resources that failed, were skipped or noop.
-    resources: HashSet<String>,
-}
 
 impl<T: Transport> Run<'_, T> {
     /// Holds the catalog: all its contents are here now. Returns what earlier runs made of its resources.
@@ -48,20 +37,20 @@ impl<T: Transport> Run<'_, T> {
         contents: &Contents,
         before: Option<Catalog>,
     ) -> Result<Prior, RunError> {
-        let (unsettled_path, catalogs) = (self.unsettled_path(), state.catalogs.clone());
+        let catalogs = state.catalogs.clone();
         let (environment, held) = (self.inner.environment.clone(), source.held);
         let is_kept = !self.options.noop;
         let is_new = bytes.is_some();
         let state_dir = self.inner.state_dir.clone();
         let is_listed = is_kept && !is_new && CatalogLists::are_written(&state_dir);
         let lists = (is_kept && !is_listed).then(|| CatalogLists::of(&contents.classes, &contents.resources));
-        let unsettled = tokio::task::spawn_blocking(move || -> Result<Unsettled, RunError> {
-            let unsettled = load_unsettled(&unsettled_path);
+        let transactions = tokio::task::spawn_blocking(move || -> Result<TransactionStore, RunError> {
+            let transactions = TransactionStore::load(&state_dir);
             match bytes {
                 _ if !is_kept => {}
                 Some(bytes) => {
                     // Until this run comes to its end, nothing that differs is known to be drift.
-                    save_unsettled(&unsettled_path, &Unsettled::default())?;
+                    TransactionStore::default().save(&state_dir)?;
                     catalogs.put(&environment, held, &bytes)?;
                 }
                 None => catalogs.hold(&environment, held)?,
@@ -69,11 +58,11 @@ impl<T: Transport> Run<'_, T> {
             if let Some(lists) = lists {
                 lists.write(&state_dir)?;
             }
-            Ok(unsettled)
+            Ok(transactions)
         })
         .await
         .map_err(RunError::Lost)??;
-        if !unsettled.applied {
+        if !transactions.applied {
             return Ok(Prior::default());
         }
         let resources = match before {
@@ -81,7 +70,7 @@ impl<T: Transport> Run<'_, T> {
             None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
             None => contents.resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
-        Ok(Prior { resources, unsettled: unsettled.resources })
+        Ok(Prior { resources, left: transactions.into_left() })
     }
 
     /// Writes the state, sends the report and returns the outcome.
@@ -111,7 +100,8 @@ impl<T: Transport> Run<'_, T> {
         scanned: ScanCounters,
         result: EngineResult,
     ) -> Result<Outcome, RunError> {
-        let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0;
+        let time_limit_passed = self.time_limit_passed().filter(|_| result.cancelled);
+        let has_failed = result.counters.failed > 0 || result.counters.failed_to_restart > 0 || time_limit_passed.is_some();
         let has_changed = result.counters.changed > 0 || result.counters.restarted > 0;
         let status = match () {
             () if has_failed => RunStatus::Failed,
@@ -119,8 +109,10 @@ impl<T: Transport> Run<'_, T> {
             () => RunStatus::Unchanged,
         };
         self.messages.extend(result.messages.iter().cloned());
-        if result.cancelled {
-            self.messages.push("the run was cancelled before its end".to_owned());
+        match time_limit_passed {
+            Some(limit) => self.messages.push(format!("the run took longer than {limit:?} and was given up before its end")),
+            None if result.cancelled => self.messages.push("the run was cancelled before its end".to_owned()),
+            None => {}
         }
         let mut parts = self.report_parts();
         parts.catalog_id = Some(source.held.catalog_id);
@@ -128,6 +120,14 @@ impl<T: Transport> Run<'_, T> {
             parts.code_id = Some(source.held.code_id);
             parts.version = Some(source.held.version);
         }
+        if let Some(given) = &self.options.catalog {
+            parts.given = GivenIds {
+                version: given.version.clone(),
+                code_id: given.code_id.clone(),
+                catalog_uuid: given.catalog_uuid.clone(),
+            };
+        }
+        parts.parts_of_times.extend(result.times);
         parts.cached = source.cached;
         parts.status = status;
         parts.completed = !result.cancelled;
@@ -174,16 +174,7 @@ impl<T: Transport> Run<'_, T> {
             is_noop: self.options.noop,
             has_changed: result.counters.out_of_sync > 0 || self.fetched.received > 0,
             has_failed: result.counters.failed > 0 || result.cancelled,
-            unsettled: Unsettled {
-                applied: !result.cancelled,
-                resources: result
-                    .statuses
-                    .iter()
-                    .filter(|status| status.failed || status.skipped || status.out_of_sync && !status.changed)
-                    .map(|status| status.resource.clone())
-                    .collect(),
-            },
-            unsettled_path: self.unsettled_path(),
+            transactions: TransactionStore::new(!result.cancelled, result.left.clone()),
             remembered: result.remembered.clone(),
             now: started_nanos(self) / 1_000_000_000,
             undo_runs: self.inner.undo_runs,
@@ -223,6 +214,9 @@ impl<T: Transport> Run<'_, T> {
                 Vec::new()
             }
         };
+        for message in report_processor::process(&self.inner.processors, &self.inner.state_dir, report).await {
+            self.warn(message);
+        }
         if self.options.catalog.is_some() {
             // There is no server that waits for it.
             return;
@@ -247,6 +241,7 @@ impl<T: Transport> Run<'_, T> {
         parts.noop = self.options.noop;
         parts.wire = self.wire();
         parts.times.clone_from(&self.times);
+        parts.parts_of_times.extend(self.fact_generation.get().map(|time| ("fact_generation".to_owned(), *time)));
         parts.messages.clone_from(&self.messages);
         parts
     }
@@ -260,10 +255,6 @@ impl<T: Transport> Run<'_, T> {
             ..counted
         }
     }
-
-    fn unsettled_path(&self) -> PathBuf {
-        self.inner.state_dir.join(UNSETTLED)
-    }
 }
 
 /// What is to be written after the apply.
@@ -271,8 +262,7 @@ struct KeepState {
     is_noop: bool,
     has_changed: bool,
     has_failed: bool,
-    unsettled: Unsettled,
-    unsettled_path: PathBuf,
+    transactions: TransactionStore,
     remembered: Remembered,
     /// In seconds since 1970 UTC.
     now: i64,
@@ -327,9 +317,8 @@ impl KeepState {
         if self.is_noop {
             return Ok(());
         }
-        let before = load_unsettled(&self.unsettled_path);
-        if before.applied != self.unsettled.applied || before.resources != self.unsettled.resources {
-            save_unsettled(&self.unsettled_path, &self.unsettled)?;
+        if TransactionStore::load(&self.state_dir) != self.transactions {
+            self.transactions.save(&self.state_dir)?;
         }
         if self.remembered != Remembered::default() {
             remembered::keep(&self.state_dir, self.remembered, self.now)?;
@@ -347,16 +336,5 @@ impl KeepState {
 
 /// Returns whether the last run that applied something came to its end and left nothing out of sync. Blocking.
 pub(super) fn left_nothing_unsettled(state_dir: &Path) -> bool {
-    let unsettled = load_unsettled(&state_dir.join(UNSETTLED));
-    unsettled.applied && unsettled.resources.is_empty()
-}
-
-fn load_unsettled(path: &Path) -> Unsettled {
-    std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-}
-
-fn save_unsettled(path: &Path, unsettled: &Unsettled) -> Result<(), FsError> {
-    let text =
-        serde_json::to_vec(unsettled).map_err(|error| own_file(path, "encode the list of unsettled resources", error.into()))?;
-    write_state(path, &text, 0o600)
+    TransactionStore::load(state_dir).has_nothing_left()
 }

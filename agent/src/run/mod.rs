@@ -10,20 +10,22 @@ mod plan;
 mod remembered;
 mod settled;
 mod state;
+mod transaction_store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus, TreePath};
 use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{Inner, RunOptions};
-use crate::apply::{Engine, EngineOptions, EngineResult, Prior, Remembered, error_chain};
+use crate::apply::{Engine, EngineOptions, EngineResult, Places, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
 use crate::outcome::{Answer, Outcome};
@@ -51,8 +53,12 @@ struct Run<'a, T> {
     started: SystemTime,
     phase_started: SystemTime,
     times: Vec<(&'static str, Duration)>,
+    /// How long facts were gathered, when they were.
+    fact_generation: OnceLock<Duration>,
     messages: Vec<String>,
     fetched: Fetched,
+    /// Cancels the run when it takes too long.
+    timer: Option<AbortOnDropHandle<()>>,
 }
 
 /// Makes one run.
@@ -62,6 +68,15 @@ pub(crate) async fn run<T: Transport>(
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
     let now = inner.system.now();
+    // The caller's token stays as it is.
+    let cancel = cancel.child_token();
+    let timer = options.time_limit.map(|limit| {
+        let cancel = cancel.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            cancel.cancel();
+        }))
+    });
     let mut run = Run {
         inner,
         options,
@@ -71,8 +86,10 @@ pub(crate) async fn run<T: Transport>(
         started: now,
         phase_started: now,
         times: Vec::new(),
+        fact_generation: OnceLock::new(),
         messages: Vec::new(),
         fetched: Fetched::default(),
+        timer,
     };
     run.begin(Phase::Lock);
     let shared = Arc::clone(inner);
@@ -83,6 +100,10 @@ pub(crate) async fn run<T: Transport>(
     match run.phases(&mut state).await {
         Ok(outcome) => Ok(outcome),
         Err(error) => {
+            let error = match (error, run.time_limit_passed()) {
+                (RunError::Cancelled, Some(limit)) => RunError::TimedOut { limit },
+                (error, _) => error,
+            };
             run.messages.push(error_chain(&error));
             run.finish_failed(&state).await;
             inner.sink.send(RunEvent::Finished(RunStatus::Failed));
@@ -169,6 +190,11 @@ impl<T: Transport> Run<'_, T> {
         self.messages.push(message);
     }
 
+    /// Returns how long the run may take, if it was cancelled for taking longer.
+    fn time_limit_passed(&self) -> Option<Duration> {
+        self.options.time_limit.filter(|_| self.timer.as_ref().is_some_and(|timer| timer.is_finished()))
+    }
+
     fn check_cancelled(&self) -> Result<(), RunError> {
         if self.cancel.is_cancelled() { Err(RunError::Cancelled) } else { Ok(()) }
     }
@@ -203,8 +229,12 @@ impl<T: Transport> Run<'_, T> {
             uses: Mutex::new(contents.uses),
             written: Mutex::new(Vec::new()),
         });
-        let options =
-            EngineOptions { noop: self.options.noop, tags: self.options.tags.clone(), skip_tags: self.options.skip_tags.clone() };
+        let options = EngineOptions {
+            noop: self.options.noop,
+            tags: self.options.tags.clone(),
+            skip_tags: self.options.skip_tags.clone(),
+            resource_time_limit: self.options.resource_time_limit,
+        };
         let witnesses = may_settle.then(Witnesses::default);
         let remembered = self.remembered(&contents.resources, plan).await?;
         let engine = Engine {
@@ -214,6 +244,7 @@ impl<T: Transport> Run<'_, T> {
             schedules: &plan.schedules,
             remembered: &remembered,
             resources: &contents.resources,
+            places: Places::new(&contents.resources, &contents.edges),
             providers: &self.inner.providers,
             context: &context,
             options: &options,

@@ -4,6 +4,7 @@
 //! TLS. There are no redirects, no proxies from the environment and no cookies: a call goes where the URL says or fails.
 
 mod failure;
+mod json;
 pub mod pem;
 mod tls;
 pub mod wire;
@@ -15,6 +16,7 @@ use futures::StreamExt as _;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 
+pub use self::json::JsonMethod;
 pub use self::tls::{TlsError, TlsFiles};
 use crate::error::{TransportError, TransportErrorKind};
 use crate::transport::{Request, Response, Status, Transport};

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +144,9 @@ pub struct ResourceStatus {
     /// It could not be checked or changed.
     #[serde(default)]
     pub failed: bool,
+    /// It was changed, but the refresh that followed failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed_to_restart: bool,
     /// It was passed over: a dependency failed, or tags, or the run was cancelled.
     #[serde(default)]
     pub skipped: bool,
@@ -151,6 +156,40 @@ pub struct ResourceStatus {
     /// Its events, in order.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// Where it stands in its catalog; known on the node only, and not sent.
+    #[serde(skip)]
+    pub place: Option<Arc<Place>>,
+    /// When its turn came, in nanoseconds since 1970 UTC; known on the node only, 0 elsewhere.
+    #[serde(skip)]
+    pub began_unix_nanos: i64,
+    /// How long its turn took; known on the node only. What one declared resource generates has the time of all.
+    #[serde(skip)]
+    pub evaluation: Duration,
+}
+
+/// Where a declared resource stands in its catalog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The containers that hold it, outermost first, by reference as `Stage[main]`, `Class[Web]`, `Web::Site[a]`.
+    pub containers: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+impl Place {
+    /// Returns the names of the containers as Puppet's reports have them: a class by its name alone.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().map(|name| match name.strip_prefix("Class[").and_then(|rest| rest.strip_suffix(']')) {
+            Some(class) => class,
+            None => name.as_str(),
+        })
+    }
+
+    /// Returns the path of a resource in it, as Puppet's messages have it: `/Stage[main]/Web/File[/etc/motd]`.
+    #[must_use]
+    pub fn path_of(&self, resource: &str) -> String {
+        self.names().chain([resource]).fold(String::new(), |path, name| path + "/" + name)
+    }
 }
 
 /// One line of the log of a run.
@@ -191,6 +230,15 @@ pub struct Report {
     /// Whether the catalog came from disk for want of a server.
     #[serde(default)]
     pub cached_catalog_status: CachedCatalogStatus,
+    /// The version of a catalog that was given to the run, as its compiler called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration_version: Option<String>,
+    /// The code of a catalog that was given to the run, as its compiler called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_code_id: Option<String>,
+    /// The id of a catalog that was given to the run, as its compiler called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog_uuid: Option<String>,
     /// How the run ended.
     pub status: RunStatus,
     /// The run came to its end.

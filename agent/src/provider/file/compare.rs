@@ -13,7 +13,7 @@ use super::parameters::Parameters;
 use super::source::Content;
 use super::witnesses::Gathered;
 use crate::fs::{FileKind, FsError, Stat};
-use crate::provider::{Change, Checked, Context, Ownership, ProviderError};
+use crate::provider::{Change, Checked, Context, Ownership, ProviderError, Wording};
 
 /// What hides a secret in changes.
 const REDACTED: &str = "[redacted]";
@@ -39,6 +39,7 @@ struct Difference {
     previous: Cow<'static, str>,
     desired: Cow<'static, str>,
     diff: Option<String>,
+    wording: Option<Box<Wording>>,
 }
 
 impl Difference {
@@ -48,7 +49,7 @@ impl Difference {
         previous: impl Into<Cow<'static, str>>,
         desired: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { phase, property, previous: previous.into(), desired: desired.into(), diff: None }
+        Self { phase, property, previous: previous.into(), desired: desired.into(), diff: None, wording: None }
     }
 }
 
@@ -162,7 +163,7 @@ impl Comparison<'_> {
             desired: difference.desired,
             diff: difference.diff,
             redacted: self.parameters.sensitive && difference.property == "content",
-            wording: None,
+            wording: difference.wording,
         };
         let found = &mut self.found[difference.phase as usize];
         if found.len() == found.capacity() {
@@ -180,6 +181,11 @@ impl Comparison<'_> {
             (Want::Absent, Some(_)) => {
                 self.may_destroy(path, kind, "remove")?;
                 create(Phase::Removal, "absent")
+            }
+            (Want::File(Some(content)), None) if *path == self.parameters.path => {
+                let mut difference = Difference::new(Phase::File, "ensure", kind_name(stat), "file");
+                difference.wording = self.defined(content).map_err(|error| text(&error))?;
+                Ok(vec![difference])
             }
             (Want::Present | Want::File(_), None) => create(Phase::File, "file"),
             (Want::Directory, None) => create(Phase::Directory, "directory"),
@@ -268,16 +274,20 @@ impl Comparison<'_> {
         }
         let (digest, size) = observe::digest_of(self.context.root(), content)?;
         let Some(found) = self.observer.compare(path, stat, &digest, size)? else { return Ok(None) };
-        let shown = |digest: &Digest| {
-            if self.parameters.sensitive {
-                REDACTED.to_owned()
-            } else {
-                format!("{{{}}}{}", digest.algorithm().name(), digest.to_hex())
-            }
-        };
+        let shown = |digest: &Digest| if self.parameters.sensitive { REDACTED.to_owned() } else { shown(digest) };
         let mut difference = Difference::new(Phase::File, "content", shown(&found), shown(&digest));
         difference.diff = self.diff(content, path, stat, size)?;
         Ok(Some(difference))
+    }
+
+    /// Returns how the creation of a file with a content is worded, as Puppet does; that of a secret is not told.
+    fn defined(&self, content: &Content) -> Result<Option<Box<Wording>>, FsError> {
+        if self.parameters.sensitive || matches!(content, Content::Local { .. }) {
+            return Ok(None);
+        }
+        let (digest, _) = observe::digest_of(self.context.root(), content)?;
+        let done = format!("defined content as '{}'", shown(&digest));
+        Ok(Some(Box::new(Wording { previous: "'absent'".to_owned(), desired: "'file'".to_owned(), done })))
     }
 
     /// Makes a diff, where one is wanted and the new content is at hand.
@@ -343,6 +353,11 @@ impl Comparison<'_> {
         self.checked.resources = (entries + self.checked.failures.len()).max(1) as u64;
         self.checked
     }
+}
+
+/// Returns a digest as Puppet's messages have it.
+fn shown(digest: &Digest) -> String {
+    format!("{{{}}}{}", digest.algorithm().name(), digest.to_hex())
 }
 
 fn text(error: &FsError) -> String {

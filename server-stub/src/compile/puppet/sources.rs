@@ -129,7 +129,7 @@ impl Sources<'_> {
         }
         let mut entries = match taking.follows {
             true => follow::below(self.manifest, root)?,
-            false => self.manifest.below(&root.path).iter().skip(1).filter_map(|entry| relative(entry, &root.path)).collect(),
+            false => self.manifest.below(&root.path).skip(1).filter_map(|entry| relative(entry, &root.path)).collect(),
         };
         if let Some(limit) = taking.recurse_limit {
             entries.retain(|entry| entry.path.depth() <= limit);

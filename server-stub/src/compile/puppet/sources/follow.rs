@@ -104,7 +104,7 @@ fn list(
     above: &mut Vec<TreePath>,
     listed: &mut Vec<ManifestEntry>,
 ) -> Result<(), String> {
-    let children = manifest.below(directory).iter().skip(1);
+    let children = manifest.below(directory).skip(1);
     for entry in children.filter(|entry| entry.path.parent().as_ref() == Some(directory)) {
         let name = entry.path.name().unwrap_or_default();
         let path = shown.child(name).map_err(|error| format!("its links make a path that is too long: {error}"))?;

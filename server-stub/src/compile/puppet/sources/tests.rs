@@ -60,7 +60,7 @@ fn shown(resource: &Resource) -> Vec<String> {
     let whole = manifest();
     let name = |digest: &Digest| {
         let is_it = |entry: &&ManifestEntry| matches!(&entry.kind, EntryKind::File { digest: known, .. } if known == digest);
-        String::from_utf8_lossy(whole.entries().iter().find(is_it).unwrap().path.as_bytes()).replace("site/app/files/", "")
+        String::from_utf8_lossy(whole.entries().find(is_it).unwrap().path.as_bytes()).replace("site/app/files/", "")
     };
     let show = |entry: &ManifestEntry| match &entry.kind {
         EntryKind::File { digest, .. } => format!("{} = {}", entry.path, name(digest)),

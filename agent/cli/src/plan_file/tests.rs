@@ -1,0 +1,120 @@
+//! Plans as files, and when they are refused.
+
+use clap::Parser as _;
+
+use super::*;
+
+#[derive(Debug, clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A node with a catalog of Puppet's in a file.
+struct Node {
+    dir: tempfile::TempDir,
+    common: Common,
+}
+
+impl Node {
+    fn new(content: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        let root = dir.path().join("root");
+        let common = Line::try_parse_from(["x", "--json", "--root", root.to_str().unwrap()]).unwrap().common;
+        let node = Self { dir, common };
+        node.write(content);
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, content: &str) {
+        let secret = json!({"__ptype": "Sensitive", "__pvalue": "hunter2-in-clear"});
+        let catalog = json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+            {"type": "File", "title": "/a", "parameters": {"content": content}},
+            {"type": "File", "title": "/secret", "parameters": {"content": secret}},
+        ]});
+        std::fs::write(self.path("catalog.json"), catalog.to_string()).unwrap();
+    }
+
+    async fn plan(&self) -> Plan {
+        let source = Source::Catalog(self.path("catalog.json"));
+        let options = RunOptions { noop: true, report: false, ..RunOptions::default() };
+        let outcome = source.run(&self.common, options).await.unwrap();
+        Plan::of(&self.common, source, Vec::new(), &outcome).unwrap()
+    }
+
+    async fn apply(&self, plan: Plan) -> anyhow::Result<Outcome> {
+        plan.apply(&self.common, RunOptions::default()).await
+    }
+}
+
+#[tokio::test]
+async fn a_plan_is_applied_as_it_was_written() {
+    let node = Node::new("one");
+    let plan = node.plan().await;
+    assert_eq!(plan.changes.len(), 2);
+    let file = node.path("plan");
+    plan.write(&file).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("hunter2"), "a secret is in the plan");
+    assert!(!node.path("root/a").exists(), "a plan changes nothing");
+    let outcome = node.apply(Plan::read(&file).unwrap()).await.unwrap();
+    assert_eq!((outcome.resources.changed, outcome.exit_code()), (2, 2));
+    assert_eq!(std::fs::read_to_string(node.path("root/a")).unwrap(), "one");
+    // It is done: the plan does not fit any more.
+    let error = node.apply(plan).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("the node has changed since the plan was made: no longer File[/a]/ensure: absent -> file"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_changed_is_refused_and_left_alone() {
+    let node = Node::new("one");
+    let plan = node.plan().await;
+    std::fs::write(node.path("root/a"), "drift").unwrap();
+    let error = node.apply(plan).await.unwrap_err().to_string();
+    assert!(error.contains("now File[/a]/content: {"), "{error}");
+    assert_eq!(std::fs::read_to_string(node.path("root/a")).unwrap(), "drift");
+    assert!(!node.path("root/secret").exists());
+}
+
+#[tokio::test]
+async fn a_catalog_that_changed_is_refused() {
+    let node = Node::new("one");
+    let plan = node.plan().await;
+    node.write("two");
+    let error = node.apply(plan.clone()).await.unwrap_err().to_string();
+    assert!(error.starts_with("the catalog has changed since the plan was made"), "{error}");
+    assert!(!node.path("root/a").exists());
+    let other = Common { environment: Some("testing".parse().unwrap()), ..node.common.clone() };
+    let error = plan.apply(&other, RunOptions::default()).await.unwrap_err().to_string();
+    assert!(error.contains("--environment production"), "{error}");
+}
+
+#[tokio::test]
+async fn damage_is_found() {
+    let node = Node::new("one");
+    let file = node.path("plan");
+    node.plan().await.write(&file).unwrap();
+    let whole = std::fs::read_to_string(&file).unwrap();
+    for (text, said) in [
+        (whole.replace("File[/a]", "File[/b]"), "its checksum does not fit"),
+        (whole.replace("\"version\": 1", "\"version\": 2"), "has version 2"),
+        (whole.replace("direct-puppet plan", "something else"), "is no plan of"),
+        (whole[..whole.len() / 2].to_owned(), "is no plan, or a damaged one"),
+        (String::new(), "is no plan, or a damaged one"),
+        ("{}".to_owned(), "is no plan of"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let error = format!("{:#}", Plan::read(&file).unwrap_err());
+        assert!(error.contains(said), "{said}: {error}");
+    }
+    assert!(Plan::read(&node.path("none")).is_err());
+}

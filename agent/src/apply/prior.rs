@@ -1,0 +1,159 @@
+//! What earlier runs left: tells drift, which somebody else made, from new intent.
+//!
+//! Puppet's rule: a change is corrective when what is found is not what the last run left there. The last run left what its catalog wanted
+//! wherever it had nothing to do or succeeded, so that catalog says it; only of the rest are values kept.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use direct_puppet_transport::protocol::manifest::EntryKind;
+use direct_puppet_transport::protocol::{Resource, ResourceRef, Value};
+
+use crate::provider::Change;
+
+/// By resource, and by property, the value that the last run left where that is not what its catalog wanted. A resource with no property
+/// is one of which nothing is known.
+pub(crate) type Left = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What earlier runs made of the same resources.
+#[derive(Debug, Default)]
+pub(crate) struct Prior {
+    /// The resources of the catalog applied before.
+    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>>,
+    /// What that run left otherwise.
+    pub(crate) left: Left,
+}
+
+impl Prior {
+    /// Returns the value that the last run left, `None` if that is not known.
+    pub(super) fn value_left<'a>(&'a self, declared: &Resource, change: &'a Change) -> Option<Cow<'a, str>> {
+        if self.resources.is_empty() {
+            return None;
+        }
+        let own = declared.reference();
+        match self.left.get(&change.resource.to_string()) {
+            Some(values) if values.is_empty() => return None,
+            Some(values) if values.contains_key(&*change.property) => return Some(values[&*change.property].as_str().into()),
+            _ => {}
+        }
+        if own != change.resource && self.left.get(&own.to_string()).is_some_and(BTreeMap::is_empty) {
+            return None;
+        }
+        let before = self.resources.get(&own)?;
+        if is_same(before, declared) || own == change.resource && wants_the_same(before, declared, &change.property) {
+            return Some(change.desired.as_ref().into());
+        }
+        if own == change.resource { wanted(before, &change.property).map(Into::into) } else { None }
+    }
+
+    /// Returns what is still true of a resource that this run does not look at, to be kept; `None` if the catalog says it all.
+    pub(super) fn kept(&self, declared: &Resource) -> Option<BTreeMap<String, String>> {
+        let own = declared.reference();
+        match self.resources.get(&own) {
+            Some(before) if is_same(before, declared) => self.left.get(&own.to_string()).cloned(),
+            _ => Some(BTreeMap::new()),
+        }
+    }
+}
+
+fn is_same(before: &Resource, declared: &Resource) -> bool {
+    // Mostly it is the very same: a tree may have very many entries.
+    std::ptr::eq(before, declared) || before == declared
+}
+
+/// Whether a property was wanted as it is now.
+fn wants_the_same(before: &Resource, declared: &Resource, property: &str) -> bool {
+    let parameters: &[&str] = match property {
+        "content" => &["content", "source", "checksum", "checksum_value", "target"],
+        "ensure" => &["ensure", "target"],
+        other => &[other],
+    };
+    let content = |resource: &Resource| resource.resolved.as_ref().and_then(|resolved| resolved.entries.first().cloned());
+    parameters.iter().all(|name| before.parameter(name) == declared.parameter(name))
+        && (property != "content" || content(before) == content(declared))
+}
+
+/// Returns the value that was wanted of a property, as changes tell it, where that can be said.
+fn wanted(before: &Resource, property: &str) -> Option<String> {
+    if property == "content" {
+        return match &before.resolved.as_ref()?.entries.first()?.kind {
+            EntryKind::File { digest, .. } => Some(format!("{{{}}}{}", digest.algorithm().name(), digest.to_hex())),
+            _ => None,
+        };
+    }
+    let value = match before.parameter(property)? {
+        Value::String(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::Boolean(flag) => flag.to_string(),
+        _ => return None,
+    };
+    match property {
+        // Only what is written in digits names one mode.
+        "mode" => u32::from_str_radix(&value, 8).ok().map(|mode| format!("{mode:04o}")),
+        _ => Some(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(resource: &Resource, property: &'static str, previous: &'static str, desired: &'static str) -> Change {
+        Change {
+            resource: resource.reference(),
+            property: property.into(),
+            previous: previous.into(),
+            desired: desired.into(),
+            diff: None,
+            redacted: false,
+            wording: None,
+        }
+    }
+
+    fn prior(resource: &Resource) -> Prior {
+        Prior { resources: [(resource.reference(), Arc::new(resource.clone()))].into(), left: Left::new() }
+    }
+
+    #[test]
+    fn the_catalog_before_says_what_was_left() {
+        let file = |mode: &str| Resource::new("File", "/a").with("ensure", "file").with("mode", mode);
+        let before = prior(&file("640"));
+        let left = |declared: &Resource, found: &'static str| {
+            before.value_left(declared, &change(declared, "mode", found, "0600")).map(Cow::into_owned)
+        };
+        assert_eq!(left(&file("640"), "0777").as_deref(), Some("0600"), "what is wanted now was wanted then");
+        assert_eq!(left(&file("0600"), "0640").as_deref(), Some("0640"), "another mode was wanted");
+        assert_eq!(prior(&file("u+x")).value_left(&file("0600"), &change(&file("0600"), "mode", "0640", "0600")), None);
+        assert_eq!(left(&Resource::new("File", "/b"), "0777"), None, "it is new");
+        // Another parameter does not count.
+        let with_owner = file("640").with("owner", "root");
+        assert_eq!(left(&with_owner, "0777").as_deref(), Some("0600"));
+        assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600")), None);
+    }
+
+    #[test]
+    fn what_was_left_otherwise_counts_first() {
+        let exec = Resource::new("Exec", "x");
+        let mut before = prior(&exec);
+        let found = change(&exec, "returns", "notrun", "0");
+        assert_eq!(before.value_left(&exec, &found).as_deref(), Some("0"));
+        before.left = [("Exec[x]".to_owned(), [("returns".to_owned(), "notrun".to_owned())].into())].into();
+        assert_eq!(before.value_left(&exec, &found).as_deref(), Some("notrun"));
+        assert_eq!(before.kept(&exec), Some([("returns".to_owned(), "notrun".to_owned())].into()));
+        before.left = [("Exec[x]".to_owned(), BTreeMap::new())].into();
+        assert_eq!(before.value_left(&exec, &found), None);
+        before.left.clear();
+        assert_eq!(before.kept(&exec), None);
+        assert_eq!(before.kept(&Resource::new("Exec", "x").with("command", "y")), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn what_a_resource_generates_follows_it() {
+        let tree = Resource::new("File", "/t").with("recurse", true);
+        let child = Change { resource: "File[/t/c]".parse().unwrap(), ..change(&tree, "content", "x", "y") };
+        assert_eq!(prior(&tree).value_left(&tree, &child).as_deref(), Some("y"));
+        let other = Resource::new("File", "/t").with("recurse", true).with("source", "puppet:///modules/m/t");
+        assert_eq!(prior(&tree).value_left(&other, &child), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! What Puppet's agent logs of a run.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+
+use direct_puppet_transport::protocol::Report;
+use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, LogLevel, ResourceStatus};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+
+use super::status::type_and_title;
+use super::{PuppetReport, event, iso8601};
+
+/// Who says what no resource says.
+const OWN: &str = "Puppet";
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// The path of what says it, as `/Stage[main]/Web/File[/etc/motd]/ensure`; `Puppet` for the run itself.
+    pub source: Cow<'a, str>,
+    /// What is said.
+    pub message: Cow<'a, str>,
+    /// The resource that says it.
+    pub status: Option<&'a ResourceStatus>,
+    /// When, in nanoseconds since 1970 UTC.
+    pub time_unix_nanos: i64,
+}
+
+impl Line<'_> {
+    /// Returns whether the run itself says it.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.source == OWN
+    }
+
+    /// Returns the tags of the line: its level, and those of the resource that says it.
+    #[must_use]
+    pub fn tags(&self) -> Vec<String> {
+        let level = serde_json::to_value(self.level).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+        let resource_type = self.status.map(|status| type_and_title(&status.resource).0.to_lowercase());
+        let tags = self.status.and_then(|status| status.place.as_deref()).map(|place| place.tags.as_slice()).unwrap_or_default();
+        let mut all = vec![level];
+        all.extend(resource_type.filter(|name| !tags.contains(name)));
+        all.extend_from_slice(tags);
+        all
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    /// Writes the line as Puppet's console has it, without colour: `Notice: /Stage[main]/Main/File[/tmp/a]/ensure: created`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.level {
+            LogLevel::Emerg => "Emergency",
+            LogLevel::Alert => "Alert",
+            LogLevel::Crit => "Critical",
+            LogLevel::Err => "Error",
+            LogLevel::Warning => "Warning",
+            LogLevel::Info => "Info",
+            LogLevel::Debug => "Debug",
+            _ => "Notice",
+        };
+        match self.is_own() {
+            true => write!(f, "{word}: {}", self.message),
+            false => write!(f, "{word}: {}: {}", self.source, self.message),
+        }
+    }
+}
+
+/// Returns the log of a run in the order of what happened: which catalog was applied, what became of its resources, what else was to be said.
+#[must_use]
+pub fn lines(report: &Report) -> Vec<Line<'_>> {
+    let own = |level, message: String, time_unix_nanos| Line {
+        level,
+        source: OWN.into(),
+        message: message.into(),
+        status: None,
+        time_unix_nanos,
+    };
+    let mut lines = Vec::new();
+    if report.catalog_id.is_some() {
+        let version = PuppetReport(report).configuration_version();
+        lines.push(own(LogLevel::Info, format!("Applying configuration version '{version}'"), report.time_unix_nanos));
+    }
+    let mut last = report.time_unix_nanos;
+    for status in &report.resource_statuses {
+        for event in &status.events {
+            last = last.max(event.time_unix_nanos);
+            of_event(status, event, &mut lines);
+        }
+    }
+    // One resource's events are by name, but happened in another order.
+    lines.sort_by_key(|line| line.time_unix_nanos);
+    let troubled = report.resource_statuses.iter().filter(|status| status.failed || status.skipped || status.place.is_some());
+    let troubled: HashMap<&str, &ResourceStatus> = troubled.map(|status| (status.resource.as_str(), status)).collect();
+    lines.extend(report.logs.iter().filter_map(|log| of_message(log, &troubled)));
+    let seconds = report.metrics.get("time").and_then(|times| times.get("catalog_application"));
+    if let Some(seconds) = seconds.filter(|_| report.catalog_id.is_some() && report.transaction_completed) {
+        lines.push(own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last));
+    }
+    lines
+}
+
+fn path_of(status: &ResourceStatus) -> String {
+    status.place.as_ref().map_or_else(|| format!("/{}", status.resource), |place| place.path_of(&status.resource))
+}
+
+fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event, lines: &mut Vec<Line<'a>>) {
+    let level = match (event.status, event.loglevel) {
+        (EventStatus::Failure, _) => LogLevel::Err,
+        (_, Some(level)) => level,
+        _ => LogLevel::Notice,
+    };
+    let time_unix_nanos = event.time_unix_nanos;
+    if event.status == EventStatus::Success
+        && !event.redacted
+        && event.property == "message"
+        && status.resource.starts_with("Notify[")
+    {
+        // What a message is for.
+        let message = Cow::Borrowed(&*event.desired_value);
+        lines.push(Line { level, source: OWN.into(), message, status: Some(status), time_unix_nanos });
+    }
+    let path = path_of(status);
+    let source = if event.property.is_empty() { path } else { format!("{path}/{}", event.property) };
+    lines.push(Line {
+        level,
+        source: source.into(),
+        message: event::message(event).into(),
+        status: Some(status),
+        time_unix_nanos,
+    });
+}
+
+/// Makes a line of a message, unless an event says the same.
+fn of_message<'a>(log: &'a Log, troubled: &HashMap<&str, &'a ResourceStatus>) -> Option<Line<'a>> {
+    let named = log.message.match_indices("]: ").find_map(|(at, _)| {
+        let status = troubled.get(&log.message[..=at])?;
+        Some((*status, &log.message[at + 3..]))
+    });
+    let Some((status, message)) = named else {
+        let level = LogLevel::from_name(&log.level).unwrap_or(LogLevel::Warning);
+        let (source, message) = (OWN.into(), log.message.as_str().into());
+        return Some(Line { level, source, message, status: None, time_unix_nanos: log.time_unix_nanos });
+    };
+    let told = |event: &Event| {
+        event.status == EventStatus::Failure && message.ends_with(event.message.rsplit(" failed: ").next().unwrap_or_default())
+    };
+    if status.events.iter().any(told) || message.starts_with("refresh failed: ") {
+        return None;
+    }
+    let (level, message) = match (status.failed, status.skipped) {
+        (true, _) => (LogLevel::Err, Cow::Borrowed(message)),
+        (_, true) if message == "skipped because a dependency failed" => {
+            (LogLevel::Warning, Cow::Borrowed("Skipping because of failed dependencies"))
+        }
+        _ => (LogLevel::Warning, Cow::Borrowed(message)),
+    };
+    Some(Line { level, source: path_of(status).into(), message, status: Some(status), time_unix_nanos: log.time_unix_nanos })
+}
+
+/// The lines of a report, as it has them.
+pub(super) struct Lines<'a>(pub(super) &'a Report);
+
+impl Serialize for Lines<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(lines(self.0).iter().map(Entry))
+    }
+}
+
+struct Entry<'a>(&'a Line<'a>);
+
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Line { level, source, message, status, time_unix_nanos } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("level", level)?;
+        map.serialize_entry("message", message)?;
+        map.serialize_entry("source", source)?;
+        map.serialize_entry("tags", &self.0.tags())?;
+        map.serialize_entry("time", &iso8601(*time_unix_nanos))?;
+        map.serialize_entry("file", &status.and_then(|status| status.file.as_deref()))?;
+        map.serialize_entry("line", &status.and_then(|status| status.line))?;
+        map.end()
+    }
+}
