@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -130,47 +131,49 @@ pub async fn dispatch<H: Handler + ?Sized>(handler: &H, peer: &Peer, request: Re
     // The request's bytes are gone before the handler is asked: it may hold the answer for minutes.
     let Request { operation, body } = request;
     let answer = match operation {
-        Operation::CheckIn => match decode::<CheckIn>(operation, body).and_then(supported) {
-            Ok(message) => handler.check_in(peer, message).await.and_then(|reply| encode(&reply)),
-            Err(refusal) => Err(refusal),
-        },
-        Operation::SubmitFacts => match decode::<SubmitFacts>(operation, body) {
-            Ok(message) => match supported(message.check_in.clone()) {
-                Ok(_) => handler.submit_facts(peer, message).await.and_then(|reply| encode(&reply)),
-                Err(refusal) => Err(refusal),
-            },
-            Err(refusal) => Err(refusal),
-        },
-        Operation::Fetch => match decode(operation, body) {
-            Ok(message) => handler.fetch(peer, message).await.map(encode_items),
-            Err(refusal) => Err(refusal),
-        },
-        Operation::Report => match decode(operation, body) {
-            Ok(message) => handler.report(peer, message).await.and_then(|reply| encode(&reply)),
-            Err(refusal) => Err(refusal),
-        },
+        Operation::CheckIn => {
+            let message = |message: CheckIn| speaks(message.protocol, message);
+            let asked = decode(operation, body).and_then(message).map(|message| handler.check_in(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
+        }
+        Operation::SubmitFacts => {
+            let message = |message: SubmitFacts| speaks(message.check_in.protocol, message);
+            let asked = decode(operation, body).and_then(message).map(|message| handler.submit_facts(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
+        }
+        Operation::Fetch => {
+            let asked = decode(operation, body).map(|message| handler.fetch(peer, message));
+            given(asked).await.map(encode_items)
+        }
+        Operation::Report => {
+            let asked = decode(operation, body).map(|message| handler.report(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
+        }
         Operation::SyncConfirm => {
-            match decode::<SyncConfirm>(operation, body).and_then(|message| speaks(message.protocol, message)) {
-                Ok(message) => handler.sync_confirm(peer, message).await.and_then(|reply| encode(&reply)),
-                Err(refusal) => Err(refusal),
-            }
+            let message = |message: SyncConfirm| speaks(message.protocol, message);
+            let asked = decode(operation, body).and_then(message).map(|message| handler.sync_confirm(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
         }
         Operation::SyncEpoch => {
-            match decode::<SyncEpoch>(operation, body).and_then(|message| speaks(message.protocol, message)) {
-                Ok(message) => handler.sync_epoch(peer, message).await.and_then(|reply| encode(&reply)),
-                Err(refusal) => Err(refusal),
-            }
+            let message = |message: SyncEpoch| speaks(message.protocol, message);
+            let asked = decode(operation, body).and_then(message).map(|message| handler.sync_epoch(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
         }
-        Operation::SyncManifest => match decode(operation, body) {
-            Ok(message) => handler.sync_manifest(peer, message).await.and_then(|reply| encode(&reply)),
-            Err(refusal) => Err(refusal),
-        },
-        Operation::SyncFetch => match decode(operation, body) {
-            Ok(message) => handler.sync_fetch(peer, message).await.map(encode_items),
-            Err(refusal) => Err(refusal),
-        },
+        Operation::SyncManifest => {
+            let asked = decode(operation, body).map(|message| handler.sync_manifest(peer, message));
+            given(asked).await.and_then(|reply| encode(&reply))
+        }
+        Operation::SyncFetch => {
+            let asked = decode(operation, body).map(|message| handler.sync_fetch(peer, message));
+            given(asked).await.map(encode_items)
+        }
     };
     answer.unwrap_or_else(|refusal| refused(&refusal))
+}
+
+/// Waits for what a handler was asked; its message is the handler's own by then, and no room is held for it here.
+async fn given<R>(asked: Result<BoxFuture<'_, Result<R, Refusal>>, Refusal>) -> Result<R, Refusal> {
+    asked?.await
 }
 
 /// Returns the response that carries a refusal; for listeners that must refuse before there is a request.
@@ -180,10 +183,6 @@ pub fn refused(refusal: &Refusal) -> Response {
     let body = codec::encode(refusal).unwrap_or_default();
     let retry_after = refusal.retry_after_seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
     Response { retry_after, ..Response::whole(Status::Refused, body.into()) }
-}
-
-fn supported(check_in: CheckIn) -> Result<CheckIn, Refusal> {
-    speaks(check_in.protocol, check_in)
 }
 
 fn speaks<T>(protocol: ProtocolVersion, message: T) -> Result<T, Refusal> {

@@ -11,10 +11,14 @@ use crate::server::Server;
 impl Server {
     /// Packs the catalog in a reply, for who understands that and when it helps; every other reply stays as it is.
     pub(super) async fn pack_reply(&self, check_in: &CheckIn, reply: CatalogReply) -> CatalogReply {
+        let is_to_pack = matches!(reply, CatalogReply::Catalog { .. })
+            && check_in.features.iter().any(|feature| feature == PACKED_CATALOG);
+        // Boxed, so that those who wait for a reply do not hold room for packing it.
+        if is_to_pack { Box::pin(self.pack(check_in, reply)).await } else { reply }
+    }
+
+    async fn pack(&self, check_in: &CheckIn, reply: CatalogReply) -> CatalogReply {
         let CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog } = &reply else { return reply };
-        if !check_in.features.iter().any(|feature| feature == PACKED_CATALOG) {
-            return reply;
-        }
         let Ok(permit) = Arc::clone(&self.packing).acquire_owned().await else { return reply };
         let (nodes, certname, held, whole) = (Arc::clone(&self.nodes), check_in.certname.clone(), check_in.held, catalog.clone());
         let pack = move || {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use direct_puppet_transport::Peer;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -106,7 +107,11 @@ impl HttpListener {
             let Some((stream, remote, place)) = accepted else { continue };
             let shared = Arc::clone(&shared);
             connections.spawn(async move {
-                shared.connection(stream, remote).await;
+                // In boxes, so that a connection that waits for minutes holds no room for how it began.
+                let begun = Box::pin(shared.begin(stream, remote)).await;
+                if let Some(spoken) = begun {
+                    spoken.await;
+                }
                 drop(place);
             });
         }
@@ -158,40 +163,42 @@ struct Shared {
 }
 
 impl Shared {
-    async fn connection(&self, stream: TcpStream, remote: SocketAddr) {
+    /// Finds out what a connection speaks, and with whom; returns what then serves it to its end.
+    async fn begin(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) -> Option<BoxFuture<'static, ()>> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%remote, %error, "cannot send small answers at once");
         }
         let Some(tls) = &self.tls else { return self.plain(stream, remote).await };
-        // Boxed, so that plain connections and those that wait for long do not pay for it.
-        let handshake = Box::pin(self.handshake(tls, stream, remote));
+        let handshake = self.handshake(tls, stream, remote);
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(self.limits.tls_handshake_timeout, handshake) => shaken,
-            () = self.shutdown.cancelled() => return,
+            () = self.shutdown.cancelled() => return None,
         };
         match shaken {
             Ok(Some((stream, peer))) => {
                 let version = Version::agreed(stream.get_ref().1.alpn_protocol());
-                self.speak(stream, version, remote, peer).await;
+                return Some(self.speak(stream, version, remote, peer));
             }
             Ok(None) => {}
             Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
         }
+        None
     }
 
-    async fn plain(&self, stream: TcpStream, remote: SocketAddr) {
+    async fn plain(self: &Arc<Self>, stream: TcpStream, remote: SocketAddr) -> Option<BoxFuture<'static, ()>> {
         let spoken = tokio::select! {
             spoken = tokio::time::timeout(self.limits.header_read_timeout, Version::spoken(&stream)) => spoken,
-            () = self.shutdown.cancelled() => return,
+            () = self.shutdown.cancelled() => return None,
         };
         match spoken {
-            Ok(Ok(version)) => self.speak(stream, version, remote, Peer::Plain).await,
+            Ok(Ok(version)) => return Some(self.speak(stream, version, remote, Peer::Plain)),
             Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection ended early"),
             Err(_) => {
                 tracing::debug!(%remote, "no request in time");
                 Box::pin(linger(stream)).await;
             }
         }
+        None
     }
 
     async fn handshake(
@@ -214,14 +221,14 @@ impl Shared {
         }
     }
 
-    /// Serves one connection to its end.
-    async fn speak(
-        &self,
+    /// Returns what serves one connection to its end.
+    fn speak(
+        self: &Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         version: Version,
         remote: SocketAddr,
         peer: Peer,
-    ) {
+    ) -> BoxFuture<'static, ()> {
         let activity = Activity::new();
         let service = {
             let (service, limits, activity) = (self.service.clone(), self.limits.clone(), activity.clone());
@@ -233,17 +240,17 @@ impl Shared {
         match version {
             Version::One => {
                 let connection = Box::pin(self.one().serve_connection(stream, service));
-                self.drive(connection, &activity, remote).await;
+                Arc::clone(self).drive(connection, activity, remote).boxed()
             }
             Version::Two => {
                 let connection = Box::pin(self.two().serve_connection(stream, service));
-                self.drive(connection, &activity, remote).await;
+                Arc::clone(self).drive(connection, activity, remote).boxed()
             }
         }
     }
 
     /// Lets a connection go on until it ends, is quiet for too long, or the server stops.
-    async fn drive<C>(&self, mut connection: Pin<Box<C>>, activity: &Activity, remote: SocketAddr)
+    async fn drive<C>(self: Arc<Self>, mut connection: Pin<Box<C>>, activity: Activity, remote: SocketAddr)
     where
         C: GracefulConnection<Error = hyper::Error>,
     {

@@ -121,7 +121,8 @@ impl Server {
             answer.arrival(environment).await?;
             Ok(Confirmed { unconfirmed_for: None, orphans: Arc::clone(&answer.orphans), behind: BTreeMap::new() })
         };
-        confirmed.await.or_else(|reason| allowed().ok_or(ServerError::Unconfirmed { reason }))
+        // Boxed, so that those who then wait for minutes do not hold room for it.
+        Box::pin(confirmed).await.or_else(|reason| allowed().ok_or(ServerError::Unconfirmed { reason }))
     }
 
     /// Returns the way to whom this server asks what is live; `None` on a primary.
