@@ -11,8 +11,8 @@ use crate::server::Server;
 impl Server {
     /// Packs the catalog in a reply, for who understands that and when it helps; every other reply stays as it is.
     pub(super) async fn pack_reply(&self, check_in: &CheckIn, reply: CatalogReply) -> CatalogReply {
-        let is_to_pack = matches!(reply, CatalogReply::Catalog { .. })
-            && check_in.features.iter().any(|feature| feature == PACKED_CATALOG);
+        let is_to_pack =
+            matches!(reply, CatalogReply::Catalog { .. }) && check_in.features.iter().any(|feature| feature == PACKED_CATALOG);
         // Boxed, so that those who wait for a reply do not hold room for packing it.
         if is_to_pack { Box::pin(self.pack(check_in, reply)).await } else { reply }
     }
