@@ -21,9 +21,10 @@ mod tree;
 mod undo;
 mod verify;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::options::Common;
 
@@ -62,8 +63,16 @@ enum Verb {
     Enable,
 }
 
+/// Reads the command line.
+fn parse() -> Result<Cli, clap::Error> {
+    // Never taken apart: that would be a fortieth of all that a run with nothing to do does, and the process ends soon.
+    let mut command = ManuallyDrop::new(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         // Not clap's own 2: that says that something changed.
         Err(error) => return ExitCode::from(u8::from(error.print().is_err() || error.use_stderr())),

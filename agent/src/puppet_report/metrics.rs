@@ -72,7 +72,9 @@ impl Serialize for Number<'_> {
 
 /// Returns the label of a name: `failed_to_restart` is `Failed to restart`.
 pub(crate) fn label(name: &str) -> String {
-    let mut letters = name.chars();
-    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-    first.chain(letters.map(|letter| if letter == '_' { ' ' } else { letter })).collect()
+    let mut label = name.replace('_', " ");
+    if let Some(first) = label.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    label
 }

@@ -46,7 +46,11 @@ impl Block {
         // Lists stand as far left as what they belong to; a list in a list, one step further.
         let depth: usize =
             self.frames.iter().skip(1).zip(&self.frames).map(|(inner, outer)| usize::from(!inner.is_list || outer.is_list)).sum();
-        (0..depth).try_for_each(|_| to.write_all(b"  "))
+        const SPACES: &[u8] = &[b' '; 32];
+        match SPACES.get(..2 * depth) {
+            Some(spaces) => to.write_all(spaces),
+            None => (0..depth).try_for_each(|_| to.write_all(b"  ")),
+        }
     }
 
     fn begin(&mut self, is_list: bool) {
@@ -64,10 +68,13 @@ impl Block {
         }
     }
 
+    /// Goes to where a value stands on its line.
+    fn begin_scalar(&mut self, to: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        if mem::take(&mut self.is_after_dash) { Ok(()) } else { to.write_all(b" ") }
+    }
+
     fn scalar(&mut self, to: &mut (impl Write + ?Sized), text: &[u8]) -> io::Result<()> {
-        if !mem::take(&mut self.is_after_dash) {
-            to.write_all(b" ")?;
-        }
+        self.begin_scalar(to)?;
         to.write_all(text)
     }
 }
@@ -122,17 +129,21 @@ impl Formatter for Block {
     }
 
     fn end_string<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
-        let text = mem::take(&mut self.text);
-        let quoted = if is_plain(&text) { text } else { format!("\"{text}\"") };
-        if !self.is_key {
-            return self.scalar(to, quoted.as_bytes());
+        if !is_plain(&self.text) {
+            self.text.insert(0, '"');
+            self.text.push('"');
         }
-        match quoted.len() > MAX_PLAIN_KEY {
-            true => {
-                write!(to, "? {quoted}")?;
+        match (self.is_key, self.text.len() > MAX_PLAIN_KEY) {
+            (false, _) => {
+                self.begin_scalar(to)?;
+                to.write_all(self.text.as_bytes())
+            }
+            (true, false) => to.write_all(self.text.as_bytes()),
+            (true, true) => {
+                to.write_all(b"? ")?;
+                to.write_all(self.text.as_bytes())?;
                 self.begin_line(to)
             }
-            false => to.write_all(quoted.as_bytes()),
         }
     }
 
@@ -179,18 +190,22 @@ impl Formatter for Block {
     }
 
     fn write_i64<W: ?Sized + Write>(&mut self, to: &mut W, value: i64) -> io::Result<()> {
-        self.scalar(to, value.to_string().as_bytes())
+        self.begin_scalar(to)?;
+        write!(to, "{value}")
     }
 
     fn write_u64<W: ?Sized + Write>(&mut self, to: &mut W, value: u64) -> io::Result<()> {
-        self.scalar(to, value.to_string().as_bytes())
+        self.begin_scalar(to)?;
+        write!(to, "{value}")
     }
 
     fn write_u32<W: ?Sized + Write>(&mut self, to: &mut W, value: u32) -> io::Result<()> {
-        self.scalar(to, value.to_string().as_bytes())
+        self.begin_scalar(to)?;
+        write!(to, "{value}")
     }
 
     fn write_f64<W: ?Sized + Write>(&mut self, to: &mut W, value: f64) -> io::Result<()> {
-        self.scalar(to, format!("{value:?}").as_bytes())
+        self.begin_scalar(to)?;
+        write!(to, "{value:?}")
     }
 }
