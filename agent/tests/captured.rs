@@ -231,7 +231,7 @@ async fn on_the_machine() {
     let options = RunOptions { catalog: Some(catalog), ..RunOptions::default() };
     let first = agent.run(&options).await.unwrap();
     fs::write(work.join("first.json"), serde_json::to_vec(&PuppetReport(&first.report)).unwrap()).unwrap();
-    let console: String = lines(&first.report).iter().map(|line| format!("{line}\n")).collect();
+    let console: String = lines(&first.report).map(|line| format!("{line}\n")).collect();
     fs::write(work.join("console.txt"), console).unwrap();
     // Messages always fire; nothing else does again.
     let second = agent.run(&options).await.unwrap();

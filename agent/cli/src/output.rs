@@ -77,11 +77,10 @@ fn on_stderr(error: &anyhow::Error) {
 /// Prints what a plan would do: diffs, then a tree of changes with their counts as the last line.
 pub(crate) fn plan(outcome: &Outcome) {
     diffs(outcome);
-    let lines = lines(&outcome.report);
     // What would be changed is in the tree.
     let is_told =
-        |line: &&Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
-    lines.iter().filter(is_told).filter(|line| !is_closing(line)).for_each(console::print);
+        |line: &Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
+    lines(&outcome.report).filter(is_told).filter(|line| !is_closing(line)).for_each(|line| console::print(&line));
     line(crate::tree::tree(&outcome.report.resource_statuses).trim_end_matches('\n'));
 }
 
@@ -113,7 +112,7 @@ fn diffs(outcome: &Outcome) {
 /// Prints what a run did.
 pub(crate) fn outcome(outcome: &Outcome) {
     diffs(outcome);
-    lines(&outcome.report).iter().for_each(console::print);
+    lines(&outcome.report).for_each(|line| console::print(&line));
     console::note(&summary_line(outcome));
 }
 

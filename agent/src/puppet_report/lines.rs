@@ -1,7 +1,7 @@
 //! What Puppet's agent logs of a run.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use direct_puppet_transport::protocol::Report;
@@ -71,8 +71,9 @@ impl fmt::Display for Line<'_> {
 }
 
 /// Returns the log of a run in the order of what happened: which catalog was applied, what became of its resources, what else was to be said.
-#[must_use]
-pub fn lines(report: &Report) -> Vec<Line<'_>> {
+///
+/// Lines are made one by one: a run may change very much.
+pub fn lines(report: &Report) -> impl Iterator<Item = Line<'_>> {
     let own = |level, message: String, time_unix_nanos| Line {
         level,
         source: OWN.into(),
@@ -80,67 +81,69 @@ pub fn lines(report: &Report) -> Vec<Line<'_>> {
         status: None,
         time_unix_nanos,
     };
-    let mut lines = Vec::new();
-    if report.catalog_id.is_some() {
+    let first = report.catalog_id.is_some().then(|| {
         let version = PuppetReport(report).configuration_version();
-        lines.push(own(LogLevel::Info, format!("Applying configuration version '{version}'"), report.time_unix_nanos));
-    }
-    let mut last = report.time_unix_nanos;
-    for status in &report.resource_statuses {
-        for event in &status.events {
-            last = last.max(event.time_unix_nanos);
-            of_event(status, event, &mut lines);
-        }
-    }
+        own(LogLevel::Info, format!("Applying configuration version '{version}'"), report.time_unix_nanos)
+    });
+    let statuses = &report.resource_statuses;
+    let mut events: Vec<(&ResourceStatus, &Event)> =
+        statuses.iter().flat_map(|status| status.events.iter().map(move |event| (status, event))).collect();
     // One resource's events are by name, but happened in another order.
-    lines.sort_by_key(|line| line.time_unix_nanos);
-    let troubled = report.resource_statuses.iter().filter(|status| status.failed || status.skipped || status.place.is_some());
-    let troubled: HashMap<&str, &ResourceStatus> = troubled.map(|status| (status.resource.as_str(), status)).collect();
-    lines.extend(report.logs.iter().filter_map(|log| of_message(log, &troubled)));
+    events.sort_by_key(|(_, event)| event.time_unix_nanos);
+    let last = events.last().map_or(report.time_unix_nanos, |(_, event)| event.time_unix_nanos.max(report.time_unix_nanos));
+    let named: HashSet<&str> = report.logs.iter().flat_map(names).map(|(name, _)| name).collect();
+    let named: HashMap<&str, &ResourceStatus> = statuses
+        .iter()
+        .filter(|status| named.contains(status.resource.as_str()))
+        .filter(|status| status.failed || status.skipped || status.place.is_some())
+        .map(|status| (status.resource.as_str(), status))
+        .collect();
+    let messages = report.logs.iter().filter_map(move |log| of_message(log, &named));
     let seconds = report.metrics.get("time").and_then(|times| times.get("catalog_application"));
-    if let Some(seconds) = seconds.filter(|_| report.catalog_id.is_some() && report.transaction_completed) {
-        lines.push(own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last));
-    }
-    lines
+    let end = seconds
+        .filter(|_| report.catalog_id.is_some() && report.transaction_completed)
+        .map(|seconds| own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last));
+    let of_events = events.into_iter().flat_map(|(status, event)| of_event(status, event));
+    first.into_iter().chain(of_events).chain(messages).chain(end)
+}
+
+/// Returns what may be the resource that a message is about, each with the rest of the message.
+fn names(log: &Log) -> impl Iterator<Item = (&str, &str)> {
+    log.message.match_indices("]: ").map(|(at, _)| (&log.message[..=at], &log.message[at + 3..]))
 }
 
 fn path_of(status: &ResourceStatus) -> String {
     status.place.as_ref().map_or_else(|| format!("/{}", status.resource), |place| place.path_of(&status.resource))
 }
 
-fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event, lines: &mut Vec<Line<'a>>) {
+fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event) -> impl Iterator<Item = Line<'a>> + use<'a> {
     let level = match (event.status, event.loglevel) {
         (EventStatus::Failure, _) => LogLevel::Err,
         (_, Some(level)) => level,
         _ => LogLevel::Notice,
     };
     let time_unix_nanos = event.time_unix_nanos;
-    if event.status == EventStatus::Success
+    let is_notify = event.status == EventStatus::Success
         && !event.redacted
         && event.property == "message"
-        && status.resource.starts_with("Notify[")
-    {
-        // What a message is for.
-        let message = Cow::Borrowed(&*event.desired_value);
-        lines.push(Line { level, source: OWN.into(), message, status: Some(status), time_unix_nanos });
-    }
-    let path = path_of(status);
-    let source = if event.property.is_empty() { path } else { format!("{path}/{}", event.property) };
-    lines.push(Line {
+        && status.resource.starts_with("Notify[");
+    // What a message is for.
+    let said = is_notify.then(|| Line {
         level,
-        source: source.into(),
-        message: event::message(event).into(),
+        source: OWN.into(),
+        message: Cow::Borrowed(&*event.desired_value),
         status: Some(status),
         time_unix_nanos,
     });
+    let path = path_of(status);
+    let source = if event.property.is_empty() { path } else { format!("{path}/{}", event.property) };
+    let message = event::message(event).into();
+    said.into_iter().chain([Line { level, source: source.into(), message, status: Some(status), time_unix_nanos }])
 }
 
 /// Makes a line of a message, unless an event says the same.
-fn of_message<'a>(log: &'a Log, troubled: &HashMap<&str, &'a ResourceStatus>) -> Option<Line<'a>> {
-    let named = log.message.match_indices("]: ").find_map(|(at, _)| {
-        let status = troubled.get(&log.message[..=at])?;
-        Some((*status, &log.message[at + 3..]))
-    });
+fn of_message<'a>(log: &'a Log, by_name: &HashMap<&str, &'a ResourceStatus>) -> Option<Line<'a>> {
+    let named = names(log).find_map(|(name, rest)| Some((*by_name.get(name)?, rest)));
     let Some((status, message)) = named else {
         let level = LogLevel::from_name(&log.level).unwrap_or(LogLevel::Warning);
         let (source, message) = (OWN.into(), log.message.as_str().into());
@@ -167,15 +170,15 @@ pub(super) struct Lines<'a>(pub(super) &'a Report);
 
 impl Serialize for Lines<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(lines(self.0).iter().map(Entry))
+        serializer.collect_seq(lines(self.0).map(Entry))
     }
 }
 
-struct Entry<'a>(&'a Line<'a>);
+struct Entry<'a>(Line<'a>);
 
 impl Serialize for Entry<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Line { level, source, message, status, time_unix_nanos } = self.0;
+        let Line { level, source, message, status, time_unix_nanos } = &self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("level", level)?;
         map.serialize_entry("message", message)?;

@@ -140,9 +140,7 @@ fn values_have_puppets_shapes() {
 #[test]
 fn lines_are_those_of_puppet() {
     let report = report();
-    let lines = lines(&report);
-    let shown: Vec<String> = lines
-        .iter()
+    let shown: Vec<String> = lines(&report)
         .filter(|line| line.status.is_none_or(|status| status.resource.starts_with("File")))
         .map(|line| format!("{:?} {} {}", line.level, line.source, line.message))
         .collect();
@@ -167,8 +165,8 @@ fn a_failure_is_told_once() {
     let log =
         |message: &str| Log { level: "err".to_owned(), message: message.to_owned(), source: String::new(), time_unix_nanos: 0 };
     report.logs = vec![log("File[/b]: mode: no"), log("File[/c]: no such resource")];
-    let lines = lines(&report);
-    let errors: Vec<&str> = lines.iter().filter(|line| line.level == LogLevel::Err).map(|line| &*line.message).collect();
+    let errors: Vec<String> =
+        lines(&report).filter(|line| line.level == LogLevel::Err).map(|line| line.message.into_owned()).collect();
     assert_eq!(errors, ["change from 'a' to 'b' failed: no (corrective)", "File[/c]: no such resource"]);
 }
 

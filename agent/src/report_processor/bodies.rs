@@ -32,7 +32,7 @@ pub(super) fn puppetdb(report: &Report, sent: i64) -> Json {
         "noop": report.noop,
         "noop_pending": report.noop_pending,
         "corrective_change": report.corrective_change,
-        "logs": lines(report).iter().map(log).collect::<Vec<_>>(),
+        "logs": lines(report).map(|line| log(&line)).collect::<Vec<_>>(),
         "metrics": metrics,
         "resources": report.resource_statuses.iter().map(resource).collect::<Vec<_>>(),
         "catalog_uuid": view.catalog_uuid().unwrap_or_else(|| view.transaction_uuid()),
@@ -81,8 +81,7 @@ pub(super) fn foreman(report: &Report) -> Json {
         let count = report.metrics.get(category).and_then(|values| values.get(name)).map_or(0, |value| *value as i64);
         count
     };
-    let lines = lines(report);
-    let own_errors = lines.iter().filter(|line| line.is_own() && line.level <= LogLevel::Err).count();
+    let own_errors = lines(report).filter(|line| line.is_own() && line.level <= LogLevel::Err).count();
     let is_failed = i64::from(report.status == RunStatus::Failed);
     let own_errors = i64::try_from(own_errors).unwrap_or(i64::MAX);
     let pending =
@@ -93,8 +92,7 @@ pub(super) fn foreman(report: &Report) -> Json {
             (category.to_owned(), values.into_iter().map(|(name, value)| (name.to_owned(), Json::from(value))).collect())
         })
         .collect();
-    let logs: Vec<Json> = lines
-        .iter()
+    let logs: Vec<Json> = lines(report)
         .filter(|line| line.level < LogLevel::Debug && !line.is_own() || line.level <= LogLevel::Warning)
         .map(|line| json!({"log": {"level": line.level, "sources": {"source": line.source}, "messages": {"message": line.message}}}))
         .collect();
