@@ -160,6 +160,8 @@ fn a_small_change_takes_no_memory_for_the_rest_of_the_tree() {
         fs::create_dir_all(path(number).parent().unwrap()).unwrap();
         fs::write(path(number), number.to_string()).unwrap();
     }
+    // What was written a moment ago is read again, whatever its metadata say.
+    std::thread::sleep(std::time::Duration::from_millis(200));
     let live = |server: &Serving| json(&server.verb(&["versions"])).as_array().and_then(|all| all.last().cloned());
     let start = |url: &str| {
         let primary = servers.primary(url);
