@@ -72,6 +72,7 @@ fn parse() -> Result<Cli, clap::Error> {
 }
 
 fn main() -> ExitCode {
+    direct_puppet_sys::give_back_freed_memory();
     let cli = match parse() {
         Ok(cli) => cli,
         // Not clap's own 2: that says that something changed.
