@@ -6,6 +6,7 @@
 //!      /incoming/<hex>.partial        a fetch that is under way or broke off
 //!      /incoming/<32 hex>.put         a content being copied in; removed when the store is opened
 //!      /taken/<digest>                a content that is about to be renamed into place; put back when the store is opened
+//!      /packs/<32 hex>.pack           many small BLAKE3 contents in one file, where a whole tree was put
 //!      /damaged/<hex>                 contents that were found not to match their name
 //! ```
 //!
@@ -14,7 +15,9 @@
 
 mod durable;
 mod incoming;
+mod packs;
 mod put;
+mod stored;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -30,9 +33,12 @@ use direct_puppet_transport::protocol::{Algorithm, Digest};
 use rustix::fs::{Access, AtFlags};
 
 use self::durable::Unsynced;
+use self::packs::Packs;
 use crate::fs::{FsError, FsErrorKind, ensure_private_dir};
 
 pub use incoming::Incoming;
+pub use packs::Batch;
+pub use stored::Stored;
 pub use taken::Taken;
 
 /// Bytes read at a time.
@@ -52,6 +58,7 @@ pub struct Store {
     /// others have called it since.
     opened: Arc<File>,
     unsynced: Arc<Mutex<Unsynced>>,
+    packs: Packs,
 }
 
 /// A content that was put into the store.
@@ -76,7 +83,8 @@ impl Store {
         ensure_private_dir(&dir.join("blobs"))?;
         ensure_private_dir(&dir.join("incoming"))?;
         let opened = File::open(dir).map_err(|error| FsError::new(dir, "open the store", error))?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), opened: Arc::new(opened), unsynced: Arc::default() })
+        let packs = Self::open_packs(dir)?;
+        Ok(Self { dir: Arc::new(dir.to_owned()), opened: Arc::new(opened), unsynced: Arc::default(), packs })
     }
 
     /// Removes copies that a crash cut off, and puts back what was being taken out; returns how many copies there were. Only for
@@ -103,6 +111,12 @@ impl Store {
     ///
     /// When it is there and cannot be read.
     pub fn has_verified(&self, digest: &Digest) -> Result<bool, FsError> {
+        if let Some(found) = self.find_packed(digest)? {
+            if digest.verifies(&found.read()?) {
+                return Ok(true);
+            }
+            found.move_aside(&self.dir.join("damaged"))?;
+        }
         let Some(file) = self.open(digest)? else { return Ok(false) };
         let path = self.path_of(digest);
         let (found, _) = hash(file, digest.algorithm()).map_err(|error| FsError::new(&path, "verify the content", error))?;
@@ -121,19 +135,26 @@ impl Store {
     pub fn keep(&self, digest: &Digest) -> Result<bool, FsError> {
         let is_there = self.has_verified(digest)?;
         if is_there {
-            self.note(self.path_of(digest));
+            let packed = self.find_packed(digest)?;
+            self.note(packed.map_or_else(|| self.path_of(digest), |found| found.path().to_owned()));
         }
         Ok(is_there)
     }
 
-    /// Returns whether a file of that name is there; not verified.
+    /// Returns whether a content of that name is there; not verified.
     #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
+        self.has_packed(digest) || self.has_file(digest)
+    }
+
+    /// Returns whether a content has a file of its own.
+    fn has_file(&self, digest: &Digest) -> bool {
         // Asked once for every file of a tree: from the store's own descriptor, with one allocation.
         rustix::fs::accessat(&*self.opened, name_of(digest), Access::EXISTS, AtFlags::empty()).is_ok()
     }
 
-    /// Opens a content for reading; not verified: the reader hashes it.
+    /// Opens the file of a content that has one of its own, for reading; not verified: the reader hashes it. Where whole trees are put,
+    /// [`Store::content`] is for all.
     ///
     /// # Errors
     ///
@@ -153,23 +174,26 @@ impl Store {
     ///
     /// When it is longer, damaged, or cannot be read.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Bytes>, FsError> {
-        let Some(file) = self.open(digest)? else { return Ok(None) };
+        let Some(stored) = self.content(digest)? else { return Ok(None) };
         let path = self.path_of(digest);
         let fail = |error| FsError::new(&path, "read the content", error);
         let mut content = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(fail)?;
+        stored.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(fail)?;
         if content.len() as u64 > limit {
             return Err(fail(io::Error::other(format!("it is longer than {limit} bytes"))));
         }
         if !digest.verifies(&content) {
-            self.move_aside(digest)?;
+            match self.find_packed(digest)? {
+                Some(found) => found.move_aside(&self.dir.join("damaged"))?,
+                None => self.move_aside(digest)?,
+            }
             let error = fail(io::Error::other("it does not match its digest and was moved aside"));
             return Err(error.with_kind(FsErrorKind::DigestMismatch, Some("it will be fetched or published anew")));
         }
         Ok(Some(content.into()))
     }
 
-    /// Returns where the content lies on disk.
+    /// Returns where the content lies on disk, or would lie, if it is in no pack.
     #[must_use]
     pub fn path_of(&self, digest: &Digest) -> PathBuf {
         self.dir.join(name_of(digest))
@@ -181,6 +205,7 @@ impl Store {
     ///
     /// When it cannot be removed.
     pub fn remove(&self, digest: &Digest) -> Result<(), FsError> {
+        self.lose_packed(digest)?;
         remove_if_there(&self.path_of(digest))
     }
 
@@ -217,16 +242,18 @@ impl Store {
                 digests.extend(list(&directory)?.iter().filter_map(|path| digest_of_path(path, algorithm)));
             }
         }
+        digests.extend(self.packed_digests()?);
         Ok(digests)
     }
 
     /// Removes every content that `keep` does not want, and partial fetches and damaged contents older than a day; returns count and bytes.
+    /// What shares a pack with more that is wanted stays.
     ///
     /// # Errors
     ///
     /// When the store cannot be listed or something cannot be removed.
     pub fn retain(&self, keep: &dyn Fn(&Digest) -> bool) -> Result<(u64, u64), FsError> {
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes) = self.retain_packed(keep, &self.dir.join("damaged"))?;
         for (area, algorithm) in AREAS {
             for directory in list(&self.dir.join(area))? {
                 for path in list(&directory)? {

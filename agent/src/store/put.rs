@@ -102,6 +102,18 @@ impl Store {
     /// When the disk does not take them.
     pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
         let (digest, size) = (Digest::of(content), content.len() as u64);
+        if let Some(found) = self.find_packed(&digest)?
+            && found.read()? == content
+        {
+            self.note(found.path().to_owned());
+            return Ok(Put { digest, size, is_new: false });
+        }
+        self.put_own_file(digest, content)
+    }
+
+    /// Puts bytes in, in a file of their own, whatever packs have.
+    pub(super) fn put_own_file(&self, digest: Digest, content: &[u8]) -> Result<Put, FsError> {
+        let size = content.len() as u64;
         let path = self.path_of(&digest);
         // Read, for a power cut or a bad disk may have damaged it; noted, for who put it may not have lived to sync it.
         if is_content(&path, content).unwrap_or(false) {

@@ -4,12 +4,11 @@
 //! begins when the peer has taken what came before.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use direct_puppet_agent::store::Store;
+use direct_puppet_agent::store::{Store, Stored};
 use direct_puppet_transport::protocol::{Digest, Fetch, Hasher};
 use direct_puppet_transport::{Content, FetchItem, FetchItems};
 use futures::StreamExt as _;
@@ -37,16 +36,16 @@ pub(super) struct Source {
 
 impl Source {
     /// Opens a content, when it may be had and is there.
-    pub(super) fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
+    pub(super) fn open(&self, digest: &Digest) -> io::Result<Option<Stored>> {
         if !self.allowed.iter().any(|set| set.contains(digest)) {
             return Ok(None);
         }
-        let file = self.store.open(digest).map_err(io::Error::other)?;
-        if file.is_none() {
+        let content = self.store.content(digest).map_err(io::Error::other)?;
+        if content.is_none() {
             tracing::error!(%digest, "a content that is named is not in the store");
             (self.gone)(digest);
         }
-        Ok(file)
+        Ok(content)
     }
 
     /// Moves a damaged content aside, so that it is stored anew.
@@ -114,15 +113,15 @@ fn group(mut progress: Progress) -> Group {
 }
 
 fn item(progress: &Progress, digest: Digest, offset: u64) -> io::Result<FetchItem> {
-    let Some(mut file) = progress.source.open(&digest)? else { return Ok(FetchItem::Missing(digest)) };
-    let size = file.metadata()?.len();
+    let Some(mut stored) = progress.source.open(&digest)? else { return Ok(FetchItem::Missing(digest)) };
+    let size = stored.size();
     let offset = if offset > size { 0 } else { offset };
     if size > WHOLE_BYTES {
-        let body = large(file, digest, size, offset, Arc::clone(&progress.source));
+        let body = large(stored, digest, size, offset, Arc::clone(&progress.source));
         return Ok(FetchItem::Content(Content { digest, size, offset, body }));
     }
     let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    file.read_to_end(&mut content)?;
+    stored.read_to_end(&mut content)?;
     if !digest.verifies(&content) {
         // Nothing of it was sent: the peer can have the others.
         progress.source.quarantine(&digest);
@@ -134,7 +133,7 @@ fn item(progress: &Progress, digest: Digest, offset: u64) -> io::Result<FetchIte
 
 /// Where a large content stands.
 struct Reading {
-    file: File,
+    stored: Stored,
     hasher: Hasher,
     digest: Digest,
     at: u64,
@@ -145,8 +144,8 @@ struct Reading {
 
 /// Streams a content in chunks and hashes it on the way; the last chunk goes only after the whole is proved, so what is damaged ends in
 /// an error and never as if it were whole.
-fn large(file: File, digest: Digest, size: u64, offset: u64, source: Arc<Source>) -> BoxStream<'static, io::Result<Bytes>> {
-    let reading = Reading { file, hasher: digest.verifier(), digest, at: 0, size, offset, source };
+fn large(stored: Stored, digest: Digest, size: u64, offset: u64, source: Arc<Source>) -> BoxStream<'static, io::Result<Bytes>> {
+    let reading = Reading { stored, hasher: digest.verifier(), digest, at: 0, size, offset, source };
     futures::stream::try_unfold(Some(reading), |reading| async move {
         let Some(reading) = reading else { return Ok(None) };
         blocking::run(|| chunk(reading)).await.map_err(io::Error::other)?
@@ -158,7 +157,7 @@ fn large(file: File, digest: Digest, size: u64, offset: u64, source: Arc<Source>
 fn chunk(mut reading: Reading) -> io::Result<Option<(Bytes, Option<Reading>)>> {
     loop {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let count = reading.file.read(&mut chunk)?;
+        let count = reading.stored.read(&mut chunk)?;
         chunk.truncate(count);
         reading.hasher.update(&chunk);
         let skipped = reading.offset.saturating_sub(reading.at).min(count as u64);

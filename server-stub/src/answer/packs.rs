@@ -3,11 +3,11 @@
 //! Nothing of it is kept: what two nodes ask for is packed twice. Each pack is one piece of blocking work that begins when the peer
 //! has taken the one before and a permit is free, so packing takes no more cores than there are permits, however many ask.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use direct_puppet_agent::store::Stored;
 use direct_puppet_transport::protocol::compress::compress;
 use direct_puppet_transport::protocol::{Catalog, Digest, Encoding, Pack, PackBase, PackedFetch};
 use direct_puppet_transport::{FetchItem, FetchItems};
@@ -137,20 +137,21 @@ fn group(mut progress: Progress) -> io::Result<(Vec<FetchItem>, Progress)> {
     Ok((items, progress))
 }
 
-fn open(source: &Source, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-    let Some(file) = source.open(digest)? else { return Ok(None) };
-    let size = file.metadata()?.len();
-    Ok(Some((file, size)))
+fn open(source: &Source, digest: &Digest) -> io::Result<Option<(Stored, u64)>> {
+    Ok(source.open(digest)?.map(|stored| {
+        let size = stored.size();
+        (stored, size)
+    }))
 }
 
-fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
+fn read(mut stored: Stored, size: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::with_capacity(usize::try_from(size).map_err(io::Error::other)?);
-    file.read_to_end(&mut content)?;
+    stored.read_to_end(&mut content)?;
     Ok(content)
 }
 
 /// Opens what the node has. That it cannot be had here makes no difference to the node but in bytes.
-fn open_base(source: &Source, digest: &Digest) -> Option<(File, u64)> {
+fn open_base(source: &Source, digest: &Digest) -> Option<(Stored, u64)> {
     match open(source, digest) {
         Ok(found) => found,
         Err(error) => {

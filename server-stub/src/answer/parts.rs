@@ -1,11 +1,10 @@
 //! A large content in parts: what stands in the node's base is not sent at all, what is near it is compressed against that place.
 
-use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use direct_puppet_agent::store::Stored;
 use direct_puppet_transport::FetchItem;
 use direct_puppet_transport::protocol::compress::compress;
 use direct_puppet_transport::protocol::{Digest, Encoding, Hasher, Pack, PackBase};
@@ -29,7 +28,7 @@ const SEARCH_BYTES: usize = 1024 * 1024;
 
 /// Where a large content stands.
 pub(super) struct Parts {
-    file: File,
+    stored: Stored,
     number: u32,
     digest: Digest,
     size: u64,
@@ -43,7 +42,7 @@ pub(super) struct Parts {
 }
 
 struct Base {
-    file: File,
+    stored: Stored,
     size: u64,
     /// How much further on in the base the next bytes are thought to be.
     shift: i64,
@@ -60,16 +59,16 @@ struct Window {
 
 impl Parts {
     pub(super) fn new(
-        file: File,
+        stored: Stored,
         number: u32,
         digest: Digest,
         size: u64,
-        base: Option<(File, u64)>,
+        base: Option<(Stored, u64)>,
         accepts_zstd: bool,
         source: Arc<Source>,
     ) -> Self {
-        let base = base.map(|(file, size)| Base { file, size, shift: 0, searches: 0, misses: 0 });
-        Self { file, number, digest, size, at: 0, hasher: digest.verifier(), base, accepts_zstd, same: 0, source }
+        let base = base.map(|(stored, size)| Base { stored, size, shift: 0, searches: 0, misses: 0 });
+        Self { stored, number, digest, size, at: 0, hasher: digest.verifier(), base, accepts_zstd, same: 0, source }
     }
 
     /// Adds the next parts; returns whether those were the last. Blocking.
@@ -110,7 +109,7 @@ impl Parts {
 
     fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut part = Vec::with_capacity(PART_BYTES);
-        (&self.file).take(PART_BYTES as u64).read_to_end(&mut part)?;
+        (&mut self.stored).take(PART_BYTES as u64).read_to_end(&mut part)?;
         self.hasher.update(&part);
         Ok(part)
     }
@@ -163,7 +162,7 @@ impl Base {
             return false;
         };
         let mut there = vec![0; part.len()];
-        !part.is_empty() && self.file.read_exact_at(&mut there, place).is_ok() && there == part
+        !part.is_empty() && self.stored.read_exact_at(&mut there, place).is_ok() && there == part
     }
 
     /// Compresses a part against what is around its place, or where else its end is found; `None` when that does not help.
@@ -197,7 +196,7 @@ impl Base {
         let to = i128::from(at) + i128::from(self.shift) + i128::from(size) + i128::from(MARGIN_BYTES);
         let to = u64::try_from(to.max(0)).ok()?.min(self.size);
         let mut bytes = vec![0; usize::try_from(to.checked_sub(from).filter(|&length| length > 0)?).ok()?];
-        self.file.read_exact_at(&mut bytes, from).ok()?;
+        self.stored.read_exact_at(&mut bytes, from).ok()?;
         Some(Window { at: from, bytes })
     }
 
@@ -222,7 +221,7 @@ impl Base {
         let mut at = 0;
         while at < self.size {
             let length = usize::try_from(self.size - at).unwrap_or(SEARCH_BYTES).min(SEARCH_BYTES);
-            self.file.read_exact_at(&mut piece[..length], at).ok()?;
+            self.stored.read_exact_at(&mut piece[..length], at).ok()?;
             if let Some(found) = finder.find(&piece[..length]) {
                 return Some(at + found as u64);
             }

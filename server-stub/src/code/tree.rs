@@ -83,7 +83,7 @@ fn write_file(store: &Store, entry: &ManifestEntry, digest: &Digest, path: &Path
         Modes::Published => entry.mode,
         Modes::Private => 0o400 | entry.mode & 0o100,
     };
-    let mut from = store.open(digest)?.ok_or_else(|| damaged("it is missing: publish again"))?;
+    let mut from = store.content(digest)?.ok_or_else(|| damaged("it is missing: publish again"))?;
     let mut hasher = digest.verifier();
     let mut copy = || -> io::Result<()> {
         let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;

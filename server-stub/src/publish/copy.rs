@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use direct_puppet_agent::fs::{FileKind, FsError, Root};
+use direct_puppet_agent::store::Batch;
 use direct_puppet_agent::tree::{Pool, TreeEntry, WalkError, WalkOptions, list_in_pieces};
 use direct_puppet_transport::protocol::manifest::Entries;
 use direct_puppet_transport::protocol::path::escape;
@@ -89,7 +90,8 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let root = Root::open(dir).map_err(unreadable)?;
     let counts = Counts::default();
-    let copier = Copier { server, root: &root, counts: &counts };
+    let batch = server.store.batch();
+    let copier = Copier { server, root: &root, batch: &batch, counts: &counts };
     let (mut listed, mut delta, mut problems, mut files) = (Listing::default(), Delta::since(before), Vec::new(), 0);
     let each = |piece: Vec<TreeEntry>| {
         problems.extend(piece.iter().filter_map(problem));
@@ -112,7 +114,10 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         }
         Ok(())
     };
-    let copied = list(dir, &pool, each);
+    let mut copied = list(dir, &pool, each);
+    if copied.is_ok() && problems.is_empty() {
+        copied = batch.finish().map_err(ServerError::from);
+    }
     let new = counts.new.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = copied {
         if disk::is_full(&error) {
@@ -239,6 +244,7 @@ struct Counts {
 struct Copier<'a> {
     server: &'a Server,
     root: &'a Root,
+    batch: &'a Batch,
     counts: &'a Counts,
 }
 
@@ -268,7 +274,7 @@ impl Copier<'_> {
             }
             Err(error) => return Err(unreadable(error)),
         };
-        let put = self.server.store.put_file(&file).map_err(|error| match read_again(&file) {
+        let put = self.batch.put_file(&file, size).map_err(|error| match read_again(&file) {
             Ok(_) => ServerError::Disk(error),
             Err(source) => ServerError::Staging { path: self.root.path().join(entry.path.as_path()), source },
         })?;

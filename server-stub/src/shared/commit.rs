@@ -247,7 +247,7 @@ fn whole(local: &direct_puppet_agent::store::Store, digest: Digest) -> Result<By
 /// Streams a large content of this server; the last chunk goes only after the whole is proved.
 fn chunks(local: direct_puppet_agent::store::Store, digest: Digest, size: u64) -> BoxStream<'static, io::Result<Bytes>> {
     let begin = move || {
-        let file = local.open(&digest).map_err(io::Error::other)?;
+        let file = local.content(&digest).map_err(io::Error::other)?;
         file.ok_or_else(|| io::Error::other(format!("content {digest} is missing here: publish again")))
     };
     let state = (None, digest.verifier(), 0_u64);

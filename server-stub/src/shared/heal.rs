@@ -185,8 +185,8 @@ impl Shared {
         let find = move || -> Result<(HashMap<Digest, u64>, Vec<Bytes>), ServerError> {
             let (mut found, mut is_left) = (HashMap::new(), false);
             for digest in &wanted {
-                match local.has_verified(digest)?.then(|| local.open(digest)).transpose()?.flatten() {
-                    Some(file) => drop(found.insert(*digest, file.metadata().map_or(0, |found| found.len()))),
+                match local.has_verified(digest)?.then(|| local.content(digest)).transpose()?.flatten() {
+                    Some(content) => drop(found.insert(*digest, content.size())),
                     None => is_left = true,
                 }
             }
