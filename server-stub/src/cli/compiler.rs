@@ -9,6 +9,12 @@ use clap::{Args, ValueEnum};
 use direct_puppet_server_stub::compile::{AutomaticCompiler, Compiler, ManifestCompiler, PuppetCompiler, PuppetOptions};
 use serde::Deserialize;
 
+/// Longest compile that can be allowed: a day.
+const MOST_SECONDS: u64 = 24 * 3600;
+
+/// Most memory that can be allowed: 1 TiB.
+const MOST_MEBIBYTES: u64 = 1 << 20;
+
 /// Which compiler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,6 +47,10 @@ pub(super) struct Options {
     /// Program that says which classes, parameters and environment a node has (external_nodes)
     #[arg(long, value_name = "PROGRAM")]
     node_classifier: Option<PathBuf>,
+    /// Variable of this program's environment that Ruby and the classifier get too, beside PATH, HOME, LANG and the like
+    #[arg(long, value_name = "NAME")]
+    #[serde(default)]
+    compile_env: Vec<String>,
     /// How long the compile of one catalog of Puppet code may take [default: 180]
     #[arg(long, value_name = "SECONDS")]
     compile_seconds: Option<u64>,
@@ -58,6 +68,7 @@ impl Options {
             puppet_confdir: self.puppet_confdir.or(config.puppet_confdir),
             base_modules: if self.base_modules.is_empty() { config.base_modules } else { self.base_modules },
             node_classifier: self.node_classifier.or(config.node_classifier),
+            compile_env: if self.compile_env.is_empty() { config.compile_env } else { self.compile_env },
             compile_seconds: self.compile_seconds.or(config.compile_seconds),
             compile_memory: self.compile_memory.or(config.compile_memory),
         }
@@ -65,14 +76,16 @@ impl Options {
 
     /// Returns the compiler for a server with these data.
     pub(super) fn compiler(&self, data: &Path) -> anyhow::Result<Arc<dyn Compiler>> {
-        if self.compile_seconds == Some(0) || self.compile_memory == Some(0) {
-            bail!("--compile-seconds and --compile-memory must be above 0: nothing compiles in no time");
+        let is_within = |value: Option<u64>, most: u64| value.is_none_or(|value| (1..=most).contains(&value));
+        if !is_within(self.compile_seconds, MOST_SECONDS) || !is_within(self.compile_memory, MOST_MEBIBYTES) {
+            bail!("--compile-seconds must be between 1 and {MOST_SECONDS}, --compile-memory between 1 and {MOST_MEBIBYTES} MiB");
         }
         let mut options = PuppetOptions::new(PuppetOptions::dir_in(data));
         options.ruby = self.ruby.clone().unwrap_or(options.ruby);
         options.confdir = self.puppet_confdir.as_deref().map(std::path::absolute).transpose()?;
         options.base_modules = self.base_modules.iter().map(std::path::absolute).collect::<Result<_, _>>()?;
         options.classifier = self.node_classifier.as_deref().map(std::path::absolute).transpose()?;
+        options.environment_variables.extend(self.compile_env.iter().cloned());
         options.time_limit = self.compile_seconds.map_or(options.time_limit, Duration::from_secs);
         options.memory_limit_bytes = self.compile_memory.map_or(options.memory_limit_bytes, |mebibytes| mebibytes << 20);
         let puppet = PuppetCompiler::new(options);

@@ -8,7 +8,6 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,7 +52,9 @@ pub(super) fn classify(options: &PuppetOptions, request: &CompileRequest) -> Res
         let message = format!("the node classifier {} did not say what {certname} is: {reason}", program.display());
         CompileError::at(&error::place(&request.code), message).of_server()
     };
-    let text = run(program, certname, options.time_limit).map_err(|error| fail(error.to_string()))?;
+    let mut command = Command::new(program);
+    options.limit_environment(&mut command);
+    let text = run(command, certname, options.time_limit).map_err(|error| fail(error.to_string()))?;
     let classification = parse(&text).map_err(fail)?;
     let asked = request.code.version.environment.as_str();
     match &classification.environment {
@@ -75,11 +76,10 @@ fn parse(text: &str) -> Result<Classification, String> {
     read.ok_or_else(|| "it said nothing: it does not know the node".to_owned())
 }
 
-fn run(program: &Path, certname: &str, limit: Duration) -> io::Result<String> {
+fn run(mut command: Command, certname: &str, limit: Duration) -> io::Result<String> {
     let (mut ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(PACE))?;
     let deadline = Instant::now() + limit;
-    let mut command = Command::new(program);
     command.arg(certname).stdin(Stdio::null()).stdout(Stdio::from(OwnedFd::from(theirs))).process_group(0);
     let mut process = command.spawn()?;
     // The command holds the other end as well.
@@ -154,7 +154,7 @@ mod tests {
             let path = dir.path().join("enc");
             std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-            run(&path, "n1", limit)
+            run(Command::new(&path), "n1", limit)
         };
         let long = Duration::from_secs(30);
         assert_eq!(sh("echo \"classes: [$1]\"", long).unwrap(), "classes: [n1]\n");

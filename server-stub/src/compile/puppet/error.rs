@@ -27,6 +27,9 @@ pub(super) enum WorkerError {
     /// It ended before it took the question.
     #[error("the process that compiles ended before it was asked: try again")]
     Gone,
+    /// The parent could not fork.
+    #[error("no process could be started to compile: this server lacks memory or processes; the node asks again by itself")]
+    Busy,
     #[error("took longer than {} seconds and was ended: look for a loop, or for what it waits for; --compile-seconds allows more", .0.as_secs())]
     TimedOut(Duration),
     #[error("took more than {} MiB of memory and was ended: look for what grows; --compile-memory allows more", .0 >> 20)]
@@ -69,9 +72,11 @@ pub(super) fn compile_error(code: &Code, question: &Question<'_>, error: &Worker
         None => "the check of its manifests".to_owned(),
     };
     let message = match error {
-        WorkerError::NoRuby { .. } | WorkerError::NoLibrary { .. } | WorkerError::Start(_) | WorkerError::Gone => {
-            error.to_string()
-        }
+        WorkerError::NoRuby { .. }
+        | WorkerError::NoLibrary { .. }
+        | WorkerError::Start(_)
+        | WorkerError::Gone
+        | WorkerError::Busy => error.to_string(),
         _ => format!("{what} {error}"),
     };
     let failed = CompileError::at(&place(code), message);

@@ -1,12 +1,31 @@
 //! How real Puppet code is compiled.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use direct_puppet_agent::system;
 
 /// Ruby of the packages `puppet-agent` and `openvox-agent`, which bring their own.
 const PACKAGED_RUBY: &str = "/opt/puppetlabs/puppet/bin/ruby";
+
+/// What Ruby may need to find its library and gems, and programs theirs. Puppet Server passes on as little.
+const PASSED_ON: [&str; 14] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "RUBYLIB",
+    "RUBYOPT",
+    "GEM_HOME",
+    "GEM_PATH",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 /// How real Puppet code is compiled.
 #[derive(Debug, Clone)]
@@ -22,6 +41,9 @@ pub struct PuppetOptions {
     pub base_modules: Vec<PathBuf>,
     /// A program that says which classes, parameters and environment a node has, as Puppet's `external_nodes`. Default: none.
     pub classifier: Option<PathBuf>,
+    /// Variables of this process's environment that Ruby and the classifier get; no others, for there may be secrets in them. Default: those
+    /// that say where programs, libraries and settings are, and which language and time zone.
+    pub environment_variables: Vec<String>,
     /// How long one compile, or one answer of the classifier, may take. Default: three minutes.
     pub time_limit: Duration,
     /// How many bytes of memory one compile may take (resident). Default: 1 GiB.
@@ -39,6 +61,13 @@ pub struct PuppetOptions {
 }
 
 impl PuppetOptions {
+    /// Leaves a command only the variables that it may have.
+    #[expect(clippy::disallowed_methods, reason = "which variables are read is an option")]
+    pub(super) fn limit_environment(&self, command: &mut Command) {
+        let passed = self.environment_variables.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        command.env_clear().envs(passed);
+    }
+
     /// Returns the directory for checkouts of a server with these data.
     #[must_use]
     pub fn dir_in(data_dir: &Path) -> PathBuf {
@@ -55,6 +84,7 @@ impl PuppetOptions {
             confdir: None,
             base_modules: Vec::new(),
             classifier: None,
+            environment_variables: PASSED_ON.map(str::to_owned).to_vec(),
             time_limit: Duration::from_secs(180),
             memory_limit_bytes: 1 << 30,
             max_age: Duration::from_secs(24 * 3600),

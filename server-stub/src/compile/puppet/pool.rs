@@ -29,6 +29,12 @@ struct Key {
     code_id: CodeId,
 }
 
+impl Key {
+    fn of(code: &Code) -> Self {
+        Self { environment: code.version.environment.clone(), code_id: code.version.code_id }
+    }
+}
+
 /// One version. Locked while its files are written or its parent starts, so that this is done once.
 type Slot = Mutex<Prepared>;
 
@@ -74,7 +80,11 @@ impl Pool {
 
     /// Has the next compile start another parent in the place of this one. Blocking.
     pub(super) fn discard(&self, code: &Code, worker: &Arc<Worker>) {
-        let slot = self.slot(code);
+        let key = Key::of(code);
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have gone already.
+        let Some(slot) = slots.iter().find(|(known, _)| *known == key).map(|(_, slot)| Arc::clone(slot)) else { return };
+        drop(slots);
         let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if prepared.worker.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, worker)) {
             prepared.worker = None;
@@ -87,7 +97,7 @@ impl Pool {
 
     /// Returns the slot of this code. Others have to go for it: whoever compiles with them ends in peace.
     fn slot(&self, code: &Code) -> Arc<Slot> {
-        let key = Key { environment: code.version.environment.clone(), code_id: code.version.code_id };
+        let key = Key::of(code);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = match slots.iter().position(|(known, _)| *known == key) {
             Some(at) => slots.remove(at).1,

@@ -11,7 +11,7 @@
 //! | `puppet:///pluginfacts/<path>` | `facts.d/<path>` of the first module that has it |
 //!
 //! Other mounts name files of one server that nobody publishes: such a source is not resolved, and the resource fails on the node. So is
-//! one in a module that stands outside of the environment.
+//! one in a module that stands outside of the environment. Where such a source may come first, none behind it is taken in its place.
 
 mod follow;
 
@@ -60,6 +60,8 @@ impl Sources<'_> {
         let (mut names_elsewhere, mut missing) = (false, Vec::new());
         for uri in source.as_list().iter().filter_map(Value::as_str) {
             match self.find(uri) {
+                // Whether it exists is not known here, and one behind it may be the wrong one: the node says so.
+                Found::Elsewhere if uri.starts_with("puppet:") => return Ok(()),
                 Found::Elsewhere => names_elsewhere = true,
                 Found::Missing => missing.push(uri),
                 Found::Here(entry) => {

@@ -184,7 +184,7 @@ fn errors_name_the_place() {
 
 /// Code whose nodes misbehave, each in its way.
 const BAD: &str = "node /^loop/ { bad::spin() }\nnode /^eat/ { bad::eat() }\nnode /^exit/ { bad::leave() }\nnode /^crash/ { bad::crash() }\n\
-                   node /^child/ { bad::child() }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
+                   node /^child/ { bad::child() }\nnode /^feed/ { bad::feed() }\nnode /^bytes/ { notify { 'b': message => bad::bytes() } }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
 
 fn bad(world: &World) -> Arc<Code> {
     let function = |name: &str, body: &str| {
@@ -197,6 +197,8 @@ fn bad(world: &World) -> Arc<Code> {
         function("leave", "exit!(7)"),
         function("crash", "Process.kill(:FPE, Process.pid); sleep"),
         function("child", "system('sleep 1000')"),
+        function("feed", "system(RbConfig.ruby, '-e', 'a = \"x\" * 500_000_000; sleep 1000')"),
+        function("bytes", "\"\\xff\".b.force_encoding('UTF-8')"),
         function("state", "$count = ($count || 0) + 1; $count.to_s"),
     ];
     let mut files = vec![("manifests/site.pp", BAD)];
@@ -228,11 +230,13 @@ fn what_misbehaves_costs_one_compile() {
         ("exit1", "exit status 7"),
         ("crash1", "by signal"),
         ("child1", "took longer than 15 seconds"),
+        ("feed1", "took more than 300 MiB"),
+        ("bytes1", "Notify[b]: message is not text in UTF-8"),
     ] {
         let begun = Instant::now();
         let error = fails(&compiler, &code, name);
         assert!(error.to_string().contains(reason), "{name}: {error}");
-        assert!(error.to_string().contains(name), "{name}: {error}");
+        assert!(name == "bytes1" || error.to_string().contains(name), "{name}: {error}");
         assert_eq!(error.kind, CompileErrorKind::Code, "{error}");
         assert!(begun.elapsed() < Duration::from_secs(60), "{name}");
     }
@@ -242,6 +246,45 @@ fn what_misbehaves_costs_one_compile() {
         assert_eq!(message(&compiled.catalog, "state"), "1");
     }
     assert!(!is_running("sleep 1000"), "what a killed compile has started goes on");
+}
+
+#[test]
+fn no_ruby_of_the_code_runs_in_the_parent() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let touched = world.dir.path().join("touched");
+    let provider = format!("File.write('{}', Process.pid.to_s)\nexit!(9)\n", touched.display());
+    let code = world.code(&[
+        ("manifests/site.pp", "notify { 'a': }\n"),
+        ("modules/m/lib/puppet/provider/package/m.rb", &provider),
+        ("modules/m/lib/puppet/type/service.rb", &provider),
+    ]);
+    let compiler = world.compiler();
+    let parent = || compiler.pool.lease(&code).unwrap().worker.pid().unwrap();
+    compiler.compile(&request(&code, "n1")).unwrap();
+    let pid = parent();
+    // It loads what is common when it has nothing else to do.
+    std::thread::sleep(Duration::from_secs(2));
+    compiler.compile(&request(&code, "n1")).unwrap();
+    assert_eq!(parent(), pid);
+    assert!(!touched.exists());
+}
+
+#[test]
+fn code_does_not_see_the_environment_of_the_server() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let code = world.code(&[("manifests/site.pp", "notify { 'env': message => generate('/usr/bin/env') }\n")]);
+    let variables = |options| message(&PuppetCompiler::new(options).compile(&request(&code, "n1")).unwrap().catalog, "env");
+    let (few, more) = (world.options(), world.options());
+    let more = PuppetOptions { environment_variables: vec!["PATH".to_owned(), "CARGO_PKG_NAME".to_owned()], ..more };
+    let (few, more) = (variables(few), variables(more));
+    assert!(few.contains("PATH=") && !few.contains("CARGO_PKG_NAME"), "{few}");
+    assert!(more.contains("CARGO_PKG_NAME=direct-puppet-server-stub"), "{more}");
 }
 
 /// Whether a process with this command line runs.

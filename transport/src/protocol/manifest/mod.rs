@@ -8,7 +8,6 @@ mod entry;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::iter::Peekable;
 use std::slice;
 use std::sync::Arc;
 
@@ -144,7 +143,7 @@ impl Manifest {
     /// Returns the id of this tree.
     #[must_use]
     pub fn code_id(&self) -> CodeId {
-        CodeId::from_digest(hash_directory(&TreePath::root(), &mut self.entries().peekable()))
+        CodeId::from_digest(hash_tree(self.entries()))
     }
 }
 
@@ -248,28 +247,50 @@ impl<'de> Deserialize<'de> for Manifest {
     }
 }
 
-/// Hashes the entries of `directory` that stand in front of `rest`, and leaves `rest` behind them.
-fn hash_directory(directory: &TreePath, rest: &mut Peekable<Entries<'_>>) -> Digest {
-    let mut hasher = blake3::Hasher::new_derive_key(TREE_CONTEXT);
-    while let Some(entry) = rest.next_if(|entry| entry.path.is_within(directory)) {
-        let name = entry.path.name().unwrap_or_default();
-        let (kind, id) = match &entry.kind {
+/// Hashes a tree, given in path order. Directories under way are in a list: a tree may be as deep as a path is long.
+fn hash_tree(entries: Entries<'_>) -> Digest {
+    let begin = || blake3::Hasher::new_derive_key(TREE_CONTEXT);
+    let (mut root, mut below): (_, Vec<(&ManifestEntry, blake3::Hasher)>) = (begin(), Vec::new());
+    for entry in entries {
+        while let Some((directory, hasher)) = below.pop_if(|(directory, _)| !entry.path.is_within(&directory.path)) {
+            hash_entry(
+                below.last_mut().map_or(&mut root, |(_, above)| above),
+                directory,
+                b'd',
+                Digest::from_blake3(hasher.finalize()),
+            );
+        }
+        let hasher = below.last_mut().map_or(&mut root, |(_, above)| above);
+        match &entry.kind {
             EntryKind::File { digest, size } => {
                 hasher.update(&size.to_be_bytes());
-                (b'f', *digest)
+                hash_entry(hasher, entry, b'f', *digest);
             }
-            EntryKind::Directory => (b'd', hash_directory(&entry.path, rest)),
-            EntryKind::Link { target } => (b'l', Digest::of(target)),
-        };
-        hasher.update(&[kind]);
-        hasher.update(id.algorithm().name().as_bytes());
-        hasher.update(&(*id.bytes() as [u8; DIGEST_BYTES]));
-        hasher.update(&entry.mode.to_be_bytes());
-        // MAX_NAME_BYTES fits two bytes.
-        hasher.update(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
-        hasher.update(name);
+            EntryKind::Link { target } => hash_entry(hasher, entry, b'l', Digest::of(target)),
+            EntryKind::Directory => below.push((entry, begin())),
+        }
     }
-    Digest::from_blake3(hasher.finalize())
+    while let Some((directory, hasher)) = below.pop() {
+        hash_entry(
+            below.last_mut().map_or(&mut root, |(_, above)| above),
+            directory,
+            b'd',
+            Digest::from_blake3(hasher.finalize()),
+        );
+    }
+    Digest::from_blake3(root.finalize())
+}
+
+/// Adds an entry to the hash of its directory.
+fn hash_entry(hasher: &mut blake3::Hasher, entry: &ManifestEntry, kind: u8, id: Digest) {
+    let name = entry.path.name().unwrap_or_default();
+    hasher.update(&[kind]);
+    hasher.update(id.algorithm().name().as_bytes());
+    hasher.update(&(*id.bytes() as [u8; DIGEST_BYTES]));
+    hasher.update(&entry.mode.to_be_bytes());
+    // MAX_NAME_BYTES fits two bytes.
+    hasher.update(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
+    hasher.update(name);
 }
 
 #[cfg(test)]
@@ -304,6 +325,14 @@ mod tests {
         for other in [code_id(&mode), code_id(&moved), code_id(&content), code_id(&fewer), code_id(&[])] {
             assert_ne!(other, id);
         }
+    }
+
+    #[test]
+    fn a_tree_as_deep_as_a_path_is_long_has_an_id() {
+        let deep = |count: usize| (1..=count).map(|depth| directory(&vec!["d"; depth].join("/"))).collect::<Vec<_>>();
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        let ids = thread.spawn(move || (code_id(&deep(2000)), code_id(&deep(1999)))).unwrap().join().unwrap();
+        assert_ne!(ids.0, ids.1);
     }
 
     #[test]

@@ -10,13 +10,24 @@ const MAX_ENTRIES: usize = 1_000_000;
 
 /// Returns what is at a path; links on the way are followed, one at its end is not. Nothing outside of the tree is there.
 pub(super) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a ManifestEntry> {
-    if let Some(entry) = manifest.get(path) {
-        return Some(entry);
+    manifest.get(path).or_else(|| walk(manifest, TreePath::root(), path.as_bytes(), false))
+}
+
+/// Returns what a link leads to in the end; itself when that is not in the tree: the node then says so of it alone.
+pub(super) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
+    let EntryKind::Link { target } = &entry.kind else { return entry };
+    if target.starts_with(b"/") {
+        return entry;
     }
+    walk(manifest, entry.path.parent().unwrap_or_default(), target, true).unwrap_or(entry)
+}
+
+/// Walks names one by one from a directory, as path_resolution(7) does; each may be a link itself, the last is followed if `follow`.
+fn walk<'a>(manifest: &'a Manifest, from: TreePath, names: &[u8], follow: bool) -> Option<&'a ManifestEntry> {
     let mut links = 0;
     // Names that are still to be walked, the next one last.
-    let mut rest: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
-    let mut at = TreePath::root();
+    let mut rest: Vec<Vec<u8>> = names.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect();
+    let mut at = from;
     while let Some(name) = rest.pop() {
         match name.as_slice() {
             b"" | b"." => continue,
@@ -29,64 +40,20 @@ pub(super) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a
         let next = at.child(&name).ok()?;
         let entry = manifest.get(&next)?;
         match &entry.kind {
-            _ if rest.is_empty() => return Some(entry),
-            EntryKind::Directory => at = next,
-            EntryKind::File { .. } => return None,
-            EntryKind::Link { target } => {
+            EntryKind::Link { target } if follow || !rest.is_empty() => {
                 links += 1;
                 if links > MAX_LINKS || target.starts_with(b"/") {
                     return None;
                 }
                 rest.extend(target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec));
             }
+            _ if rest.is_empty() => return Some(entry),
+            EntryKind::Directory => at = next,
+            EntryKind::File { .. } | EntryKind::Link { .. } => return None,
         }
     }
+    // The tree as a whole is no entry.
     manifest.get(&at)
-}
-
-/// Returns what a link leads to in the end; itself when that is not in the tree: the node then says so of it alone.
-pub(super) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
-    let mut found = entry;
-    for _ in 0..MAX_LINKS {
-        let EntryKind::Link { target } = &found.kind else { return found };
-        let mut path = found.path.parent().unwrap_or_default();
-        if target.starts_with(b"/") {
-            return entry;
-        }
-        // Names are walked one by one, for a name on the way may be a link itself.
-        let mut names = target.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")).peekable();
-        let mut next = None;
-        while let Some(name) = names.next() {
-            path = match name {
-                b".." => match path.parent() {
-                    Some(parent) => parent,
-                    None => return entry,
-                },
-                name => match path.child(name) {
-                    Ok(child) => child,
-                    Err(_) => return entry,
-                },
-            };
-            if path.is_root() {
-                continue;
-            }
-            let Some(step) = look_up(manifest, &path) else { return entry };
-            if names.peek().is_some() {
-                path = match &step.kind {
-                    EntryKind::Link { .. } => followed(manifest, step).path.clone(),
-                    _ => step.path.clone(),
-                };
-            }
-            next = Some(step);
-        }
-        match next {
-            // A link to the tree as a whole leads out of every source.
-            Some(_) if path.is_root() => return entry,
-            Some(step) => found = step,
-            None => return entry,
-        }
-    }
-    entry
 }
 
 /// Lists what lies below a directory as if every link were what it leads to.

@@ -102,6 +102,31 @@ fn the_first_that_exists() {
 }
 
 #[test]
+fn none_is_taken_in_the_place_of_one_that_may_exist_elsewhere() {
+    for elsewhere in ["puppet:///custom/a", "puppet:///modules/base/a"] {
+        let list = |uris: &[&str]| of(uris.iter().map(|uri| Value::from(*uri)).collect::<Vec<_>>());
+        assert_eq!(resolve(list(&[elsewhere, "puppet:///modules/app/tree/a"])).unwrap().resolved, None, "{elsewhere}");
+        assert_eq!(shown(&resolve(list(&["puppet:///modules/app/tree/a", elsewhere])).unwrap()), [" = tree/a"], "{elsewhere}");
+    }
+    let local = vec!["/etc/motd".into(), "puppet:///modules/app/tree/a".into()];
+    assert_eq!(shown(&resolve(of(local)).unwrap()), [" = tree/a"], "the node knows whether the first exists");
+}
+
+#[test]
+fn links_that_lead_through_themselves_have_an_end() {
+    let link = |path: &str, target: &str| {
+        let kind = EntryKind::Link { target: target.as_bytes().to_vec() };
+        ManifestEntry { path: path.parse().unwrap(), mode: 0, kind }
+    };
+    let entries = vec![link("a", "a/x"), link("b", "c/y"), link("c", "b/z"), link("d", "d"), link("e", "./a/../a")];
+    let manifest = Manifest::new(entries).unwrap();
+    for entry in manifest.entries() {
+        assert_eq!(follow::followed(&manifest, entry), entry);
+        assert_eq!(follow::look_up(&manifest, &entry.path.child(b"x").unwrap()), None);
+    }
+}
+
+#[test]
 fn recursion_and_links() {
     let tree = || of("puppet:///modules/app/tree").with("recurse", true);
     let managed = ["/", "a = tree/a", "deep/", "deep/b = tree/deep/b", "to-a -> a", "to-deep -> deep", "to-nothing -> nothing"];

@@ -13,6 +13,9 @@ use super::super::options::PuppetOptions;
 /// How often a child is looked at.
 const PACE: Duration = Duration::from_millis(25);
 
+/// How many looks at a child go with one at all that it has started.
+const GROUP_EVERY: u32 = 10;
+
 /// How long a parent may take to fork.
 const FORK_LIMIT: Duration = Duration::from_secs(20);
 
@@ -28,6 +31,7 @@ pub(super) struct Exchange<'a> {
     child: Pid,
     begun: Instant,
     looked: Instant,
+    looks: u32,
     options: &'a PuppetOptions,
 }
 
@@ -39,6 +43,7 @@ impl<'a> Exchange<'a> {
         let line = match line(&socket) {
             // Nobody took the question.
             Ok(line) if line.is_empty() => return Err(WorkerError::Gone),
+            Ok(line) if line == "busy" => return Err(WorkerError::Busy),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(WorkerError::Gone),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(WorkerError::Start(format!("it took no question within {} seconds", FORK_LIMIT.as_secs())));
@@ -49,7 +54,7 @@ impl<'a> Exchange<'a> {
         let child = child.ok_or_else(|| WorkerError::Start(format!("it said {line:?} where it had to name a process")))?;
         socket.set_read_timeout(Some(PACE))?;
         socket.set_write_timeout(Some(PACE))?;
-        Ok(Self { socket, child, begun, looked: begun, options })
+        Ok(Self { socket, child, begun, looked: begun, looks: 0, options })
     }
 
     /// Asks, and returns the answer.
@@ -133,7 +138,12 @@ impl<'a> Exchange<'a> {
             return Err(WorkerError::TimedOut(self.options.time_limit));
         }
         let limit = self.options.memory_limit_bytes;
-        if resident_bytes(self.child).is_some_and(|bytes| bytes > limit) {
+        self.looks += 1;
+        let mut bytes = resident_bytes(self.child).unwrap_or_default();
+        if self.looks.is_multiple_of(GROUP_EVERY) {
+            bytes = bytes.max(resident_bytes_of_group(self.child));
+        }
+        if bytes > limit {
             self.kill();
             return Err(WorkerError::TooBig(limit));
         }
@@ -173,6 +183,23 @@ fn line(mut socket: &UnixStream) -> io::Result<String> {
         text.push(char::from(byte[0]));
     }
     Ok(text)
+}
+
+/// Returns how much memory all processes of a group have together.
+fn resident_bytes_of_group(group: Pid) -> u64 {
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let wanted = group.as_raw_nonzero().to_string();
+    let resident_pages = |stat: &str| {
+        // proc_pid_stat(5): state and parent, then the group, as fields 3 to 5; field 24 is the number of pages. The name may be any.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let is_of_group = fields.nth(2)? == wanted;
+        if is_of_group { fields.nth(18)?.parse::<u64>().ok() } else { None }
+    };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+    let stats = processes.flatten().filter(|entry| is_process(&entry.file_name()));
+    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats.filter_map(|stat| resident_pages(&stat)).sum::<u64>().saturating_mul(page)
 }
 
 /// Returns how much memory a process has; `None` when it is not there any more.

@@ -73,7 +73,9 @@ impl Worker {
         let begun = Instant::now();
         let (control, theirs) = UnixStream::pair()?;
         let (said, says) = UnixStream::pair()?;
-        let process = Command::new(&options.ruby)
+        let mut command = Command::new(&options.ruby);
+        options.limit_environment(&mut command);
+        let process = command
             .args(["-Eutf-8:utf-8", "-e", PROGRAM])
             .arg(settings(options, checkout)?)
             .env("LC_ALL", "C.UTF-8")
@@ -83,6 +85,8 @@ impl Worker {
             .process_group(0)
             .spawn()
             .map_err(|source| WorkerError::NoRuby { ruby: options.ruby.clone(), source })?;
+        // The command holds their ends as well.
+        drop(command);
         let worker = Self { control: Some(control), process: Some(process), started: begun, compiles: AtomicU64::new(0) };
         said.set_read_timeout(Some(START_LIMIT))?;
         let mut line = String::new();

@@ -161,8 +161,34 @@ def read_frame(io)
   JSON.parse(io.read(length), max_nesting: 200)
 end
 
-def write_frame(io, message)
-  bytes = JSON.generate(message, max_nesting: 200)
+def encode(message)
+  JSON.generate(message, max_nesting: 200)
+rescue JSON::JSONError, EncodingError => e
+  JSON.generate(failure(e).then { |told| told.merge('error' => told['error'].merge('message' => no_text(message) || e.message.scrub)) })
+end
+
+# Says which parameter cannot be in a catalog, if one cannot.
+def no_text(message)
+  is_text = lambda do |value|
+    case value
+    when String then value.dup.force_encoding('UTF-8').valid_encoding?
+    when Array then value.all?(&is_text)
+    when Hash then value.all? { |key, held| is_text.call(key) && is_text.call(held) }
+    else true
+    end
+  end
+  Array(message.dig('catalog', 'resources')).each do |resource|
+    (resource['parameters'] || {}).each do |name, value|
+      next if is_text.call(value)
+
+      return "#{resource['type']}[#{resource['title'].to_s.scrub}]: #{name} is not text in UTF-8, as a catalog must be: " \
+             'use binary_file or Binary for bytes'
+    end
+  end
+  nil
+end
+
+def write_frame(io, bytes)
   io.write([bytes.bytesize].pack('N'), bytes)
   io.flush
 end
@@ -181,11 +207,18 @@ def run_child(io, tell)
   Process.setpgid(0, 0)
   Process.setrlimit(Process::RLIMIT_AS, CONFIG['memory_bytes'] * 2 + (1 << 30))
   Process.setrlimit(Process::RLIMIT_CORE, 0)
-  request = read_frame(io)
+  request = begin
+    read_frame(io)
+  rescue JSON::JSONError => e
+    write_frame(io, encode(failure(e)))
+    exit!(0)
+  end
   $0 = "direct-puppet compile #{request['certname']}"
-  write_frame(io, answer(request))
+  reply = encode(answer(request))
+  # Before the answer: until that is read, this process is watched.
   tell.write(JSON.generate(loaded))
   tell.close
+  write_frame(io, reply)
   exit!(0)
 rescue Exception => e # rubocop:disable Lint/RescueException
   warn("compile: #{e.class}: #{e.message}")
@@ -194,7 +227,8 @@ end
 
 NAME = /\A[a-z]\w*(::[a-z]\w*)*\z/.freeze
 
-# Loads manifests, which runs none of them, and Puppet's own types; never Ruby of the code.
+# Loads manifests, which runs none of them, and Puppet's own types; never Ruby of the code: a type brings all providers of it that
+# modules have.
 def learn(text)
   told = JSON.parse(text)
   manifests = environment.known_resource_types.loader
@@ -207,19 +241,23 @@ rescue StandardError
   nil
 end
 
+# An environment without any code.
+NOWHERE = Puppet::Node::Environment.create(:warm_up, [])
+
 LIBRARY = File.dirname($LOADED_FEATURES.find { |path| path.end_with?('/puppet.rb') } || '/')
 
 def own_type(name)
-  return if environment.modules.any? { |found| File.exist?(File.join(found.path, 'lib/puppet/type', "#{name}.rb")) }
+  of_modules = [File.join('lib/puppet/type', "#{name}.rb"), File.join('lib/puppet/provider', name)]
+  return if environment.modules.any? { |found| of_modules.any? { |path| File.exist?(File.join(found.path, path)) } }
+  return unless File.exist?(File.join(LIBRARY, 'puppet/type', "#{name}.rb"))
 
-  Puppet::Type.type(name.to_sym) if File.exist?(File.join(LIBRARY, 'puppet/type', "#{name}.rb"))
+  Puppet.override({ current_environment: NOWHERE }, 'a type of Puppet itself') { Puppet::Type.type(name.to_sym) }
 end
 
 # Has the library load what it loads late, with a catalog of nobody's code.
 def warm_up
   Puppet[:code] = "notify { lookup('x', { default_value => inline_epp('<%= 1 %>') }): message => inline_template('<%= 1 %>') }"
-  nowhere = Puppet::Node::Environment.create(:warm_up, [])
-  compile({ 'certname' => 'nobody', 'facts' => {} }, nowhere)
+  compile({ 'certname' => 'nobody', 'facts' => {} }, NOWHERE)
 rescue StandardError => e
   warn("warming up: #{e.class}: #{e.message}") if $VERBOSE
 ensure
@@ -321,6 +359,15 @@ def start_child(io, children, others)
   io.write("pid #{pid}\n")
 rescue Errno::EPIPE
   nil
+rescue SystemCallError => e
+  # There is no room for another process just now: who asked is told, and the others go on.
+  warn("compile: #{e.message}")
+  begin
+    io.write("busy\n")
+  rescue SystemCallError
+    nil
+  end
+  [tells, tell, io].each { |held| held&.close }
 end
 
 def serve
