@@ -63,6 +63,16 @@ impl Root {
         self.path.join(path.as_path())
     }
 
+    /// Opens a directory below as a root of its own, for many files of it: names on the way are then resolved once.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, is no directory, or may not be read.
+    pub fn below(&self, path: &TreePath) -> Result<Self, FsError> {
+        let fd = open_directory(self.fd(), path).map_err(|error| self.error(path, "open the directory", error))?;
+        Ok(Self { fd: Arc::new(fd), path: self.display(path) })
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -1,5 +1,6 @@
 //! The private copy of staging.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Seek as _};
@@ -22,6 +23,9 @@ use super::revision::DEPLOY_RECORDS;
 use crate::disk;
 use crate::error::ServerError;
 use crate::server::Server;
+
+/// Files of one directory that one task copies.
+const FILES_PER_TASK: usize = 128;
 
 /// What was copied.
 pub(super) struct Copied {
@@ -79,6 +83,12 @@ impl Listing {
     }
 }
 
+/// Returns the directory of a path as bytes.
+fn above(path: &TreePath) -> &[u8] {
+    let bytes = path.as_bytes();
+    &bytes[..bytes.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
+}
+
 fn mark(hasher: &RandomState, entry: &TreeEntry) -> u64 {
     hasher.hash_one((&entry.stat, &entry.target))
 }
@@ -101,7 +111,18 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         }
         listed.add(&piece);
         let recorded = index.recorded(&piece)?;
-        let copy_all = || piece.par_iter().zip(&recorded).map(|(entry, recorded)| copier.entry(entry, *recorded)).collect();
+        // Files of one directory are opened from it.
+        let is_same = |a: &TreeEntry, b: &TreeEntry| above(&a.path) == above(&b.path);
+        let mut rest = &recorded[..];
+        let runs = piece.chunk_by(is_same).flat_map(|run| run.chunks(FILES_PER_TASK));
+        let runs: Vec<(&[TreeEntry], &[Recorded])> = runs
+            .map(|run| {
+                let (of_it, others) = rest.split_at(run.len());
+                rest = others;
+                (run, of_it)
+            })
+            .collect();
+        let copy_all = || runs.par_iter().flat_map_iter(|(run, recorded)| copier.run(run, recorded)).collect();
         let copied: Result<Vec<ManifestEntry>, ServerError> = pool.install(copy_all);
         for ((entry, recorded), copied) in piece.iter().zip(recorded).zip(copied?) {
             let digest = match copied.kind {
@@ -249,24 +270,44 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn entry(&self, entry: &TreeEntry, recorded: Recorded) -> Result<ManifestEntry, ServerError> {
+    /// Copies entries of one directory.
+    fn run(&self, run: &[TreeEntry], recorded: &[Recorded]) -> Vec<Result<ManifestEntry, ServerError>> {
+        let directory = OnceCell::new();
+        run.iter().zip(recorded).map(|(entry, recorded)| self.entry(entry, *recorded, &directory)).collect()
+    }
+
+    fn entry(
+        &self,
+        entry: &TreeEntry,
+        recorded: Recorded,
+        directory: &OnceCell<Option<Root>>,
+    ) -> Result<ManifestEntry, ServerError> {
         let kind = match entry.stat.kind() {
             FileKind::Directory => EntryKind::Directory,
             FileKind::Link => EntryKind::Link { target: entry.target.clone().unwrap_or_default() },
-            _ => self.file(entry, recorded)?,
+            _ => self.file(entry, recorded, directory)?,
         };
         let mode = if matches!(kind, EntryKind::Link { .. }) { 0 } else { entry.stat.permissions() };
         Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
     }
 
-    fn file(&self, entry: &TreeEntry, recorded: Recorded) -> Result<EntryKind, ServerError> {
+    fn open(&self, path: &TreePath, directory: &OnceCell<Option<Root>>) -> Result<File, FsError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return self.root.open_file(path) };
+        let directory = directory.get_or_init(|| self.root.below(&parent).ok());
+        match (directory, TreePath::from_bytes(name)) {
+            (Some(directory), Ok(name)) => directory.open_file(&name),
+            _ => self.root.open_file(path),
+        }
+    }
+
+    fn file(&self, entry: &TreeEntry, recorded: Recorded, directory: &OnceCell<Option<Root>>) -> Result<EntryKind, ServerError> {
         let size = entry.stat.size;
         if let Recorded::Proved(digest) = recorded
             && self.server.store.has(&digest)
         {
             return Ok(EntryKind::File { digest, size });
         }
-        let file = match self.root.open_file(&entry.path) {
+        let file = match self.open(&entry.path, directory) {
             Ok(file) => file,
             // It went away, or became something else, since it was listed.
             Err(_) if self.root.stat(&entry.path).ok().flatten() != Some(entry.stat) => {

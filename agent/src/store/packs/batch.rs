@@ -28,6 +28,8 @@ const PACK_FROM: usize = 64;
 #[derive(Debug)]
 pub struct Batch {
     store: Store,
+    /// There were contents with files of their own when it began: another of the same content would only be there twice.
+    has_files: bool,
     writing: Mutex<Writing>,
 }
 
@@ -49,7 +51,8 @@ impl Store {
     #[must_use]
     pub fn batch(&self) -> Batch {
         let writing = Writing { buffer: MAGIC.to_vec(), ..Writing::default() };
-        Batch { store: self.clone(), writing: Mutex::new(writing) }
+        let has_files = std::fs::read_dir(self.dir.join("blobs")).map_or(true, |mut found| found.next().is_some());
+        Batch { store: self.clone(), has_files, writing: Mutex::new(writing) }
     }
 }
 
@@ -90,7 +93,7 @@ impl Batch {
     /// When the disk does not take them.
     pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
         let (digest, size) = (Digest::of(content), content.len() as u64);
-        if size > MAX_PACKED_BYTES || self.store.has_file(&digest) {
+        if size > MAX_PACKED_BYTES || self.has_files && self.store.has_file(&digest) {
             return self.store.put_bytes(content);
         }
         if let Some(found) = self.store.find_packed(&digest)? {
