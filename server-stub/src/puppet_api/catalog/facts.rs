@@ -1,0 +1,60 @@
+//! Facts as agents of Puppet send them.
+
+use std::collections::BTreeMap;
+
+use direct_puppet_transport::protocol::limits::MAX_FACTS_BYTES;
+use direct_puppet_transport::protocol::{Certname, Value};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::puppet_api::answer::Failure;
+use crate::puppet_api::query::form_text;
+
+/// Facts of a node: JSON that has been looked at and not been read yet, for they are seldom needed.
+pub(super) struct Facts(Vec<u8>);
+
+/// What facts must have.
+#[derive(Deserialize)]
+struct Shape {
+    name: String,
+    #[serde(rename = "values")]
+    _values: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    values: BTreeMap<String, Value>,
+}
+
+impl Facts {
+    /// Takes facts out of a form: there they are URL-encoded once more than the form is.
+    pub(super) fn posted(text: &str, certname: &Certname) -> Result<Self, Failure> {
+        let json = match text.starts_with('{') {
+            // Some clients encode but once.
+            true => text.to_owned(),
+            false => form_text(text).ok_or_else(|| Failure::bad_request("facts are not URL-encoded UTF-8"))?,
+        };
+        Self::parse(json.into_bytes(), certname)
+    }
+
+    /// Checks that they are facts, and those of `certname`.
+    pub(super) fn parse(json: Vec<u8>, certname: &Certname) -> Result<Self, Failure> {
+        if json.len() as u64 > MAX_FACTS_BYTES {
+            return Err(Failure::bad_request(format!("facts have {} bytes, and {MAX_FACTS_BYTES} may be sent", json.len())));
+        }
+        let shape: Shape = serde_json::from_slice(&json).map_err(|error| unreadable(&error))?;
+        if shape.name != certname.as_str() {
+            return Err(Failure::bad_request(format!("these are no facts of {certname}: their name is another")));
+        }
+        Ok(Self(json))
+    }
+
+    /// Reads the values.
+    pub(super) fn values(&self) -> Result<BTreeMap<String, Value>, Failure> {
+        serde_json::from_slice::<Read>(&self.0).map(|read| read.values).map_err(|error| unreadable(&error))
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Failure {
+    Failure::bad_request(format!("facts cannot be read: {error}"))
+}
