@@ -27,7 +27,10 @@ fn site(root: &Path) -> Vec<(&'static str, String)> {
     );
     vec![
         ("manifests/site.pp", manifest),
-        ("modules/app/templates/text.epp", "<%= $facts['kernel'] %> <%= $facts['app_shape'] %> <%= $facts['app_static'] %>\n".to_owned()),
+        (
+            "modules/app/templates/text.epp",
+            "<%= $facts['kernel'] %> <%= $facts['app_shape'] %> <%= $facts['app_static'] %>\n".to_owned(),
+        ),
         ("modules/app/files/plain", "plain\n".to_owned()),
         ("modules/app/files/name with space & %23", "odd name\n".to_owned()),
         ("modules/app/files/tree/a", "tree a\n".to_owned()),
@@ -57,7 +60,10 @@ async fn first_run_no_change_drift_noop_cached_and_new_code() {
 
     let (status, text) = agent.run(&[]).await;
     assert_eq!(status, 2, "{text}");
-    assert_eq!((read(&root.join("plain")), read(&root.join("tree/a")), read(&root.join("tree/b/ä"))), ("plain\n".to_owned(), "tree a\n".to_owned(), "tree b\n".to_owned()));
+    assert_eq!(
+        (read(&root.join("plain")), read(&root.join("tree/a")), read(&root.join("tree/b/ä"))),
+        ("plain\n".to_owned(), "tree a\n".to_owned(), "tree b\n".to_owned())
+    );
     assert_eq!(fs::read_link(root.join("tree/link")).unwrap(), Path::new("b/ä"));
     assert_eq!((read(&root.join("both/a")), read(&root.join("both/b/ä"))), ("more a\n".to_owned(), "tree b\n".to_owned()));
     assert_eq!((read(&root.join("first")), read(&root.join("md5"))), ("odd name\n".to_owned(), "plain\n".to_owned()));
@@ -75,7 +81,11 @@ async fn first_run_no_change_drift_noop_cached_and_new_code() {
     assert_eq!((status, read(&root.join("plain")).as_str()), (0, "drift\n"), "{text}");
     assert!(text.contains("noop"), "{text}");
     let (status, text) = agent.run(&[]).await;
-    assert_eq!((status, read(&root.join("plain")).as_str(), read(&root.join("tree/b/ä")).as_str()), (2, "plain\n", "tree b\n"), "{text}");
+    assert_eq!(
+        (status, read(&root.join("plain")).as_str(), read(&root.join("tree/b/ä")).as_str()),
+        (2, "plain\n", "tree b\n"),
+        "{text}"
+    );
     assert!(text.contains("(corrective)"), "{text}");
 
     // New code reaches a cached catalog no sooner than asked for, and the old contents are still there.
@@ -89,7 +99,6 @@ async fn first_run_no_change_drift_noop_cached_and_new_code() {
     assert_eq!((status, read(&root.join("plain")).as_str(), world.compiles()), (2, "new\n", 2), "{text}");
 
     // Changed facts alone compile nothing.
-    fs::create_dir_all(agent.kept("confdir")).unwrap();
     let (status, text) = agent.run(&["--noop"]).await;
     assert_eq!((status, world.compiles()), (0, 2), "{text}");
 
@@ -97,7 +106,10 @@ async fn first_run_no_change_drift_noop_cached_and_new_code() {
     let statuses: Vec<&str> = reports.iter().map(|report| report["status"].as_str().unwrap()).collect();
     assert_eq!(statuses, ["changed", "unchanged", "unchanged", "changed", "changed", "changed", "unchanged"]);
     let drift = &reports[3];
-    assert_eq!((&drift["corrective_change"], &drift["host"], &reports[2]["noop"]), (&true.into(), &"n1.example.com".into(), &true.into()));
+    assert_eq!(
+        (&drift["corrective_change"], &drift["host"], &reports[2]["noop"]),
+        (&true.into(), &"n1.example.com".into(), &true.into())
+    );
     assert_eq!(reports[4]["cached_catalog_status"], "explicitly_requested");
     assert_eq!(reports[4]["code_id"], reports[0]["code_id"]);
     let node = world.server.nodes().unwrap().remove(0);

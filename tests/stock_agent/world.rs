@@ -88,12 +88,7 @@ impl World {
         self.authority.install(certname, certname);
         let dir = self.dir.path().join("agents").join(certname);
         fs::create_dir_all(&dir).unwrap();
-        StockAgent {
-            certname: certname.to_owned(),
-            dir,
-            ssldir: self.authority.ssldir().to_owned(),
-            port: self.address.port(),
-        }
+        StockAgent { certname: certname.to_owned(), dir, ssldir: self.authority.ssldir().to_owned(), port: self.address.port() }
     }
 
     /// Stops listening.
@@ -141,11 +136,6 @@ impl StockAgent {
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         eprintln!("--- {} {arguments:?}: {:?}\n{text}", self.certname, output.status.code());
         (output.status.code().unwrap(), text)
-    }
-
-    /// Returns a file that the agent keeps.
-    pub(crate) fn kept(&self, path: &str) -> PathBuf {
-        self.dir.join(path)
     }
 }
 

@@ -9,7 +9,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
 use direct_puppet_server_stub::store::SharedStore;
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging};
+use direct_puppet_server_stub::{
+    AdminRoutes, BlobRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
+};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, Transport, connect};

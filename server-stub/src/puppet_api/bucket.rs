@@ -54,7 +54,9 @@ impl Api {
                 return Ok(answer::plain(BYTES, Bytes::new()));
             }
             let content = if method == Method::HEAD { path.exists().then(Bytes::new) } else { read(&path)? };
-            content.map(|content| answer::plain(BYTES, content)).ok_or_else(|| Failure::not_found("this node's bucket does not have it"))
+            content
+                .map(|content| answer::plain(BYTES, content))
+                .ok_or_else(|| Failure::not_found("this node's bucket does not have it"))
         };
         blocking::run(work).await.map_err(|error| Failure::internal(&error))?
     }
@@ -126,7 +128,16 @@ mod tests {
         let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(read_argument(&format!("sha256/{sha256}/etc/motd")).unwrap(), (Kind::Sha256, sha256.to_owned()));
         assert!(read_argument("md5/d41d8cd98f00b204e9800998ecf8427e").is_ok());
-        for bad in ["", "sha256", "sha256/..", "sha256/../../x", "mtime/1", "sha256lite/00", "md5/D41D8CD98F00B204E9800998ECF8427E", "x/y"] {
+        for bad in [
+            "",
+            "sha256",
+            "sha256/..",
+            "sha256/../../x",
+            "mtime/1",
+            "sha256lite/00",
+            "md5/D41D8CD98F00B204E9800998ECF8427E",
+            "x/y",
+        ] {
             assert!(read_argument(bad).is_err(), "{bad}");
         }
     }

@@ -181,7 +181,11 @@ impl Checksums {
             summing.update(&buffer[..wanted]);
             left -= wanted;
         }
-        if verifier.finish() == *digest { Ok(summing.finish()) } else { Err(damaged("it is not what its name says: run verify".to_owned())) }
+        if verifier.finish() == *digest {
+            Ok(summing.finish())
+        } else {
+            Err(damaged("it is not what its name says: run verify".to_owned()))
+        }
     }
 }
 

@@ -62,7 +62,8 @@ impl Parameters {
 
     /// Returns the environment that is asked for, which every path of the API but few needs.
     pub(super) fn environment(&self) -> Result<Environment, Failure> {
-        let name = self.get("environment").ok_or_else(|| Failure::bad_request("say which environment is meant: environment=…"))?;
+        let name =
+            self.get("environment").ok_or_else(|| Failure::bad_request("say which environment is meant: environment=…"))?;
         name.parse().map_err(|error| Failure::bad_request(format!("{error}")))
     }
 }

@@ -61,7 +61,13 @@ pub(super) const MAX_BUCKET_FILE_BYTES: u64 = 64 << 20;
 
 /// The table.
 pub(super) const ROUTES: &[Route] = &[
-    Route { path: "/puppet/v3/node/", endpoint: Endpoint::Node, methods: &[Method::GET], rule: Rule::Own, max_body_bytes: NO_BODY },
+    Route {
+        path: "/puppet/v3/node/",
+        endpoint: Endpoint::Node,
+        methods: &[Method::GET],
+        rule: Rule::Own,
+        max_body_bytes: NO_BODY,
+    },
     Route {
         path: "/puppet/v3/catalog/",
         endpoint: Endpoint::Catalog,

@@ -1,15 +1,20 @@
 //! A catalog in Puppet's format 2.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
-use direct_puppet_transport::protocol::{Catalog, CatalogId, CodeId, Digest, EntryKind, Resource, Value};
-use serde_json::{Map, Value as Json, json};
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogId, Certname, CodeId, Digest, EntryKind, Environment, Resource, ResourceRef, Value,
+};
+use serde::Serialize;
 
+use super::sources::{Inlined, Static};
+use super::value::PuppetValue;
 use crate::error::ServerError;
 use crate::puppet_api::answer::Failure;
-
-pub(super) use super::sources::Static;
 
 /// What is made into a document. The same always makes the same.
 pub(super) struct Document<'a> {
@@ -26,6 +31,46 @@ pub(super) struct Document<'a> {
     pub(super) inlined: Option<&'a Static<'a>>,
 }
 
+#[derive(Serialize)]
+struct PuppetCatalog<'a> {
+    tags: &'a [String],
+    name: &'a Certname,
+    version: u64,
+    code_id: CodeId,
+    catalog_uuid: String,
+    catalog_format: u32,
+    environment: &'a Environment,
+    resources: Vec<PuppetResource<'a>>,
+    edges: Vec<PuppetEdge<'a>>,
+    classes: &'a [String],
+    #[serde(flatten)]
+    inlined: Inlined,
+}
+
+#[derive(Serialize)]
+struct PuppetEdge<'a> {
+    source: &'a ResourceRef,
+    target: &'a ResourceRef,
+}
+
+#[derive(Serialize)]
+struct PuppetResource<'a> {
+    #[serde(rename = "type")]
+    resource_type: &'a str,
+    title: &'a str,
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    exported: bool,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    parameters: BTreeMap<&'a str, PuppetValue<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sensitive_parameters: Vec<&'a str>,
+}
+
 impl Document<'_> {
     /// Writes it. Blocking.
     ///
@@ -34,34 +79,27 @@ impl Document<'_> {
     /// When a content of it is missing or damaged.
     pub(super) fn render(&self) -> Result<Bytes, Failure> {
         let catalog = self.catalog;
-        let (mut metadata, mut recursive) = (Map::new(), Map::new());
+        let mut inlined = Inlined::default();
         let mut resources = Vec::with_capacity(catalog.resources.len());
         for resource in &catalog.resources {
             resources.push(self.resource(resource)?);
-            if let Some(inlined) = self.inlined {
-                inlined.add(resource, &mut metadata, &mut recursive)?;
+            if let Some(files) = self.inlined {
+                files.add(resource, &mut inlined)?;
             }
         }
-        let edge = |edge: &direct_puppet_transport::protocol::Edge| json!({"source": edge.source.to_string(), "target": edge.target.to_string()});
-        let mut document = json!({
-            "name": catalog.certname,
-            "version": self.time,
-            "code_id": self.code_id,
-            "catalog_uuid": self.uuid(),
-            "catalog_format": 2,
-            "environment": catalog.environment,
-            "tags": catalog.classes,
-            "classes": catalog.classes,
-            "resources": resources,
-            "edges": catalog.edges.iter().map(edge).collect::<Vec<_>>(),
-        });
-        if let Some(document) = document.as_object_mut() {
-            for (name, inlined) in [("metadata", metadata), ("recursive_metadata", recursive)] {
-                if !inlined.is_empty() {
-                    document.insert(name.to_owned(), Json::Object(inlined));
-                }
-            }
-        }
+        let document = PuppetCatalog {
+            tags: &catalog.classes,
+            name: &catalog.certname,
+            version: self.time,
+            code_id: self.code_id,
+            catalog_uuid: self.uuid(),
+            catalog_format: 2,
+            environment: &catalog.environment,
+            resources,
+            edges: catalog.edges.iter().map(|edge| PuppetEdge { source: &edge.source, target: &edge.target }).collect(),
+            classes: &catalog.classes,
+            inlined,
+        };
         serde_json::to_vec(&document).map(Bytes::from).map_err(|error| Failure::internal(&error))
     }
 
@@ -72,70 +110,44 @@ impl Document<'_> {
         [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
     }
 
-    fn resource(&self, resource: &Resource) -> Result<Json, Failure> {
-        let (mut parameters, mut secrets) = (Map::new(), Vec::new());
+    fn resource<'a>(&self, resource: &'a Resource) -> Result<PuppetResource<'a>, Failure> {
+        let (mut parameters, mut sensitive_parameters) = (BTreeMap::new(), Vec::new());
+        let is_rich = self.is_rich;
         for (name, value) in &resource.parameters {
             let value = match value {
                 Value::Sensitive(value) => {
-                    secrets.push(name.as_str());
+                    sensitive_parameters.push(name.as_str());
                     value
                 }
                 value => value,
             };
             if *value != Value::Undef {
-                parameters.insert(name.clone(), self.value(value)?);
+                parameters.insert(name.as_str(), PuppetValue { value: Cow::Borrowed(value), is_rich });
             }
         }
         if let Some(content) = self.compiled_content(resource)? {
-            parameters.insert("content".to_owned(), content);
+            parameters.insert("content", PuppetValue { value: Cow::Owned(content), is_rich });
         }
-        let mut json = json!({
-            "type": resource.resource_type,
-            "title": resource.title,
-            "tags": resource.tags,
-            "exported": false,
-            "kind": kind(resource),
-        });
-        if let Some(object) = json.as_object_mut() {
-            let mut put = |name: &str, value: Option<Json>| drop(value.map(|value| object.insert(name.to_owned(), value)));
-            put("file", resource.file.clone().map(Json::from));
-            put("line", resource.line.map(Json::from));
-            put("parameters", (!parameters.is_empty()).then(|| Json::Object(parameters)));
-            put("sensitive_parameters", (!secrets.is_empty()).then(|| json!(secrets)));
-        }
-        Ok(json)
+        Ok(PuppetResource {
+            resource_type: &resource.resource_type,
+            title: &resource.title,
+            tags: &resource.tags,
+            file: resource.file.as_deref(),
+            line: resource.line,
+            exported: false,
+            kind: kind(resource),
+            parameters,
+            sensitive_parameters,
+        })
     }
 
     /// Returns the content of a file that the compile made: it is in the catalog and nowhere else.
-    fn compiled_content(&self, resource: &Resource) -> Result<Option<Json>, Failure> {
+    fn compiled_content(&self, resource: &Resource) -> Result<Option<Value>, Failure> {
         let Some(resolved) = resource.resolved.as_ref().filter(|resolved| resolved.uri.is_none()) else { return Ok(None) };
         let Some(EntryKind::File { digest, .. }) = resolved.entries.first().map(|entry| &entry.kind) else { return Ok(None) };
         let content = self.store.read(digest, MAX_CATALOG_BYTES).map_err(ServerError::from)?;
         let content = content.ok_or_else(|| Failure::server("a content of the catalog is gone from this server: try again"))?;
-        match std::str::from_utf8(&content) {
-            Ok(text) => Ok(Some(text.into())),
-            Err(_) => self.value(&Value::Binary(content.to_vec())).map(Some),
-        }
-    }
-
-    /// Writes a value. Where no rich data is read, a secret inside another value is written as it is, and bytes as Base64.
-    fn value(&self, value: &Value) -> Result<Json, Failure> {
-        if self.is_rich {
-            return serde_json::to_value(value).map_err(|error| Failure::internal(&error));
-        }
-        Ok(match value {
-            Value::Sensitive(value) => self.value(value)?,
-            Value::Array(values) => Json::Array(values.iter().map(|value| self.value(value)).collect::<Result<_, _>>()?),
-            Value::Hash(values) => {
-                let pair = |(name, value): (&String, &Value)| Ok((name.clone(), self.value(value)?));
-                Json::Object(values.iter().map(pair).collect::<Result<_, Failure>>()?)
-            }
-            Value::Binary(_) => {
-                let mut rich = serde_json::to_value(value).map_err(|error| Failure::internal(&error))?;
-                rich.get_mut("__pvalue").map(Json::take).unwrap_or_default()
-            }
-            plain => serde_json::to_value(plain).map_err(|error| Failure::internal(&error))?,
-        })
+        Ok(Some(String::from_utf8(content.to_vec()).map_or_else(|error| Value::Binary(error.into_bytes()), Value::String)))
     }
 }
 

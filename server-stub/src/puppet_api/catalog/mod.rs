@@ -3,11 +3,14 @@
 mod document;
 mod facts;
 mod sources;
+mod value;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts};
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
+};
 use hyper::{Method, Response};
 
 use super::answer::{self, Failure, JSON, RICH_JSON};
@@ -17,8 +20,9 @@ use super::{Api, Asked};
 use crate::blocking;
 use crate::listen::RouteBody;
 
-use document::{Document, Static};
+use document::Document;
 use facts::Facts;
+use sources::Static;
 
 /// How often a catalog is asked for that turns out to be gone from the disk.
 const ATTEMPTS: usize = 2;
@@ -93,7 +97,9 @@ impl Api {
         let render = move || -> Result<Bytes, Failure> {
             let catalog = Catalog::decode(&catalog, catalog_id).map_err(|error| Failure::internal(&error))?;
             let inlined = match (&tree, checksum) {
-                (Some(tree), Some(kind)) => Some(Static::new(tree.manifest(), &store, &checksums, &catalog.environment, kind, time)?),
+                (Some(tree), Some(kind)) => {
+                    Some(Static::new(tree.manifest(), &store, &checksums, &catalog.environment, kind, time)?)
+                }
                 _ => None,
             };
             Document { catalog: &catalog, catalog_id, code_id, time, is_rich, store: &store, inlined: inlined.as_ref() }.render()

@@ -1,15 +1,26 @@
 //! What sources are, in a static catalog: so that a node asks for what it lacks and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest, ManifestEntry, Resource, TreePath, Value};
-use serde_json::{Map, Value as Json};
+use serde::Serialize;
 
 use crate::puppet_api::answer::Failure;
 use crate::puppet_api::checksum::{Checksums, Kind};
-use crate::puppet_api::files::{Describe, Mounts, Permissions, file_of, is_servable};
+use crate::puppet_api::files::{Describe, Described, Mounts, Permissions, file_of, is_servable};
+
+/// What files are made from, in a static catalog.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Inlined {
+    /// By title.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, Described>,
+    /// By title and source.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    recursive_metadata: BTreeMap<String, BTreeMap<String, Vec<Described>>>,
+}
 
 /// Describes the sources of one catalog.
 pub(super) struct Static<'a> {
@@ -37,13 +48,8 @@ impl<'a> Static<'a> {
         Ok(Self { manifest, mounts, checksums, environment, kind, time, places: OnceLock::new() })
     }
 
-    /// Adds what a resource is made from to `metadata`, by title, or to `recursive`, by title and source. Blocking.
-    pub(super) fn add(
-        &self,
-        resource: &Resource,
-        metadata: &mut Map<String, Json>,
-        recursive: &mut Map<String, Json>,
-    ) -> Result<(), Failure> {
+    /// Adds what a resource is made from. Blocking.
+    pub(super) fn add(&self, resource: &Resource, inlined: &mut Inlined) -> Result<(), Failure> {
         let Some(resolved) = &resource.resolved else { return Ok(()) };
         let Some(uri) = resolved.uri.as_deref() else { return Ok(()) };
         let text = |name: &str| resource.parameter(name).and_then(Value::as_str);
@@ -73,19 +79,14 @@ impl<'a> Static<'a> {
             let Some(mut file) = describe.listed(entry, &root)? else { continue };
             file.content_uri = self.place(&root, entry).map(|path| format!("puppet:///{path}"));
             if !is_recursive {
-                file.source = Some(uri.to_owned());
+                (file.source, file.relative_path) = (Some(uri.to_owned()), None);
             }
-            let mut json = serde_json::to_value(&file).map_err(|error| Failure::internal(&error))?;
-            if !is_recursive && let Some(object) = json.as_object_mut() {
-                object.insert("relative_path".to_owned(), Json::Null);
-            }
-            described.push(json);
+            described.push(file);
         }
         if is_recursive {
-            let by_source = Map::from_iter([(uri.to_owned(), Json::Array(described))]);
-            recursive.insert(resource.title.clone(), Json::Object(by_source));
+            inlined.recursive_metadata.insert(resource.title.clone(), BTreeMap::from([(uri.to_owned(), described)]));
         } else if let Some(first) = described.into_iter().next() {
-            metadata.insert(resource.title.clone(), first);
+            inlined.metadata.insert(resource.title.clone(), first);
         }
         Ok(())
     }

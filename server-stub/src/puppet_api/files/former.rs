@@ -58,7 +58,8 @@ impl Api {
             return Ok(Some(Tree::Former(manifest)));
         }
         let place = environment.clone();
-        let read = blocking::run(move || environments.manifest(&place, code_id)).await.map_err(|error| Failure::internal(&error))?;
+        let read =
+            blocking::run(move || environments.manifest(&place, code_id)).await.map_err(|error| Failure::internal(&error))?;
         let Some(manifest) = read?.map(Arc::new) else { return Ok(None) };
         self.former.keep(environment.clone(), code_id, &manifest);
         Ok(Some(Tree::Former(manifest)))

@@ -31,7 +31,7 @@ impl Permissions {
 pub(in crate::puppet_api) struct Described {
     /// An absolute path, as agents want it. It is below the code as it was published, which is nowhere on this server's disk.
     path: String,
-    relative_path: Option<String>,
+    pub(in crate::puppet_api) relative_path: Option<String>,
     links: &'static str,
     owner: u32,
     group: u32,
@@ -67,7 +67,11 @@ pub(in crate::puppet_api) struct Describe<'a> {
 
 impl Describe<'_> {
     /// Describes an entry of a listing of `root`, whose path is relative to it.
-    pub(in crate::puppet_api) fn listed(&self, entry: &ManifestEntry, root: &ManifestEntry) -> Result<Option<Described>, Failure> {
+    pub(in crate::puppet_api) fn listed(
+        &self,
+        entry: &ManifestEntry,
+        root: &ManifestEntry,
+    ) -> Result<Option<Described>, Failure> {
         let relative = if entry.path.is_root() { Some(".") } else { utf8(&entry.path) };
         let Some(relative) = relative else { return Ok(None) };
         let whole = root.path.join(&entry.path).ok();

@@ -23,7 +23,7 @@ use crate::listen::RouteBody;
 pub(super) use content::{file_of, is_servable};
 pub(super) use former::Former;
 pub(super) use listing::Listing;
-pub(super) use metadata::{Describe, Permissions};
+pub(super) use metadata::{Describe, Described, Permissions};
 pub(super) use mounts::Mounts;
 
 impl Api {
@@ -57,11 +57,18 @@ impl Api {
                 let entries = listing.entries(&code.manifest, root).map_err(Failure::server)?;
                 let is_first = all.is_empty();
                 let seen: std::collections::HashSet<_> = all.iter().map(|(entry, _)| entry.path.clone()).collect();
-                all.extend(entries.into_iter().filter(|entry| is_first || !seen.contains(&entry.path)).map(|entry| (entry, root)));
+                all.extend(
+                    entries.into_iter().filter(|entry| is_first || !seen.contains(&entry.path)).map(|entry| (entry, root)),
+                );
             }
             listing.check_count(all.len())?;
-            let described: Vec<_> =
-                all.iter().map(|(entry, root)| describe.listed(entry, root)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+            let described: Vec<_> = all
+                .iter()
+                .map(|(entry, root)| describe.listed(entry, root))
+                .collect::<Result<Vec<_>, _>>()?
+                .into_iter()
+                .flatten()
+                .collect();
             encode(&described)
         })
         .await
@@ -87,14 +94,18 @@ impl Api {
             return Err(Failure::text(StatusCode::BAD_REQUEST, "give environment, code_id and a path below the environment"));
         };
         let Ok(environment) = environment.parse() else {
-            return Err(Failure::text(StatusCode::BAD_REQUEST, format!("{} is not the name of an environment", short(environment))));
+            return Err(Failure::text(
+                StatusCode::BAD_REQUEST,
+                format!("{} is not the name of an environment", short(environment)),
+            ));
         };
         let Some(path) = content::static_path(&asked.argument) else {
             let message = "only what is in files, lib, scripts or tasks of a module is given";
             return Err(Failure::text(StatusCode::FORBIDDEN, message));
         };
         let unknown = || {
-            let message = format!("code {} of environment {environment} is not on this server: run the agent again", short(code_id));
+            let message =
+                format!("code {} of environment {environment} is not on this server: run the agent again", short(code_id));
             Failure::text(StatusCode::NOT_FOUND, message)
         };
         let tree = match code_id.parse() {
@@ -105,7 +116,10 @@ impl Api {
         // A link may lead to what is not given by itself.
         let digest = found.filter(|entry| is_servable(&entry.path)).and_then(file_of);
         let digest = digest.ok_or_else(|| {
-            Failure::text(StatusCode::NOT_FOUND, format!("code {code_id} of environment {environment} has no file {}", short(&asked.argument)))
+            Failure::text(
+                StatusCode::NOT_FOUND,
+                format!("code {code_id} of environment {environment} has no file {}", short(&asked.argument)),
+            )
         })?;
         self.send(digest).await
     }
@@ -133,8 +147,15 @@ impl Api {
         let (store, checksums, argument) = (self.server.store.clone(), Arc::clone(&self.checksums), asked.argument.clone());
         let made = blocking::run(move || {
             let mounts = Mounts::of(&code.manifest, &store)?;
-            let describe =
-                Describe { manifest: &code.manifest, environment: &environment, checksums: &checksums, kind, permissions, follows, time };
+            let describe = Describe {
+                manifest: &code.manifest,
+                environment: &environment,
+                checksums: &checksums,
+                kind,
+                permissions,
+                follows,
+                time,
+            };
             make(&code, &mounts, &describe, &argument)
         });
         let made = made.await.map_err(|error| Failure::internal(&error))??;

@@ -124,7 +124,9 @@ fn modulepath(settings: &str) -> Vec<TreePath> {
         (name.trim() == "modulepath").then(|| value.trim())
     });
     let dirs = value.unwrap_or("modules").split(':').map(|dir| dir.trim().trim_start_matches("./").trim_end_matches('/'));
-    dirs.filter(|dir| !dir.is_empty() && !dir.starts_with(['/', '$'])).filter_map(|dir| TreePath::from_bytes(dir.as_bytes()).ok()).collect()
+    dirs.filter(|dir| !dir.is_empty() && !dir.starts_with(['/', '$']))
+        .filter_map(|dir| TreePath::from_bytes(dir.as_bytes()).ok())
+        .collect()
 }
 
 #[cfg(test)]
