@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use direct_puppet_transport::protocol::limits::MAX_FACTS_BYTES;
+use direct_puppet_transport::protocol::limits::{MAX_DEPTH, MAX_FACTS_BYTES};
 use direct_puppet_transport::protocol::{Certname, Value};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::puppet_api::answer::Failure;
 use crate::puppet_api::query::form_text;
+
+/// Levels of a message of ours above a fact.
+const DEPTH_ABOVE: usize = 4;
 
 /// Facts of a node: JSON that has been looked at and not been read yet, for they are seldom needed.
 pub(super) struct Facts(Vec<u8>);
@@ -51,7 +54,22 @@ impl Facts {
 
     /// Reads the values.
     pub(super) fn values(&self) -> Result<BTreeMap<String, Value>, Failure> {
-        serde_json::from_slice::<Read>(&self.0).map(|read| read.values).map_err(|error| unreadable(&error))
+        let read: Read = serde_json::from_slice(&self.0).map_err(|error| unreadable(&error))?;
+        match read.values.values().all(|value| is_within(value, MAX_DEPTH - DEPTH_ABOVE)) {
+            true => Ok(read.values),
+            false => Err(Failure::bad_request(format!("facts are nested deeper than {} levels", MAX_DEPTH - DEPTH_ABOVE))),
+        }
+    }
+}
+
+/// Whether a value is nested no deeper than that.
+fn is_within(value: &Value, levels: usize) -> bool {
+    match (value, levels.checked_sub(1)) {
+        (_, None) => false,
+        (Value::Array(values), Some(levels)) => values.iter().all(|value| is_within(value, levels)),
+        (Value::Hash(values), Some(levels)) => values.values().all(|value| is_within(value, levels)),
+        (Value::Sensitive(value), Some(levels)) => is_within(value, levels),
+        _ => true,
     }
 }
 
