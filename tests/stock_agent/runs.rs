@@ -130,7 +130,7 @@ async fn a_server_that_is_down_and_code_that_does_not_compile() {
     assert_eq!(agent.run(&[]).await.0, 2);
     world.stop().await;
     fs::write(root.join("text"), "drift\n").unwrap();
-    let (status, text) = agent.run(&["--usecacheonfailure"]).await;
+    let (status, text) = agent.run_once(&["--usecacheonfailure"]).await;
     // The catalog is there, and the report cannot be sent.
     assert!(text.contains("Using cached catalog") && read(&root.join("text")).starts_with("Linux"), "{status} {text}");
     world.start().await;

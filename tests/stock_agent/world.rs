@@ -124,8 +124,17 @@ pub(crate) struct StockAgent {
 impl StockAgent {
     /// Runs `puppet agent --test` with more arguments; returns its exit status and what it said.
     pub(crate) async fn run(&self, arguments: &[&str]) -> (i32, String) {
+        self.run_as(&["--test"], arguments).await
+    }
+
+    /// Runs it as the service does, once: then what is cached may be used where the server does not answer.
+    pub(crate) async fn run_once(&self, arguments: &[&str]) -> (i32, String) {
+        self.run_as(&["--onetime", "--no-daemonize", "--verbose", "--detailed-exitcodes"], arguments).await
+    }
+
+    async fn run_as(&self, kind: &[&str], arguments: &[&str]) -> (i32, String) {
         let mut command = Command::new("puppet");
-        command.args(["agent", "--test", "--color=false", "--server=localhost", "--certificate_revocation=false"]);
+        command.arg("agent").args(kind).args(["--color=false", "--server=localhost", "--certificate_revocation=false"]);
         command.arg(format!("--serverport={}", self.port)).arg(format!("--certname={}", self.certname));
         command.arg("--ssldir").arg(&self.ssldir);
         for name in ["confdir", "vardir", "rundir", "logdir", "publicdir"] {

@@ -132,6 +132,7 @@ impl Api {
             }
             return response;
         }
+        let is_head = method == Method::HEAD;
         let answered = async {
             if parts.headers.contains_key(ORIGIN) {
                 return Err(Failure::forbidden("web pages may not ask this"));
@@ -142,10 +143,12 @@ impl Api {
             let asked = Asked { method, caller, argument, parameters, headers: parts.headers, body };
             self.dispatch(route.endpoint, peer, asked).await
         };
-        answered.await.unwrap_or_else(|failure: Failure| {
+        let response = answered.await.unwrap_or_else(|failure: Failure| {
             tracing::debug!(?peer, path, status = %failure.status, "refused: {}", failure.message);
             failure.respond()
-        })
+        });
+        // Over HTTP/2 a client takes a body here for a broken stream.
+        if is_head { response.map(|_| RouteBody::Whole(Bytes::new())) } else { response }
     }
 
     async fn dispatch(&self, endpoint: Endpoint, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
