@@ -61,8 +61,15 @@ impl Api {
 
     /// Gets the catalog as our own agents do: facts count only where this code has made none yet.
     async fn given(&self, wanted: &Wanted) -> Result<Given, Failure> {
+        if let Some(kept) = self.kept_while_paused(wanted).await? {
+            return Ok(kept);
+        }
+        let CheckIn { certname, environment, .. } = &wanted.check_in;
+        let known = self.server.nodes.summary(certname).and_then(|node| Some((node.catalog_id?, node.code_id?)));
         for _ in 0..ATTEMPTS {
             let mut reply = self.server.answer_check_in(&wanted.check_in).await?;
+            // These agents say nothing of what they hold: what they reported still stands.
+            self.server.nodes.seen(certname, environment, known);
             if reply == CatalogReply::FactsNeeded {
                 let facts = wanted.facts.as_ref().ok_or_else(|| {
                     Failure::bad_request(format!("{} has no catalog yet: send its facts", wanted.check_in.certname))
@@ -75,6 +82,22 @@ impl Api {
             }
         }
         Err(Failure::server("the catalog was lost from this server's disk: try again"))
+    }
+
+    /// While a rollout is paused, a node that has other code keeps it.
+    async fn kept_while_paused(&self, wanted: &Wanted) -> Result<Option<Given>, Failure> {
+        if self.server.gate.rollout().paused.is_none() {
+            return Ok(None);
+        }
+        let CheckIn { certname, environment, .. } = wanted.check_in.clone();
+        let live = self.live(&environment).await?;
+        let nodes = Arc::clone(&self.server.nodes);
+        let find = move || {
+            let newest = nodes.newest_catalog(&certname, &environment).filter(|newest| newest.code_id != live.version.code_id)?;
+            let catalog = nodes.read(&certname, newest.catalog_id)?;
+            Some(Given { catalog_id: newest.catalog_id, code_id: newest.code_id, catalog })
+        };
+        blocking::run(find).await.map_err(|error| Failure::internal(&error))
     }
 
     async fn rendered(&self, wanted: &Wanted, given: Given) -> Result<Bytes, Failure> {

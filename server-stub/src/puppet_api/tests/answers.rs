@@ -66,6 +66,26 @@ async fn a_static_catalog_whose_contents_are_there_and_one_compile_for_all_who_a
 }
 
 #[tokio::test]
+async fn a_rollout_that_is_paused_holds_for_stock_agents() {
+    let world = World::new().await;
+    let (_, first) = world.catalog("n1", form("n1")).await;
+    let rollout = |pause: Option<&str>| crate::rollout::RolloutRequest {
+        pause: pause.map(str::to_owned),
+        resume: pause.is_none(),
+        ..crate::rollout::RolloutRequest::default()
+    };
+    world.server.set_rollout(&rollout(Some("lunch")), "test").unwrap();
+    assert_eq!(world.catalog("n1", form("n1")).await.1, first);
+    world.stage("modules/app/files/a b", "new");
+    world.publish().await;
+    assert_eq!(world.catalog("n1", form("n1")).await.1, first, "it keeps what it has");
+    assert_eq!((world.catalog("n2", form("n2")).await.0, world.compiles()), (StatusCode::OK, 2), "who has nothing gets the new");
+    world.server.set_rollout(&rollout(None), "test").unwrap();
+    assert_ne!(world.catalog("n1", form("n1")).await.1, first);
+    assert_eq!(world.compiles(), 3);
+}
+
+#[tokio::test]
 async fn code_that_does_not_compile_is_told_with_its_place_once() {
     let world = World::new().await;
     world.stage("site.yaml", "nodes:\n  - match: n2\n    classes: []\nclasses: {}\n");
