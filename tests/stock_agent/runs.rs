@@ -143,3 +143,56 @@ async fn a_server_that_is_down_and_code_that_does_not_compile() {
     assert!(text.contains("nowhere"), "{text}");
     world.stop().await;
 }
+
+/// A type that exists only in Ruby: it keeps a file with a word in it.
+const WORD: &str = "Puppet::Type.newtype(:app_word) do
+  newparam(:path, namevar: true)
+  newproperty(:word) do
+    def retrieve
+      File.exist?(resource[:path]) ? File.read(resource[:path]) : :absent
+    end
+
+    def set(value)
+      File.write(resource[:path], value)
+    end
+  end
+end
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_at_the_server_and_a_type_that_comes_with_its_module() {
+    if !has_puppet() {
+        return;
+    }
+    let mut world = World::new().await;
+    let agent = world.agent("n1.example.com");
+    let root = world.dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("kept"), "before\n").unwrap();
+    let manifest = format!(
+        "filebucket {{ 'main': path => false, server => 'localhost', port => {} }}
+file {{ '{root}/kept': content => \"after\\n\", backup => 'main' }}
+app_word {{ '{root}/word': word => 'hello' }}
+",
+        world.address.port(),
+        root = root.display()
+    );
+    world.stage(&[("manifests/site.pp", manifest.as_str()), ("modules/app/lib/puppet/type/app_word.rb", WORD)]);
+    world.publish().await;
+    let (status, text) = agent.run(&[]).await;
+    assert_eq!(
+        (status, read(&root.join("kept")), read(&root.join("word"))),
+        (2, "after\n".to_owned(), "hello".to_owned()),
+        "{text}"
+    );
+    let mut held = Vec::new();
+    for node in fs::read_dir(world.dir.path().join("data/nodes")).unwrap() {
+        for entry in fs::read_dir(node.unwrap().path().join("bucket")).into_iter().flatten() {
+            held.push(read(&entry.unwrap().path()));
+        }
+    }
+    assert_eq!(held, ["before\n"], "{text}");
+    let (status, text) = agent.run(&[]).await;
+    assert_eq!((status, world.compiles()), (0, 1), "{text}");
+    world.stop().await;
+}
