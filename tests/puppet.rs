@@ -17,6 +17,8 @@ mod modules;
 mod run;
 #[path = "puppet/server.rs"]
 mod server;
+#[path = "puppet/stock.rs"]
+mod stock;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::blocking;
 use crate::error::{ServerError, chain};
-use crate::listen::Routes;
+use crate::listen::{RouteBody, Routes};
 use crate::server::Server;
 
 const PREFIX: &str = "/direct/v1/blob/";
@@ -70,15 +70,15 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Bytes> {
 
 #[async_trait]
 impl Routes for BlobRoutes {
-    async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
+    async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {
         match request.uri().path().strip_prefix(PREFIX) {
-            Some(digest) if request.method() == Method::GET => Some(self.blob(digest).await),
-            Some(_) => Some(plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n")),
+            Some(digest) if request.method() == Method::GET => Some(self.blob(digest).await.map(RouteBody::from)),
+            Some(_) => Some(plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n").map(RouteBody::from)),
             None => self.inner.route(peer, request).await,
         }
     }
 
-    fn max_body_bytes(&self) -> u64 {
-        self.inner.max_body_bytes()
+    fn max_body_bytes(&self, path: &str) -> u64 {
+        self.inner.max_body_bytes(path)
     }
 }

@@ -15,6 +15,7 @@
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog
 //!                                            /reports/<uuid>.json
+//!                                            /bucket/<algorithm>-<hex>    what files of the node held before Puppet's agent changed them
 //!       /compile/                              code that Puppet compiles from; emptied at each start
 //!       /role.json                             who is primary, once an administrator or another server has said so
 //!       /rollout.json                          how new code reaches nodes
@@ -34,6 +35,7 @@ pub mod linearisable;
 pub mod listen;
 mod nodes;
 pub mod publish;
+mod puppet_api;
 mod replica;
 mod role;
 pub mod rollout;
@@ -47,6 +49,7 @@ mod tests;
 pub use blobs::BlobRoutes;
 pub use error::ServerError;
 pub use nodes::NodeSummary;
+pub use puppet_api::PuppetRoutes;
 pub use replica::Follower;
 pub use role::{LeftOut, Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;

@@ -286,6 +286,17 @@ impl Nodes {
         }
     }
 
+    /// Returns the directory for what the files of a node held before its agent changed them.
+    pub(crate) fn bucket_dir(&self, certname: &Certname) -> PathBuf {
+        self.node_dir(certname).join("bucket")
+    }
+
+    /// Does work on files of a node while nothing else does. Blocking.
+    pub(crate) fn in_turn<T>(&self, certname: &Certname, work: impl FnOnce() -> T) -> T {
+        let _turn = self.turn(certname);
+        work()
+    }
+
     fn turn(&self, certname: &Certname) -> MutexGuard<'_, ()> {
         let at = usize::from(Digest::of(certname.as_str().as_bytes()).bytes()[0]) % WRITERS;
         self.writing[at].lock().unwrap_or_else(PoisonError::into_inner)

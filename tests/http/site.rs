@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service};
+use direct_puppet_server_stub::listen::{HttpListener, Limits, RouteBody, Routes, ServerTls, Service};
 use direct_puppet_transport::protocol::{
     CatalogId, CatalogReply, CheckIn, CodeId, Digest, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
     VersionCounter,
@@ -114,15 +114,15 @@ pub(crate) struct Paths;
 
 #[async_trait]
 impl Routes for Paths {
-    async fn route(&self, peer: &Peer, request: hyper::Request<Bytes>) -> Option<hyper::Response<Bytes>> {
+    async fn route(&self, peer: &Peer, request: hyper::Request<Bytes>) -> Option<hyper::Response<RouteBody>> {
         match request.uri().path() {
-            "/status" => Some(hyper::Response::new(format!("{peer:?}").into())),
-            "/echo" => Some(hyper::Response::new(request.into_body())),
+            "/status" => Some(hyper::Response::new(Bytes::from(format!("{peer:?}")).into())),
+            "/echo" => Some(hyper::Response::new(request.into_body().into())),
             _ => None,
         }
     }
 
-    fn max_body_bytes(&self) -> u64 {
+    fn max_body_bytes(&self, _path: &str) -> u64 {
         10
     }
 }

@@ -8,13 +8,13 @@ use serde_json::Value as Json;
 use super::{Site, assert_same, catalog_of_puppet, has_puppet, json, repository};
 
 /// Where the recorded server has its code.
-const CODE: &str = "/etc/puppet/code/environments";
+pub(crate) const CODE: &str = "/etc/puppet/code/environments";
 
-fn facts() -> BTreeMap<String, Value> {
+pub(crate) fn facts() -> BTreeMap<String, Value> {
     serde_json::from_value(json("interop/puppet-server/facts.json")["values"].clone()).unwrap()
 }
 
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     Site::open(&repository("sites/control"))
 }
 

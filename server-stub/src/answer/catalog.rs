@@ -99,7 +99,7 @@ impl Server {
         Ok(confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
 
-    pub(super) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
+    pub(crate) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
         let unconfirmed = self.confirmed(request).await?;
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
@@ -154,7 +154,7 @@ impl Server {
         Err(Refusal::new(RefusalCode::Busy, message))
     }
 
-    pub(super) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
+    pub(crate) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
         let check_in = &request.check_in;
         let unconfirmed = self.confirmed(check_in).await?;
         let code = self.live(&check_in.environment)?;

@@ -26,12 +26,12 @@ const GROUP_BYTES: u64 = 1024 * 1024;
 const GROUP_ITEMS: usize = 256;
 
 /// What a peer may have, and from where.
-pub(super) struct Source {
-    pub(super) store: Store,
+pub(crate) struct Source {
+    pub(crate) store: Store,
     /// It may have what is in any of these.
-    pub(super) allowed: Vec<Arc<HashSet<Digest>>>,
+    pub(crate) allowed: Vec<Arc<HashSet<Digest>>>,
     /// Is told of each content that it may have and that is missing or damaged. Blocking.
-    pub(super) gone: Box<dyn Fn(&Digest) + Send + Sync>,
+    pub(crate) gone: Box<dyn Fn(&Digest) + Send + Sync>,
 }
 
 impl Source {
@@ -67,7 +67,7 @@ struct Progress {
 
 /// Streams what is asked for, as far as the source allows it; the rest is missing, whether it exists or not. A digest that is asked for
 /// twice is answered once.
-pub(super) async fn stream(source: Arc<Source>, mut request: Fetch) -> io::Result<FetchItems> {
+pub(crate) async fn stream(source: Arc<Source>, mut request: Fetch) -> io::Result<FetchItems> {
     let begin = move || {
         let mut seen = HashSet::with_capacity(request.digests.len());
         request.digests.retain(|digest| seen.insert(*digest));

@@ -9,7 +9,7 @@ use crate::server::OWN;
 ///
 /// A certificate speaks for its own name. A local process of root or of the server's own user, a plain connection that the
 /// administrator opened, and the process itself may speak for any.
-pub(super) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> {
+pub(crate) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> {
     let is_allowed = match peer {
         Peer::Certificate(name) => name == certname,
         Peer::Process { uid, .. } => is_own(*uid),

@@ -1,7 +1,7 @@
 //! Answers to nodes: check-in, facts, contents, reports.
 
 mod catalog;
-mod contents;
+pub(crate) mod contents;
 mod identity;
 mod packed_catalog;
 mod packs;
@@ -24,7 +24,7 @@ use crate::error::{ServerError, chain};
 use crate::server::Server;
 
 pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
-pub(crate) use identity::{is_administrator, name_of};
+pub(crate) use identity::{acts_for, is_administrator, name_of};
 pub(crate) use sync::{Given, delta, is_epoch_passed_over};
 
 /// Digits of a run's id.
@@ -34,19 +34,19 @@ const UUID_DIGITS: usize = 32;
 #[async_trait]
 impl Handler for Server {
     async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
-        identity::acts_for(peer, &request.certname)?;
+        acts_for(peer, &request.certname)?;
         let reply = self.answer_check_in(&request).await?;
         Ok(self.pack_reply(&request, reply).await)
     }
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
-        identity::acts_for(peer, &request.check_in.certname)?;
+        acts_for(peer, &request.check_in.certname)?;
         let reply = self.answer_facts(&request).await?;
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
-        identity::acts_for(peer, &request.certname)?;
+        acts_for(peer, &request.certname)?;
         let allowed = self.allowed(&request).await?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         let mending = Arc::clone(&self.mending);
@@ -63,7 +63,7 @@ impl Handler for Server {
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
-        identity::acts_for(peer, &report.host)?;
+        acts_for(peer, &report.host)?;
         let uuid = &report.transaction_uuid;
         if uuid.len() != UUID_DIGITS || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let message = format!("transaction_uuid {uuid:?} is not {UUID_DIGITS} hexadecimal digits");

@@ -9,7 +9,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
 use direct_puppet_server_stub::store::SharedStore;
-use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, Peers, Server, ServerError, ServerOptions, Sharing, Staging};
+use direct_puppet_server_stub::{
+    AdminRoutes, BlobRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
+};
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{ConnectOptions, Timeout, Timeouts, Transport, connect};
@@ -172,6 +174,7 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     if arguments.blobs {
         routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));
     }
+    routes = Arc::new(PuppetRoutes::new(Arc::clone(&server), routes));
     let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
     let service = Service { handler, routes: Some(routes) };
 

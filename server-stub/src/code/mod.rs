@@ -1,6 +1,7 @@
 //! Published code: which is live in each environment, and everything that ever was.
 
 mod answered;
+pub(crate) mod links;
 pub(crate) mod parts;
 pub(crate) mod tree;
 

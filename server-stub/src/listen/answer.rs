@@ -19,7 +19,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::activity::Activity;
-use super::{Limits, Routes, Service};
+use super::{Limits, RouteBody, Routes, Service};
 
 /// A response body; an error in it aborts the stream or the connection, so that the peer never takes it for whole.
 pub(super) type Body = UnsyncBoxBody<Bytes, TransportError>;
@@ -100,9 +100,9 @@ async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) ->
 async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    match read(body, routes.max_body_bytes(), context.limits.request_body_timeout, &context.room).await {
+    match read(body, routes.max_body_bytes(&path), context.limits.request_body_timeout, &context.room).await {
         Ok((body, _taken)) => match routes.route(&context.peer, Request::from_parts(parts, body)).await {
-            Some(response) => response.map(full),
+            Some(response) => routed(response, &context.activity),
             None => no_such_path(),
         },
         Err(refusal) => refusal.response(&path),
@@ -230,6 +230,19 @@ async fn respond(answer: Answer, activity: &Activity) -> Response<Body> {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
+}
+
+/// Puts an answer of [`Routes`] on HTTP.
+fn routed(response: Response<RouteBody>, activity: &Activity) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let body = match body {
+        RouteBody::Whole(bytes) => full(bytes),
+        RouteBody::Stream { length, body } => {
+            parts.headers.insert(CONTENT_LENGTH, length.into());
+            StreamBody::new(activity.body(body).map_ok(Frame::data)).boxed_unsync()
+        }
+    };
+    Response::from_parts(parts, body)
 }
 
 fn no_such_path() -> Response<Body> {

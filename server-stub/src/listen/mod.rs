@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use direct_puppet_transport::{Handler, Peer};
+use direct_puppet_transport::{BodyStream, Handler, Peer};
 
 pub use self::http::HttpListener;
 pub use self::limits::Limits;
@@ -31,7 +31,35 @@ pub struct Service {
     pub routes: Option<Arc<dyn Routes>>,
 }
 
-/// HTTP paths beside the protocol's own: publishing, administration, blobs for caches.
+/// The body of an answer of [`Routes`].
+pub enum RouteBody {
+    /// All of it.
+    Whole(Bytes),
+    /// A part at a time, no faster than the peer takes it; an error in it cuts the answer off.
+    Stream {
+        /// How many bytes there are.
+        length: u64,
+        /// Exactly these bytes.
+        body: BodyStream,
+    },
+}
+
+impl Debug for RouteBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(bytes) => f.debug_tuple("Whole").field(&bytes.len()).finish(),
+            Self::Stream { length, .. } => f.debug_struct("Stream").field("length", length).finish_non_exhaustive(),
+        }
+    }
+}
+
+impl From<Bytes> for RouteBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
+/// HTTP paths beside the protocol's own: publishing, administration, blobs for caches, Puppet's API.
 ///
 /// # Obligations
 ///
@@ -43,10 +71,10 @@ pub struct Service {
 #[async_trait]
 pub trait Routes: Debug + Send + Sync + 'static {
     /// Answers a request, or returns `None` where there is no such path.
-    async fn route(&self, peer: &Peer, request: hyper::Request<Bytes>) -> Option<hyper::Response<Bytes>>;
+    async fn route(&self, peer: &Peer, request: hyper::Request<Bytes>) -> Option<hyper::Response<RouteBody>>;
 
-    /// Returns the most bytes that a request body may have.
-    fn max_body_bytes(&self) -> u64;
+    /// Returns the most bytes that the body of a request for `path` may have.
+    fn max_body_bytes(&self, path: &str) -> u64;
 }
 
 /// Why a listener cannot start.

@@ -42,7 +42,7 @@ use crate::answer::{UNCONFIRMED_SECONDS, is_administrator, name_of};
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::history::RollbackRequest;
-use crate::listen::Routes;
+use crate::listen::{RouteBody, Routes};
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::role::PromoteRequest;
 use crate::rollout::RolloutRequest;
@@ -192,7 +192,18 @@ impl AdminRoutes {
 
 #[async_trait]
 impl Routes for AdminRoutes {
-    async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
+    async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {
+        self.answer(peer, request).await.map(|response| response.map(RouteBody::from))
+    }
+
+    fn max_body_bytes(&self, _path: &str) -> u64 {
+        MAX_BODY_BYTES
+    }
+}
+
+impl AdminRoutes {
+    /// Answers a request, or returns `None` where there is no such path.
+    pub(crate) async fn answer(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
         let method = match request.uri().path() {
             "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" | STORAGE_STATUS | CLIENT_STATUS => Method::GET,
             "/file-sync/v1/publish"
@@ -233,10 +244,6 @@ impl Routes for AdminRoutes {
             "/admin/v1/nodes" => self.blocking(|server| server.nodes()).await,
             _ => self.recompile(peer, request.body()).await,
         })
-    }
-
-    fn max_body_bytes(&self) -> u64 {
-        MAX_BODY_BYTES
     }
 }
 

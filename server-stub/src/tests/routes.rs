@@ -6,11 +6,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::replica::Pair;
 use super::*;
 use crate::AdminRoutes;
-use crate::listen::Routes as _;
 
 async fn respond(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> Response<Bytes> {
     let request = Request::builder().method(method).uri(path).body(Bytes::from(body.to_owned())).unwrap();
-    routes.route(peer, request).await.unwrap()
+    routes.answer(peer, request).await.unwrap()
 }
 
 async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
@@ -69,9 +68,9 @@ async fn only_administrators_are_answered() {
     let (status, text) = ask(&routes, &node, Method::GET, "/status/v1/simple", "").await;
     assert_eq!((status, text.as_str()), (StatusCode::OK, "running"));
     let elsewhere = Request::builder().uri("/elsewhere").body(Bytes::new()).unwrap();
-    assert!(routes.route(&boss, elsewhere).await.is_none());
+    assert!(routes.answer(&boss, elsewhere).await.is_none());
     let page = Request::builder().method(Method::POST).uri("/file-sync/v1/publish").header("origin", "http://x");
-    let response = routes.route(&Peer::Plain, page.body(Bytes::new()).unwrap()).await.unwrap();
+    let response = routes.answer(&Peer::Plain, page.body(Bytes::new()).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
 }
 

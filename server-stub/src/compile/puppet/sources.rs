@@ -13,12 +13,12 @@
 //! Other mounts name files of one server that nobody publishes: such a source is not resolved, and the resource fails on the node. So is
 //! one in a module that stands outside of the environment. Where such a source may come first, none behind it is taken in its place.
 
-mod follow;
-
 use std::collections::BTreeMap;
 
 use direct_puppet_agent::glob::Glob;
 use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, ResolvedSource, Resource, TreePath, Value};
+
+use crate::code::links;
 
 /// Resolves sources against the manifest of one version.
 pub(super) struct Sources<'a> {
@@ -119,18 +119,18 @@ impl Sources<'_> {
     fn look_up(&self, module: &TreePath, below: &str, path: &str) -> Option<&ManifestEntry> {
         let whole = format!("{below}/{path}");
         let whole = TreePath::from_bytes(whole.trim_end_matches('/').as_bytes()).ok()?;
-        follow::look_up(self.manifest, &module.join(&whole).ok()?)
+        links::look_up(self.manifest, &module.join(&whole).ok()?)
     }
 
     /// Returns what is taken of a source, with paths relative to it.
     fn entries(&self, root: &ManifestEntry, taking: &Taking) -> Result<Vec<ManifestEntry>, String> {
-        let root = if taking.follows { follow::followed(self.manifest, root) } else { root };
+        let root = if taking.follows { links::followed(self.manifest, root) } else { root };
         let top = ManifestEntry { path: TreePath::root(), ..root.clone() };
         if !taking.recurses || root.kind != EntryKind::Directory {
             return Ok(vec![top]);
         }
         let mut entries = match taking.follows {
-            true => follow::below(self.manifest, root)?,
+            true => links::below(self.manifest, root)?,
             false => self.manifest.below(&root.path).skip(1).filter_map(|entry| relative(entry, &root.path)).collect(),
         };
         if let Some(limit) = taking.recurse_limit {

@@ -9,12 +9,12 @@ const MAX_LINKS: usize = 40;
 const MAX_ENTRIES: usize = 1_000_000;
 
 /// Returns what is at a path; links on the way are followed, one at its end is not. Nothing outside of the tree is there.
-pub(super) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a ManifestEntry> {
+pub(crate) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a ManifestEntry> {
     manifest.get(path).or_else(|| walk(manifest, TreePath::root(), path.as_bytes(), false))
 }
 
 /// Returns what a link leads to in the end; itself when that is not in the tree: the node then says so of it alone.
-pub(super) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
+pub(crate) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
     let EntryKind::Link { target } = &entry.kind else { return entry };
     if target.starts_with(b"/") {
         return entry;
@@ -57,7 +57,7 @@ fn walk<'a>(manifest: &'a Manifest, from: TreePath, names: &[u8], follow: bool) 
 }
 
 /// Lists what lies below a directory as if every link were what it leads to.
-pub(super) fn below(manifest: &Manifest, root: &ManifestEntry) -> Result<Vec<ManifestEntry>, String> {
+pub(crate) fn below(manifest: &Manifest, root: &ManifestEntry) -> Result<Vec<ManifestEntry>, String> {
     let mut listed = Vec::new();
     list(manifest, &root.path, &TreePath::root(), &mut vec![root.path.clone()], &mut listed)?;
     listed.sort_by(|a, b| a.path.cmp(&b.path));

@@ -1,0 +1,195 @@
+//! Catalogs: the same that our own agents get, in Puppet's words.
+
+mod document;
+mod facts;
+mod sources;
+mod value;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_transport::protocol::{
+    Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
+};
+use hyper::{Method, Response};
+
+use super::answer::{self, Failure, JSON, RICH_JSON};
+use super::checksum::Kind;
+use super::query::{Parameters, short};
+use super::{Api, Asked};
+use crate::blocking;
+use crate::listen::RouteBody;
+
+use document::Document;
+use facts::Facts;
+use sources::Static;
+
+/// How often a catalog is asked for that turns out to be gone from the disk.
+const ATTEMPTS: usize = 2;
+
+/// The type of a form.
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// What is asked for beside the catalog itself.
+struct Wanted {
+    check_in: CheckIn,
+    facts: Option<Facts>,
+    is_rich: bool,
+    /// The type of checksum of a static catalog.
+    checksum: Option<Kind>,
+}
+
+/// A catalog that there is.
+struct Given {
+    catalog_id: CatalogId,
+    code_id: CodeId,
+    catalog: Bytes,
+}
+
+impl Api {
+    pub(super) async fn catalog(&self, asked: Asked) -> Result<Response<RouteBody>, Failure> {
+        let format = asked.accepted(&[RICH_JSON, JSON])?;
+        let wanted = Wanted::of(&asked, format == RICH_JSON)?;
+        // The form may be long, and its facts are read by now.
+        drop(asked);
+        let given = self.given(&wanted).await?;
+        let document = self.rendered(&wanted, given).await?;
+        let mut response = answer::plain(format, document);
+        response.headers_mut().insert("x-puppet-compiler-name", hyper::header::HeaderValue::from_static("direct-puppet"));
+        Ok(response)
+    }
+
+    /// Gets the catalog as our own agents do: facts count only where this code has made none yet.
+    async fn given(&self, wanted: &Wanted) -> Result<Given, Failure> {
+        if let Some(kept) = self.kept_while_paused(wanted).await? {
+            return Ok(kept);
+        }
+        let CheckIn { certname, environment, .. } = &wanted.check_in;
+        let known = self.server.nodes.summary(certname).and_then(|node| Some((node.catalog_id?, node.code_id?)));
+        for _ in 0..ATTEMPTS {
+            let mut reply = self.server.answer_check_in(&wanted.check_in).await?;
+            // These agents say nothing of what they hold: what they reported still stands.
+            self.server.nodes.seen(certname, environment, known);
+            if reply == CatalogReply::FactsNeeded {
+                let facts = wanted.facts.as_ref().ok_or_else(|| {
+                    Failure::bad_request(format!("{} has no catalog yet: send its facts", wanted.check_in.certname))
+                })?;
+                let request = SubmitFacts { check_in: wanted.check_in.clone(), facts: facts.values()? };
+                reply = self.server.answer_facts(&request).await?;
+            }
+            if let CatalogReply::Catalog { catalog_id, code_id, catalog, .. } = reply {
+                return Ok(Given { catalog_id, code_id, catalog });
+            }
+        }
+        Err(Failure::server("the catalog was lost from this server's disk: try again"))
+    }
+
+    /// While a rollout is paused, a node that has other code keeps it.
+    async fn kept_while_paused(&self, wanted: &Wanted) -> Result<Option<Given>, Failure> {
+        if self.server.gate.rollout().paused.is_none() {
+            return Ok(None);
+        }
+        let CheckIn { certname, environment, .. } = wanted.check_in.clone();
+        let live = self.live(&environment).await?;
+        let nodes = Arc::clone(&self.server.nodes);
+        let find = move || {
+            let newest = nodes.newest_catalog(&certname, &environment).filter(|newest| newest.code_id != live.version.code_id)?;
+            let catalog = nodes.read(&certname, newest.catalog_id)?;
+            Some(Given { catalog_id: newest.catalog_id, code_id: newest.code_id, catalog })
+        };
+        blocking::run(find).await.map_err(|error| Failure::internal(&error))
+    }
+
+    async fn rendered(&self, wanted: &Wanted, given: Given) -> Result<Bytes, Failure> {
+        let (environment, certname) = (&wanted.check_in.environment, &wanted.check_in.certname);
+        let Given { catalog_id, code_id, catalog } = given;
+        let checksum = wanted.checksum.map_or("", Kind::name);
+        // The certname is in the catalog, and so in its id.
+        let key = format!("catalog {catalog_id} {code_id} {} {checksum}", wanted.is_rich);
+        if let Some(known) = self.rendered.get(&key) {
+            return Ok(known);
+        }
+        let compiled = self.server.nodes.catalog(certname, environment, code_id);
+        let time = compiled.map_or_else(crate::server::now, |compiled| compiled.time_unix_seconds);
+        let tree = match wanted.checksum {
+            Some(_) => self.tree(environment, code_id).await?,
+            None => None,
+        };
+        let (store, checksums) = (self.server.store.clone(), Arc::clone(&self.checksums));
+        let (is_rich, checksum) = (wanted.is_rich, wanted.checksum);
+        let render = move || -> Result<Bytes, Failure> {
+            let catalog = Catalog::decode(&catalog, catalog_id).map_err(|error| Failure::internal(&error))?;
+            let inlined = match (&tree, checksum) {
+                (Some(tree), Some(kind)) => {
+                    Some(Static::new(tree.manifest(), &store, &checksums, &catalog.environment, kind, time)?)
+                }
+                _ => None,
+            };
+            Document { catalog: &catalog, catalog_id, code_id, time, is_rich, store: &store, inlined: inlined.as_ref() }.render()
+        };
+        let document = blocking::run(render).await.map_err(|error| Failure::internal(&error))??;
+        self.rendered.put(key, &document);
+        Ok(document)
+    }
+
+    /// Facts outside of a run. They are looked at, and let go: nothing but a compile needs them.
+    pub(super) fn facts(asked: &Asked) -> Result<Response<RouteBody>, Failure> {
+        match asked.content_type() {
+            Some("application/json" | "text/pson") => {}
+            _ => return Err(Failure::unsupported_media_type("send facts as application/json")),
+        }
+        Facts::parse(asked.body.to_vec(), asked.node()?)?;
+        Ok(answer::plain(JSON, Bytes::from_static(b"\"\"")))
+    }
+}
+
+impl Wanted {
+    fn of(asked: &Asked, is_rich: bool) -> Result<Self, Failure> {
+        let certname = asked.node()?.clone();
+        let parameters = match asked.method {
+            Method::POST => {
+                if asked.content_type() != Some(FORM) {
+                    return Err(Failure::unsupported_media_type(format!("send the request as {FORM}")));
+                }
+                let form = std::str::from_utf8(&asked.body).map_err(|_| Failure::bad_request("the form is not UTF-8"))?;
+                asked.parameters.clone().and(Parameters::parse(form)?)
+            }
+            _ => asked.parameters.clone(),
+        };
+        let environment: Environment = parameters.environment()?;
+        let facts = match parameters.get("facts") {
+            None | Some("") => None,
+            Some(text) => {
+                match parameters.get("facts_format") {
+                    Some("application/json" | "pson" | "text/pson") => {}
+                    other => {
+                        let other = other.map_or_else(|| "nothing".to_owned(), short);
+                        return Err(Failure::bad_request(format!("facts_format must be application/json, not {other}")));
+                    }
+                }
+                Some(Facts::posted(text, &certname)?)
+            }
+        };
+        let checksum = match parameters.flag("static_catalog", false)? {
+            true => Some(preferred(parameters.get("checksum_type"))?),
+            false => None,
+        };
+        let check_in = CheckIn {
+            protocol: ProtocolVersion::CURRENT,
+            certname,
+            environment,
+            held: None,
+            features: Vec::new(),
+            wait_seconds: 0,
+            at_least: None,
+        };
+        Ok(Self { check_in, facts, is_rich, checksum })
+    }
+}
+
+/// Returns the first type of checksum in a list that is known here; what is not said is SHA-256.
+fn preferred(list: Option<&str>) -> Result<Kind, Failure> {
+    let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(Kind::Sha256) };
+    let known = list.split('.').find_map(Kind::from_name);
+    known.ok_or_else(|| Failure::bad_request(format!("none of the types of checksum in {} is known", short(list))))
+}

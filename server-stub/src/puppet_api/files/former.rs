@@ -1,0 +1,67 @@
+//! Code that a catalog in use was compiled from, live or not.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use direct_puppet_transport::protocol::{CodeId, Environment, Manifest};
+
+use crate::blocking;
+use crate::code::Code;
+use crate::puppet_api::Api;
+use crate::puppet_api::answer::Failure;
+
+/// How many trees that are not live are kept: after a publish, nodes ask for the one before.
+const KEPT: usize = 4;
+
+/// Trees that are not live any more; the latest asked for first.
+#[derive(Debug, Default)]
+pub(in crate::puppet_api) struct Former(Mutex<VecDeque<(Environment, CodeId, Arc<Manifest>)>>);
+
+/// The tree of a `code_id`.
+#[derive(Debug, Clone)]
+pub(in crate::puppet_api) enum Tree {
+    Live(Arc<Code>),
+    Former(Arc<Manifest>),
+}
+
+impl Tree {
+    pub(in crate::puppet_api) fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Live(code) => &code.manifest,
+            Self::Former(manifest) => manifest,
+        }
+    }
+}
+
+impl Former {
+    fn get(&self, environment: &Environment, code_id: CodeId) -> Option<Arc<Manifest>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |(place, id, _): &&(Environment, CodeId, Arc<Manifest>)| *id == code_id && place == environment;
+        kept.iter().find(is_it).map(|(_, _, manifest)| Arc::clone(manifest))
+    }
+
+    fn keep(&self, environment: Environment, code_id: CodeId, manifest: &Arc<Manifest>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_front((environment, code_id, Arc::clone(manifest)));
+        kept.truncate(KEPT);
+    }
+}
+
+impl Api {
+    /// Returns the tree of a `code_id`; `None` when this server has none, or none any more.
+    pub(in crate::puppet_api) async fn tree(&self, environment: &Environment, code_id: CodeId) -> Result<Option<Tree>, Failure> {
+        let environments = Arc::clone(&self.server.environments);
+        if let Some(code) = environments.live(environment).filter(|code| code.version.code_id == code_id) {
+            return Ok(Some(Tree::Live(code)));
+        }
+        if let Some(manifest) = self.former.get(environment, code_id) {
+            return Ok(Some(Tree::Former(manifest)));
+        }
+        let place = environment.clone();
+        let read =
+            blocking::run(move || environments.manifest(&place, code_id)).await.map_err(|error| Failure::internal(&error))?;
+        let Some(manifest) = read?.map(Arc::new) else { return Ok(None) };
+        self.former.keep(environment.clone(), code_id, &manifest);
+        Ok(Some(Tree::Former(manifest)))
+    }
+}

@@ -1,0 +1,112 @@
+//! The static catalog that an agent of Puppet gets, beside the one that Puppet Server gave it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use direct_puppet_agent::PuppetCatalog;
+use direct_puppet_server_stub::listen::{RouteBody, Routes as _};
+use direct_puppet_server_stub::{AdminRoutes, PuppetRoutes};
+use direct_puppet_transport::Peer;
+use direct_puppet_transport::protocol::{Digest, EntryKind, Resource};
+use futures::TryStreamExt as _;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value as Json, json};
+
+use super::server::{CODE, facts, site};
+use super::{assert_same, has_puppet, repository};
+
+const NODE: &str = "agent01.lab.test";
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+async fn send(routes: &PuppetRoutes, request: Request<Bytes>) -> Bytes {
+    let peer = Peer::Certificate(NODE.parse().unwrap());
+    let path = request.uri().to_string();
+    let (parts, body) = routes.route(&peer, request).await.unwrap().into_parts();
+    let body = match body {
+        RouteBody::Whole(bytes) => bytes,
+        RouteBody::Stream { body, .. } => body.try_collect::<Vec<Bytes>>().await.unwrap().concat().into(),
+    };
+    assert_eq!(parts.status, StatusCode::OK, "{path}: {body:?}");
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_static_catalog_of_a_stock_agent() {
+    if !has_puppet() {
+        return;
+    }
+    let site = site();
+    assert_eq!(site.publish("production").await, None);
+    let server = Arc::clone(&site.server);
+    let routes = PuppetRoutes::new(Arc::clone(&server), Arc::new(AdminRoutes::new(server, Vec::new())));
+    let posted = encoded(&encoded(&json!({ "name": NODE, "values": facts() }).to_string()));
+    let form = format!("facts_format=application%2Fjson&facts={posted}&static_catalog=true&checksum_type=sha256.md5");
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("/puppet/v3/catalog/{NODE}?environment=production"))
+        .header(ACCEPT, "application/vnd.puppet.rich+json, application/json")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    let bytes = send(&routes, request.body(form.into()).unwrap()).await;
+    let recorded = std::fs::read(repository("interop/puppet-server/catalog.json")).unwrap();
+
+    // As our own agent reads both, metadata and all.
+    let (ours, theirs) = (PuppetCatalog::read(&bytes).unwrap(), PuppetCatalog::read(&recorded).unwrap());
+    assert_eq!(ours.unusable, theirs.unusable);
+    let mut theirs = theirs.catalog;
+    for file in theirs.resources.iter_mut().filter_map(|resource| resource.file.as_mut()) {
+        *file = file.replace(&format!("{CODE}/production/"), "");
+    }
+    assert_same(&ours.catalog, &theirs);
+    let takes_all =
+        |resource: &&Resource| resource.parameter("sourceselect").is_some_and(|select| select.as_str() == Some("all"));
+    let all: Vec<_> = theirs.resources.iter().filter(takes_all).map(Resource::reference).collect();
+    assert_eq!(all.len(), 1);
+    let mut resolved = 0;
+    for ours in &ours.catalog.resources {
+        let reference = ours.reference();
+        let theirs = theirs.resources.iter().find(|theirs| theirs.reference() == reference).unwrap();
+        let (Some(ours), Some(theirs)) = (&ours.resolved, &theirs.resolved) else {
+            assert_eq!(ours.resolved, theirs.resolved, "{reference}");
+            continue;
+        };
+        let entries = |entries: &[direct_puppet_transport::protocol::ManifestEntry]| {
+            entries.iter().map(|entry| (entry.path.to_string(), format!("{:?}", entry.kind))).collect::<Vec<_>>()
+        };
+        if all.contains(&reference) {
+            // Several sources are one list here, and the reader takes the first list of the recorded ones.
+            assert!(entries(&theirs.entries).iter().all(|entry| entries(&ours.entries).contains(entry)), "{reference}");
+            continue;
+        }
+        assert_eq!(entries(&ours.entries), entries(&theirs.entries), "{reference}");
+        resolved += ours.entries.len();
+    }
+    assert!(resolved > 20, "{resolved}");
+
+    // Every content is where the catalog says it is.
+    let document: Json = serde_json::from_slice(&bytes).unwrap();
+    let code_id = encoded(document["code_id"].as_str().unwrap());
+    let single = document["metadata"].as_object().unwrap().values();
+    let trees = document["recursive_metadata"].as_object().unwrap().values();
+    let below = trees.flat_map(|by_source| by_source.as_object().unwrap().values()).flat_map(|list| list.as_array().unwrap());
+    let mut fetched = 0;
+    for file in single.chain(below).filter(|file| file["type"] == "file") {
+        let Some(hex) = file["checksum"]["value"].as_str().unwrap().strip_prefix("{sha256}") else { continue };
+        let path = file["content_uri"].as_str().unwrap().strip_prefix("puppet:///").unwrap();
+        let path: String = path.split('/').map(encoded).collect::<Vec<_>>().join("/");
+        let uri = format!("/puppet/v3/static_file_content/{path}?environment=production&code_id={code_id}");
+        let content = send(&routes, Request::builder().uri(uri).body(Bytes::new()).unwrap()).await;
+        let digest: Digest = format!("sha256:{hex}").parse().unwrap();
+        assert!(digest.verifies(&content), "{file}");
+        fetched += 1;
+    }
+    assert!(fetched > 10, "{fetched}");
+    let compiles: u64 = site.server.nodes().unwrap().iter().map(|node| node.compiles).sum();
+    assert_eq!(compiles, 1);
+    assert!(ours.catalog.resources.iter().any(|resource| {
+        resource.resolved.iter().flat_map(|resolved| &resolved.entries).any(|entry| matches!(entry.kind, EntryKind::Link { .. }))
+    }));
+}
