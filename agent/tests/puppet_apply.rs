@@ -443,14 +443,14 @@ fn random_file(numbers: &mut Numbers, title: &str) -> Json {
     parameters
 }
 
-/// The long campaign: `TMPDIR=/dev/shm CAMPAIGN=long cargo test -p direct-puppet-agent --test puppet_apply -- --nocapture`; `SEEDS=1000` makes it
+/// The long campaign: `TMPDIR=/dev/shm CAMPAIGN=long cargo test -p direct-puppet-agent --test puppet_apply -- --nocapture`; `CATALOGS=1000` makes it
 /// longer. In memory it takes a second for each catalog, on a disk that writes durably some more.
 #[tokio::test]
 async fn random_catalogs() {
     #[expect(clippy::disallowed_methods, reason = "the size of a campaign comes from the environment")]
     let is_long = std::env::var("CAMPAIGN").is_ok_and(|size| size == "long");
     #[expect(clippy::disallowed_methods, reason = "the size of a campaign comes from the environment")]
-    let seeds = std::env::var("SEEDS").ok().map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    let seeds = std::env::var("CATALOGS").ok().map_or(SEEDS, |seeds| seeds.parse().unwrap());
     let cases: Vec<Case> = match is_long {
         // Files of all kinds too, and what was there before.
         true => (1..=seeds).map(|seed| random_case(seed, true)).collect(),

@@ -7,7 +7,7 @@ mod machine;
 #[path = "../examples/support/mod.rs"]
 mod support;
 
-use machine::{Case, compare, is_there, list, orders, resource, run};
+use machine::{Case, MESSAGES, compare, is_there, list, orders, resource, run};
 
 /// Builds packages of which every file is in `/etc`, makes a repository of them, and has dpkg and apt work on copies of what they
 /// know.
@@ -198,7 +198,7 @@ setpriv --reuid=4601 --regid=60 --clear-groups sleep 60 > /dev/null 2>&1 &"#;
     let mut orders = orders(steps, &["/etc/passwd", "/etc/dpt-rest"]);
     orders.may_fail = true;
     let Some(machine) = run("what cannot be done", &Case { modules: None, prepare, orders }) else { return };
-    let said = machine.messages(0);
+    let said = machine.file(0, MESSAGES).join("\n");
     for words in [
         "User[dpt-busy]: ensure: userdel ended with exit status: 8: userdel: user dpt-busy is currently used by process",
         "Notify[after it]: skipped because a dependency failed",

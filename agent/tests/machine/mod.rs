@@ -42,6 +42,9 @@ for step in $(seq 0 $(($2 - 1))); do
   while read -r file; do [ ! -e "$file" ] || cp "$file" "files.$step/$(echo "$file" | tr / _)"; done < files
 done"#;
 
+/// The name, beside those of files, of what a run said of failures.
+pub(crate) const MESSAGES: &str = "messages";
+
 /// What to do on the machine.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
@@ -107,11 +110,6 @@ impl Machine {
         let events: Vec<(String, String, String)> =
             serde_json::from_slice(&fs::read(self.work(&format!("events.{step}"))).unwrap()).unwrap();
         events.into_iter().collect()
-    }
-
-    /// Returns what a run said of failures.
-    pub(crate) fn messages(&self, step: usize) -> String {
-        fs::read_to_string(self.work(&format!("messages.{step}"))).unwrap()
     }
 
     /// Returns a file after a step, with what differs by intent taken away: headers with the time, and blanks in lines of others.
@@ -211,7 +209,6 @@ async fn on_the_machine() {
             .unwrap();
         let outcome = agent.run(&RunOptions::default()).await.unwrap();
         assert!(orders.may_fail || outcome.resources.failed == 0, "step {step}: {:?}", outcome.messages);
-        fs::write(format!("messages.{step}"), outcome.messages.join("\n")).unwrap();
         let events: Vec<_> = outcome.events().map(|event| (&event.resource, &event.property, &event.message)).collect();
         fs::write(format!("events.{step}"), serde_json::to_vec(&events).unwrap()).unwrap();
         if !orders.may_fail {
@@ -220,6 +217,7 @@ async fn on_the_machine() {
             assert_eq!(events, [""; 0], "step {step}: not converged");
         }
         fs::create_dir(format!("files.{step}")).unwrap();
+        fs::write(Path::new(&format!("files.{step}")).join(MESSAGES), outcome.messages.join("\n")).unwrap();
         for file in orders.files.iter().filter(|file| Path::new(file.as_str()).exists()) {
             fs::copy(file, Path::new(&format!("files.{step}")).join(flat(file))).unwrap();
         }
