@@ -41,8 +41,8 @@ impl Format {
 enum Tree {
     Null,
     Scalar(Scalar),
-    List(Vec<Tree>),
-    Map(Vec<(String, Tree)>),
+    List(Vec<Self>),
+    Map(Vec<(String, Self)>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
