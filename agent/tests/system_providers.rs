@@ -7,7 +7,7 @@ mod machine;
 #[path = "../examples/support/mod.rs"]
 mod support;
 
-use machine::{Case, compare, is_there, list, orders, resource, run};
+use machine::{Case, MESSAGES, compare, is_there, list, orders, resource, run};
 
 /// Builds packages of which every file is in `/etc`, makes a repository of them, and has dpkg and apt work on copies of what they
 /// know.
@@ -177,4 +177,36 @@ sed -i 's/dpt-4501/dpt-kept/' /etc/passwd /etc/shadow
 awk -F: '$3 <= 4400 || $1 ~ /^(dpt-|nobody)/' /etc/passwd > /home/passwd; cat /home/passwd > /etc/passwd"#;
     let files = ["/etc/hosts", "/etc/passwd", "/var/spool/cron/crontabs/games"];
     compare("resources", &Case { modules: Some(&["host_core", "cron_core"]), prepare, orders: orders(steps, &files) });
+}
+
+/// What fails says why, and keeps nothing else from being done.
+#[test]
+fn what_cannot_be_done_fails_alone() {
+    let steps = vec![vec![
+        resource("User", "dpt-busy").with("ensure", "absent"),
+        resource("Notify", "after it").with("require", "User[dpt-busy]"),
+        resource("Cron", "job").with("command", "/bin/true").with("user", "games"),
+        resource("Package", "dpt-locked").with("provider", "apt"),
+        resource("File", "/etc/dpt-rest").with("content", "done\n"),
+    ]];
+    let prepare = r#"mount -t tmpfs none /usr/local/sbin
+printf '#!/bin/sh\necho "crontabs/games: Input/output error" >&2; exit 1\n' > /usr/local/sbin/crontab
+printf '#!/bin/sh\necho "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 1 (apt)"; exit 100\n' > /usr/local/sbin/apt-get
+chmod 755 /usr/local/sbin/*
+echo 'dpt-busy:x:4601:60::/nonexistent:/bin/false' >> /etc/passwd; echo 'dpt-busy:*:19000::::::' >> /etc/shadow
+setpriv --reuid=4601 --regid=60 --clear-groups sleep 60 > /dev/null 2>&1 &"#;
+    let mut orders = orders(steps, &["/etc/passwd", "/etc/dpt-rest"]);
+    orders.may_fail = true;
+    let Some(machine) = run("what cannot be done", &Case { modules: None, prepare, orders }) else { return };
+    let said = machine.file(0, MESSAGES).join("\n");
+    for words in [
+        "User[dpt-busy]: ensure: userdel ended with exit status: 8: userdel: user dpt-busy is currently used by process",
+        "Notify[after it]: skipped because a dependency failed",
+        "Cron[job]: read the crontab: crontab -l said: crontabs/games: Input/output error",
+        "Package[dpt-locked]: ensure: another program installs packages just now: the next run tries again",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(machine.file(0, "/etc/dpt-rest"), ["done"]);
+    assert!(machine.file(0, "/etc/passwd").iter().any(|line| line.starts_with("dpt-busy:")));
 }

@@ -9,6 +9,7 @@ use direct_puppet_transport::protocol::Resource;
 use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Ahead;
 use super::audit::Audit;
 use super::graph::{Graph, Node};
 use super::limit::limited;
@@ -65,6 +66,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) system: &'a dyn System,
     pub(crate) sink: &'a EventSink,
     pub(crate) result: EngineResult,
+    /// What was found out before its turn.
+    pub(crate) ahead: Ahead,
 }
 
 /// What became of the resources.
@@ -131,10 +134,22 @@ impl Engine<'_> {
         let mut blocked = vec![false; self.graph.len()];
         let mut notified = vec![Heard::default(); self.graph.len()];
         let order: Vec<(usize, Node)> = self.graph.order().collect();
-        for (id, node) in order {
+        let mut together = 0;
+        for (place, &(id, node)) in order.iter().enumerate() {
             let passed = match node {
                 Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
-                Node::Resource(at) => self.take_turn(at, blocked[id], notified[id]).await,
+                Node::Resource(at) => {
+                    self.look_ahead(&order, place, &blocked).await;
+                    if place >= together
+                        && let Some(provider) = self.providers.get(&self.resources[at].resource_type)
+                        && provider.joins()
+                    {
+                        let (neighbours, end) = self.neighbours(&order[place..], &blocked);
+                        together = place + end;
+                        provider.together(&neighbours);
+                    }
+                    self.take_turn(at, blocked[id], notified[id]).await
+                }
             };
             if passed.failed {
                 self.graph.successors(id).for_each(|next| blocked[next] = true);
@@ -199,8 +214,11 @@ impl Engine<'_> {
             Ok(audits) => audits,
             Err(error) => return self.fail(&resource, &error_chain(&error)),
         };
-        let checked = provider.check(self.context, &resource);
-        match self.limited(&resource, checked).await {
+        let checked = match self.ahead.take(at) {
+            Some(checked) => checked,
+            None => self.limited(&resource, provider.check(self.context, &resource)).await,
+        };
+        match checked {
             Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
@@ -255,6 +273,9 @@ impl Engine<'_> {
             self.result.messages.push(format!("{reference}: {reason}"));
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
+        if applied.is_some() || notified.made > 0 {
+            self.ahead.clear();
+        }
         statuses.list.reserve_exact(checked.changes.len());
         let changed: Vec<Cow<'static, str>> = match audits.as_slice() {
             [] => Vec::new(),
@@ -466,7 +487,7 @@ impl Engine<'_> {
     }
 
     /// Puppet's rule: a resource has its own tags, its type and its title's words, and the names of its classes.
-    fn has_wanted_tags(&self, resource: &Resource) -> bool {
+    pub(super) fn has_wanted_tags(&self, resource: &Resource) -> bool {
         let has = |tag: &String| {
             resource.tags.iter().any(|own| own.eq_ignore_ascii_case(tag))
                 || resource.resource_type.eq_ignore_ascii_case(tag)

@@ -182,7 +182,8 @@ impl Graph {
         self.links = vec![Vec::new(); self.nodes.len()];
         for &(begin, end) in &index.ends {
             if begin != end {
-                self.links[begin].push(Link { to: end, carries: Carries::Containment });
+                // In Puppet an empty container passes on no refresh, and a full one only what its members pass on.
+                self.links[begin].push(Link { to: end, carries: Carries::Nothing });
             }
         }
         index

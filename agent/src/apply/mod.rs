@@ -1,16 +1,19 @@
 //! Applying a catalog: order, noop, events, skipped dependants.
 
+mod ahead;
 mod audit;
 mod engine;
 mod graph;
 mod limit;
 mod managed;
 mod metaparameters;
+mod neighbours;
 mod places;
 mod prior;
 mod schedule;
 mod statuses;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use engine::{Engine, EngineOptions, EngineResult, Remembered, error_chain};
 pub use graph::GraphError;
 pub(crate) use graph::{Graph, Relations};

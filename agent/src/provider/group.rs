@@ -141,6 +141,9 @@ impl Parameters {
     }
 }
 
+/// Parameters for another system.
+const FOR_AIX: [&str; 2] = ["attributes", "ia_load_module"];
+
 impl GroupProvider {
     async fn current(
         &self,
@@ -176,10 +179,19 @@ impl Provider for GroupProvider {
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let current = self.current(context, resource, &parameters).await?;
-        let left_out = ["attributes", "ia_load_module"].into_iter().filter(|name| resource.parameters.contains_key(*name));
+        let left_out = FOR_AIX.into_iter().filter(|name| resource.parameters.contains_key(*name));
         let left_out = left_out.map(|name| (resource.reference(), format!("{name} is for AIX and left alone")));
         let changes = parameters.compare(resource, current.as_ref());
         Ok(Checked { resources: 1, changes, skipped: left_out.collect(), ..Checked::default() })
+    }
+
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let parameters = Parameters::parse(resource).ok()?;
+        // What is not there, cannot be read, or is not for this system, is told by a check of its own.
+        let groups = self.files.groups(context).ok()?;
+        let changes = parameters.compare(resource, Some(groups.get(&parameters.name)?));
+        let is_plain = !FOR_AIX.iter().any(|name| resource.parameters.contains_key(*name));
+        is_plain.then(|| Ok(Checked { resources: 1, changes, ..Checked::default() }))
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

@@ -228,6 +228,13 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Safe.
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError>;
 
+    /// Compares as [`Provider::check`] does, where that needs files of the machine alone; `None`, the default, when it needs more, and nothing was
+    /// found out. The engine calls it on a thread that may block, for several resources at once and before their turns, and throws the answers away
+    /// once it changes anything: it must depend on nothing that other calls of this provider do.
+    fn check_files(&self, _context: &Context, _resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        None
+    }
+
     /// Makes the changes that [`Provider::check`] found.
     ///
     /// # Errors
@@ -265,6 +272,17 @@ pub trait Provider: Debug + Send + Sync + 'static {
     ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
         Ok(None)
     }
+
+    /// Returns whether one call can change several resources of this type: [`Provider::together`] is then told of neighbours.
+    fn joins(&self) -> bool {
+        false
+    }
+
+    /// Learns, before the turn of the first, which resources of this type are to be applied right after each other: nothing of another type
+    /// stands between them, and none comes after another because somebody said so. Empty before the turn of one that stands alone. What
+    /// [`Provider::apply`] does for the first may do the work of the others; each is still checked and applied in its turn, and tells
+    /// its own changes.
+    fn together(&self, _resources: &[Arc<Resource>]) {}
 
     /// Returns whether [`Provider::refresh`] ever does something: what would have been refreshed in noop counts as a change that would have
     /// been made, for what it notifies.

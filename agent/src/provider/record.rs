@@ -266,6 +266,11 @@ impl<T: RecordType> Provider for Records<T> {
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let changes = Self::check(self, context, resource);
+        Some(changes.map(|changes| Checked { resources: 1, changes, ..Checked::default() }))
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let (this, context, resource) = (self.clone(), context.clone(), Arc::clone(resource));
         let result = blocking(resource.reference(), move || this.apply(&context, &resource)).await?;

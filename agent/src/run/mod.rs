@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::{Inner, RunOptions};
-use crate::apply::{Engine, EngineOptions, EngineResult, Places, Prior, Remembered, error_chain};
+use crate::apply::{Ahead, Engine, EngineOptions, EngineResult, Places, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
 use crate::outcome::{Answer, Outcome};
@@ -238,6 +238,7 @@ impl<T: Transport> Run<'_, T> {
         let witnesses = may_settle.then(Witnesses::default);
         let remembered = self.remembered(&contents.resources, plan).await?;
         let engine = Engine {
+            ahead: Ahead::default(),
             graph: &plan.graph,
             refused: &plan.refused,
             metaparameters: &plan.metaparameters,

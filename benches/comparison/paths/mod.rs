@@ -9,6 +9,7 @@ mod content;
 mod fetch;
 mod growth;
 mod latency;
+mod mixed;
 mod no_change;
 mod publish;
 mod puppet;
@@ -32,10 +33,11 @@ pub(crate) struct Path {
 }
 
 /// All paths, in the order of the goals.
-pub(crate) const ALL: [Path; 14] = [
+pub(crate) const ALL: [Path; 15] = [
     path("no-change", "Run, nothing changed", no_change::measure),
     path("cold", "Run, nothing changed, cold page cache", cold::measure),
     path("puppet", "Beside the real agent, 5,000 files", puppet::measure),
+    path("mixed", "Beside the real agent, 5,000 resources of many types", mixed::measure),
     path("watch", "Resident daemon with a watch", watch::measure),
     path("content", "All contents read", content::measure),
     path("big-file", "One large file", big_file::measure),

@@ -39,7 +39,7 @@ fn given(resource: &Resource, value: &Value) -> Result<Vec<u8>, ProviderError> {
         Value::String(text) => Ok(text.clone().into_bytes()),
         Value::Binary(bytes) => Ok(bytes.clone()),
         Value::Sensitive(value) => given(resource, value),
-        _ => Err(read::fail(resource, "content", "must be a string: hashes are for formats that are not supported")),
+        _ => Err(read::fail(resource, "content", "must be a string")),
     }
 }
 

@@ -5,6 +5,7 @@
 //! the module. Pieces do nothing by themselves. The defines `concat` and `concat::fragment` are containers of these.
 
 mod fragment;
+mod merge;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ pub(super) use fragment::ConcatFragmentProvider;
 use super::file::{FileProvider, blocking, errors, read};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use fragment::Fragment;
+use merge::Format;
 
 /// Parameters that a `File` has too.
 const OF_FILE: &[&str] = &[
@@ -62,20 +64,22 @@ struct Parameters {
     order: Order,
     ensure_newline: bool,
     create_empty_file: bool,
+    format: Format,
+    /// Of different values for one key of YAML or JSON, the first stays.
+    is_forced: bool,
 }
 
 impl Parameters {
     fn parse(resource: &Resource) -> Result<Self, ProviderError> {
         read::only_known(resource, &[OF_FILE, OWN].concat())?;
         let orders = [("alpha", Order::Alpha), ("numeric", Order::Numeric)];
-        if read::string(resource, "format")?.is_some_and(|format| format != "plain") {
-            return Err(read::fail(resource, "format", "must be plain: yaml and json are not supported"));
-        }
         Ok(Self {
             is_present: read::choice(resource, "ensure", &[("present", true), ("absent", false)])?.unwrap_or(true),
             order: read::choice(resource, "order", &orders)?.unwrap_or(Order::Numeric),
             ensure_newline: read::boolean(resource, "ensure_newline", false)?,
             create_empty_file: read::boolean(resource, "create_empty_file", true)?,
+            format: read::choice(resource, "format", &Format::NAMES)?.unwrap_or(Format::Plain),
+            is_forced: read::boolean(resource, "force", false)?,
         })
     }
 
@@ -147,7 +151,14 @@ fn assemble(context: &Context, resource: &Resource) -> Result<Option<Resource>, 
     let fragments = fragments(context, resource, &parameters)?;
     let failed = |reason: String| errors::failed(&resource.reference(), "put the file together", reason);
     let contents = fragments.iter().map(|fragment| fragment.content(context)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let content = parameters.join(contents);
+    let content = match parameters.format {
+        Format::Plain => parameters.join(contents),
+        format => {
+            let names = fragments.iter().map(|fragment| fragment.name.as_str());
+            let pieces: Vec<(&str, Vec<u8>)> = names.zip(contents).collect();
+            merge::merged(format, &pieces, parameters.is_forced).map_err(failed)?
+        }
+    };
     if content.is_empty() && !parameters.create_empty_file {
         return Ok(None);
     }

@@ -83,7 +83,8 @@ fn parameters_are_checked() {
     for (name, value, valid) in [
         ("order", Value::from("alpha"), true),
         ("order", "random".into(), false),
-        ("format", "json".into(), false),
+        ("format", "json-pretty".into(), true),
+        ("format", "toml".into(), false),
         ("ensure", "file".into(), false),
         ("mode", "9".into(), false),
         ("mode", "0644".into(), true),

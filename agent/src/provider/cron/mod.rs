@@ -80,7 +80,7 @@ impl CronProvider {
             let probe = Resource::new("Cron", "probe").with("user", owner.as_str()).with("command", "true");
             let Ok(parameters) = Parameters::parse(&probe) else { continue };
             let text = self.spool.read(context, &parameters).await.map_err(|error| format!("crontab of {owner}: {error}"))?;
-            let table = Table::parse(&text);
+            let table = &text.table;
             let is_owners = |wanted: &&Parameters| wanted.owner.as_deref().unwrap_or("root") == owner;
             let known: Vec<_> = managed.iter().filter(is_owners).filter_map(|wanted| table.find(wanted)).collect();
             for job in table.jobs() {
@@ -113,7 +113,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let changes = compare(resource, &parameters, &Table::parse(&text));
+        let changes = compare(resource, &parameters, &text.table);
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
@@ -121,8 +121,8 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let result = match edit(&parameters, &text) {
-            Ok(new) if new == *text => Ok(()),
+        let result = match edit(&parameters, &text.text) {
+            Ok(new) if new == text.text => Ok(()),
             Ok(new) => self.spool.write(context, &parameters, new).await.map_err(|error| errors::chain(&*error)),
             Err(reason) => Err(reason),
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use direct_puppet_transport::protocol::TreePath;
 
 use super::parameters::Parameters;
+use super::table::Table;
 use crate::fs::Stat;
 use crate::provider::Context;
 use crate::provider::command::{self, CommandOutput, CommandSpec, Input};
@@ -25,8 +26,21 @@ const DIRECTORIES: [&str; 2] = ["var/spool/cron/crontabs", "var/spool/cron"];
 
 type Failure = Box<dyn Error + Send + Sync>;
 
+/// A crontab as it was read.
+#[derive(Debug)]
+pub(super) struct Crontab {
+    pub(super) text: Vec<u8>,
+    pub(super) table: Table,
+}
+
+impl Crontab {
+    fn new(text: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { table: Table::parse(&text), text })
+    }
+}
+
 /// A crontab, and what its file was when it was read.
-type Known = (Stat, Arc<Vec<u8>>);
+type Known = (Stat, Arc<Crontab>);
 
 /// Crontabs that were read, with what their files were then.
 #[derive(Debug, Default)]
@@ -36,8 +50,9 @@ pub(super) struct Spool {
 
 impl Spool {
     /// Returns a crontab; an empty one when there is none, or no such user yet.
-    pub(super) async fn read(&self, context: &Context, parameters: &Parameters) -> Result<Arc<Vec<u8>>, Failure> {
-        let stat = stat(context, parameters).await;
+    pub(super) async fn read(&self, context: &Context, parameters: &Parameters) -> Result<Arc<Crontab>, Failure> {
+        // Not worth a thread for each job.
+        let stat = stat(context, parameters);
         if let Some(stat) = stat
             && let Some((known, text)) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&owner(parameters))
             && *known == stat
@@ -52,7 +67,7 @@ impl Spool {
         if !output.status.success() && !is_none {
             return Err(format!("crontab -l said: {}", said.trim()).into());
         }
-        let text = Arc::new(if output.status.success() { output.stdout().to_vec() } else { Vec::new() });
+        let text = Crontab::new(if output.status.success() { output.stdout().to_vec() } else { Vec::new() });
         if let Some(stat) = stat.filter(is_settled) {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.insert(owner(parameters), (stat, Arc::clone(&text)));
@@ -91,14 +106,11 @@ fn owner(parameters: &Parameters) -> Option<String> {
     parameters.owner.clone().or_else(|| is_root().then(|| "root".to_owned()))
 }
 
-/// Returns what the file of a crontab is, where it is one that can be seen.
-async fn stat(context: &Context, parameters: &Parameters) -> Option<Stat> {
-    let (root, owner) = (context.root().clone(), owner(parameters)?);
-    let look = move || {
-        let path = |directory: &str| directory.parse::<TreePath>().ok()?.child(owner.as_bytes()).ok();
-        DIRECTORIES.iter().filter_map(|directory| path(directory)).find_map(|path| root.stat(&path).ok().flatten())
-    };
-    tokio::task::spawn_blocking(look).await.ok().flatten()
+/// Returns what the file of a crontab is, where it is one that can be seen. Blocking.
+fn stat(context: &Context, parameters: &Parameters) -> Option<Stat> {
+    let owner = owner(parameters)?;
+    let path = |directory: &str| directory.parse::<TreePath>().ok()?.child(owner.as_bytes()).ok();
+    DIRECTORIES.iter().filter_map(|directory| path(directory)).find_map(|path| context.root().stat(&path).ok().flatten())
 }
 
 async fn crontab(context: &Context, parameters: &Parameters, verb: &str, input: Option<Input>) -> Result<CommandOutput, Failure> {

@@ -13,7 +13,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
 
 use super::difference::{Differences, Shown};
 use super::file::errors;
@@ -30,6 +30,16 @@ impl ExecProvider {
     #[must_use]
     pub const fn new() -> Self {
         Self
+    }
+}
+
+impl Parameters {
+    /// Returns what a check found when what the command creates is there.
+    fn was_created(&self, created: TreePath) -> Checked {
+        // A later one of several has others looked at before it.
+        let is_first = self.creates.first() == Some(&created);
+        let witnesses = is_first.then(|| vec![Witness { path: created, seen: Seen::Present }]);
+        Checked { resources: 1, witnesses, ..Checked::default() }
     }
 }
 
@@ -57,9 +67,7 @@ impl Provider for ExecProvider {
         if parameters.refresh_only {
             checked.witnesses = Some(Vec::new());
         } else if let Some(created) = parameters.created(context).await? {
-            // A later one of several has others looked at before it.
-            let is_first = parameters.creates.first() == Some(&created);
-            checked.witnesses = is_first.then(|| vec![Witness { path: created, seen: Seen::Present }]);
+            checked = parameters.was_created(created);
         } else if parameters.commands_let(context).await? {
             let mut found = Differences::of(resource);
             let returns = parameters.returns.iter().map(i32::to_string).collect();
@@ -73,6 +81,18 @@ impl Provider for ExecProvider {
             }
         }
         Ok(checked)
+    }
+
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let parameters = match Parameters::parse(resource) {
+            Ok(parameters) => parameters,
+            Err(error) => return Some(Err(error)),
+        };
+        if parameters.refresh_only {
+            return Some(Ok(Checked { resources: 1, witnesses: Some(Vec::new()), ..Checked::default() }));
+        }
+        // Without it, there are commands to run.
+        parameters.created_now(context).transpose().map(|created| Ok(parameters.was_created(created?)))
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

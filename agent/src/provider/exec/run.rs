@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use direct_puppet_transport::protocol::TreePath;
+use direct_puppet_transport::protocol::{ResourceRef, TreePath};
 
 use super::parameters::{Line, LogOutput, Parameters};
 use crate::provider::accounts::{AccountFiles, Group, Tools, User};
@@ -28,6 +28,17 @@ struct Identity {
     gid: u32,
     /// Other groups; `None` when those of the agent stay.
     groups: Option<Vec<u32>>,
+}
+
+/// Returns the first path at which something is. Blocking.
+fn first_there(context: &Context, paths: &[TreePath], resource: &ResourceRef) -> Result<Option<TreePath>, ProviderError> {
+    for path in paths {
+        let found = context.root().stat(path);
+        if found.map_err(|error| errors::failed(resource, "look for what it creates", error))?.is_some() {
+            return Ok(Some(path.clone()));
+        }
+    }
+    Ok(None)
 }
 
 impl Parameters {
@@ -138,16 +149,16 @@ impl Parameters {
 
     /// Returns the first path of `creates` at which something is.
     pub(super) async fn created(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
-        for path in &self.creates {
-            let (root, looked_at, reference) = (context.root().clone(), path.clone(), self.reference.clone());
-            let found = blocking(self.reference.clone(), move || {
-                root.stat(&looked_at).map_err(|error| errors::failed(&reference, "look for what it creates", error))
-            });
-            if found.await?.is_some() {
-                return Ok(Some(path.clone()));
-            }
+        if self.creates.is_empty() {
+            return Ok(None);
         }
-        Ok(None)
+        let (context, creates, reference) = (context.clone(), self.creates.clone(), self.reference.clone());
+        blocking(self.reference.clone(), move || first_there(&context, &creates, &reference)).await
+    }
+
+    /// As [`Parameters::created`]. Blocking.
+    pub(super) fn created_now(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
+        first_there(context, &self.creates, &self.reference)
     }
 
     /// Returns whether the conditions let the command run.

@@ -99,6 +99,10 @@ impl Provider for FileProvider {
         blocking(resource.reference(), move || compare::check(&context, &cache, &resource)).await
     }
 
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        Some(compare::check(context, &self.accounts, resource))
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
         let changes = changes.iter().map(apply::Announced::of).collect();

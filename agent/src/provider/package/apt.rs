@@ -270,6 +270,24 @@ const APT_GET: [&str; 5] = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=12
 #[derive(Debug)]
 pub(super) struct Apt;
 
+/// Returns the call that installs, and the word for the package.
+fn installing<'a>(subject: &Subject<'a>, state: &State) -> (Vec<&'a str>, String) {
+    let parameters = subject.parameters;
+    let mut argv = APT_GET.to_vec();
+    let keep = parameters.keeps_configuration;
+    argv.extend(["-o", if keep { "DPkg::Options::=--force-confold" } else { "DPkg::Options::=--force-confnew" }]);
+    let mut package = parameters.name.clone();
+    if let Wanted::Version(version) = &parameters.wanted {
+        package.push('=');
+        package.push_str(version);
+        argv.push("--allow-downgrades");
+    }
+    argv.extend(state.held.then_some("--allow-change-held-packages"));
+    argv = with(argv, &parameters.install_options);
+    argv.push("install");
+    (argv, package)
+}
+
 fn refuse_cdrom(subject: &Subject<'_>) -> Result<(), String> {
     let sources = TextFile::load(subject.context, &path("etc/apt/sources.list")).map_err(|error| errors::chain(&error))?;
     let text = String::from_utf8_lossy(&sources.text);
@@ -296,23 +314,28 @@ impl Manager for Apt {
         }
     }
 
+    fn joint(&self, subject: &Subject<'_>, state: &State) -> Option<(Vec<String>, String)> {
+        let parameters = subject.parameters;
+        let is_plain = parameters.source.is_none() && parameters.response_file.is_none();
+        let is_held = state.held || parameters.held.is_some();
+        if !is_plain || is_held || !subject.programs.are_of_root() || refuse_cdrom(subject).is_err() {
+            return None;
+        }
+        let (argv, package) = installing(subject, state);
+        Some((argv.into_iter().map(str::to_owned).collect(), package))
+    }
+
+    async fn install_together(&self, subject: &Subject<'_>, argv: &[&str]) -> Result<(), String> {
+        subject.run_advised(argv).await.map(drop)
+    }
+
     async fn install(&self, subject: &Subject<'_>, state: &State) -> Result<(), String> {
         let parameters = subject.parameters;
         subject.programs.only_running("packages")?;
         subject.preseed().await?;
         refuse_cdrom(subject)?;
-        let mut argv = APT_GET.to_vec();
-        let keep = parameters.keeps_configuration;
-        argv.extend(["-o", if keep { "DPkg::Options::=--force-confold" } else { "DPkg::Options::=--force-confnew" }]);
-        let mut package = parameters.name.clone();
-        if let Wanted::Version(version) = &parameters.wanted {
-            package.push('=');
-            package.push_str(version);
-            argv.push("--allow-downgrades");
-        }
-        argv.extend(state.held.then_some("--allow-change-held-packages"));
-        argv = with(argv, &parameters.install_options);
-        argv.extend(["install", parameters.source.as_deref().unwrap_or(&package)]);
+        let (mut argv, package) = installing(subject, state);
+        argv.push(parameters.source.as_deref().unwrap_or(&package));
         let done = subject.run_advised(&argv).await;
         if parameters.held == Some(true) || (state.held && parameters.held.is_none()) {
             subject.select(name(subject, state), true).await?;

@@ -64,7 +64,9 @@ impl Kind {
             Self::Dnf | Self::Yum => Features { purges: true, versions: true, ranges: true, ..none },
             // The version is that of the file.
             Self::Rpm => Features { versions: true, needs_source: true, ..none },
-            Self::Gem | Self::Pip | Self::Pip2 | Self::Pip3 => Features { versions: true, has_command: true, ..none },
+            Self::Gem | Self::Pip | Self::Pip2 | Self::Pip3 => {
+                Features { versions: true, ranges: true, has_command: true, ..none }
+            }
         }
     }
 
@@ -164,6 +166,15 @@ pub(super) trait Manager: Send + Sync {
     async fn query(&self, subject: &Subject<'_>) -> Result<State, String>;
     /// Finds out the newest version that could be installed.
     async fn latest(&self, subject: &Subject<'_>, state: &State) -> Result<String, String>;
+    /// Returns how a package is installed in one transaction with others that have the same call: the call, and the word that is added to it
+    /// for this package. `None` when it needs one of its own.
+    fn joint(&self, _subject: &Subject<'_>, _state: &State) -> Option<(Vec<String>, String)> {
+        None
+    }
+    /// Makes a transaction of what [`Manager::joint`] returned.
+    async fn install_together(&self, subject: &Subject<'_>, argv: &[&str]) -> Result<(), String> {
+        subject.run(argv).await.map(drop)
+    }
     /// Installs the version that the parameters ask for, or brings the package to it.
     async fn install(&self, subject: &Subject<'_>, state: &State) -> Result<(), String>;
     async fn remove(&self, subject: &Subject<'_>, state: &State) -> Result<(), String>;

@@ -1,10 +1,11 @@
 //! The `Package` type: packages of the system, Ruby's gems and Python's packages.
 //!
 //! What apt and dpkg have installed is read from dpkg's own file, so that a check runs nothing; all others are asked, and all
-//! changes are made, through the command lines of the package managers. Each package is a transaction of its own.
+//! changes are made, through the command lines of the package managers. Packages that come right after each other in the order are
+//! installed in one transaction where apt, dnf or yum can do that; when it fails, each is tried by itself.
 //!
 //! ```text
-//! apt.rs   apt and dpkg      rpm.rs   rpm, yum and dnf      gem.rs, pip.rs
+//! apt.rs   apt and dpkg      rpm.rs   rpm, yum and dnf      gem.rs, pip.rs      together.rs   one transaction for several
 //! ```
 
 mod apt;
@@ -15,6 +16,7 @@ mod pip;
 mod rpm;
 #[cfg(test)]
 mod tests;
+mod together;
 mod version;
 
 use std::sync::Arc;
@@ -40,6 +42,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Default)]
 pub(super) struct PackageProvider {
     files: Arc<apt::DpkgFiles>,
+    together: Arc<together::Together>,
     /// Where programs are looked for; `None` for the usual places.
     search: Option<String>,
 }
@@ -155,6 +158,25 @@ impl Chosen {
     }
 }
 
+impl Chosen {
+    /// Returns whether a change that was to be made is.
+    fn is_done(&self, change: &Change, state: &State) -> bool {
+        if change.property != "ensure" {
+            return true;
+        }
+        match &self.parameters.wanted {
+            Wanted::Absent | Wanted::Purged => !state.is_there(),
+            Wanted::Present | Wanted::Range(_) => state.is_there(),
+            // What was absent has no version that was promised.
+            Wanted::Latest => {
+                let promised = change.previous != "absent" && change.previous != "purged";
+                state.is_there() && (!promised || state.versions().iter().any(|version| *version == *change.desired))
+            }
+            Wanted::Version(wanted) => state.versions().iter().any(|version| self.manager.is_version(version, wanted)),
+        }
+    }
+}
+
 #[async_trait]
 impl Provider for PackageProvider {
     fn resource_type(&self) -> &str {
@@ -172,6 +194,9 @@ impl Provider for PackageProvider {
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        if let Some(changes) = self.together.found(&resource.title) {
+            return Ok(Checked { resources: 1, changes, ..Checked::default() });
+        }
         let chosen = self.choose(context, resource)?;
         let subject = self.subject(context, &chosen);
         let failed = |attempt: &str, reason: String| errors::failed(&resource.reference(), attempt, reason);
@@ -192,28 +217,31 @@ impl Provider for PackageProvider {
         let failed = |reason: String| errors::failed(&resource.reference(), "find out what is installed", reason);
         let mut state = chosen.manager.query(&subject).await.map_err(failed)?;
         let mut result = Applied::default();
-        for (at, change) in changes.iter().enumerate() {
-            if let Err(reason) = chosen.change(&subject, &change.property, &state).await {
+        // What the transaction of an earlier one did not do after all is done now.
+        let was_installed = self.together.take(&resource.title) && changes.iter().all(|change| chosen.is_done(change, &state));
+        for (at, change) in changes.iter().enumerate().filter(|_| !was_installed) {
+            let done = match change.property == "ensure" && self.install_together(context, resource, &chosen, &state).await {
+                true => Ok(()),
+                false => chosen.change(&subject, &change.property, &state).await,
+            };
+            if let Err(reason) = done {
                 result.failures.insert(at, reason);
                 continue;
             }
             // Package managers end well also when they did something else.
             state = chosen.manager.query(&subject).await.map_err(failed)?;
-            let is_done = change.property != "ensure"
-                || match &chosen.parameters.wanted {
-                    Wanted::Absent | Wanted::Purged => !state.is_there(),
-                    Wanted::Present | Wanted::Range(_) => state.is_there(),
-                    // What was absent has no version that was promised.
-                    Wanted::Latest => {
-                        let promised = change.previous != "absent" && change.previous != "purged";
-                        state.is_there() && (!promised || state.versions().iter().any(|version| *version == *change.desired))
-                    }
-                    Wanted::Version(wanted) => state.versions().iter().any(|version| chosen.manager.is_version(version, wanted)),
-                };
-            if !is_done {
+            if !chosen.is_done(change, &state) {
                 result.failures.insert(at, format!("the package manager ended well, and yet there is {:?}", state.installed));
             }
         }
         Ok(result)
+    }
+
+    fn joins(&self) -> bool {
+        true
+    }
+
+    fn together(&self, resources: &[Arc<Resource>]) {
+        self.together.begin(resources);
     }
 }

@@ -200,7 +200,7 @@ mod tests {
                 &Resource::new("Package", "p").with("ensure", ensure).with("provider", provider).with("source", "/p"),
             )
         };
-        assert!(parse(">1.0", "gem").is_err() && parse(">1.0", "apt").is_ok());
+        assert!(parse(">1.0", "rpm").is_err() && parse(">1.0", "gem").is_ok() && parse(">1.0", "apt").is_ok());
         assert!(parse("1.0", "dpkg").is_err() && parse("1.0", "apt").is_ok());
         assert!(parse("purged", "pip").is_err() && parse("purged", "yum").is_ok());
         let removed = Resource::new("Package", "p").with("ensure", "absent").with("mark", "hold");

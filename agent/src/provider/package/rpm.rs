@@ -187,6 +187,28 @@ impl Yum {
     fn quiet(&self) -> [&'static str; 5] {
         [self.program, "-d", "0", "-e", if self.program == "dnf" { "1" } else { "0" }]
     }
+
+    /// Returns the call that installs, and the word for the package.
+    fn installing<'a>(&'a self, subject: &Subject<'a>, state: &State) -> (Vec<&'a str>, String) {
+        let parameters = subject.parameters;
+        let update = if self.program == "dnf" { "upgrade" } else { "update" };
+        let installed = state.versions().last();
+        let (operation, package) = match (&parameters.wanted, installed) {
+            (Wanted::Version(version), Some(installed)) => {
+                let order = compare(version, installed);
+                let operation = if order == Ordering::Less { "downgrade" } else { update };
+                (operation, versioned(&parameters.name, version))
+            }
+            (Wanted::Version(version), None) => ("install", versioned(&parameters.name, version)),
+            (Wanted::Latest, Some(_)) => (update, parameters.name.clone()),
+            _ => ("install", parameters.name.clone()),
+        };
+        let mut argv = self.quiet().to_vec();
+        argv.push("-y");
+        argv = with(argv, &parameters.install_options);
+        argv.push(operation);
+        (argv, package)
+    }
 }
 
 #[async_trait]
@@ -213,24 +235,17 @@ impl Manager for Yum {
         }
     }
 
+    fn joint(&self, subject: &Subject<'_>, state: &State) -> Option<(Vec<String>, String)> {
+        if subject.parameters.source.is_some() || !subject.programs.are_of_root() {
+            return None;
+        }
+        let (argv, package) = self.installing(subject, state);
+        Some((argv.into_iter().map(str::to_owned).collect(), package))
+    }
+
     async fn install(&self, subject: &Subject<'_>, state: &State) -> Result<(), String> {
-        let parameters = subject.parameters;
-        let update = if self.program == "dnf" { "upgrade" } else { "update" };
-        let installed = state.versions().last();
-        let (operation, package) = match (&parameters.wanted, installed) {
-            (Wanted::Version(version), Some(installed)) => {
-                let order = compare(version, installed);
-                let operation = if order == Ordering::Less { "downgrade" } else { update };
-                (operation, versioned(&parameters.name, version))
-            }
-            (Wanted::Version(version), None) => ("install", versioned(&parameters.name, version)),
-            (Wanted::Latest, Some(_)) => (update, parameters.name.clone()),
-            _ => ("install", parameters.name.clone()),
-        };
-        let mut argv = self.quiet().to_vec();
-        argv.push("-y");
-        argv = with(argv, &parameters.install_options);
-        argv.extend([operation, parameters.source.as_deref().unwrap_or(&package)]);
+        let (mut argv, package) = self.installing(subject, state);
+        argv.push(subject.parameters.source.as_deref().unwrap_or(&package));
         subject.run(&argv).await.map(drop)
     }
 

@@ -101,6 +101,50 @@ async fn apt_is_called_as_it_should_be() {
     assert!(found(&provider(&fakes), &world, latest).await.unwrap_err().contains("apt-get update"));
 }
 
+#[tokio::test]
+async fn neighbours_are_installed_in_one_transaction() {
+    let (world, fakes) = (World::new(), Fakes::new());
+    let status = world.context().root().path().join("var/lib/dpkg/status");
+    world.write("/var/lib/dpkg/status", "Package: old\nStatus: install ok installed\nVersion: 1\n\n");
+    let install = format!(
+        "for word in \"$@\"; do case $word in -*|install|DPkg*|bad) ;; *) printf 'Package: %s\\nStatus: install ok installed\\nVersion: 1\\n\\n' $word >> {}; esac; done\n\
+         case \"$*\" in *bad*) echo 'E: bad is broken'; exit 100; esac",
+        status.display()
+    );
+    fakes.add("apt-get", &install);
+    let it = provider(&fakes);
+    let apt = |name: &str| package(name).with("provider", "apt");
+    let all =
+        [apt("a"), apt("old"), apt("b"), apt("c").with("install_options", "-V"), apt("d").with("ensure", "absent"), apt("e")];
+    let shared: Vec<Arc<Resource>> = all.iter().cloned().map(Arc::new).collect();
+    it.together(&shared);
+    let mut done = Vec::new();
+    for resource in &shared {
+        let changes = it.check(&world.context(), resource).await.unwrap().changes;
+        assert!(it.apply(&world.context(), resource, &changes).await.unwrap().failures.is_empty(), "{resource:?}");
+        done.extend(changes.iter().map(|change| format!("{} {}", change.resource, change.wording.as_ref().unwrap().done)));
+        assert_eq!(it.check(&world.context(), resource).await.unwrap().changes, []);
+    }
+    assert_eq!(done, ["Package[a] created", "Package[b] created", "Package[c] created", "Package[e] created"]);
+    let begin = "apt-get -q -y -o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold";
+    assert_eq!(fakes.calls(), [format!("{begin} install a b e"), format!("{begin} -V install c")]);
+    // A transaction that fails is made again one by one, and only what is broken fails.
+    world.write("/var/lib/dpkg/status", "");
+    fakes.add("apt-get", &install.replace("*) printf", "*) case \"$*\" in *bad*) continue; esac; printf"));
+    let shared: Vec<Arc<Resource>> = ["a", "bad", "b"].map(apt).into_iter().map(Arc::new).collect();
+    it.together(&shared);
+    let mut failed = Vec::new();
+    for resource in &shared {
+        let changes = it.check(&world.context(), resource).await.unwrap().changes;
+        let applied = it.apply(&world.context(), resource, &changes).await.unwrap();
+        failed.extend(applied.failures.into_values());
+    }
+    assert!(failed.len() == 1 && failed[0].contains("bad is broken"), "{failed:?}");
+    let calls = fakes.calls();
+    let tail = |call: &String| call.rsplit_once("install ").unwrap().1.to_owned();
+    assert_eq!(calls.iter().map(tail).collect::<Vec<_>>(), ["a bad b", "a", "bad b", "bad", "b"]);
+}
+
 /// Programs that keep the version of one package in a file, `version`.
 fn fake_rpm(fakes: &Fakes) {
     fakes.add("rpm", "if [ \"$1\" = -e ]; then rm version; exit; fi\n[ -e version ] && { cat version; exit 0; }\necho \"package web is not installed\"\nexit 1");
@@ -176,6 +220,9 @@ async fn gem_and_pip_by_recorded_conversations() {
     assert!(fakes.calls().contains(&"pip3 install -q --upgrade my-web".to_owned()));
     assert_eq!(world.converge_by(&it, &pip().with("ensure", "absent")).await.unwrap(), ["removed"]);
     assert!(fakes.calls().contains(&"pip3 uninstall -y -q my-web".to_owned()));
+    assert_eq!(world.converge_by(&it, &pip().with("ensure", ">=1.0 <2.0")).await.unwrap(), ["created"]);
+    assert!(fakes.calls().contains(&"pip3 install -q my-web==1.0".to_owned()), "the highest version in the range");
+    assert_eq!(world.converge_by(&it, &pip().with("ensure", "absent")).await.unwrap(), ["removed"]);
 }
 
 #[tokio::test]

@@ -71,8 +71,8 @@ fn groups_before(parameters: &Parameters, catalog: &Catalog) -> Vec<ResourceRef>
     let group = |title: String| ResourceRef { resource_type: "Group".to_owned(), title };
     let by_number = |gid: u32| {
         let has_it = move |resource: &&Resource| {
-            let number = resource.parameter("gid").and_then(super::file::read::number);
-            resource.resource_type == "Group" && number == Some(gid.into())
+            let number = || resource.parameter("gid").and_then(super::file::read::number);
+            resource.resource_type == "Group" && number() == Some(gid.into())
         };
         catalog.resources.iter().find(has_it).map(Resource::reference)
     };
@@ -116,6 +116,15 @@ impl Provider for UserProvider {
         let resources = 1 + changes.iter().filter(|change| change.resource != resource.reference()).count();
         let resources = u64::try_from(resources).unwrap_or(u64::MAX);
         Ok(Checked { resources, changes, skipped: left_out.collect(), ..Checked::default() })
+    }
+
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let parameters = Parameters::parse(resource).ok()?;
+        let is_plain = !parameters::ELSEWHERE.iter().any(|name| resource.parameters.contains_key(*name));
+        // Keys, what is not there and what cannot be read are for a check of its own.
+        let found = Found::load(context, &self.files, &parameters).ok().filter(|found| found.account.is_some())?;
+        let is_plain = is_plain && parameters.purge_keys == PurgeKeys::No;
+        is_plain.then(|| Ok(Checked { resources: 1, changes: parameters.compare(resource, &found), ..Checked::default() }))
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
