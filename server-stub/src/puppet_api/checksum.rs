@@ -167,7 +167,7 @@ impl Checksums {
 
     fn compute(&self, digest: &Digest, kind: Kind) -> Result<String, ServerError> {
         let damaged = |reason: String| ServerError::Damaged { path: self.store.path_of(digest), reason };
-        let mut file = self.store.open(digest)?.ok_or_else(|| damaged("it is missing: publish again".to_owned()))?;
+        let mut file = self.store.content(digest)?.ok_or_else(|| damaged("it is missing: publish again".to_owned()))?;
         let (mut verifier, mut summing) = (digest.verifier(), Summing::new(kind));
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut left = if kind.is_lite() { LITE_BYTES } else { usize::MAX };
