@@ -50,10 +50,11 @@ impl Prior {
         let own = declared.reference();
         match self.left.get(&change.resource.to_string()) {
             Some(left) if left.values.is_empty() => return None,
-            Some(left) => match left.values.get(&*change.property) {
-                Some(value) => return Some(value.as_str().into()),
-                None => {}
-            },
+            Some(left) => {
+                if let Some(value) = left.values.get(&*change.property) {
+                    return Some(value.as_str().into());
+                }
+            }
             None => {}
         }
         if own != change.resource && self.left.get(&own.to_string()).is_some_and(|left| left.values.is_empty()) {
