@@ -63,6 +63,47 @@ fn publish_run_plan_drift_and_undo_over_real_sockets() {
     assert_eq!(json(&serving.verb(&["versions"])).as_array().unwrap().len(), 1);
 }
 
+/// Returns `direct-puppet` in a directory with a root and a catalog of Puppet's with one file.
+fn in_directory(dir: &std::path::Path, path: &str) -> Command {
+    fs::create_dir_all(dir.join("root")).unwrap();
+    let catalog = serde_json::json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+        {"type": "File", "title": path, "parameters": {"content": "x"}},
+    ]});
+    fs::write(dir.join("catalog.json"), catalog.to_string()).unwrap();
+    let mut command = Command::new(&binaries().agent);
+    command.current_dir(dir).arg("--root").arg(dir.join("root"));
+    command
+}
+
+#[test]
+fn a_plan_goes_to_a_bare_name_and_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = in_directory(dir.path(), "/a");
+    command.args(["plan", "--catalog", "catalog.json", "--out", "today.plan"]);
+    let plan = run(command);
+    let (shown, error) = (String::from_utf8_lossy(&plan.stdout), String::from_utf8_lossy(&plan.stderr));
+    assert!(plan.status.code() == Some(2) && shown.contains("/a"), "{shown}{error}");
+    let mut command = in_directory(dir.path(), "/a");
+    command.args(["apply", "today.plan"]);
+    assert_eq!(run(command).status.code(), Some(2));
+    assert!(dir.path().join("root/a").exists());
+}
+
+#[test]
+fn a_standard_error_that_cannot_be_written_does_not_change_the_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (arguments, code) in [
+        (&["apply", "--catalog", "catalog.json"] as &[&str], 4),
+        (&["apply", "--catalog", "catalog.json", "--log-format", "json", "-vv"], 4),
+        (&["apply", "--catalog", "none.json"], 1),
+    ] {
+        let mut command = in_directory(dir.path(), "/no/directory/a");
+        let status = command.args(arguments).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+}
+
 #[test]
 fn over_https_the_certificate_says_who_a_node_is() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Certname, Environment, VersionCounter};
+use direct_puppet_transport::protocol::{CatalogId, Certname, Environment, VersionCounter};
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub accept_older: bool,
     /// Accept no code older than this, as after a publish that made it. Default: none, but never older than what is held.
     pub at_least: Option<VersionCounter>,
+    /// Apply the catalog of this id and no other: when there is another one, nothing is touched. Default: any.
+    pub only_catalog: Option<CatalogId>,
     /// Read every file and trust nothing that was remembered. Default: false.
     pub verify_all: bool,
     /// Get missing contents. Without it, a run can only tell that they differ; for noop runs. Default: true.
@@ -71,6 +73,7 @@ impl Default for RunOptions {
             use_cache_on_failure: true,
             accept_older: false,
             at_least: None,
+            only_catalog: None,
             verify_all: false,
             fetch: true,
             report: true,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use direct_puppet_transport::protocol::{CatalogError, CodecError, Environment, VersionCounter};
+use direct_puppet_transport::protocol::{CatalogError, CatalogId, CodecError, Environment, VersionCounter};
 use direct_puppet_transport::{CallError, TransportError};
 
 use crate::fs::FsError;
@@ -62,6 +62,14 @@ pub enum RunError {
         offered: VersionCounter,
         /// What this node has accepted.
         accepted: VersionCounter,
+    },
+    /// The catalog is another one than the only one that may be applied.
+    #[error("the catalog is {found}, and only {wanted} may be applied: nothing was changed")]
+    OtherCatalog {
+        /// What was found.
+        found: CatalogId,
+        /// What may be applied.
+        wanted: CatalogId,
     },
     /// A type that no provider manages.
     #[error("{resource}{} cannot be managed: there is no type {resource_type} here, there are {}", declared.as_ref().map(|at| format!(" ({at})")).unwrap_or_default(), known.join(", "))]

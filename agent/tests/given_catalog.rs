@@ -315,6 +315,32 @@ async fn a_failure_reaches_past_what_tags_leave_out() {
 }
 
 #[tokio::test]
+async fn what_was_left_below_a_directory_outlives_a_run_that_passes_it_over() {
+    let node = Node::new();
+    fs::create_dir(node.dir.path().join("root/t")).unwrap();
+    fs::write(node.dir.path().join("root/t/c"), "").unwrap();
+    fs::set_permissions(node.dir.path().join("root/t/c"), fs::Permissions::from_mode(0o600)).unwrap();
+    let json = r#"{"name":"n1","resources":[
+        {"type":"File","title":"/t","parameters":{"ensure":"directory","recurse":true,"mode":"0644","noop":true}},
+        {"type":"Notify","title":"other","tags":["other"],"parameters":{}}]}"#;
+    let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
+    let store = || fs::read_to_string(node.dir.path().join("state/transactionstore.yaml")).unwrap();
+    let run = async |tags: &[&str]| {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let outcome = node.agent().run(&RunOptions { catalog: catalog.clone(), tags, ..RunOptions::default() }).await.unwrap();
+        outcome.events().filter(|event| event.resource == "File[/t/c]").map(|event| event.corrective_change).collect::<Vec<_>>()
+    };
+    assert_eq!(run(&[]).await, [false]);
+    let left = store();
+    assert!(left.contains("File[/t/c]"), "{left}");
+    for _ in 0..2 {
+        assert!(run(&["other"]).await.is_empty());
+        assert_eq!(store(), left);
+    }
+    assert_eq!(run(&[]).await, [false], "nobody has changed it");
+}
+
+#[tokio::test]
 async fn it_must_be_for_this_node() {
     let node = Node::new();
     let catalog = PuppetCatalog::read(br#"{"name":"n2","resources":[]}"#).unwrap();

@@ -1,7 +1,6 @@
 //! Lines for people, coloured as Puppet colours them: on a terminal only, and not when `NO_COLOR` is set.
-#![expect(clippy::print_stderr, reason = "this is a place that prints")]
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
 use direct_puppet_agent::puppet_report::Line;
@@ -57,9 +56,10 @@ pub(crate) fn note(text: &str) {
     print(&Line { level: LogLevel::Notice, source: "Puppet".into(), message: text.into(), status: None, time_unix_nanos });
 }
 
-/// Prints text on standard error, in the colour of a level.
+/// Prints text on standard error, in the colour of a level. When that cannot be written there is nowhere to say so: the exit code tells how it went.
 pub(crate) fn on_stderr(level: LogLevel, text: &str) {
-    eprintln!("{}", coloured(text, level, is_coloured(&io::stderr())));
+    let text = coloured(text, level, is_coloured_stderr());
+    let _written = writeln!(io::stderr(), "{text}");
 }
 
 /// Whether what is written to standard error has colours.

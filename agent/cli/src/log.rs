@@ -21,6 +21,9 @@ pub(crate) const JOURNAL: &str = "/run/systemd/journal/socket";
 /// The longest message that is sent to the journal, in bytes: a datagram of more may be refused.
 const MAX_JOURNAL_MESSAGE: usize = 32 * 1024;
 
+/// The longest other field, in bytes. All together stay far below Linux' default for a socket, 208 KiB.
+const MAX_JOURNAL_FIELD: usize = 4 * 1024;
+
 /// Who speaks, in the journal.
 const IDENTIFIER: &str = "direct-puppet";
 
@@ -74,12 +77,14 @@ pub(crate) fn to_journal(socket: &Path, line: &Line<'_>) -> io::Result<()> {
 }
 
 /// Sends one message by the native protocol: a field a line, or, when it has line breaks itself, its name, its length and its bytes.
+/// Fields that are too long are cut. A journal that is too busy to take it at once is an error: nobody waits for it.
 pub(crate) fn send(socket: &Path, level: LogLevel, message: &str, fields: &[(&str, &str)]) -> io::Result<()> {
-    let end = (0..=MAX_JOURNAL_MESSAGE.min(message.len())).rfind(|&at| message.is_char_boundary(at)).unwrap_or_default();
     let priority = (level as u8).to_string();
-    let own = [("MESSAGE", &message[..end]), ("PRIORITY", priority.as_str()), ("SYSLOG_IDENTIFIER", IDENTIFIER)];
-    let mut datagram = Vec::with_capacity(end + 512);
-    for (name, value) in own.iter().chain(fields) {
+    let message = cut(message, MAX_JOURNAL_MESSAGE);
+    let own = [("MESSAGE", message), ("PRIORITY", priority.as_str()), ("SYSLOG_IDENTIFIER", IDENTIFIER)];
+    let fields = fields.iter().map(|(name, value)| (*name, cut(value, MAX_JOURNAL_FIELD)));
+    let mut datagram = Vec::with_capacity(message.len() + 512);
+    for (name, value) in own.into_iter().chain(fields) {
         datagram.extend_from_slice(name.as_bytes());
         if value.contains('\n') {
             datagram.push(b'\n');
@@ -90,7 +95,27 @@ pub(crate) fn send(socket: &Path, level: LogLevel, message: &str, fields: &[(&st
         datagram.extend_from_slice(value.as_bytes());
         datagram.push(b'\n');
     }
-    UnixDatagram::unbound()?.send_to(&datagram, socket).map(drop)
+    let sender = UnixDatagram::unbound()?;
+    sender.set_nonblocking(true)?;
+    sender.send_to(&datagram, socket).map(drop)
+}
+
+/// Returns the beginning of a text, of at most so many bytes.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rfind(|&at| text.is_char_boundary(at)).unwrap_or_default();
+    &text[..end]
+}
+
+/// Sends a message that no run tells to the journal; what it does not take is written, so that it is not lost.
+fn to_journal_or(socket: &Path, level: LogLevel, message: &str, writer: &mut impl fmt::Write) -> fmt::Result {
+    match send(socket, level, message, &[]) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let message = format!("{message} (could not be sent to the journal: {error})");
+            let line = Line { level, source: "Puppet".into(), message: message.into(), status: None, time_unix_nanos: 0 };
+            writeln!(writer, "{}", crate::output::printable(&line.to_string()))
+        }
+    }
 }
 
 /// Writes messages that no run tells as JSON, or sends them to the journal.
@@ -139,9 +164,7 @@ where
         let message = fields.0.remove("message").and_then(|text| text.as_str().map(str::to_owned)).unwrap_or_default();
         if format() == LogFormat::Journald {
             let more: String = fields.0.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-            // There is nowhere else to say that the journal does not listen.
-            let _sent = send(Path::new(JOURNAL), level, &(message + &more), &[]);
-            return Ok(());
+            return to_journal_or(Path::new(JOURNAL), level, &(message + &more), &mut writer);
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let time = iso8601(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
@@ -193,6 +216,27 @@ mod tests {
         assert!(buffer[..length].starts_with(b"MESSAGE\n\x05\0\0\0\0\0\0\0a\nb=c\nPRIORITY="), "{:?}", &buffer[..40]);
         to_journal(&socket, &line("Puppet", &"\u{e4}".repeat(100_000))).unwrap();
         assert!(journal.recv(&mut buffer).unwrap() < MAX_JOURNAL_MESSAGE + 512);
+        to_journal(&socket, &line(&"s".repeat(300_000), "x")).unwrap();
+        let length = journal.recv(&mut buffer).unwrap();
+        assert!(length < 3 * MAX_JOURNAL_FIELD + MAX_JOURNAL_MESSAGE, "{length}");
         assert!(to_journal(&dir.path().join("nobody"), &line("Puppet", "x")).is_err());
+    }
+
+    #[test]
+    fn what_the_journal_does_not_take_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut written = String::new();
+        to_journal_or(&dir.path().join("nobody"), LogLevel::Warning, "two\nlines", &mut written).unwrap();
+        assert!(written.contains("two") && written.contains("could not be sent to the journal"), "{written}");
+        assert_eq!(written.matches('\n').count(), 1, "{written}");
+        // One that listens and does not read is not waited for.
+        let socket = dir.path().join("socket");
+        let _journal = UnixDatagram::bind(&socket).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let refused = (0..100_000).find_map(|_| send(&socket, LogLevel::Notice, "x", &[]).err());
+            tell.send(refused.map(|error| error.kind()))
+        });
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)), Ok(Some(io::ErrorKind::WouldBlock)));
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! The file is JSON of mode 0600: `format`, `version`, a BLAKE3 `checksum` of the plan, and the `plan`. It holds no catalog, and values as reports have
 //! them: what is secret is redacted. Applying it asks the same source again, and refuses when that gives another catalog, or when the node would
-//! now be changed otherwise than planned.
+//! now be changed otherwise than planned. The run that then applies it takes no catalog but the planned one, whatever is published meanwhile.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use direct_puppet_agent::fs::write_state;
-use direct_puppet_agent::{Outcome, RunOptions};
+use direct_puppet_agent::{Outcome, RunError, RunOptions};
 use direct_puppet_transport::protocol::report::EventStatus;
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::{Deserialize, Serialize};
@@ -143,11 +143,19 @@ impl Plan {
         let look = RunOptions { noop: true, report: false, ..options.clone() };
         let now = self.source.run(&common, look).await.context("could not look whether the node is as it was planned for")?;
         self.check(&now)?;
-        let outcome = self.source.run(&common, options).await?;
-        if outcome.catalog_id.map(|id| id.to_string()).as_ref() != Some(&self.catalog_id) {
-            bail!("the catalog changed while the plan was applied: look at what the run did with \"direct-puppet status\"");
-        }
-        Ok(outcome)
+        self.make(&common, options).await
+    }
+
+    /// Makes the run that applies the plan: its catalog, or nothing.
+    async fn make(&self, common: &Common, options: RunOptions) -> anyhow::Result<Outcome> {
+        let only = self.catalog_id.parse().context("the plan names no catalog: make a new one")?;
+        let made = self.source.run(common, RunOptions { only_catalog: Some(only), ..options }).await;
+        made.map_err(|error| match error.downcast_ref() {
+            Some(RunError::OtherCatalog { found, wanted }) => anyhow::anyhow!(
+                "the catalog has changed while the plan was looked at, from {wanted} to {found}: nothing was changed; make a new plan"
+            ),
+            _ => error,
+        })
     }
 
     /// Returns the options with what the plan was made for, which none may contradict.

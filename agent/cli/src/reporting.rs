@@ -91,7 +91,7 @@ pub(crate) fn add<T: Transport>(common: &Common, mut builder: AgentBuilder<T>) -
     let certname = common.certname()?;
     for target in &common.report_to {
         builder = match target {
-            ReportTo::Store(dir) => builder.report_processor(StoreReports::new(dir.clone(), certname.clone(), common.system()?)),
+            ReportTo::Store(dir) => builder.report_processor(StoreReports::new(dir.clone(), certname.clone())),
             ReportTo::Prometheus(path) => builder.report_processor(PrometheusTextfile::new(path.clone())),
             ReportTo::Http(api, url) => {
                 let tls = common.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &certname));

@@ -1,7 +1,7 @@
 //! Going through the order: check, decide, apply, refresh, tell.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::graph::{Graph, Node};
 use super::limit::limited;
 use super::metaparameters::Metaparameters;
 use super::places::Places;
-use super::prior::{Left, Prior};
+use super::prior::{Left, LeftValues, Prior};
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
@@ -81,6 +81,8 @@ pub(crate) struct EngineResult {
     pub(crate) witnesses: Option<Witnesses>,
     /// What this run leaves otherwise than the catalog wants.
     pub(crate) left: Left,
+    /// Resources that this run did not look at, as far as they are what they were.
+    pub(crate) passed_over: HashSet<String>,
     /// What later runs are to know.
     pub(crate) remembered: Remembered,
     /// How long the resources of each type took, by name.
@@ -158,6 +160,9 @@ impl Engine<'_> {
                 self.graph.notified_by(id).for_each(|next| notified[next].add(passed.heard));
             }
         }
+        let below = self.prior.kept_below(&self.result.passed_over);
+        let below: Vec<_> = below.filter(|(resource, _)| !self.result.left.contains_key(*resource)).collect();
+        self.result.left.extend(below.into_iter().map(|(resource, left)| (resource.clone(), left.clone())));
         self.result
     }
 
@@ -303,7 +308,7 @@ impl Engine<'_> {
         let statuses = statuses.complete();
         self.count(&statuses);
         for status in statuses.iter().filter(|status| status.failed && status.events.is_empty()) {
-            self.result.left.insert(status.resource.clone(), BTreeMap::new());
+            self.result.left.insert(status.resource.clone(), LeftValues::unknown(&status.resource, resource));
         }
         self.result.statuses.extend(statuses);
         passed
@@ -350,7 +355,9 @@ impl Engine<'_> {
             let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
             if event.status != EventStatus::Success {
                 let value = left.unwrap_or_else(|| event.previous_value.to_string());
-                self.result.left.entry(event.resource.clone()).or_default().insert(event.property.to_string(), value);
+                let unknown = || LeftValues::unknown(&event.resource, resource);
+                let left = self.result.left.entry(event.resource.clone()).or_insert_with(unknown);
+                left.values.insert(event.property.to_string(), value);
             }
             if let Some(diff) = diff {
                 self.result.diffs.push((event.resource.clone(), diff));
@@ -459,7 +466,7 @@ impl Engine<'_> {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
         self.result.witnesses = None;
-        self.result.left.insert(resource.reference().to_string(), BTreeMap::new());
+        self.result.left.insert(resource.reference().to_string(), LeftValues::default());
         self.warn(reason.to_owned());
         self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
         Passed { failed: true, heard: Heard::default() }
@@ -474,11 +481,13 @@ impl Engine<'_> {
         limited(resource, self.options.resource_time_limit, self.context.cancel(), work).await
     }
 
-    /// Keeps what is known of a resource that is passed over.
+    /// Keeps what is known of a resource that is passed over. What it generated follows at the end, all at once.
     fn keep_left(&mut self, resource: &Resource) {
-        if let Some(values) = self.prior.kept(resource) {
-            self.result.left.insert(resource.reference().to_string(), values);
+        let reference = resource.reference().to_string();
+        if let Some(left) = self.prior.kept(resource) {
+            self.result.left.insert(reference.clone(), left);
         }
+        self.result.passed_over.insert(reference);
     }
 
     fn warn(&mut self, message: String) {

@@ -20,7 +20,7 @@ pub(crate) use graph::{Graph, Relations};
 pub(crate) use managed::managed_paths;
 pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
 pub(crate) use places::Places;
-pub(crate) use prior::{Left, Prior};
+pub(crate) use prior::{Left, LeftValues, Prior};
 pub(crate) use schedule::Schedules;
 #[cfg(feature = "providers")]
 pub(crate) use schedule::{SCHEDULE_PARAMETERS, Schedule};

@@ -4,7 +4,7 @@
 //! wherever it had nothing to do or succeeded, so that catalog says it; only of the rest are values kept.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use direct_puppet_transport::protocol::manifest::EntryKind;
@@ -12,9 +12,25 @@ use direct_puppet_transport::protocol::{Resource, ResourceRef, Value};
 
 use crate::provider::Change;
 
-/// By resource, and by property, the value that the last run left where that is not what its catalog wanted. A resource with no property
-/// is one of which nothing is known.
-pub(crate) type Left = BTreeMap<String, BTreeMap<String, String>>;
+/// By resource, what the last run left where that is not what its catalog wanted.
+pub(crate) type Left = BTreeMap<String, LeftValues>;
+
+/// What was left of one resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LeftValues {
+    /// By property. With none, nothing is known of the resource.
+    pub(crate) values: BTreeMap<String, String>,
+    /// The resource of the catalog that generated it, if it is not there itself: a file below a directory with `recurse`.
+    pub(crate) generated_by: Option<String>,
+}
+
+impl LeftValues {
+    /// Returns those of a resource that `declared` stands for or generated, with nothing known of it.
+    pub(super) fn unknown(resource: &str, declared: &Resource) -> Self {
+        let own = declared.reference().to_string();
+        Self { values: BTreeMap::new(), generated_by: (own != resource).then_some(own) }
+    }
+}
 
 /// What earlier runs made of the same resources.
 #[derive(Debug, Default)]
@@ -33,11 +49,15 @@ impl Prior {
         }
         let own = declared.reference();
         match self.left.get(&change.resource.to_string()) {
-            Some(values) if values.is_empty() => return None,
-            Some(values) if values.contains_key(&*change.property) => return Some(values[&*change.property].as_str().into()),
-            _ => {}
+            Some(left) if left.values.is_empty() => return None,
+            Some(left) => {
+                if let Some(value) = left.values.get(&*change.property) {
+                    return Some(value.as_str().into());
+                }
+            }
+            None => {}
         }
-        if own != change.resource && self.left.get(&own.to_string()).is_some_and(BTreeMap::is_empty) {
+        if own != change.resource && self.left.get(&own.to_string()).is_some_and(|left| left.values.is_empty()) {
             return None;
         }
         let before = self.resources.get(&own)?;
@@ -48,12 +68,21 @@ impl Prior {
     }
 
     /// Returns what is still true of a resource that this run does not look at, to be kept; `None` if the catalog says it all.
-    pub(super) fn kept(&self, declared: &Resource) -> Option<BTreeMap<String, String>> {
+    pub(super) fn kept(&self, declared: &Resource) -> Option<LeftValues> {
         let own = declared.reference();
         match self.resources.get(&own) {
             Some(before) if is_same(before, declared) => self.left.get(&own.to_string()).cloned(),
-            _ => Some(BTreeMap::new()),
+            _ => Some(LeftValues::default()),
         }
+    }
+
+    /// Returns what is still true of what these resources of the catalog before generated, when this run does not look at them.
+    pub(super) fn kept_below<'a>(
+        &'a self,
+        passed_over: &'a HashSet<String>,
+    ) -> impl Iterator<Item = (&'a String, &'a LeftValues)> {
+        let is_below = |left: &LeftValues| left.generated_by.as_ref().is_some_and(|by| passed_over.contains(by));
+        self.left.iter().filter(move |(_, left)| !passed_over.is_empty() && is_below(left))
     }
 }
 
@@ -132,20 +161,24 @@ mod tests {
         assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600")), None);
     }
 
+    fn returned(value: &str) -> LeftValues {
+        LeftValues { values: [("returns".to_owned(), value.to_owned())].into(), generated_by: None }
+    }
+
     #[test]
     fn what_was_left_otherwise_counts_first() {
         let exec = Resource::new("Exec", "x");
         let mut before = prior(&exec);
         let found = change(&exec, "returns", "notrun", "0");
         assert_eq!(before.value_left(&exec, &found).as_deref(), Some("0"));
-        before.left = [("Exec[x]".to_owned(), [("returns".to_owned(), "notrun".to_owned())].into())].into();
+        before.left = [("Exec[x]".to_owned(), returned("notrun"))].into();
         assert_eq!(before.value_left(&exec, &found).as_deref(), Some("notrun"));
-        assert_eq!(before.kept(&exec), Some([("returns".to_owned(), "notrun".to_owned())].into()));
-        before.left = [("Exec[x]".to_owned(), BTreeMap::new())].into();
+        assert_eq!(before.kept(&exec), Some(returned("notrun")));
+        before.left = [("Exec[x]".to_owned(), LeftValues::default())].into();
         assert_eq!(before.value_left(&exec, &found), None);
         before.left.clear();
         assert_eq!(before.kept(&exec), None);
-        assert_eq!(before.kept(&Resource::new("Exec", "x").with("command", "y")), Some(BTreeMap::new()));
+        assert_eq!(before.kept(&Resource::new("Exec", "x").with("command", "y")), Some(LeftValues::default()));
     }
 
     #[test]

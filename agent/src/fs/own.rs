@@ -65,7 +65,7 @@ fn replace(
         if !is_durable {
             return Ok(());
         }
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        File::open(directory_of(path))?.sync_all()
     };
     write().map_err(|error| {
         if let Err(left) = std::fs::remove_file(&temporary) {
@@ -73,6 +73,11 @@ fn replace(
         }
         FsError::new(path, "write", error)
     })
+}
+
+/// Returns the directory that holds a path; of a bare name, the working directory.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes what interrupted calls of [`write_state`] left in a directory; returns how many. For the one process that owns it,
@@ -111,8 +116,7 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), FsError> {
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            return File::open(parent).and_then(|parent| parent.sync_all()).map_err(fail);
+            return File::open(directory_of(path)).and_then(|parent| parent.sync_all()).map_err(fail);
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(fail(error)),
@@ -144,6 +148,13 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_working_directory() {
+        assert_eq!(directory_of(Path::new("today.plan")), Path::new("."));
+        assert_eq!(directory_of(Path::new("a/today.plan")), Path::new("a"));
+        assert_eq!(directory_of(Path::new("/today.plan")), Path::new("/"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, LogLevel, Place, ResourceStatus};
 use direct_puppet_transport::protocol::{Catalog, Environment, Report, RunStatus};
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -168,6 +169,38 @@ fn a_failure_is_told_once() {
     let errors: Vec<String> =
         lines(&report).filter(|line| line.level == LogLevel::Err).map(|line| line.message.into_owned()).collect();
     assert_eq!(errors, ["change from 'a' to 'b' failed: no (corrective)", "File[/c]: no such resource"]);
+}
+
+/// Whether Ruby's reader takes text for a float: its own pattern, less what only people write.
+fn is_float_of_ruby(text: &str) -> bool {
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (number, exponent) = text.split_once('e').map_or((text, None), |(number, exponent)| (number, Some(exponent)));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    number.split_once('.').is_some_and(|(whole, part)| digits(whole) && digits(part))
+        && exponent.is_none_or(|exponent| exponent.strip_prefix(['-', '+']).is_some_and(digits))
+}
+
+fn yaml_of(value: f64) -> String {
+    let mut text = Vec::new();
+    yaml::write(&value, &mut text).unwrap();
+    String::from_utf8(text).unwrap().trim().to_owned()
+}
+
+#[test]
+fn small_and_large_floats_are_numbers_to_ruby() {
+    assert_eq!(yaml_of(9e-6), "9.0e-06");
+    assert_eq!(yaml_of(1.25e-7), "1.25e-07");
+    assert_eq!(yaml_of(-1e20), "-1.0e+20");
+    assert_eq!(yaml_of(0.012), "0.012");
+}
+
+proptest! {
+    #[test]
+    fn every_float_is_a_number_to_ruby_and_the_same(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL | proptest::num::f64::ZERO) {
+        let text = yaml_of(value);
+        prop_assert!(is_float_of_ruby(&text), "{}", text);
+        prop_assert_eq!(text.parse::<f64>().unwrap(), value);
+    }
 }
 
 /// Loads YAML as Puppet does, and prints its data as JSON.

@@ -206,6 +206,15 @@ impl Formatter for Block {
 
     fn write_f64<W: ?Sized + Write>(&mut self, to: &mut W, value: f64) -> io::Result<()> {
         self.begin_scalar(to)?;
-        write!(to, "{value:?}")
+        let text = format!("{value:?}");
+        // Ruby's reader takes for a number only what has a point, and a sign before the exponent.
+        match text.split_once('e') {
+            Some((number, exponent)) => {
+                let point = if number.contains('.') { "" } else { ".0" };
+                let exponent: i32 = exponent.parse().map_err(io::Error::other)?;
+                write!(to, "{number}{point}e{exponent:+03}")
+            }
+            None => to.write_all(text.as_bytes()),
+        }
     }
 }

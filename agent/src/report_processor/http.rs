@@ -9,7 +9,7 @@ use direct_puppet_transport::TransportError;
 use direct_puppet_transport::protocol::{Certname, Environment, Report};
 use sha1::{Digest as _, Sha1};
 
-use super::{ProcessorError, ReportProcessor, bodies, error_of};
+use super::{ProcessorError, ReportId, ReportProcessor, bodies, error_of};
 use crate::puppet_report::{PuppetReport, iso8601};
 use crate::system::{System, unix_nanos};
 
@@ -128,20 +128,22 @@ impl ReportProcessor for HttpReports {
         made.map_err(|error| error_of(&self.name, "make the report", false, error))
     }
 
-    async fn send(&self, body: Bytes) -> Result<(), ProcessorError> {
+    async fn send(&self, _: &ReportId, body: Bytes) -> Result<(), ProcessorError> {
         let attempt = || format!("send the report to {}", self.sender.endpoint());
         let answer = self.sender.send(self.request(body)).await;
         let (status, said) = answer.map_err(|error| error_of(&self.name, attempt(), true, error))?;
         match status {
             200..=299 => Ok(()),
-            // Foreman has it already.
-            409 => Ok(()),
+            // It has it already.
+            409 if self.api == ReportApi::Foreman => Ok(()),
             _ => {
                 let answered = format!("{}: it answered {status} {}", attempt(), said.trim());
                 Err(ProcessorError {
                     processor: self.name.clone(),
                     attempt: answered.trim_end().to_owned(),
                     is_retryable: is_retryable(status),
+                    // The others say something of this body, or may.
+                    is_away: matches!(status, 429 | 503),
                     source: None,
                 })
             }

@@ -1,7 +1,8 @@
 //! Where the report of a run goes beside the server that gave the catalog: other programs that know Puppet's reports, files, metrics.
 //!
 //! A [`ReportProcessor`] makes a body of a report and sends it. What cannot be sent is kept below the state directory, at most
-//! [`MAX_KEPT`] bodies for each, and sent by a later run, oldest first; what is refused for good is dropped, and the run says so.
+//! [`MAX_KEPT`] bodies for each, and sent by a later run, oldest first; what is refused for good, or [`MAX_ATTEMPTS`] times, is dropped, and the
+//! run says so.
 
 mod bodies;
 mod http;
@@ -22,8 +23,10 @@ use direct_puppet_transport::protocol::Report;
 
 pub use http::{HttpMethod, HttpReports, HttpRequest, HttpSend, ReportApi};
 pub use prometheus::PrometheusTextfile;
-pub use queue::MAX_KEPT;
+pub use queue::{MAX_ATTEMPTS, MAX_KEPT};
 pub use store::StoreReports;
+
+use queue::{Queue, Waiting};
 
 use crate::apply::error_chain;
 
@@ -37,9 +40,20 @@ pub struct ProcessorError {
     pub attempt: String,
     /// Whether it may be taken later.
     pub is_retryable: bool,
+    /// Whether no other body would be taken now either.
+    pub is_away: bool,
     /// Why.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Which report a body is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportId {
+    /// When the run began, in nanoseconds since 1970 UTC.
+    pub time_unix_nanos: i64,
+    /// The transaction id of the run.
+    pub transaction_uuid: String,
 }
 
 /// Something that takes reports.
@@ -65,7 +79,7 @@ pub trait ReportProcessor: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// When it was not taken; the error says whether it may be later.
-    async fn send(&self, body: Bytes) -> Result<(), ProcessorError>;
+    async fn send(&self, id: &ReportId, body: Bytes) -> Result<(), ProcessorError>;
 
     /// Returns whether bodies that could not be sent are kept. Not of what only the last run is of interest to.
     fn keeps(&self) -> bool {
@@ -90,31 +104,16 @@ async fn one(
     report: &Arc<Report>,
     messages: &mut Vec<String>,
 ) -> Result<(), ProcessorError> {
-    let queue = queue::Queue::of(state_dir, processor.name());
-    let lost = |error: tokio::task::JoinError| error_of(processor.name(), "work in the background", true, error);
+    let queue = Queue::of(state_dir, processor.name());
     let (made, waiting) = {
-        let (processor, report, queue) = (Arc::clone(processor), Arc::clone(report), queue.clone());
-        let work = move || (processor.body(&report), queue.waiting());
-        tokio::task::spawn_blocking(work).await.map_err(lost)?
+        let (maker, report, queue) = (Arc::clone(processor), Arc::clone(report), queue.clone());
+        blocking(processor, move || (maker.body(&report), queue.waiting())).await?
     };
     let body = Bytes::from(made?);
-    let mut is_away = false;
-    for path in waiting {
-        let Ok(kept) = std::fs::read(&path) else { continue };
-        match processor.send(Bytes::from(kept)).await {
-            Err(error) if error.is_retryable => {
-                // Later ones would come to nothing too.
-                is_away = true;
-                break;
-            }
-            Err(error) => messages.push(format!("{}: a kept report is dropped", error_chain(&error))),
-            Ok(()) => {}
-        }
-        queue.forget(&path);
-    }
-    let error = match is_away {
-        true => error_of(processor.name(), "send kept reports, and so this one", true, std::io::Error::other("not taken yet")),
-        false => match processor.send(body.clone()).await {
+    let id = ReportId { time_unix_nanos: report.time_unix_nanos, transaction_uuid: report.transaction_uuid.clone() };
+    let error = match send_waiting(processor, waiting, messages).await? {
+        Some(away) => away,
+        None => match processor.send(&id, body.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         },
@@ -122,18 +121,77 @@ async fn one(
     if !error.is_retryable || !processor.keeps() {
         return Err(error);
     }
-    let name = format!("{:020}-{}", report.time_unix_nanos, report.transaction_uuid);
-    let kept = tokio::task::spawn_blocking(move || queue.keep(&name, &body)).await.map_err(lost)?;
+    let kept = blocking(processor, move || queue.keep(&id, &body)).await?;
     kept.map_err(|error| error_of(processor.name(), "keep the report", true, error))?;
     messages.push(format!("{}: the report is kept and sent by a later run", error_chain(&error)));
     Ok(())
 }
 
+/// Sends what waits, oldest first. One that is not taken does not keep back the others, unless they would come to nothing too: then returns why.
+async fn send_waiting(
+    processor: &Arc<dyn ReportProcessor>,
+    waiting: Vec<Waiting>,
+    messages: &mut Vec<String>,
+) -> Result<Option<ProcessorError>, ProcessorError> {
+    let mut put_off: Option<(ProcessorError, u64)> = None;
+    let mut away = None;
+    for waiting in waiting {
+        let reader = waiting.clone();
+        let read = blocking(processor, move || reader.read().inspect_err(|_| reader.forget())).await?;
+        let kept = match read {
+            Ok(kept) => Bytes::from(kept),
+            Err(error) => {
+                let error = error_of(processor.name(), format!("read {}", waiting.path.display()), false, error);
+                messages.push(format!("{}: a kept report is dropped", error_chain(&error)));
+                continue;
+            }
+        };
+        match processor.send(&waiting.id, kept).await {
+            Err(error) if error.is_away => {
+                away = Some(error);
+                break;
+            }
+            Err(error) if error.is_retryable => match blocking(processor, move || waiting.put_off()).await? {
+                true => put_off = Some((error, put_off.map_or(0, |(_, count)| count) + 1)),
+                false => {
+                    let error = error_chain(&error);
+                    messages.push(format!("{error}: a kept report is dropped after {MAX_ATTEMPTS} attempts"));
+                }
+            },
+            sent => {
+                if let Err(error) = sent {
+                    messages.push(format!("{}: a kept report is dropped", error_chain(&error)));
+                }
+                blocking(processor, move || waiting.forget()).await?;
+            }
+        }
+    }
+    if let Some((error, count)) = put_off {
+        messages.push(format!("{}: {count} kept reports go on waiting", error_chain(&error)));
+    }
+    Ok(away)
+}
+
+/// Does what blocks.
+async fn blocking<R: Send + 'static>(
+    processor: &Arc<dyn ReportProcessor>,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, ProcessorError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error_of(processor.name(), "work in the background", true, error))
+}
+
+/// An error that concerns the processor, not one body: when it is retryable, others would not be taken now either.
 fn error_of(
     processor: &str,
     attempt: impl Into<String>,
     is_retryable: bool,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> ProcessorError {
-    ProcessorError { processor: processor.to_owned(), attempt: attempt.into(), is_retryable, source: Some(source.into()) }
+    ProcessorError {
+        processor: processor.to_owned(),
+        attempt: attempt.into(),
+        is_retryable,
+        is_away: is_retryable,
+        source: Some(source.into()),
+    }
 }

@@ -10,7 +10,7 @@ use direct_puppet_transport::protocol::Report;
 use direct_puppet_transport::protocol::RunStatus;
 use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 
-use super::{ProcessorError, ReportProcessor, error_of};
+use super::{ProcessorError, ReportId, ReportProcessor, error_of};
 use crate::fs::write_state;
 use crate::puppet_report::{label, metrics};
 
@@ -101,7 +101,7 @@ impl ReportProcessor for PrometheusTextfile {
         Ok(text(report).into_bytes())
     }
 
-    async fn send(&self, body: Bytes) -> Result<(), ProcessorError> {
+    async fn send(&self, _: &ReportId, body: Bytes) -> Result<(), ProcessorError> {
         let path = self.path.clone();
         let written = tokio::task::spawn_blocking(move || {
             write_state(&path, &body, 0o644).map_err(Box::<dyn std::error::Error + Send + Sync>::from)

@@ -15,6 +15,8 @@ use crate::system::RealSystem;
 #[derive(Debug, Clone, Default)]
 struct Fake {
     answer: Arc<Mutex<Option<u16>>>,
+    /// The answer to bodies that contain this.
+    poison: Arc<Mutex<Option<(String, u16)>>>,
     asked: Arc<Mutex<Vec<HttpRequest>>>,
 }
 
@@ -25,8 +27,10 @@ impl HttpSend for Fake {
     }
 
     async fn send(&self, request: HttpRequest) -> Result<(u16, String), TransportError> {
+        let poison = self.poison.lock().unwrap().clone();
+        let poisoned = poison.filter(|(part, _)| String::from_utf8_lossy(&request.body).contains(part)).map(|(_, status)| status);
         self.asked.lock().unwrap().push(request);
-        let answer = *self.answer.lock().unwrap();
+        let answer = poisoned.or(*self.answer.lock().unwrap());
         answer.map(|status| (status, "said\n".to_owned())).ok_or_else(|| TransportError::new(TransportErrorKind::Connect, "away"))
     }
 }
@@ -57,6 +61,10 @@ fn report(number: i64) -> Arc<Report> {
 fn http(api: ReportApi, fake: &Fake) -> Arc<dyn ReportProcessor> {
     let certname: Certname = "n1".parse().unwrap();
     Arc::new(HttpReports::new(api, certname, Environment::default(), fake.clone(), RealSystem::default()))
+}
+
+fn id(report: &Report) -> ReportId {
+    ReportId { time_unix_nanos: report.time_unix_nanos, transaction_uuid: report.transaction_uuid.clone() }
 }
 
 fn body(processor: &Arc<dyn ReportProcessor>) -> Json {
@@ -105,6 +113,55 @@ async fn what_is_refused_for_good_is_dropped() {
 }
 
 #[tokio::test]
+async fn one_that_the_server_cannot_take_does_not_keep_back_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake { answer: Arc::new(Mutex::new(Some(200))), ..Fake::default() };
+    *fake.poison.lock().unwrap() = Some(("T22:13:20".to_owned(), 500));
+    let processors = [http(ReportApi::Puppet, &fake)];
+    let messages = process(&processors, dir.path(), &report(0)).await;
+    assert!(messages.len() == 1 && messages[0].contains("the report is kept"), "{messages:?}");
+    let waiting = || Queue::of(dir.path(), processors[0].name()).waiting();
+    for number in 1..i64::from(MAX_ATTEMPTS) {
+        let messages = process(&processors, dir.path(), &report(number)).await;
+        assert!(messages.len() == 1 && messages[0].contains("1 kept reports go on waiting"), "{messages:?}");
+        assert_eq!(waiting().len(), 1, "the report of this run must be sent");
+    }
+    let messages = process(&processors, dir.path(), &report(100)).await;
+    assert!(messages.len() == 1 && messages[0].ends_with("is dropped after 32 attempts"), "{messages:?}");
+    assert_eq!(waiting(), []);
+    // Of a server that is busy nothing more is asked, and that is no attempt.
+    *fake.answer.lock().unwrap() = Some(503);
+    for number in 101..104 {
+        fake.asked.lock().unwrap().clear();
+        process(&processors, dir.path(), &report(number)).await;
+        assert_eq!(fake.asked.lock().unwrap().len(), 1);
+    }
+    assert!(waiting().len() == 3 && waiting().iter().all(|waiting| waiting.attempts == 0), "{:?}", waiting());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_dropped_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake { answer: Arc::new(Mutex::new(Some(200))), ..Fake::default() };
+    let processors = [http(ReportApi::Puppet, &fake)];
+    let queue = dir.path().join("processors").join(processors[0].name());
+    std::fs::create_dir_all(&queue).unwrap();
+    std::os::unix::fs::symlink("nothing", queue.join("00000000000000000001-a")).unwrap();
+    let messages = process(&processors, dir.path(), &report(0)).await;
+    assert!(messages.len() == 1 && messages[0].ends_with("a kept report is dropped"), "{messages:?}");
+    assert_eq!(process(&processors, dir.path(), &report(1)).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_conflict_is_success_for_foreman_only() {
+    let fake = Fake { answer: Arc::new(Mutex::new(Some(409))), ..Fake::default() };
+    for (api, is_taken) in [(ReportApi::Foreman, true), (ReportApi::Puppet, false), (ReportApi::PuppetDb, false)] {
+        let sent = http(api, &fake).send(&id(&report(0)), Bytes::new()).await;
+        assert_eq!(sent.is_ok(), is_taken, "{api:?}");
+    }
+}
+
+#[tokio::test]
 async fn puppetdb_gets_a_command() {
     let fake = Fake { answer: Arc::new(Mutex::new(Some(200))), ..Fake::default() };
     let processor = http(ReportApi::PuppetDb, &fake);
@@ -138,7 +195,7 @@ async fn puppetdb_gets_a_command() {
     }
     assert_eq!(json["resources"][0]["resource_title"], "/a");
     assert_eq!(json["resources"][0]["events"][0]["new_value"], "file");
-    processor.send(Bytes::from_static(b"{}")).await.unwrap();
+    processor.send(&id(&report(0)), Bytes::from_static(b"{}")).await.unwrap();
     let asked = fake.asked.lock().unwrap()[0].clone();
     let start = "/pdb/cmd/v1?command=store_report&version=8&certname=n1&producer-timestamp=";
     assert!(
@@ -188,10 +245,36 @@ async fn metrics_are_one_file_that_the_collector_reads() {
 #[tokio::test]
 async fn a_directory_gets_the_yaml_of_each_report() {
     let dir = tempfile::tempdir().unwrap();
-    let store = StoreReports::new(dir.path().join("reports"), "n1".parse().unwrap(), RealSystem::default());
-    let processors: [Arc<dyn ReportProcessor>; 1] = [Arc::new(store)];
-    assert_eq!(process(&processors, dir.path(), &report(0)).await, [""; 0]);
-    let files: Vec<_> = std::fs::read_dir(dir.path().join("reports/n1")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let [file] = files.as_slice() else { panic!("{files:?}") };
-    assert!(std::fs::read_to_string(file).unwrap().starts_with("--- !ruby/object:Puppet::Transaction::Report\n"));
+    let store =
+        |name: &str| -> Arc<dyn ReportProcessor> { Arc::new(StoreReports::new(dir.path().join(name), "n1".parse().unwrap())) };
+    let processors = [store("reports"), store("other")];
+    // Directories cannot be made where a file is.
+    for name in ["reports", "other"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    for number in 0..2 {
+        let messages = process(&processors, dir.path(), &report(number)).await;
+        assert!(messages.len() == 2 && messages.iter().all(|message| message.contains("is kept")), "{messages:?}");
+    }
+    for name in ["reports", "other"] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    // All in the same second as far as the clock goes, and each is there.
+    assert_eq!(process(&processors, dir.path(), &report(2)).await, [""; 0]);
+    let run = report(0).transaction_uuid.clone();
+    for name in ["reports/n1", "other/n1"] {
+        let mut files: Vec<String> = std::fs::read_dir(dir.path().join(name))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert_eq!(files, ["20231114221320", "20231114221321", "20231114221322"].map(|time| format!("{time}-{run}.yaml")));
+    }
+    let file = dir.path().join(format!("reports/n1/20231114221320-{run}.yaml"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("--- !ruby/object:Puppet::Transaction::Report\n"));
+    // The same again is no error, and another one replaces nothing.
+    processors[0].send(&id(&report(0)), text.clone().into()).await.unwrap();
+    let error = processors[0].send(&id(&report(0)), Bytes::from_static(b"other")).await.unwrap_err();
+    assert!(!error.is_retryable && std::fs::read_to_string(&file).unwrap() == text, "{error}");
 }

@@ -200,6 +200,15 @@ impl<T: Transport> Run<'_, T> {
         Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior })
     }
 
+    /// Refuses any catalog but the one that the caller wants.
+    pub(super) fn check_only_catalog(&self, found: &Found) -> Result<(), RunError> {
+        let found = found.source.held.catalog_id;
+        match self.options.only_catalog {
+            Some(wanted) if wanted != found => Err(RunError::OtherCatalog { found, wanted }),
+            _ => Ok(()),
+        }
+    }
+
     /// The accepted version never goes back without an administrator's act.
     fn check_forward(&self, offered: VersionCounter, accepted: Option<VersionCounter>) -> Result<(), RunError> {
         let accepted = accepted.max(self.options.at_least);

@@ -121,6 +121,7 @@ impl<T: Transport> Run<'_, T> {
         let record = self.load_settled(state).await?;
         let on_disk = self.look_on_disk(state, record.as_ref());
         let mut found = self.find_catalog(state, on_disk).await?;
+        self.check_only_catalog(&found)?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(mut catalog) = found.catalog.take() {
             let plan = plan::plan(self, &mut catalog)?;
@@ -134,6 +135,8 @@ impl<T: Transport> Run<'_, T> {
             return self.finish_settled(state, &found.source, counts).await;
         }
         let mut catalog = self.read_catalog(state, &mut found).await?;
+        // It may have been asked for again.
+        self.check_only_catalog(&found)?;
         let plan = plan::plan(self, &mut catalog)?;
         self.converge(state, plan, catalog, found).await
     }

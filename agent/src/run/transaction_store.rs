@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::apply::Left;
+use crate::apply::{Left, LeftValues};
 use crate::fs::{FsError, write_state_with};
 use crate::puppet_report::write_yaml;
 
@@ -32,6 +32,9 @@ pub(super) struct TransactionStore {
 struct Entry {
     #[serde(default)]
     parameters: BTreeMap<String, Parameter>,
+    /// The resource of the catalog that generated this one. Puppet has no such key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generated_by: Option<String>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,17 +45,17 @@ struct Parameter {
 
 impl TransactionStore {
     pub(super) fn new(applied: bool, left: Left) -> Self {
-        let entry = |values: BTreeMap<String, String>| {
+        let entry = |left: LeftValues| {
             let parameter = |(name, value)| (name, Parameter { system_value: vec![value] });
-            Entry { parameters: values.into_iter().map(parameter).collect() }
+            Entry { parameters: left.values.into_iter().map(parameter).collect(), generated_by: left.generated_by }
         };
-        Self { applied, resources: left.into_iter().map(|(resource, values)| (resource, entry(values))).collect() }
+        Self { applied, resources: left.into_iter().map(|(resource, left)| (resource, entry(left))).collect() }
     }
 
     pub(super) fn into_left(self) -> Left {
         let values = |entry: Entry| {
             let value = |(name, parameter): (String, Parameter)| Some((name, parameter.system_value.into_iter().next()?));
-            entry.parameters.into_iter().filter_map(value).collect()
+            LeftValues { values: entry.parameters.into_iter().filter_map(value).collect(), generated_by: entry.generated_by }
         };
         self.resources.into_iter().map(|(resource, entry)| (resource, values(entry))).collect()
     }
@@ -97,8 +100,12 @@ mod tests {
         assert_eq!(std::fs::read(path(dir.path())).unwrap(), NOTHING_LEFT);
         assert!(TransactionStore::load(dir.path()).has_nothing_left());
         let left: Left = [
-            ("Exec[a: \"b\"\n\u{e4}]".to_owned(), [("returns".to_owned(), "not: 'run'".to_owned())].into()),
-            ("File[/failed]".to_owned(), BTreeMap::new()),
+            (
+                "Exec[a: \"b\"\n\u{e4}]".to_owned(),
+                LeftValues { values: [("returns".to_owned(), "not: 'run'".to_owned())].into(), generated_by: None },
+            ),
+            ("File[/failed]".to_owned(), LeftValues::default()),
+            ("File[/t/a]".to_owned(), LeftValues { generated_by: Some("File[/t]".to_owned()), ..LeftValues::default() }),
         ]
         .into();
         TransactionStore::new(true, left.clone()).save(dir.path()).unwrap();

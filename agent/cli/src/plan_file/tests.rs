@@ -99,6 +99,22 @@ async fn a_catalog_that_changed_is_refused() {
 }
 
 #[tokio::test]
+async fn a_catalog_that_changes_between_look_and_apply_is_refused_before_anything_is_touched() {
+    let node = Node::new("one");
+    let plan = node.plan().await;
+    let common = plan.common(&node.common).unwrap();
+    let now = plan.source.run(&common, RunOptions { noop: true, report: false, ..RunOptions::default() }).await.unwrap();
+    plan.check(&now).unwrap();
+    node.write("two");
+    let error = plan.make(&common, RunOptions::default()).await.unwrap_err().to_string();
+    assert!(error.starts_with("the catalog has changed while the plan was looked at"), "{error}");
+    assert!(!node.path("root/a").exists() && !node.path("root/secret").exists());
+    // It does not count as held either.
+    node.write("one");
+    assert_eq!(node.apply(plan).await.unwrap().resources.changed, 2);
+}
+
+#[tokio::test]
 async fn damage_is_found() {
     let node = Node::new("one");
     let file = node.path("plan");

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
-use direct_puppet_agent::report_processor::ReportProcessor as _;
+use direct_puppet_agent::report_processor::{ReportId, ReportProcessor as _};
 use direct_puppet_agent::system::RealSystem;
 
 use super::*;
@@ -49,6 +49,10 @@ fn processor(api: ReportApi, url: &str) -> HttpReports {
     HttpReports::new(api, "n1.example.com".parse().unwrap(), "production".parse().unwrap(), sender, RealSystem::default())
 }
 
+fn id() -> ReportId {
+    ReportId { time_unix_nanos: 0, transaction_uuid: "run".to_owned() }
+}
+
 #[tokio::test]
 async fn each_server_is_asked_as_it_wants() {
     for (api, line) in [
@@ -57,7 +61,7 @@ async fn each_server_is_asked_as_it_wants() {
         (ReportApi::Foreman, "POST /api/config_reports HTTP/1.1"),
     ] {
         let (url, asked) = serve("200 OK");
-        processor(api, &url).send(Bytes::from_static(b"{\"a\":1}")).await.unwrap();
+        processor(api, &url).send(&id(), Bytes::from_static(b"{\"a\":1}")).await.unwrap();
         let (said, headers, body) = asked.recv().unwrap();
         assert!(said.starts_with(line), "{said}");
         assert!(headers.iter().any(|header| header.eq_ignore_ascii_case("content-type: application/json")), "{headers:?}");
@@ -68,13 +72,13 @@ async fn each_server_is_asked_as_it_wants() {
 #[tokio::test]
 async fn refusals_and_silence_are_told_apart() {
     let (url, _asked) = serve("400 Bad Request");
-    let error = processor(ReportApi::Puppet, &url).send(Bytes::new()).await.unwrap_err();
+    let error = processor(ReportApi::Puppet, &url).send(&id(), Bytes::new()).await.unwrap_err();
     assert!(!error.is_retryable && error.to_string().ends_with("it answered 400 []"), "{error}");
     let (url, _asked) = serve("503 Service Unavailable");
-    assert!(processor(ReportApi::Puppet, &url).send(Bytes::new()).await.unwrap_err().is_retryable);
+    assert!(processor(ReportApi::Puppet, &url).send(&id(), Bytes::new()).await.unwrap_err().is_retryable);
     // Nobody listens there any more.
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = processor(ReportApi::Foreman, &format!("http://{gone}")).send(Bytes::new()).await.unwrap_err();
+    let error = processor(ReportApi::Foreman, &format!("http://{gone}")).send(&id(), Bytes::new()).await.unwrap_err();
     assert!(error.is_retryable && error.source.is_some(), "{error}");
 }
 
