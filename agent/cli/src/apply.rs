@@ -9,7 +9,7 @@ use clap::Args;
 use direct_puppet_agent::{Outcome, PuppetCatalog, RunOptions};
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerError, ServerOptions, Staging};
-use direct_puppet_transport::MemoryTransport;
+use direct_puppet_transport::{MemoryTransport, Transport};
 
 use crate::connect;
 use crate::options::Common;
@@ -89,7 +89,7 @@ fn make_root(common: &Common) -> anyhow::Result<()> {
 
 /// Publishes `site` to a server inside this process, and returns a transport to it. Its data lie in the state directory, so a
 /// second run compiles nothing.
-pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<MemoryTransport> {
+pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<Arc<dyn Transport>> {
     let environment = common.environment.clone().unwrap_or_default();
     make_root(common)?;
     let staging = Staging::of_site(&std::path::absolute(site)?, &environment);
@@ -106,5 +106,5 @@ pub(crate) async fn embedded(common: &Common, site: &Path) -> anyhow::Result<Mem
             bail!("site {} is refused: {}", site.display(), error.message);
         }
     }
-    Ok(MemoryTransport::new(server))
+    Ok(Arc::new(MemoryTransport::new(server)))
 }

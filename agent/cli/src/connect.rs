@@ -32,13 +32,13 @@ pub(crate) fn server(common: &Common) -> anyhow::Result<Arc<dyn Transport>> {
 }
 
 /// Returns a transport for verbs that ask nobody.
-pub(crate) const fn nowhere() -> Nowhere {
-    Nowhere
+pub(crate) fn nowhere() -> Arc<dyn Transport> {
+    Arc::new(Nowhere)
 }
 
 /// Reaches no server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Nowhere;
+struct Nowhere;
 
 #[async_trait]
 impl Transport for Nowhere {

@@ -142,7 +142,9 @@ impl Engine<'_> {
                 Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
                 Node::Resource(at) => {
                     self.look_ahead(&order, place, &blocked).await;
+                    // One call for many has no limit that is fair to each.
                     if place >= together
+                        && self.options.resource_time_limit.is_none()
                         && let Some(provider) = self.providers.get(&self.resources[at].resource_type)
                         && provider.joins()
                     {

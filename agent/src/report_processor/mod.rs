@@ -14,6 +14,7 @@ mod store;
 mod tests;
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -137,12 +138,17 @@ async fn send_waiting(
     let mut away = None;
     for waiting in waiting {
         let reader = waiting.clone();
-        let read = blocking(processor, move || reader.read().inspect_err(|_| reader.forget())).await?;
+        let read = blocking(processor, move || reader.read()).await?;
         let kept = match read {
             Ok(kept) => Bytes::from(kept),
             Err(error) => {
+                let is_lost = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::IsADirectory);
                 let error = error_of(processor.name(), format!("read {}", waiting.path.display()), false, error);
-                messages.push(format!("{}: a kept report is dropped", error_chain(&error)));
+                let (error, what) = (error_chain(&error), if is_lost { "is dropped" } else { "goes on waiting" });
+                messages.push(format!("{error}: a kept report {what}"));
+                if is_lost {
+                    blocking(processor, move || waiting.forget()).await?;
+                }
                 continue;
             }
         };

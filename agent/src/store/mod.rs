@@ -253,7 +253,7 @@ impl Store {
     ///
     /// When the store cannot be listed or something cannot be removed.
     pub fn retain(&self, keep: &dyn Fn(&Digest) -> bool) -> Result<(u64, u64), FsError> {
-        let (mut count, mut bytes) = self.retain_packed(keep, &self.dir.join("damaged"))?;
+        let (mut count, mut bytes) = self.remove_unwanted_packs(keep)?;
         for (area, algorithm) in AREAS {
             for directory in list(&self.dir.join(area))? {
                 for path in list(&directory)? {
@@ -274,7 +274,9 @@ impl Store {
                 }
             }
         }
-        Ok((count, bytes))
+        // Last, for it needs room.
+        let (rewritten, freed) = self.rewrite_packs(keep, &self.dir.join("damaged"))?;
+        Ok((count + rewritten, bytes + freed))
     }
 
     fn move_aside(&self, digest: &Digest) -> Result<(), FsError> {

@@ -24,6 +24,9 @@ use super::{Limits, RouteBody, Routes, Service};
 /// A response body; an error in it aborts the stream or the connection, so that the peer never takes it for whole.
 pub(super) type Body = UnsyncBoxBody<Bytes, TransportError>;
 
+/// Longest answer at hand that is handed over at once, in bytes; longer ones go in pieces of this size.
+const AT_ONCE_BYTES: usize = 64 * 1024;
+
 /// How much of a body that is too long is still read, so that the peer gets to reading why; then the connection is cut.
 const DISCARD_BYTES: u64 = 64 << 20;
 
@@ -236,6 +239,13 @@ async fn respond(answer: Answer, activity: &Activity) -> Response<Body> {
 fn routed(response: Response<RouteBody>, activity: &Activity) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let body = match body {
+        RouteBody::Whole(bytes) if bytes.len() > AT_ONCE_BYTES => {
+            // Whoever takes it slowly is seen to take it.
+            parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+            let begins = (0..bytes.len()).step_by(AT_ONCE_BYTES);
+            let chunks = begins.map(move |begin| Ok(bytes.slice(begin..(begin + AT_ONCE_BYTES).min(bytes.len()))));
+            StreamBody::new(activity.body(futures::stream::iter(chunks).boxed()).map_ok(Frame::data)).boxed_unsync()
+        }
         RouteBody::Whole(bytes) => full(bytes),
         RouteBody::Stream { length, body } => {
             parts.headers.insert(CONTENT_LENGTH, length.into());

@@ -67,13 +67,18 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "RUNTIME_ERROR", format!("Server Error: {}", message.into()))
     }
 
+    /// Says that what was asked for is lost, and that it is there again the next time.
+    pub(super) fn gone(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "RUNTIME_ERROR", format!("Gone: {}", message.into()))
+    }
+
     /// Logs what broke, and tells the peer no more than that something did.
     pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!("{}", chain(error));
         Self::server("something broke in the server; its log says what")
     }
 
-    fn unavailable(message: impl Into<String>, seconds: u32) -> Self {
+    pub(super) fn unavailable(message: impl Into<String>, seconds: u32) -> Self {
         Self { retry_after_seconds: Some(seconds), ..Self::text(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 

@@ -24,6 +24,12 @@ use crate::listen::RouteBody;
 /// How much a bucket holds, in bytes.
 const MAX_BUCKET_BYTES: u64 = 1 << 30;
 
+/// How many contents it holds.
+const MAX_CONTENTS: usize = 20_000;
+
+/// What the smallest content takes on a disk, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
 /// Parameters of requests that look into a bucket as people do; agents send none of them.
 const FOR_PEOPLE: [&str; 4] = ["diff_with", "list_all", "fromdate", "todate"];
 
@@ -95,24 +101,29 @@ fn put(dir: &Path, path: &Path, content: &Bytes) -> Result<(), Failure> {
     Ok(write_state(path, content, 0o600).map_err(ServerError::from)?)
 }
 
+const fn on_disk(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK_BYTES)
+}
+
 /// Removes the oldest contents until there is room for `bytes`.
 fn make_room(dir: &Path, bytes: u64) {
     let mut held: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if let Ok(metadata) = entry.metadata() {
-            held.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), entry.path()));
+            held.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), on_disk(metadata.len()), entry.path()));
         }
     }
     let mut total: u64 = held.iter().map(|(_, size, _)| size).sum();
     held.sort();
+    let mut count = held.len();
     for (_, size, path) in held {
-        if total + bytes <= MAX_BUCKET_BYTES {
+        if total + on_disk(bytes) <= MAX_BUCKET_BYTES && count < MAX_CONTENTS {
             return;
         }
         match fs::remove_file(&path) {
             Ok(()) => {
                 tracing::info!(path = %path.display(), "a bucket is full: its oldest content goes");
-                total -= size;
+                (total, count) = (total - size, count - 1);
             }
             Err(error) => tracing::warn!(path = %path.display(), %error, "an old content of a bucket stays"),
         }

@@ -132,16 +132,20 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Takes the digest of a content that is to be brought again.
+type Lost = Box<dyn Fn(Digest) + Send + Sync>;
+
 /// Checksums of what is in the store.
-#[derive(Debug)]
 pub(super) struct Checksums {
     store: Store,
+    /// Is told of a content that is missing or damaged.
+    lost: Lost,
     known: Mutex<HashMap<(Digest, Kind), String>>,
 }
 
 impl Checksums {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store, known: Mutex::default() }
+    pub(super) fn new(store: Store, lost: Lost) -> Self {
+        Self { store, lost, known: Mutex::default() }
     }
 
     /// Returns the checksum of a content in hexadecimal; empty for types that do not look at contents. Blocking.
@@ -156,7 +160,15 @@ impl Checksums {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&(*digest, kind)) {
             return Ok(known.clone());
         }
-        let sum = self.compute(digest, kind)?;
+        let sum = self.compute(digest, kind).inspect_err(|error| {
+            if matches!(error, ServerError::Damaged { .. }) {
+                // A damaged one is moved aside; what is missing can be put again.
+                if let Err(error) = self.store.has_verified(digest) {
+                    tracing::error!(%digest, %error, "a content could not be looked at");
+                }
+                (self.lost)(*digest);
+            }
+        })?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KEPT {
             known.clear();
@@ -189,6 +201,12 @@ impl Checksums {
     }
 }
 
+impl std::fmt::Debug for Checksums {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checksums").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +216,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::ensure(dir.path()).unwrap();
         store.put_bytes(b"abc").unwrap();
-        let sums = Checksums::new(store.clone());
+        let sums = Checksums::new(store.clone(), Box::new(|_| ()));
         // RFC 1321 and FIPS 180.
         for (name, sum) in [
             ("md5", "900150983cd24fb0d6963f7d28e17f72"),
@@ -223,7 +241,7 @@ mod tests {
     fn what_is_damaged_has_no_checksum_and_what_is_known_is_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::ensure(dir.path()).unwrap();
-        let sums = Checksums::new(store.clone());
+        let sums = Checksums::new(store.clone(), Box::new(|_| ()));
         let digest = Digest::of(b"abc");
         assert!(sums.of(&digest, Kind::Md5).is_err());
         store.put_bytes(b"abc").unwrap();
@@ -232,6 +250,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, b"abd").unwrap();
         assert!(matches!(sums.of(&digest, Kind::Sha256), Err(ServerError::Damaged { .. })));
+        assert!(!store.has(&digest), "it was not moved aside");
         assert_eq!(sums.of(&digest, Kind::Md5).unwrap(), md5);
     }
 }

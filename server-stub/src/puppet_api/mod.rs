@@ -114,7 +114,9 @@ impl PuppetRoutes {
     /// Returns the API of `server` in front of `inner`.
     #[must_use]
     pub fn new(server: Arc<Server>, inner: Arc<dyn Routes>) -> Self {
-        let checksums = Arc::new(Checksums::new(server.store.clone()));
+        let mending = Arc::clone(&server.mending);
+        let lost = move |digest| mending.want(digest);
+        let checksums = Arc::new(Checksums::new(server.store.clone(), Box::new(lost)));
         let api = Api { server, rendered: Arc::new(Cache::new(CACHED_BYTES)), checksums, former: files::Former::default() };
         Self { inner, api }
     }

@@ -188,11 +188,17 @@ fn merge(first: Tree, second: Tree, forced: bool) -> Result<Tree, String> {
     }
 }
 
+/// Reads numbers as Ruby does: 0644 is 420.
+fn read_yaml(text: &str) -> Option<Tree> {
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).ok()
+}
+
 /// Reads pieces, each with its name, and puts them together; the error names the piece, and repeats nothing of it.
 pub(super) fn merged(format: Format, pieces: &[(&str, Vec<u8>)], forced: bool) -> Result<Vec<u8>, String> {
     let read = |(name, piece): &(&str, Vec<u8>)| {
         let (kind, tree) = match format {
-            Format::Yaml => ("YAML", std::str::from_utf8(piece).ok().and_then(|text| serde_saphyr::from_str::<Tree>(text).ok())),
+            Format::Yaml => ("YAML", std::str::from_utf8(piece).ok().and_then(|text| read_yaml(text))),
             _ => ("JSON", serde_json::from_slice::<Tree>(piece).ok()),
         };
         tree.ok_or_else(|| format!("Concat_fragment[{name}] is no {kind}, or has keys that are no text"))
@@ -235,6 +241,7 @@ mod tests {
         assert_eq!(of(pretty, &[r#"{"a":[],"b":[true]}"#], false).unwrap(), "{\n  \"a\": [],\n  \"b\": [\n    true\n  ]\n}");
         assert_eq!(of(Format::JsonArray { is_pretty: false }, &pieces[1..], false).unwrap(), format!("[{},{{}}]", pieces[1]));
         assert_eq!(of(Format::Yaml, &["z: 1\nl: [a]\n", "---\nl:\n- b\n"], false).unwrap(), "---\nz: 1\nl:\n- a\n- b\n");
+        assert_eq!(of(Format::Yaml, &["mode: 0644\n"], false).unwrap(), "---\nmode: 420\n");
     }
 
     #[test]

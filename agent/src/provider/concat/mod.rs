@@ -32,7 +32,6 @@ const OF_FILE: &[&str] = &[
     "replace",
     "validate_cmd",
     "show_diff",
-    "force",
     "selinux_ignore_defaults",
     "selrange",
     "selrole",
@@ -40,7 +39,7 @@ const OF_FILE: &[&str] = &[
     "seluser",
 ];
 
-const OWN: &[&str] = &["ensure", "order", "ensure_newline", "format", "create_empty_file"];
+const OWN: &[&str] = &["ensure", "order", "ensure_newline", "format", "create_empty_file", "force"];
 
 /// Manages files that are put together.
 #[derive(Debug, Clone, Default)]

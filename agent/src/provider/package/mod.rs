@@ -220,10 +220,11 @@ impl Provider for PackageProvider {
         // What the transaction of an earlier one did not do after all is done now.
         let was_installed = self.together.take(&resource.title) && changes.iter().all(|change| chosen.is_done(change, &state));
         for (at, change) in changes.iter().enumerate().filter(|_| !was_installed) {
-            let done = match change.property == "ensure" && self.install_together(context, resource, &chosen, &state).await {
-                true => Ok(()),
-                false => chosen.change(&subject, &change.property, &state).await,
-            };
+            let done =
+                match change.property == "ensure" && self.install_together(context, resource, (&chosen, change), &state).await {
+                    true => Ok(()),
+                    false => chosen.change(&subject, &change.property, &state).await,
+                };
             if let Err(reason) = done {
                 result.failures.insert(at, reason);
                 continue;

@@ -12,6 +12,14 @@ use super::manager::State;
 use super::parameters::Wanted;
 use super::{Change, Chosen, Context, PackageProvider};
 
+/// What is to be done of a package that comes after another.
+enum Neighbour {
+    InSync,
+    /// What differs, and its word in the call.
+    Joins(Vec<Change>, String),
+    StandsAlone,
+}
+
 /// Packages that come right after each other, and what one transaction did for all.
 #[derive(Debug, Default)]
 pub(super) struct Together {
@@ -41,6 +49,17 @@ impl Together {
         self.inside().installed.get(title).cloned()
     }
 
+    /// Keeps what was installed with another.
+    fn installed(&self, packages: Vec<(Arc<Resource>, Vec<Change>)>) {
+        let told = packages.into_iter().map(|(resource, changes)| (resource.title.clone(), changes));
+        self.inside().installed.extend(told);
+    }
+
+    /// Has each that is left stand alone.
+    fn part(&self) {
+        self.inside().neighbours.clear();
+    }
+
     /// Returns whether a package was installed with another, and forgets it.
     pub(super) fn take(&self, title: &str) -> bool {
         self.inside().installed.remove(title).is_some()
@@ -62,9 +81,16 @@ impl Chosen {
 }
 
 impl PackageProvider {
-    /// Installs a package and those of its neighbours that can be installed with it; returns whether that was done. When there is none, or the
-    /// transaction fails, nothing is known to be done, and each is to be tried by itself.
-    pub(super) async fn install_together(&self, context: &Context, resource: &Resource, chosen: &Chosen, state: &State) -> bool {
+    /// Installs a package and those of its neighbours that can be installed with it, up to the first that needs a call of its own; returns whether the
+    /// package is installed. When the transaction fails, what it has done all the same is told in its turn, and each of the others is
+    /// tried by itself.
+    pub(super) async fn install_together(
+        &self,
+        context: &Context,
+        resource: &Resource,
+        (chosen, change): (&Chosen, &Change),
+        state: &State,
+    ) -> bool {
         let neighbours = self.together.after(&resource.title);
         let Some((mut argv, package)) = chosen.joint(self, context, state).filter(|_| !neighbours.is_empty()) else {
             return false;
@@ -73,41 +99,62 @@ impl PackageProvider {
         argv.push(package);
         let mut taken = Vec::new();
         for neighbour in &neighbours {
-            // What cannot be looked at tells why in its own turn.
-            let Some((changes, package)) = self.joint_change(context, neighbour, chosen, &call).await else { continue };
-            argv.push(package);
-            taken.push((neighbour.title.clone(), changes));
+            match self.look_at(context, neighbour, chosen, &call).await {
+                Neighbour::InSync => {}
+                Neighbour::Joins(changes, package) => {
+                    argv.push(package);
+                    taken.push((Arc::clone(neighbour), changes));
+                }
+                // What comes after it may need it.
+                Neighbour::StandsAlone => break,
+            }
         }
         if taken.is_empty() {
             return false;
         }
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        if let Err(reason) = chosen.manager.install_together(&self.subject(context, chosen), &argv).await {
-            tracing::info!(
-                packages = taken.len() + 1,
-                reason,
-                "one transaction for several packages failed: each is tried by itself"
-            );
-            return false;
+        let subject = self.subject(context, chosen);
+        let Err(reason) = chosen.manager.install_together(&subject, &argv).await else {
+            self.together.installed(taken);
+            return true;
+        };
+        tracing::info!(
+            packages = taken.len() + 1,
+            reason,
+            "one transaction for several packages failed: each is tried by itself"
+        );
+        self.together.part();
+        let mut done = Vec::new();
+        for (neighbour, changes) in taken {
+            if self.is_installed(context, &neighbour, &changes).await {
+                done.push((neighbour, changes));
+            }
         }
-        self.together.inside().installed.extend(taken);
-        true
+        self.together.installed(done);
+        chosen.manager.query(&subject).await.is_ok_and(|state| chosen.is_done(change, &state))
     }
 
-    /// Returns what differs of a neighbour, and its word in the call; `None` when it is in sync or needs a call of its own.
-    async fn joint_change(
-        &self,
-        context: &Context,
-        neighbour: &Resource,
-        with: &Chosen,
-        call: &[String],
-    ) -> Option<(Vec<Change>, String)> {
-        let chosen = self.choose(context, neighbour).ok().filter(|chosen| chosen.kind == with.kind)?;
+    async fn look_at(&self, context: &Context, neighbour: &Resource, with: &Chosen, call: &[String]) -> Neighbour {
+        let Some(chosen) = self.choose(context, neighbour).ok().filter(|chosen| chosen.kind == with.kind) else {
+            return Neighbour::StandsAlone;
+        };
         let subject = self.subject(context, &chosen);
-        let state = chosen.manager.query(&subject).await.ok()?;
-        let (_, package) = chosen.joint(self, context, &state).filter(|(own, _)| own == call)?;
-        let changes = chosen.compare(&subject, neighbour, &state).await.ok()?;
+        // What cannot be looked at tells why in its own turn.
+        let Ok(state) = chosen.manager.query(&subject).await else { return Neighbour::StandsAlone };
+        let Ok(changes) = chosen.compare(&subject, neighbour, &state).await else { return Neighbour::StandsAlone };
+        if changes.is_empty() {
+            return Neighbour::InSync;
+        }
         let is_only_ensure = matches!(changes.as_slice(), [change] if change.property == "ensure");
-        is_only_ensure.then_some((changes, package))
+        match chosen.joint(self, context, &state) {
+            Some((own, package)) if is_only_ensure && own == call => Neighbour::Joins(changes, package),
+            _ => Neighbour::StandsAlone,
+        }
+    }
+
+    async fn is_installed(&self, context: &Context, neighbour: &Resource, changes: &[Change]) -> bool {
+        let Ok(chosen) = self.choose(context, neighbour) else { return false };
+        let state = chosen.manager.query(&self.subject(context, &chosen)).await;
+        state.is_ok_and(|state| changes.iter().all(|change| chosen.is_done(change, &state)))
     }
 }

@@ -98,7 +98,7 @@ impl Batch {
         }
         if let Some(found) = self.store.find_packed(&digest)? {
             // Read, for a power cut or a bad disk may have damaged it; noted, for who put it may not have lived to sync it.
-            if found.read()? == content {
+            if found.read().is_ok_and(|there| there == content) {
                 self.store.note(found.path().to_owned());
                 return Ok(Put { digest, size, is_new: false });
             }

@@ -54,6 +54,12 @@ pub(super) struct Packed {
     entry: Entry,
 }
 
+/// Whether an error says that bytes are lost, and not that this process may not or cannot read them now.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 impl Pack {
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
@@ -80,6 +86,9 @@ impl Pack {
         if gone.insert(place) {
             let append = || {
                 let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+                // A crash may have cut the last one off: what follows would be read as others.
+                let length = file.metadata()?.len();
+                file.set_len(length - length % 4)?;
                 file.write_all(&place.to_le_bytes())?;
                 file.sync_all()
             };
@@ -141,7 +150,7 @@ impl Store {
             }
             match Pack::open(&path) {
                 Ok(pack) => packs.push(Arc::new(pack)),
-                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                Err(error) if is_damage(&error) => {
                     tracing::warn!(pack = %path.display(), %error, "a pack is damaged and is moved aside: its contents are to be brought again");
                     let aside = dir.join("damaged");
                     ensure_private_dir(&aside)?;
@@ -183,7 +192,9 @@ impl Store {
                     return Ok(Some(Packed { pack: Arc::clone(pack), place, entry }));
                 }
                 // As good as impossible, but for damage: it must not pass for what is asked for.
-                pack.lose(place)?;
+                if !pack.read(&entry).is_ok_and(|content| entry.digest().verifies(&content)) {
+                    pack.lose(place)?;
+                }
             }
         }
         Ok(None)

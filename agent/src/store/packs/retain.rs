@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::protocol::Digest;
 
-use super::Pack;
 use super::format::Entry;
-use crate::fs::FsError;
+use super::{Pack, is_damage};
+use crate::fs::{FsError, FsErrorKind};
 use crate::store::Store;
 
 /// From how many packs on the small ones are joined: each is looked into for every content.
@@ -37,16 +37,59 @@ impl Sorted {
 }
 
 impl Store {
-    /// Removes contents that `keep` does not want; in packs of which more is wanted than not they stay. Returns count and bytes.
-    pub(in crate::store) fn retain_packed(&self, keep: &dyn Fn(&Digest) -> bool, aside: &Path) -> Result<(u64, u64), FsError> {
-        let sorted: Result<Vec<Sorted>, FsError> = self.packs().into_iter().map(|pack| Sorted::new(pack, keep)).collect();
-        let (mut rewritten, mut kept): (Vec<_>, Vec<_>) = sorted?.into_iter().partition(Sorted::is_mostly_unwanted);
+    /// Removes packs of which nothing is wanted; returns count and bytes. It needs no room.
+    pub(in crate::store) fn remove_unwanted_packs(&self, keep: &dyn Fn(&Digest) -> bool) -> Result<(u64, u64), FsError> {
+        let (mut count, mut bytes) = (0, 0);
+        for sorted in self.sorted(keep).into_iter().filter(|sorted| sorted.wanted.is_empty()) {
+            count += sorted.unwanted;
+            bytes += sorted.unwanted_bytes;
+            self.drop_pack(&sorted.pack)?;
+        }
+        Ok((count, bytes))
+    }
+
+    /// Removes contents that `keep` does not want from packs; of packs of which more is wanted than not they stay, and all of them where there is no
+    /// room for what is wanted. Joins small packs when there are many. Returns count and bytes.
+    pub(in crate::store) fn rewrite_packs(&self, keep: &dyn Fn(&Digest) -> bool, aside: &Path) -> Result<(u64, u64), FsError> {
+        let (rewritten, mut kept): (Vec<_>, Vec<_>) = self.sorted(keep).into_iter().partition(Sorted::is_mostly_unwanted);
+        // One after the other: each makes room for the next.
+        let mut groups: Vec<Vec<Sorted>> = rewritten.into_iter().map(|sorted| vec![sorted]).collect();
         if kept.len() > MAX_PACKS {
             kept.sort_by_key(|sorted| std::cmp::Reverse(sorted.wanted_bytes));
-            rewritten.extend(kept.drain(MAX_PACKS / 2..));
+            groups.push(kept.drain(MAX_PACKS / 2..).collect());
         }
+        let (mut count, mut bytes) = (0, 0);
+        for group in groups {
+            if !self.rewrite(&group, aside)? {
+                continue;
+            }
+            for Sorted { pack, unwanted, unwanted_bytes, .. } in group {
+                self.drop_pack(&pack)?;
+                count += unwanted;
+                bytes += unwanted_bytes;
+            }
+        }
+        Ok((count, bytes))
+    }
+
+    /// Puts what is wanted of packs elsewhere, durably; returns whether that was done, which needs room and a disk that reads.
+    fn rewrite(&self, packs: &[Sorted], aside: &Path) -> Result<bool, FsError> {
+        match self.copy_wanted(packs, aside) {
+            Ok(()) => {}
+            Err(error) if error.kind == FsErrorKind::Full || is_damage(&error.source) => {
+                tracing::warn!(%error, "packs stay as they are");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        // Before what it takes the place of goes.
+        self.sync()?;
+        Ok(true)
+    }
+
+    fn copy_wanted(&self, packs: &[Sorted], aside: &Path) -> Result<(), FsError> {
         let batch = self.batch();
-        for Sorted { pack, wanted, .. } in &rewritten {
+        for Sorted { pack, wanted, .. } in packs {
             for (place, entry) in wanted {
                 let found = super::Packed { pack: Arc::clone(pack), place: *place, entry: *entry };
                 let content = found.read()?;
@@ -57,20 +100,23 @@ impl Store {
                 }
             }
         }
-        batch.finish()?;
-        if rewritten.iter().any(|sorted| !sorted.wanted.is_empty()) {
-            // Before what it takes the place of goes.
-            self.sync()?;
-        }
-        let (mut count, mut bytes) = (0, 0);
-        for Sorted { pack, unwanted, unwanted_bytes, .. } in rewritten {
-            let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
-            packs.retain(|other| !Arc::ptr_eq(other, &pack));
-            drop(packs);
-            pack.remove()?;
-            count += unwanted;
-            bytes += unwanted_bytes;
-        }
-        Ok((count, bytes))
+        batch.finish()
+    }
+
+    /// Returns all packs that can be listed; the others stay.
+    fn sorted(&self, keep: &dyn Fn(&Digest) -> bool) -> Vec<Sorted> {
+        let sort = |pack: Arc<Pack>| match Sorted::new(pack, keep) {
+            Ok(sorted) => Some(sorted),
+            Err(error) => {
+                tracing::warn!(%error, "a pack stays");
+                None
+            }
+        };
+        self.packs().into_iter().filter_map(sort).collect()
+    }
+
+    fn drop_pack(&self, pack: &Arc<Pack>) -> Result<(), FsError> {
+        self.packs.write().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, pack));
+        pack.remove()
     }
 }

@@ -186,6 +186,25 @@ fn packs_of_which_little_is_wanted_are_written_anew() {
 }
 
 #[test]
+fn a_note_of_what_is_gone_that_was_cut_off_spoils_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let contents = contents(100);
+    put_all(&store, &contents);
+    store.remove(&Digest::of(&contents[3])).unwrap();
+    let gone = pack_files(&store)[0].with_extension("gone");
+    let mut bytes = std::fs::read(&gone).unwrap();
+    bytes.extend_from_slice(&[1, 2, 3]);
+    std::fs::write(&gone, bytes).unwrap();
+    let store = open(&dir);
+    store.remove(&Digest::of(&contents[50])).unwrap();
+    for store in [store, open(&dir)] {
+        let there = contents.iter().filter(|content| store.has(&Digest::of(content))).count();
+        assert_eq!((there, store.has(&Digest::of(&contents[3])), store.has(&Digest::of(&contents[50]))), (98, false, false));
+    }
+}
+
+#[test]
 fn many_small_packs_are_joined() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use direct_puppet_agent::fs::FsErrorKind;
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use direct_puppet_transport::protocol::{
@@ -100,7 +101,10 @@ impl Document<'_> {
             classes: &catalog.classes,
             inlined,
         };
-        serde_json::to_vec(&document).map(Bytes::from).map_err(|error| Failure::internal(&error))
+        let mut bytes = serde_json::to_vec(&document).map_err(|error| Failure::internal(&error))?;
+        // It may be kept.
+        bytes.shrink_to_fit();
+        Ok(bytes.into())
     }
 
     /// An id of what was compiled, as Puppet's reports repeat it: the same catalog of the same code has the same.
@@ -145,8 +149,11 @@ impl Document<'_> {
     fn compiled_content(&self, resource: &Resource) -> Result<Option<Value>, Failure> {
         let Some(resolved) = resource.resolved.as_ref().filter(|resolved| resolved.uri.is_none()) else { return Ok(None) };
         let Some(EntryKind::File { digest, .. }) = resolved.entries.first().map(|entry| &entry.kind) else { return Ok(None) };
-        let content = self.store.read(digest, MAX_CATALOG_BYTES).map_err(ServerError::from)?;
-        let content = content.ok_or_else(|| Failure::server("a content of the catalog is gone from this server: try again"))?;
+        let content = match self.store.read(digest, MAX_CATALOG_BYTES) {
+            Err(error) if error.kind == FsErrorKind::DigestMismatch => None,
+            read => read.map_err(ServerError::from)?,
+        };
+        let content = content.ok_or_else(|| Failure::gone("a content of the catalog was lost on this server: try again"))?;
         Ok(Some(String::from_utf8(content.to_vec()).map_or_else(|error| Value::Binary(error.into_bytes()), Value::String)))
     }
 }

@@ -11,12 +11,13 @@ use bytes::Bytes;
 use direct_puppet_transport::protocol::{
     Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
 };
-use hyper::{Method, Response};
+use hyper::{Method, Response, StatusCode};
 
 use super::answer::{self, Failure, JSON, RICH_JSON};
 use super::checksum::Kind;
 use super::query::{Parameters, short};
 use super::{Api, Asked};
+use crate::answer::UNCONFIRMED_SECONDS;
 use crate::blocking;
 use crate::listen::RouteBody;
 
@@ -49,9 +50,10 @@ struct Given {
 impl Api {
     pub(super) async fn catalog(&self, asked: Asked) -> Result<Response<RouteBody>, Failure> {
         let format = asked.accepted(&[RICH_JSON, JSON])?;
-        let wanted = Wanted::of(&asked, format == RICH_JSON)?;
-        // The form may be long, and its facts are read by now.
-        drop(asked);
+        let is_rich = format == RICH_JSON;
+        // The form may be long, with facts in it.
+        let read = blocking::run(move || Wanted::of(&asked, is_rich)).await;
+        let wanted = read.map_err(|error| Failure::internal(&error))??;
         let given = self.given(&wanted).await?;
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
@@ -67,15 +69,18 @@ impl Api {
         let CheckIn { certname, environment, .. } = &wanted.check_in;
         let known = self.server.nodes.summary(certname).and_then(|node| Some((node.catalog_id?, node.code_id?)));
         for _ in 0..ATTEMPTS {
-            let mut reply = self.server.answer_check_in(&wanted.check_in).await?;
+            let reply = self.server.answer_check_in(&wanted.check_in).await;
             // These agents say nothing of what they hold: what they reported still stands.
             self.server.nodes.seen(certname, environment, known);
+            let mut reply = reply?;
             if reply == CatalogReply::FactsNeeded {
                 let facts = wanted.facts.as_ref().ok_or_else(|| {
                     Failure::bad_request(format!("{} has no catalog yet: send its facts", wanted.check_in.certname))
                 })?;
                 let request = SubmitFacts { check_in: wanted.check_in.clone(), facts: facts.values()? };
-                reply = self.server.answer_facts(&request).await?;
+                let answered = self.server.answer_facts(&request).await;
+                self.server.nodes.seen(certname, environment, known);
+                reply = answered?;
             }
             if let CatalogReply::Catalog { catalog_id, code_id, catalog, .. } = reply {
                 return Ok(Given { catalog_id, code_id, catalog });
@@ -93,9 +98,15 @@ impl Api {
         let live = self.live(&environment).await?;
         let nodes = Arc::clone(&self.server.nodes);
         let find = move || {
-            let newest = nodes.newest_catalog(&certname, &environment).filter(|newest| newest.code_id != live.version.code_id)?;
-            let catalog = nodes.read(&certname, newest.catalog_id)?;
-            Some(Given { catalog_id: newest.catalog_id, code_id: newest.code_id, catalog })
+            if nodes.catalog(&certname, &environment, live.version.code_id).is_some() {
+                // It need not be kept from what it has had.
+                return None;
+            }
+            let reported = nodes.summary(&certname).and_then(|node| node.code_id);
+            let held = reported.and_then(|code_id| nodes.catalog(&certname, &environment, code_id));
+            let held = held.or_else(|| nodes.newest_catalog(&certname, &environment))?;
+            let catalog = nodes.read(&certname, held.catalog_id)?;
+            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog })
         };
         blocking::run(find).await.map_err(|error| Failure::internal(&error))
     }
@@ -112,7 +123,12 @@ impl Api {
         let compiled = self.server.nodes.catalog(certname, environment, code_id);
         let time = compiled.map_or_else(crate::server::now, |compiled| compiled.time_unix_seconds);
         let tree = match wanted.checksum {
-            Some(_) => self.tree(environment, code_id).await?,
+            Some(_) => {
+                let tree = self.tree(environment, code_id).await?;
+                let gone =
+                    || Failure::unavailable("the code of the catalog is not on this server: try again", UNCONFIRMED_SECONDS);
+                Some(tree.ok_or_else(gone)?)
+            }
             None => None,
         };
         let (store, checksums) = (self.server.store.clone(), Arc::clone(&self.checksums));
@@ -127,7 +143,15 @@ impl Api {
             };
             Document { catalog: &catalog, catalog_id, code_id, time, is_rich, store: &store, inlined: inlined.as_ref() }.render()
         };
-        let document = blocking::run(render).await.map_err(|error| Failure::internal(&error))??;
+        let document = blocking::run(render).await.map_err(|error| Failure::internal(&error))?;
+        let document = document.map_err(|failure| {
+            if failure.status != StatusCode::GONE {
+                return failure;
+            }
+            // It is compiled anew when the agent asks again, which it does by itself.
+            self.server.nodes.lose(certname, catalog_id);
+            Failure::unavailable(failure.message, 1)
+        })?;
         self.rendered.put(key, &document);
         Ok(document)
     }

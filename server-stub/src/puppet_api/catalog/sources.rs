@@ -52,6 +52,11 @@ impl<'a> Static<'a> {
     pub(super) fn add(&self, resource: &Resource, inlined: &mut Inlined) -> Result<(), Failure> {
         let Some(resolved) = &resource.resolved else { return Ok(()) };
         let Some(uri) = resolved.uri.as_deref() else { return Ok(()) };
+        let sources = resource.parameter("source").map(Value::as_list).unwrap_or_default();
+        if !sources.iter().all(|source| source.as_str().is_some_and(|source| source.starts_with("puppet:"))) {
+            // One that only the node has may come first, and agents do not look for it when a file is described here.
+            return Ok(());
+        }
         let text = |name: &str| resource.parameter(name).and_then(Value::as_str);
         let kind = match text("checksum") {
             None => self.kind,

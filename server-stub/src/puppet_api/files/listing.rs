@@ -23,8 +23,9 @@ pub(in crate::puppet_api) struct Listing {
 impl Listing {
     pub(in crate::puppet_api) fn of(parameters: &Parameters) -> Result<Self, Failure> {
         let number = |name: &str| match parameters.get(name) {
-            // Puppet writes "infinite" and "no limit" in all of these ways.
-            None | Some("" | "inf" | "infinite" | "-1" | "0") => Ok(None),
+            // Puppet writes "infinite" and "no limit" in all of these ways; no levels are a limit.
+            None | Some("" | "inf" | "infinite" | "-1") => Ok(None),
+            Some("0") if name == "max_files" => Ok(None),
             Some(text) => match text.parse() {
                 Ok(number) => Ok(Some(number)),
                 Err(_) => Err(Failure::bad_request(format!("{name} must be a number, not {}", short(text)))),

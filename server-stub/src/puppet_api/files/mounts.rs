@@ -12,7 +12,7 @@
 //! Modules are in the directories that `modulepath` in `environment.conf` names, as far as they are below the environment: the first that
 //! has one counts. What stands outside is not published, and not served.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, TreePath};
@@ -52,7 +52,7 @@ impl<'a> Mounts<'a> {
     pub(in crate::puppet_api) fn find_all(&self, path: &str) -> Vec<&'a ManifestEntry> {
         let (mount, rest) = path.split_once('/').unwrap_or((path, ""));
         if let Some(below) = of_all_modules(mount) {
-            return self.modules().values().filter_map(|module| self.look_up(module, below, rest)).collect();
+            return self.modules().iter().filter_map(|module| self.look_up(module, below, rest)).collect();
         }
         let below = match mount {
             "modules" => "files",
@@ -69,17 +69,18 @@ impl<'a> Mounts<'a> {
         self.modulepath.iter().filter_map(|dir| dir.child(name.as_bytes()).ok()).find(is_directory)
     }
 
-    /// Returns the directories of all modules, by name.
-    fn modules(&self) -> BTreeMap<Vec<u8>, TreePath> {
-        let mut modules = BTreeMap::new();
+    /// Returns the directories of all modules, those of the first directory of the module path first: so Puppet merges what they have.
+    fn modules(&self) -> Vec<TreePath> {
+        let (mut modules, mut names) = (Vec::new(), HashSet::new());
         for dir in &self.modulepath {
             for entry in self.manifest.below(dir).skip(1) {
                 if entry.path.depth() == dir.depth() + 1
                     && let Some(name) = entry.path.name()
                     && is_module_name(name)
                     && self.is_directory(entry)
+                    && names.insert(name.to_vec())
                 {
-                    modules.entry(name.to_vec()).or_insert_with(|| entry.path.clone());
+                    modules.push(entry.path.clone());
                 }
             }
         }
@@ -114,7 +115,8 @@ fn of_all_modules(mount: &str) -> Option<&'static str> {
 
 /// What is no name of a module, as `.git`, is none.
 fn is_module_name(name: &[u8]) -> bool {
-    name.first().is_some_and(u8::is_ascii_lowercase) && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+    let is_allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
+    name.first().is_some_and(u8::is_ascii_lowercase) && name.iter().all(is_allowed)
 }
 
 /// Reads the module path out of an `environment.conf`.
@@ -144,6 +146,12 @@ mod tests {
             let paths: Vec<String> = modulepath(settings).iter().map(ToString::to_string).collect();
             assert_eq!(paths, expected, "{settings}");
         }
-        assert!(is_module_name(b"my_module1") && !is_module_name(b".git") && !is_module_name(b"a-b") && !is_module_name(b""));
+        assert!(
+            is_module_name(b"my_module1")
+                && !is_module_name(b".git")
+                && !is_module_name(b"a-b")
+                && !is_module_name(b"aB")
+                && !is_module_name(b"")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Reports of agents of Puppet, kept as ours are.
 
 mod read;
+mod text;
 mod time;
 
 use bytes::Bytes;

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use direct_puppet_transport::protocol::limits::MAX_REPORT_BYTES;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, Log, LogLevel, ResourceStatus};
 use direct_puppet_transport::protocol::{Certname, Environment, Report, RunStatus};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value as Json;
 
+use super::text::Text;
 use super::time::unix_nanos;
 
 /// The mark of drift in messages of Puppet; ours is a field.
@@ -24,7 +26,7 @@ pub(super) struct PuppetReport {
     #[serde(default)]
     environment: Option<String>,
     #[serde(default)]
-    configuration_version: Option<Json>,
+    configuration_version: Option<Text>,
     #[serde(default)]
     transaction_completed: Option<bool>,
     #[serde(default)]
@@ -51,9 +53,9 @@ pub(super) struct PuppetReport {
 struct PuppetLog {
     level: LogLevel,
     #[serde(default)]
-    message: Json,
+    message: Text,
     #[serde(default)]
-    source: Json,
+    source: Text,
     #[serde(default)]
     time: String,
 }
@@ -61,7 +63,17 @@ struct PuppetLog {
 #[derive(Debug, Deserialize)]
 struct Metric {
     #[serde(default)]
-    values: Vec<(String, Json, Json)>,
+    values: Vec<(String, IgnoredAny, Number)>,
+}
+
+/// A number; nothing when it is something else.
+#[derive(Debug)]
+struct Number(Option<f64>);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Text::deserialize(deserializer).map(|text| Self(text.0.parse().ok()))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,11 +103,11 @@ struct PuppetEvent {
     #[serde(default)]
     property: Option<String>,
     #[serde(default)]
-    previous_value: Json,
+    previous_value: Text,
     #[serde(default)]
-    desired_value: Json,
+    desired_value: Text,
     #[serde(default)]
-    message: Json,
+    message: Text,
     status: EventStatus,
     #[serde(default)]
     redacted: Option<bool>,
@@ -124,6 +136,7 @@ impl PuppetReport {
             None | Some("") => environment.clone(),
             Some(name) => name.parse().map_err(|error| format!("{error}"))?,
         };
+        self.check_events()?;
         let status = match self.status.as_str() {
             "failed" => RunStatus::Failed,
             "changed" => RunStatus::Changed,
@@ -146,7 +159,7 @@ impl PuppetReport {
                 Some("on_failure") => CachedCatalogStatus::OnFailure,
                 _ => CachedCatalogStatus::NotUsed,
             },
-            configuration_version: self.configuration_version.filter(|version| !version.is_null()).map(|version| text(&version)),
+            configuration_version: self.configuration_version.map(|version| version.0),
             given_code_id: self.code_id.filter(|_| code_id.is_none()),
             catalog_uuid: self.catalog_uuid,
             status,
@@ -162,16 +175,28 @@ impl PuppetReport {
     }
 }
 
+impl PuppetReport {
+    /// Refuses what would grow while it is read: each event of ours has the name of its resource.
+    fn check_events(&self) -> Result<(), String> {
+        let bytes = |(name, status): (&String, &PuppetStatus)| name.len().saturating_mul(status.events.len());
+        let all = self.resource_statuses.iter().map(bytes).fold(0, usize::saturating_add);
+        match u64::try_from(all) {
+            Ok(all) if all <= MAX_REPORT_BYTES => Ok(()),
+            _ => Err(format!("its events name their resources in more than {MAX_REPORT_BYTES} bytes")),
+        }
+    }
+}
+
 impl Metric {
     fn numbers(self) -> BTreeMap<String, f64> {
-        self.values.into_iter().filter_map(|(name, _, value)| Some((name, value.as_f64()?))).collect()
+        self.values.into_iter().filter_map(|(name, _, value)| Some((name, value.0?))).collect()
     }
 }
 
 impl PuppetLog {
     fn into_log(self) -> Log {
-        let level = serde_json::to_value(self.level).map_or_else(|_| "notice".to_owned(), |level| text(&level));
-        let (message, source) = (text(&self.message), text(&self.source));
+        let level = serde_json::to_value(self.level).ok().and_then(|level| level.as_str().map(str::to_owned));
+        let (level, message, source) = (level.unwrap_or_else(|| "notice".to_owned()), self.message.0, self.source.0);
         Log { level, message, source, time_unix_nanos: unix_nanos(&self.time).unwrap_or_default() }
     }
 }
@@ -206,7 +231,7 @@ impl PuppetStatus {
 impl PuppetEvent {
     fn into_event(self, resource: &str) -> Event {
         let corrective_change = self.corrective_change.unwrap_or(false);
-        let message = text(&self.message);
+        let message = self.message.0;
         let message = match message.strip_suffix(CORRECTIVE) {
             Some(plain) if corrective_change => plain.to_owned(),
             _ => message,
@@ -214,8 +239,8 @@ impl PuppetEvent {
         Event {
             resource: resource.to_owned(),
             property: Cow::Owned(self.property.unwrap_or_default()),
-            previous_value: Cow::Owned(text(&self.previous_value)),
-            desired_value: Cow::Owned(text(&self.desired_value)),
+            previous_value: Cow::Owned(self.previous_value.0),
+            desired_value: Cow::Owned(self.desired_value.0),
             message: Cow::Owned(message),
             status: self.status,
             corrective_change,
@@ -223,15 +248,6 @@ impl PuppetEvent {
             loglevel: None,
             time_unix_nanos: unix_nanos(&self.time).unwrap_or_default(),
         }
-    }
-}
-
-/// Returns text as it is and anything else as JSON; nothing for null.
-fn text(value: &Json) -> String {
-    match value {
-        Json::Null => String::new(),
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 

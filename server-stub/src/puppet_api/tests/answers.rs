@@ -66,6 +66,31 @@ async fn a_static_catalog_whose_contents_are_there_and_one_compile_for_all_who_a
 }
 
 #[tokio::test]
+async fn a_source_that_only_the_node_has_may_come_first() {
+    let world = World::new().await;
+    let site = SITE.replace("source: puppet:///modules/app/a b", "source: [/etc/override, puppet:///modules/app/a b]");
+    world.stage("site.yaml", &site);
+    world.publish().await;
+    let catalog: Json = serde_json::from_slice(&world.catalog("n1", form("n1")).await.1).unwrap();
+    assert_eq!(catalog["metadata"].get("/etc/app"), None, "agents look for no source of what is described");
+    assert_eq!(find(&catalog, "File", "/etc/app")["parameters"]["source"], json!(["/etc/override", "puppet:///modules/app/a b"]));
+}
+
+#[tokio::test]
+async fn a_content_that_was_lost_is_compiled_anew_when_the_agent_asks_again() {
+    let world = World::new().await;
+    let (_, first) = world.catalog("n1", form("n1")).await;
+    fs::remove_file(world.server.store.path_of(&direct_puppet_transport::protocol::Digest::of(b"hush"))).unwrap();
+    // Not that which was kept ready.
+    let plain = "/puppet/v3/catalog/n1?environment=production";
+    assert_eq!(world.get("n1", plain).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(world.get("n1", plain).await.0, StatusCode::BAD_REQUEST, "it is asked for its facts");
+    let (status, again) = world.catalog("n1", form("n1")).await;
+    let parameters = |body: &[u8]| find(&serde_json::from_slice(body).unwrap(), "File", "/etc/key")["parameters"].clone();
+    assert_eq!((status, parameters(&again)), (StatusCode::OK, parameters(&first)));
+}
+
+#[tokio::test]
 async fn a_rollout_that_is_paused_holds_for_stock_agents() {
     let world = World::new().await;
     let (_, first) = world.catalog("n1", form("n1")).await;

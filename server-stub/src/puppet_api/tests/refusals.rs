@@ -191,6 +191,7 @@ async fn malformed_reports_and_facts() {
         report[name] = value;
         report.to_string()
     };
+    let deep = (0..70).fold(json!(1), |value, _| json!([value]));
     for body in [
         String::new(),
         "[]".to_owned(),
@@ -203,9 +204,13 @@ async fn malformed_reports_and_facts() {
         changed("logs", json!([{ "level": "loud" }])),
         changed("resource_statuses", json!({ "File[/a]": { "events": [{ "status": "?" }] } })),
         changed("metrics", json!({ "a": { "values": [["b"]] } })),
+        // Each event of ours has the name of its resource.
+        changed("resource_statuses", json!({ "x".repeat(1 << 20): { "events": vec![json!({ "status": "noop" }); 100] } })),
+        changed("resource_statuses", json!({ "File[/a]": { "events": [{ "status": "noop", "message": deep }] } })),
     ] {
-        let (status, text) = put("report", "application/json", body.clone()).await;
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {text:?}");
+        let shown: String = body.chars().take(200).collect();
+        let (status, text) = put("report", "application/json", body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{shown}: {text:?}");
     }
     assert_eq!(put("report", "text/yaml", good.to_string()).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(put("report", "application/json", good.to_string()).await, (StatusCode::OK, "[]".into()));

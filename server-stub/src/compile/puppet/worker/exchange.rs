@@ -32,6 +32,8 @@ pub(super) struct Exchange<'a> {
     begun: Instant,
     looked: Instant,
     looks: u32,
+    /// How many looks at the group found too much, one after the other.
+    looks_too_big: u32,
     options: &'a PuppetOptions,
 }
 
@@ -54,7 +56,7 @@ impl<'a> Exchange<'a> {
         let child = child.ok_or_else(|| WorkerError::Start(format!("it said {line:?} where it had to name a process")))?;
         socket.set_read_timeout(Some(PACE))?;
         socket.set_write_timeout(Some(PACE))?;
-        Ok(Self { socket, child, begun, looked: begun, looks: 0, options })
+        Ok(Self { socket, child, begun, looked: begun, looks: 0, looks_too_big: 0, options })
     }
 
     /// Asks, and returns the answer.
@@ -139,11 +141,13 @@ impl<'a> Exchange<'a> {
         }
         let limit = self.options.memory_limit_bytes;
         self.looks += 1;
-        let mut bytes = resident_bytes(self.child).unwrap_or_default();
+        let is_alone_too_big = resident_bytes(self.child).is_some_and(|bytes| bytes > limit);
         if self.looks.is_multiple_of(GROUP_EVERY) {
-            bytes = bytes.max(resident_bytes_of_group(self.child));
+            // A process that has just forked counts twice, once.
+            let is_too_big = resident_bytes_of_group(self.child) > limit;
+            self.looks_too_big = if is_too_big { self.looks_too_big + 1 } else { 0 };
         }
-        if bytes > limit {
+        if is_alone_too_big || self.looks_too_big > 1 {
             self.kill();
             return Err(WorkerError::TooBig(limit));
         }

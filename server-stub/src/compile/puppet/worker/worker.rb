@@ -216,7 +216,12 @@ def run_child(io, tell)
   $0 = "direct-puppet compile #{request['certname']}"
   reply = encode(answer(request))
   # Before the answer: until that is read, this process is watched.
-  tell.write(JSON.generate(loaded))
+  begin
+    tell.write(JSON.generate(loaded))
+  rescue SystemCallError
+    # It was too much for the parent, which loads it another time.
+    nil
+  end
   tell.close
   write_frame(io, reply)
   exit!(0)
