@@ -30,6 +30,7 @@ mod table;
 mod tests;
 
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +38,9 @@ use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{Certname, Environment};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 
+use crate::blocking;
 use crate::code::Code;
 use crate::listen::{RouteBody, Routes};
 use crate::server::Server;
@@ -66,7 +69,9 @@ struct Api {
     rendered: Arc<Cache>,
     checksums: Arc<Checksums>,
     /// The code of a `code_id` that is not live any more.
-    former: files::Former,
+    former: Arc<files::Former>,
+    /// Taken for work that answers are made by: many ask for the same at once, and whoever comes second finds it done.
+    making: Arc<Semaphore>,
 }
 
 /// A request that may be answered.
@@ -117,7 +122,8 @@ impl PuppetRoutes {
         let mending = Arc::clone(&server.mending);
         let lost = move |digest| mending.want(digest);
         let checksums = Arc::new(Checksums::new(server.store.clone(), Box::new(lost)));
-        let api = Api { server, rendered: Arc::new(Cache::new(CACHED_BYTES)), checksums, former: files::Former::default() };
+        let making = Arc::new(Semaphore::new(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))));
+        let api = Api { server, rendered: Arc::new(Cache::new(CACHED_BYTES)), checksums, former: Arc::default(), making };
         Self { inner, api }
     }
 }
@@ -168,6 +174,18 @@ impl Api {
             Endpoint::Running => Ok(answer::plain(TEXT, Bytes::from_static(b"running"))),
             Endpoint::Services => Ok(Self::services()),
         }
+    }
+
+    /// Does blocking work in its turn.
+    async fn make<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let turn = Arc::clone(&self.making).acquire_owned().await.map_err(|error| Failure::internal(&error))?;
+        let made = blocking::run(move || {
+            let made = work();
+            // Also when nobody waits for it any more.
+            drop(turn);
+            made
+        });
+        made.await.map_err(|error| Failure::internal(&error))
     }
 
     /// Returns what is live in an environment, once it is known to be.

@@ -133,7 +133,11 @@ impl Api {
         };
         let (store, checksums) = (self.server.store.clone(), Arc::clone(&self.checksums));
         let (is_rich, checksum) = (wanted.is_rich, wanted.checksum);
+        let rendered = Arc::clone(&self.rendered);
         let render = move || -> Result<Bytes, Failure> {
+            if let Some(known) = rendered.get(&key) {
+                return Ok(known);
+            }
             let catalog = Catalog::decode(&catalog, catalog_id).map_err(|error| Failure::internal(&error))?;
             let inlined = match (&tree, checksum) {
                 (Some(tree), Some(kind)) => {
@@ -141,19 +145,20 @@ impl Api {
                 }
                 _ => None,
             };
-            Document { catalog: &catalog, catalog_id, code_id, time, is_rich, store: &store, inlined: inlined.as_ref() }.render()
+            let document =
+                Document { catalog: &catalog, catalog_id, code_id, time, is_rich, store: &store, inlined: inlined.as_ref() };
+            let document = document.render()?;
+            rendered.put(key, &document);
+            Ok(document)
         };
-        let document = blocking::run(render).await.map_err(|error| Failure::internal(&error))?;
-        let document = document.map_err(|failure| {
+        self.make(render).await?.map_err(|failure| {
             if failure.status != StatusCode::GONE {
                 return failure;
             }
             // It is compiled anew when the agent asks again, which it does by itself.
             self.server.nodes.lose(certname, catalog_id);
             Failure::unavailable(failure.message, 1)
-        })?;
-        self.rendered.put(key, &document);
-        Ok(document)
+        })
     }
 
     /// Facts outside of a run. They are looked at, and let go: nothing but a compile needs them.

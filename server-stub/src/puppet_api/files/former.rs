@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use direct_puppet_transport::protocol::{CodeId, Environment, Manifest};
 
-use crate::blocking;
 use crate::code::Code;
+use crate::error::ServerError;
 use crate::puppet_api::Api;
 use crate::puppet_api::answer::Failure;
 
@@ -57,11 +57,17 @@ impl Api {
         if let Some(manifest) = self.former.get(environment, code_id) {
             return Ok(Some(Tree::Former(manifest)));
         }
-        let place = environment.clone();
-        let read =
-            blocking::run(move || environments.manifest(&place, code_id)).await.map_err(|error| Failure::internal(&error))?;
-        let Some(manifest) = read?.map(Arc::new) else { return Ok(None) };
-        self.former.keep(environment.clone(), code_id, &manifest);
-        Ok(Some(Tree::Former(manifest)))
+        let (place, former) = (environment.clone(), Arc::clone(&self.former));
+        let read = move || -> Result<Option<Arc<Manifest>>, ServerError> {
+            if let Some(manifest) = former.get(&place, code_id) {
+                return Ok(Some(manifest));
+            }
+            let manifest = environments.manifest(&place, code_id)?.map(Arc::new);
+            if let Some(manifest) = &manifest {
+                former.keep(place, code_id, manifest);
+            }
+            Ok(manifest)
+        };
+        Ok(self.make(read).await??.map(Tree::Former))
     }
 }

@@ -6,6 +6,7 @@ mod listing;
 mod metadata;
 mod mounts;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,14 +53,11 @@ impl Api {
                     false => Err(missing("file_metadatas", argument)),
                 };
             }
-            let mut all: Vec<(ManifestEntry, &ManifestEntry)> = Vec::new();
+            let (mut all, mut seen) = (Vec::new(), HashSet::new());
             for root in roots {
                 let entries = listing.entries(&code.manifest, root).map_err(Failure::server)?;
-                let is_first = all.is_empty();
-                let seen: std::collections::HashSet<_> = all.iter().map(|(entry, _)| entry.path.clone()).collect();
-                all.extend(
-                    entries.into_iter().filter(|entry| is_first || !seen.contains(&entry.path)).map(|entry| (entry, root)),
-                );
+                let new = entries.into_iter().filter(|entry| seen.insert(entry.path.clone()));
+                all.extend(new.map(|entry| (entry, root)));
             }
             listing.check_count(all.len())?;
             let described: Vec<_> = all
@@ -145,7 +143,11 @@ impl Api {
             return Ok(answer::plain(JSON, known));
         }
         let (store, checksums, argument) = (self.server.store.clone(), Arc::clone(&self.checksums), asked.argument.clone());
-        let made = blocking::run(move || {
+        let rendered = Arc::clone(&self.rendered);
+        let made = self.make(move || -> Result<Bytes, Failure> {
+            if let Some(known) = rendered.get(&key) {
+                return Ok(known);
+            }
             let mounts = Mounts::of(&code.manifest, &store)?;
             let describe = Describe {
                 manifest: &code.manifest,
@@ -156,11 +158,11 @@ impl Api {
                 follows,
                 time,
             };
-            make(&code, &mounts, &describe, &argument)
+            let made = make(&code, &mounts, &describe, &argument)?;
+            rendered.put(key, &made);
+            Ok(made)
         });
-        let made = made.await.map_err(|error| Failure::internal(&error))??;
-        self.rendered.put(key, &made);
-        Ok(answer::plain(JSON, made))
+        Ok(answer::plain(JSON, made.await??))
     }
 }
 
