@@ -198,7 +198,7 @@ fn read_yaml(text: &str) -> Option<Tree> {
 pub(super) fn merged(format: Format, pieces: &[(&str, Vec<u8>)], forced: bool) -> Result<Vec<u8>, String> {
     let read = |(name, piece): &(&str, Vec<u8>)| {
         let (kind, tree) = match format {
-            Format::Yaml => ("YAML", std::str::from_utf8(piece).ok().and_then(|text| read_yaml(text))),
+            Format::Yaml => ("YAML", std::str::from_utf8(piece).ok().and_then(read_yaml)),
             _ => ("JSON", serde_json::from_slice::<Tree>(piece).ok()),
         };
         tree.ok_or_else(|| format!("Concat_fragment[{name}] is no {kind}, or has keys that are no text"))
