@@ -266,3 +266,38 @@ async fn a_torn_line_costs_no_other() {
     let line: serde_json::Value = serde_json::from_str(after.strip_prefix(&before).unwrap()).unwrap();
     assert_eq!(line["act"], "gc");
 }
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_pack_is_found_never_served_and_mended_from_another_server() {
+    let two = Two::new();
+    for number in 0..100 {
+        two.a.stage(&format!("modules/app/files/tree/many/{number}"), format!("packed {number:03}"));
+    }
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    compiled(&b, "n1").await;
+    let content = Digest::of(b"packed 042");
+    assert!(!a.store.path_of(&content).exists() && comes(&a, "n1", content).await, "it is in a pack");
+    let dir = two.a.data().join("store/packs");
+    let pack = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let at = bytes.windows(10).position(|window| window == b"packed 042").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    assert!(!comes(&a, "n1", content).await && !a.store.has(&content));
+    assert!(comes(&a, "n1", Digest::of(b"packed 041")).await, "only what is damaged suffers");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mended = async {
+        while !a.store.has(&content) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = mended => {}
+        () = a.follow(&stop) => panic!("it stopped"),
+        () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
+    }
+    assert_eq!(a.verify().unwrap().problems, []);
+    assert!(comes(&a, "n1", content).await);
+}
