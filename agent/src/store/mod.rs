@@ -83,8 +83,10 @@ impl Store {
         ensure_private_dir(&dir.join("blobs"))?;
         ensure_private_dir(&dir.join("incoming"))?;
         let opened = File::open(dir).map_err(|error| FsError::new(dir, "open the store", error))?;
-        let packs = Self::open_packs(dir)?;
-        Ok(Self { dir: Arc::new(dir.to_owned()), opened: Arc::new(opened), unsynced: Arc::default(), packs })
+        let (dir, opened) = (Arc::new(dir.to_owned()), Arc::new(opened));
+        let store = Self { dir, opened, unsynced: Arc::default(), packs: Packs::default() };
+        store.open_packs()?;
+        Ok(store)
     }
 
     /// Removes copies that a crash cut off, and puts back what was being taken out; returns how many copies there were. Only for

@@ -10,7 +10,8 @@
 //! magic                     8 bytes
 //! ```
 //!
-//! Heads are proved when a pack is opened; a tail is proved by the content that is read with its help.
+//! Heads are proved when a pack is opened; a tail is proved by the content that is read with its help. When heads are damaged, contents
+//! are found by the tails alone.
 
 use std::fs::File;
 use std::io;
@@ -97,6 +98,35 @@ pub(super) fn read_heads(file: &File) -> io::Result<Heads> {
     Ok(Heads { sorted, tails_at: heads_at + head_bytes as u64 })
 }
 
+/// Reads the tails of a pack of which something else of the index is damaged; of the two numbers that say how many there are, one is
+/// enough. Returns for each what it says of the second half of the digest, and where the content lies; nothing of it is proved.
+pub(super) fn read_tails(file: &File) -> io::Result<Vec<([u8; HEAD_BYTES], u64, u32)>> {
+    let len = file.metadata()?.len();
+    let Some(footer_at) = len.checked_sub(FOOTER_BYTES as u64) else { return Ok(Vec::new()) };
+    let mut numbers = [0; 16];
+    file.read_exact_at(&mut numbers, footer_at)?;
+    let number = |at: usize| u64::from_le_bytes(numbers[at..at + 8].try_into().unwrap_or_default());
+    let by_place = footer_at.checked_sub(number(8)).map(|bytes| bytes / (HEAD_BYTES + TAIL_BYTES) as u64);
+    let mut found = Vec::new();
+    for count in [Some(number(0)), by_place].into_iter().flatten() {
+        let bytes = count.checked_mul(TAIL_BYTES as u64).filter(|bytes| *bytes <= footer_at);
+        let Some(bytes) = bytes.and_then(|bytes| usize::try_from(bytes).ok()) else { continue };
+        let mut tails = vec![0; bytes];
+        file.read_exact_at(&mut tails, footer_at - bytes as u64)?;
+        let split = |tail: &[u8; TAIL_BYTES]| {
+            let entry = join(0, tail);
+            let mut second = [0; HEAD_BYTES];
+            second.copy_from_slice(&entry.digest[HEAD_BYTES..]);
+            (second, entry.offset, entry.len)
+        };
+        found.extend(tails.as_chunks::<TAIL_BYTES>().0.iter().map(split));
+        if by_place == Some(number(0)) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
 /// Returns the first half of a digest.
 fn head(digest: &[u8; 32]) -> u128 {
     let mut head = [0; HEAD_BYTES];
@@ -122,24 +152,24 @@ impl Heads {
     pub(super) fn entry(&self, file: &File, place: usize) -> io::Result<Entry> {
         let mut tail = [0; TAIL_BYTES];
         file.read_exact_at(&mut tail, self.tails_at + (place * TAIL_BYTES) as u64)?;
-        Ok(self.join(place, &tail))
+        Ok(join(self.sorted[place], &tail))
     }
 
     /// Reads all entries.
     pub(super) fn entries(&self, file: &File) -> io::Result<Vec<Entry>> {
         let mut tails = vec![0; self.len() * TAIL_BYTES];
         file.read_exact_at(&mut tails, self.tails_at)?;
-        Ok(tails.as_chunks::<TAIL_BYTES>().0.iter().enumerate().map(|(place, tail)| self.join(place, tail)).collect())
+        Ok(self.sorted.iter().zip(tails.as_chunks::<TAIL_BYTES>().0).map(|(head, tail)| join(*head, tail)).collect())
     }
+}
 
-    fn join(&self, place: usize, tail: &[u8; TAIL_BYTES]) -> Entry {
-        let mut digest = [0; 32];
-        digest[..HEAD_BYTES].copy_from_slice(&self.sorted[place].to_be_bytes());
-        digest[HEAD_BYTES..].copy_from_slice(&tail[..16]);
-        let mut offset = [0; 8];
-        offset.copy_from_slice(&tail[16..24]);
-        let mut len = [0; 4];
-        len.copy_from_slice(&tail[24..]);
-        Entry { digest, offset: u64::from_le_bytes(offset), len: u32::from_le_bytes(len) }
-    }
+fn join(head: u128, tail: &[u8; TAIL_BYTES]) -> Entry {
+    let mut digest = [0; 32];
+    digest[..HEAD_BYTES].copy_from_slice(&head.to_be_bytes());
+    digest[HEAD_BYTES..].copy_from_slice(&tail[..16]);
+    let mut offset = [0; 8];
+    offset.copy_from_slice(&tail[16..24]);
+    let mut len = [0; 4];
+    len.copy_from_slice(&tail[24..]);
+    Entry { digest, offset: u64::from_le_bytes(offset), len: u32::from_le_bytes(len) }
 }

@@ -11,6 +11,7 @@
 mod batch;
 mod format;
 mod retain;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -99,22 +100,27 @@ impl Pack {
 
     /// Reads what lies at an entry: fewer bytes, when the pack is damaged.
     fn read(&self, entry: &Entry) -> io::Result<Bytes> {
-        let len = u64::from(entry.len).min(MAX_PACKED_BYTES);
-        let mut content = vec![0; usize::try_from(len).unwrap_or_default()];
-        let mut filled = 0;
-        while filled < content.len() {
-            match self.file.read_at(&mut content[filled..], entry.offset.saturating_add(filled as u64)) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // No offset of a file.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
-                Err(error) => return Err(error),
-            }
-        }
-        content.truncate(filled);
-        Ok(content.into())
+        read_at(&self.file, entry.offset, entry.len)
     }
+}
+
+/// Reads what lies there: fewer bytes, when there are no more, and no more than a content in a pack has.
+fn read_at(file: &File, offset: u64, len: u32) -> io::Result<Bytes> {
+    let len = u64::from(len).min(MAX_PACKED_BYTES);
+    let mut content = vec![0; usize::try_from(len).unwrap_or_default()];
+    let mut filled = 0;
+    while filled < content.len() {
+        match file.read_at(&mut content[filled..], offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // No offset of a file.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(filled);
+    Ok(content.into())
 }
 
 impl Packed {
@@ -141,27 +147,35 @@ impl Packed {
 }
 
 impl Store {
-    /// Opens all packs; one that is damaged is moved aside, and what was in it counts as absent.
-    pub(super) fn open_packs(dir: &Path) -> Result<Packs, FsError> {
-        let mut packs = Vec::new();
-        for path in list(&dir.join("packs"))? {
+    /// Opens all packs; one whose index is damaged is moved aside, after what is whole in it was put into another, and the rest counts as
+    /// absent.
+    pub(super) fn open_packs(&self) -> Result<(), FsError> {
+        let (mut packs, mut damaged) = (Vec::new(), Vec::new());
+        for path in list(&self.dir.join("packs"))? {
             if path.extension().is_none_or(|extension| extension != "pack") {
                 continue;
             }
             match Pack::open(&path) {
                 Ok(pack) => packs.push(Arc::new(pack)),
-                Err(error) if is_damage(&error) => {
-                    tracing::warn!(pack = %path.display(), %error, "a pack is damaged and is moved aside: its contents are to be brought again");
-                    let aside = dir.join("damaged");
-                    ensure_private_dir(&aside)?;
-                    let name = path.file_name().unwrap_or_default();
-                    std::fs::rename(&path, aside.join(name))
-                        .map_err(|error| FsError::new(&path, "move aside the damaged pack", error))?;
-                }
+                Err(error) if is_damage(&error) => damaged.push((path, error)),
                 Err(error) => return Err(FsError::new(&path, "open the pack", error)),
             }
         }
-        Ok(Arc::new(RwLock::new(packs)))
+        self.packs.write().unwrap_or_else(PoisonError::into_inner).append(&mut packs);
+        damaged.into_iter().try_for_each(|(path, error)| self.replace_damaged(&path, &error))
+    }
+
+    /// Moves a damaged pack aside. What cannot be brought out of it, for it is damaged or the disk is full, is to be brought again from elsewhere.
+    fn replace_damaged(&self, path: &Path, error: &io::Error) -> Result<(), FsError> {
+        match self.salvage(path) {
+            Ok(saved) => tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved"),
+            Err(failed) => tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved"),
+        }
+        let aside = self.dir.join("damaged");
+        ensure_private_dir(&aside)?;
+        let moved = std::fs::rename(path, aside.join(path.file_name().unwrap_or_default()));
+        moved.map_err(|error| FsError::new(path, "move aside the damaged pack", error))?;
+        remove_if_there(&path.with_extension("gone"))
     }
 
     pub(super) fn packs(&self) -> Vec<Arc<Pack>> {

@@ -148,6 +148,30 @@ fn a_damaged_content_is_gone_for_good_until_it_is_put_again() {
 }
 
 #[test]
+fn a_damaged_index_costs_no_content() {
+    let contents = contents(100);
+    // A head, the number of contents, where heads begin, the hash of the heads, the end.
+    for from_the_end in [56 + 44 * 100, 56, 48, 40, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        put_all(&store, &contents);
+        let removed = Digest::of(&contents[3]);
+        store.lose_packed(&removed).unwrap();
+        let pack = pack_files(&store).remove(0);
+        let mut bytes = std::fs::read(&pack).unwrap();
+        let at = bytes.len() - from_the_end;
+        bytes[at] ^= 1;
+        std::fs::write(&pack, bytes).unwrap();
+        let store = open(&dir);
+        for content in &contents {
+            assert_eq!(whole(&store, &Digest::of(content)).as_ref(), Some(content), "{from_the_end}");
+        }
+        assert_eq!(list(&dir.path().join("store/damaged")).unwrap().len(), 1);
+        assert!(!pack.exists() && list(&dir.path().join("store/packs")).unwrap().len() == 1);
+    }
+}
+
+#[test]
 fn a_content_can_be_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
@@ -257,7 +281,8 @@ proptest! {
         put_all(&store, &contents);
         let pack = &pack_files(&store)[0];
         let mut bytes = std::fs::read(pack).unwrap();
-        let begin = if near_the_end { bytes.len() - 4000 } else { 0 };
+        let uncut = bytes.len();
+        let begin = if near_the_end { uncut - 4000 } else { 0 };
         for (at, flip) in &flips {
             let at = begin + at.index(bytes.len() - begin);
             bytes[at] ^= flip;
@@ -279,7 +304,10 @@ proptest! {
                 }
             }
         }
-        prop_assert!(cut.is_some() || lost <= flips.len() || lost == contents.len());
+        // Of the two numbers that say where tails are, one is needed.
+        let footer = uncut - 56;
+        let hits = |number: usize| flips.iter().any(|(at, _)| (at.index(uncut - begin) + begin).wrapping_sub(footer + 8 * number) < 8);
+        prop_assert!(cut.is_some() || lost <= flips.len() || hits(0) && hits(1), "{} lost of {}", lost, contents.len());
         let batch = store.batch();
         for content in &contents {
             batch.put_bytes(content).unwrap();
