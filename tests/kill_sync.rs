@@ -3,81 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
-use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::campaign;
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Pair, live, until};
 use direct_puppet_tests::site::Site;
-use serde_json::Value;
 
 const FILES: usize = 300;
-
-/// Two servers on Unix sockets that know each other.
-struct Pair {
-    dir: tempfile::TempDir,
-    sites: [Site; 2],
-}
-
-impl Pair {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::DirBuilder::new().mode(0o700).create(dir.path().join("sockets")).unwrap();
-        let sites = [0, 1].map(|server| Site::new(&dir.path().join(format!("site{server}"))));
-        Self { dir, sites }
-    }
-
-    fn url(&self, server: usize) -> String {
-        format!("unix:{}", self.dir.path().join(format!("sockets/{server}.sock")).display())
-    }
-
-    fn data(&self, server: usize) -> PathBuf {
-        self.dir.path().join(format!("server{server}/data"))
-    }
-
-    /// Starts a server; the first is a primary that knows its successor, the second follows.
-    fn start(&self, server: usize) -> Serving {
-        let dir = self.dir.path().join(format!("server{server}"));
-        fs::create_dir_all(&dir).unwrap();
-        let role = if server == 0 { "--successor" } else { "--primary" };
-        let options: Vec<OsString> = vec![
-            "--staging".into(),
-            self.sites[server].dir().into(),
-            "--certname".into(),
-            format!("server{server}").into(),
-            role.into(),
-            self.url(1 - server).into(),
-        ];
-        Serving::following(&dir, &[&self.url(server)], &options)
-    }
-
-    /// Publishes at a server; returns the code.
-    fn publish(&self, serving: &Serving, server: usize, version: &str) -> Value {
-        self.sites[server].fill(FILES, version);
-        let output = serving.verb(&["publish"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        json(&output)["environments"][0]["code_id"].clone()
-    }
-}
-
-/// The code that is live at a server, or nothing.
-fn live(serving: &Serving) -> Value {
-    json(&serving.verb(&["versions"])).as_array().unwrap().last().map_or(Value::Null, |last| last["code_id"].clone())
-}
-
-/// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{what} never happened");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Moments within `most`, in an order that does not depend on the machine.
 fn moment(kill: usize, most: Duration) -> Duration {
@@ -88,11 +22,11 @@ fn moment(kill: usize, most: Duration) -> Duration {
 fn a_replica_killed_anywhere_in_sync_has_the_old_or_the_new_version() {
     let pair = Pair::new();
     let (primary, mut replica) = (pair.start(0), pair.start(1));
-    let mut old = pair.publish(&primary, 0, "v0");
+    let mut old = pair.publish(&primary, 0, FILES, "v0");
     until("the first sync", || live(&replica) == old);
     let (mut fired_within, kills) = (0, campaign(100));
     for kill in 0..kills {
-        let new = pair.publish(&primary, 0, &format!("v{}", kill + 1));
+        let new = pair.publish(&primary, 0, FILES, &format!("v{}", kill + 1));
         // The news are on their way already.
         std::thread::sleep(moment(kill, Duration::from_millis(150)));
         replica.kill();
@@ -112,7 +46,7 @@ fn a_replica_killed_anywhere_in_sync_has_the_old_or_the_new_version() {
 fn a_server_that_does_not_run_publishes_and_promotes_nothing_over_the_heads_of_the_others() {
     let pair = Pair::new();
     let (primary, replica) = (pair.start(0), pair.start(1));
-    let code = pair.publish(&primary, 0, "v0");
+    let code = pair.publish(&primary, 0, FILES, "v0");
     until("the first sync", || live(&replica) == code);
     for (serving, server) in [(replica, 1), (primary, 0)] {
         serving.kill();
@@ -140,7 +74,7 @@ fn a_promotion_killed_anywhere_loses_no_publish_and_can_be_asked_again() {
     let mut servers = [pair.start(0), pair.start(1)];
     let (mut primary, mut cut_off, kills) = (0, 0, campaign(100));
     for kill in 0..kills {
-        let code = pair.publish(&servers[primary], primary, &format!("v{kill}"));
+        let code = pair.publish(&servers[primary], primary, FILES, &format!("v{kill}"));
         let next = 1 - primary;
         let mut command = Command::new(&binaries().server);
         command.args(["promote", "--data"]).arg(pair.data(next)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

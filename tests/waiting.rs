@@ -2,37 +2,59 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use direct_puppet_tests::authority::{Authority, VALID};
 use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::Site;
+use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::{
     CatalogReply, CheckIn, Environment, Held, Operation, ProtocolVersion, SubmitFacts, codec,
 };
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
 /// What a waiting node may take of the server's memory, in bytes: 100,000 within 2 GiB. Some 16 KB of it are buffers of the HTTP library.
 const MOST_EACH: usize = (2 << 30) / 100_000;
 
+/// A connection, with TLS or without.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
 /// A node with a connection of its own, spoken to without a client library: the test has as many as the server.
 struct Node {
     name: String,
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
 }
 
+/// What a node shows to the server.
+type Identity = Arc<ClientConfig>;
+
 impl Node {
-    async fn connect(number: usize, server: SocketAddr) -> Self {
+    async fn connect(number: usize, server: SocketAddr, identity: Option<Identity>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         // Each address has some 28,000 ports.
         let own = Ipv4Addr::new(127, 0, 1, u8::try_from(1 + number / 20_000).unwrap());
         socket.bind(SocketAddr::new(IpAddr::V4(own), 0)).unwrap();
-        Self { name: format!("node{number}.example.com"), stream: socket.connect(server).await.unwrap() }
+        let stream = socket.connect(server).await.unwrap();
+        let stream: Box<dyn Connection> = match identity {
+            None => Box::new(stream),
+            Some(identity) => {
+                let name = ServerName::IpAddress(server.ip().into());
+                Box::new(TlsConnector::from(identity).connect(name, stream).await.unwrap())
+            }
+        };
+        Self { name: name(number), stream }
     }
 
     async fn ask(&mut self, operation: Operation, message: &(impl Serialize + Sync)) -> CatalogReply {
@@ -80,6 +102,20 @@ impl Node {
     }
 }
 
+fn name(number: usize) -> String {
+    format!("node{number}.example.com")
+}
+
+/// Issues a node's certificate.
+fn identity(authority: &mut Authority, number: usize) -> Identity {
+    let (files, _) = authority.issue(&name(number), &name(number), VALID);
+    let (chain, key) = (pem::certificates(&files.certificate).unwrap(), pem::private_key(&files.key).unwrap());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let roots = pem::authorities(&files.ca).unwrap();
+    Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap())
+}
+
 /// Returns how many bytes of memory a process has.
 fn memory(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -97,7 +133,15 @@ fn open_files() -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_nodes_wait_at_little_cost_and_a_publish_wakes_them_at_the_rate_that_was_set() {
-    let wanted = campaign(20_000);
+    wait_and_wake(None, campaign(20_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_they_do_too() {
+    wait_and_wake(Some(Authority::new()), campaign(20_000)).await;
+}
+
+async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize) {
     let nodes = wanted.min(open_files() - 2_000);
     if nodes < wanted {
         println!("only {nodes} of {wanted} nodes: this process may not open more files");
@@ -105,19 +149,27 @@ async fn many_nodes_wait_at_little_cost_and_a_publish_wakes_them_at_the_rate_tha
     let dir = tempfile::tempdir().unwrap();
     let site = Site::new(&dir.path().join("site"));
     site.fill(1, "one");
-    let options = ["--max-connections".into(), (nodes + 100).to_string().into()];
-    let server = Serving::listening(dir.path(), &site, &["http://127.0.0.1:0"], &options);
+    let mut options: Vec<OsString> = vec!["--max-connections".into(), (nodes + 100).to_string().into()];
+    let scheme = if let Some(authority) = &mut authority {
+        authority.install("server.example.com", "127.0.0.1");
+        options.extend(["--ssldir".into(), authority.ssldir().into(), "--certname".into(), "server.example.com".into()]);
+        "https"
+    } else {
+        "http"
+    };
+    let server = Serving::listening(dir.path(), &site, &[&format!("{scheme}://127.0.0.1:0")], &options);
     assert!(server.verb(&["publish"]).status.success());
-    let address: SocketAddr = server.urls[0].strip_prefix("http://").unwrap().trim_end_matches('/').parse().unwrap();
+    let address: SocketAddr = server.urls[0].split_once("://").unwrap().1.trim_end_matches('/').parse().unwrap();
     // All have a catalog before they wait, a few at a time.
     let before = memory(server.pid());
     let turns = Arc::new(tokio::sync::Semaphore::new(64));
     let mut waits = JoinSet::new();
     for number in 0..nodes {
+        let identity = authority.as_mut().map(|authority| identity(authority, number));
         let turns = Arc::clone(&turns);
         waits.spawn(async move {
             let turn = turns.acquire_owned().await.unwrap();
-            let mut node = Node::connect(number, address).await;
+            let mut node = Node::connect(number, address, identity).await;
             let held = node.catalog().await;
             drop(turn);
             let request = node.check_in(Some(held), 590);
@@ -134,7 +186,7 @@ async fn many_nodes_wait_at_little_cost_and_a_publish_wakes_them_at_the_rate_tha
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(waits.try_join_next().is_none(), "a node was answered though nothing is new");
     let each = memory(server.pid()).saturating_sub(before) / nodes;
-    println!("{nodes} nodes wait: {each} bytes of the server's memory for each");
+    println!("{nodes} nodes wait, {scheme}: {each} bytes of the server's memory for each");
     assert!(each <= MOST_EACH, "{each} bytes for each node");
 
     let rate = nodes.div_ceil(5);

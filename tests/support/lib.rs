@@ -7,6 +7,7 @@ pub mod namespaces;
 pub mod postgres;
 pub mod serving;
 pub mod site;
+pub mod steps;
 pub mod world;
 
 /// How much a campaign (kills, power cuts) does: `CAMPAIGN=long` for the whole number, anything else for a tenth.

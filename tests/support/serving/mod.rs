@@ -12,6 +12,10 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::binaries::{binaries, run};
 use crate::site::Site;
 
+pub use self::pair::{Pair, live, until};
+
+mod pair;
+
 /// A server that listens; stopped with SIGTERM when dropped, which must end it well.
 #[derive(Debug)]
 pub struct Serving {
@@ -76,6 +80,14 @@ impl Serving {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether somebody killed it with kill -9.
+    #[must_use]
+    pub fn is_killed(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.is_killed |= self.child.try_wait().unwrap().is_some_and(|status| status.signal() == Some(9));
+        self.is_killed
     }
 
     /// Ends it with kill -9.

@@ -1,0 +1,253 @@
+//! kill -9 of servers at every step of publish, collection, sync and promotion, a step being a system call (see
+//! [`direct_puppet_tests::steps`]): no acknowledged publish is lost, no version is half there, and what comes next needs no repair by
+//! hand. Of publish and collection every step is taken; of what running servers do with `CAMPAIGN=long`, else every fifth of a kind.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::campaign;
+use direct_puppet_tests::serving::{Pair, Serving, live, until};
+use direct_puppet_tests::site::{Site, files};
+use direct_puppet_tests::steps::{Fate, at_every_step, can_tell_steps};
+use serde_json::Value;
+
+/// Enough of them new in a version that they go into a pack, and enough left of an old pack that it is written anew.
+const FILES: usize = 260;
+const CHANGED: usize = 195;
+/// Files of a version that a replica fetches: for each there are two steps.
+const SYNCED: usize = 20;
+
+/// A server that does not run, with its staging.
+struct Idle {
+    dir: tempfile::TempDir,
+    site: Site,
+}
+
+impl Idle {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site::new(&dir.path().join("site"));
+        Self { site, dir }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn verb(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&binaries().server);
+        command.args(arguments).arg("--data").arg(self.data()).arg("--json");
+        command
+    }
+
+    fn publish(&self) -> Command {
+        self.verb(&["publish", "--staging", &self.site.dir().to_string_lossy()])
+    }
+
+    /// Runs a verb that must go well; returns what it printed.
+    fn well(command: Command) -> Value {
+        let output = run(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        json(&output)
+    }
+
+    /// Changes staging: many small files, and a large one that no pack takes.
+    fn change(&self, version: &str) {
+        self.site.fill(CHANGED, version);
+        std::fs::write(self.site.tree().join("large"), version.repeat(40_000)).unwrap();
+    }
+
+    fn live(&self) -> Value {
+        Self::well(self.verb(&["versions"])).as_array().unwrap().last().map_or(Value::Null, |last| last["code_id"].clone())
+    }
+}
+
+/// Asserts that nothing temporary is left.
+fn assert_tidy(data: &Path) {
+    let is_temporary = |path: &PathBuf| [".new", ".put", ".tmp", ".partial"].iter().any(|end| path.to_string_lossy().ends_with(end));
+    let left: Vec<PathBuf> = files(data).into_keys().filter(is_temporary).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn assert_hit(kills: &BTreeMap<&str, usize>, calls: &[&str]) {
+    for call in calls {
+        assert!(kills.contains_key(call), "no kill hit {call}");
+    }
+}
+
+#[test]
+fn a_publish_killed_at_every_step_keeps_old_or_new() {
+    if !can_tell_steps("a publish killed at every step") {
+        return;
+    }
+    let idle = Idle::new();
+    idle.site.fill(FILES, "v0");
+    let mut old = Idle::well(idle.publish())["environments"][0]["code_id"].clone();
+    let mut attempts = 0;
+    let kills = at_every_step("publish", 1, |step| {
+        attempts += 1;
+        idle.change(&format!("v{attempts}"));
+        let fate = step.run(&idle.publish());
+        let found = idle.live();
+        let verified = run(idle.verb(&["verify"]));
+        assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+        let published = Idle::well(idle.publish());
+        let new = published["environments"][0]["code_id"].clone();
+        assert!(found == old || found == new, "{step}: neither old nor new");
+        assert!(fate == Fate::Killed || found == new, "{step}: it ended but is not live");
+        assert_eq!(idle.live(), new, "{step}");
+        assert_ne!(new, old, "{step}");
+        assert_tidy(&idle.data());
+        old = new;
+        // History need not grow with the number of steps.
+        if attempts % 10 == 0 {
+            Idle::well(idle.verb(&["gc", "--grace-days", "0"]));
+        }
+        fate
+    });
+    assert_hit(&kills, &["write", "fsync", "rename"]);
+    assert_eq!(run(idle.verb(&["verify"])).status.code(), Some(0));
+}
+
+#[test]
+fn a_collection_killed_at_every_step_leaves_every_version_whole_or_gone() {
+    if !can_tell_steps("a collection killed at every step") {
+        return;
+    }
+    let idle = Idle::new();
+    let mut attempts = 0;
+    let kills = at_every_step("collection", 1, |step| {
+        attempts += 1;
+        idle.site.fill(FILES, &format!("v{attempts}"));
+        Idle::well(idle.publish());
+        // Most of the first version's pack is wanted by nobody then, the rest is.
+        idle.change(&format!("w{attempts}"));
+        let live = Idle::well(idle.publish())["environments"][0]["code_id"].clone();
+        let fate = step.run(&idle.verb(&["gc", "--grace-days", "0"]));
+        let verified = run(idle.verb(&["verify"]));
+        assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+        assert_eq!(idle.live(), live, "{step}");
+        // What was left is collected by the next.
+        Idle::well(idle.verb(&["gc", "--grace-days", "0"]));
+        assert_eq!(Idle::well(idle.verb(&["verify"]))["versions"], 1, "{step}");
+        assert_tidy(&idle.data());
+        fate
+    });
+    assert_hit(&kills, &["write", "fsync", "rename", "unlink"]);
+}
+
+/// Every step, or every fifth.
+fn stride() -> usize {
+    if campaign(10) == 10 { 1 } else { 5 }
+}
+
+/// Whether a server is killed before something is so; afterwards it has a moment to come to steps that nobody waits for.
+fn is_killed_before(serving: &mut Serving, is_so: impl Fn() -> bool) -> Fate {
+    let begun = Instant::now();
+    let mut since = None;
+    loop {
+        if serving.is_killed() {
+            return Fate::Killed;
+        }
+        if since.is_some_and(|since: Instant| since.elapsed() > Duration::from_millis(200)) {
+            return Fate::Ended;
+        }
+        if since.is_none() && is_so() {
+            since = Some(Instant::now());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "neither killed nor done");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_replica_killed_at_every_step_of_sync_has_the_old_or_the_new_version() {
+    if !can_tell_steps("a replica killed at every step of sync") {
+        return;
+    }
+    let pair = Pair::new();
+    let (primary, mut replica) = (pair.start(0), pair.start(1));
+    let mut old = pair.publish(&primary, 0, SYNCED, "v0");
+    until("the first sync", || live(&replica) == old);
+    let mut attempts = 0;
+    let kills = at_every_step("sync", stride(), |step| {
+        attempts += 1;
+        let ambush = step.wait_for(replica.pid());
+        let new = pair.publish(&primary, 0, SYNCED, &format!("v{attempts}"));
+        let fate = is_killed_before(&mut replica, || pair.live(1) == new);
+        drop(ambush);
+        if fate == Fate::Killed {
+            // Before it can catch up.
+            let found = pair.live(1);
+            assert!(found == old || found == new, "{step}: neither old nor new");
+            let verified = run(pair.verb(1, &["verify"]));
+            assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+            replica = pair.start(1);
+            until("the sync", || live(&replica) == new);
+        }
+        old = new;
+        fate
+    });
+    assert_eq!(replica.verb(&["verify"]).status.code(), Some(0));
+    drop(replica);
+    assert_tidy(&pair.data(1));
+    assert_hit(&kills, &["write", "fsync", "rename"]);
+}
+
+/// Promotes one server after the other; the one that `victim` chooses, of the next and the last primary, is killed at every step.
+fn promotions(what: &str, victim: impl Fn(usize, usize) -> usize) -> BTreeMap<&'static str, usize> {
+    let pair = Pair::new();
+    let mut servers = [pair.start(0), pair.start(1)];
+    let (mut primary, mut attempts) = (0, 0);
+    let kills = at_every_step(what, stride(), |step| {
+        attempts += 1;
+        let code = pair.publish(&servers[primary], primary, 10, &format!("v{attempts}"));
+        let next = 1 - primary;
+        until("the other to follow", || live(&servers[next]) == code);
+        let victim = victim(next, primary);
+        let ambush = step.wait_for(servers[victim].pid());
+        let mut promote = pair.verb(next, &["promote"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let is_done = promote.wait().unwrap().success();
+        let fate = is_killed_before(&mut servers[victim], || is_done);
+        drop(ambush);
+        if fate == Fate::Killed {
+            let verified = run(pair.verb(victim, &["verify"]));
+            assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+            servers[victim] = pair.start(victim);
+        }
+        if !is_done {
+            // It may have been done all the same, with only the answer lost.
+            let again = servers[next].verb(&["promote"]);
+            let message = String::from_utf8_lossy(&again.stderr);
+            assert!(again.status.success() || message.contains("it is the primary"), "{step}: {message}");
+        }
+        primary = next;
+        let other = 1 - primary;
+        until("the other to follow", || live(&servers[other]) == code && live(&servers[primary]) == code);
+        assert_eq!(servers[other].verb(&["publish"]).status.code(), Some(1), "{step}: two primaries");
+        fate
+    });
+    for server in &servers {
+        assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    }
+    kills
+}
+
+#[test]
+fn a_promotion_killed_at_every_step_of_the_new_primary_can_be_asked_again() {
+    if can_tell_steps("a promotion killed at every step of the new primary") {
+        assert_hit(&promotions("promotion, the new primary", |next, _| next), &["fsync", "rename"]);
+    }
+}
+
+#[test]
+fn a_promotion_killed_at_every_step_of_the_old_primary_can_be_asked_again() {
+    if can_tell_steps("a promotion killed at every step of the old primary") {
+        assert_hit(&promotions("promotion, the old primary", |_, primary| primary), &["fsync", "rename"]);
+    }
+}
