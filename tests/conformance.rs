@@ -56,21 +56,31 @@ async fn unix(handler: Arc<dyn Handler>) -> Made<Running> {
 }
 
 async fn http(handler: Arc<dyn Handler>, version: HttpVersion, tls: Option<(TlsFiles, TlsFiles)>) -> Made<Running> {
+    http_within(Limits::default(), handler, version, tls).await
+}
+
+async fn http_within(
+    limits: Limits,
+    handler: Arc<dyn Handler>,
+    version: HttpVersion,
+    tls: Option<(TlsFiles, TlsFiles)>,
+) -> Made<Running> {
     let (server, node) = tls.unzip();
     let loopback = "127.0.0.1:0".parse().unwrap();
     let listener = HttpListener::bind(loopback, server.map(ServerTls::from), false).await.unwrap();
     let options = HttpOptions { tls: node, version, ..HttpOptions::default() };
     let transport = HttpTransport::new(&listener.url(), &options).unwrap();
     let service = Service { handler, routes: None };
-    let task = tokio::spawn(listener.serve(service, Limits::default(), CancellationToken::new()));
+    let task = tokio::spawn(listener.serve(service, limits, CancellationToken::new()));
     (Arc::new(transport), Running { task, _directory: None })
 }
 
-async fn https(name: &str, version: HttpVersion) {
+async fn https(name: &str, version: HttpVersion, limits: Limits) {
     let mut authority = Authority::new();
     let (server, _) = authority.issue("server.example.com", "127.0.0.1", VALID);
     let (node, _) = authority.issue("node1", "node1", VALID);
-    conformance::run(name, |handler| http(handler, version, Some((server.clone(), node.clone())))).await;
+    let tls = || Some((server.clone(), node.clone()));
+    conformance::run(name, |handler| http_within(limits.clone(), handler, version, tls())).await;
 }
 
 /// What an agent really uses.
@@ -120,12 +130,27 @@ async fn http_2() {
     conformance::run("HTTP/2", |handler| http(handler, HttpVersion::Http2, None)).await;
 }
 
+/// Each connection is left as soon as nothing happens on it for a moment.
+fn parked() -> Limits {
+    Limits { park_after: Duration::ZERO, ..Limits::default() }
+}
+
+#[tokio::test]
+async fn http_1_parked() {
+    conformance::run("HTTP/1.1, parked", |handler| http_within(parked(), handler, HttpVersion::Http1, None)).await;
+}
+
+#[tokio::test]
+async fn http_1_over_tls_parked() {
+    https("HTTP/1.1 over TLS, parked", HttpVersion::Http1, parked()).await;
+}
+
 #[tokio::test]
 async fn http_1_over_tls() {
-    https("HTTP/1.1 over TLS", HttpVersion::Http1).await;
+    https("HTTP/1.1 over TLS", HttpVersion::Http1, Limits::default()).await;
 }
 
 #[tokio::test]
 async fn http_2_over_tls() {
-    https("HTTP/2 over TLS", HttpVersion::Http2).await;
+    https("HTTP/2 over TLS", HttpVersion::Http2, Limits::default()).await;
 }

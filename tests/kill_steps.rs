@@ -69,7 +69,8 @@ impl Idle {
 
 /// Asserts that nothing temporary is left.
 fn assert_tidy(data: &Path) {
-    let is_temporary = |path: &PathBuf| [".new", ".put", ".tmp", ".partial"].iter().any(|end| path.to_string_lossy().ends_with(end));
+    let is_temporary =
+        |path: &PathBuf| [".new", ".put", ".tmp", ".partial"].iter().any(|end| path.to_string_lossy().ends_with(end));
     let left: Vec<PathBuf> = files(data).into_keys().filter(is_temporary).collect();
     assert!(left.is_empty(), "{left:?}");
 }

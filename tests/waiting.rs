@@ -15,9 +15,9 @@ use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::{
     CatalogReply, CheckIn, Environment, Held, Operation, ProtocolVersion, SubmitFacts, codec,
 };
-use serde::Serialize;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;

@@ -14,8 +14,27 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// The calls that are steps: those for disks, then those for sockets and pipes.
 const CALLS: [&str; 21] = [
-    "mkdir", "write", "pwrite64", "writev", "copy_file_range", "ftruncate", "fallocate", "fchmod", "fsync", "fdatasync", "syncfs", "link",
-    "linkat", "rename", "renameat", "renameat2", "symlinkat", "unlink", "unlinkat", "rmdir", "sendto",
+    "mkdir",
+    "write",
+    "pwrite64",
+    "writev",
+    "copy_file_range",
+    "ftruncate",
+    "fallocate",
+    "fchmod",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "link",
+    "linkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "symlinkat",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "sendto",
 ];
 
 /// Where a program is killed.

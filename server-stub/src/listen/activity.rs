@@ -25,13 +25,22 @@ struct State {
     bodies: usize,
     /// Of these, how many wait for the server itself, not for the peer.
     producing: usize,
+    /// The last request has come in whole.
+    is_in: bool,
     /// When something last happened.
     last: Instant,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(State { requests: 0, handlers: 0, bodies: 0, producing: 0, last: Instant::now() })))
+        Self(Arc::new(Mutex::new(State {
+            requests: 0,
+            handlers: 0,
+            bodies: 0,
+            producing: 0,
+            is_in: false,
+            last: Instant::now(),
+        })))
     }
 
     /// Counts a request until the guard is dropped.
@@ -39,6 +48,7 @@ impl Activity {
         let mut state = self.lock();
         state.requests += 1;
         state.handlers += 1;
+        state.is_in = false;
         state.last = Instant::now();
         Working(self.clone())
     }
@@ -59,6 +69,25 @@ impl Activity {
             _ => limits.stall_timeout,
         };
         Some(state.last + patience)
+    }
+
+    /// Says that the last request has come in whole.
+    pub(super) fn is_in(&self) {
+        let mut state = self.lock();
+        state.is_in = true;
+        state.last = Instant::now();
+    }
+
+    /// Returns since when nothing has happened on an HTTP/1.1 connection, neither a request nor an answer being in the middle of coming or
+    /// going as far as is known here; `None` when something does.
+    pub(super) fn nothing_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.requests > 0 && state.bodies == 0 && (state.handlers == 0 || state.is_in)).then_some(state.last)
+    }
+
+    /// Returns how many requests there were.
+    pub(super) fn requests(&self) -> u64 {
+        self.lock().requests
     }
 
     /// Returns whether an answer is under way.

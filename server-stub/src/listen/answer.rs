@@ -93,6 +93,7 @@ async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) ->
     match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room)).await {
         // What is made of a body is about as large as the body, so its room is given back when the answer is there.
         Ok((body, _taken)) => {
+            activity.is_in();
             let answer = dispatch(&*service.handler, peer, Call { operation, body }).await;
             Box::pin(respond(answer, activity)).await
         }
@@ -104,10 +105,13 @@ async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Requ
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     match read(body, routes.max_body_bytes(&path), context.limits.request_body_timeout, &context.room).await {
-        Ok((body, _taken)) => match routes.route(&context.peer, Request::from_parts(parts, body)).await {
-            Some(response) => routed(response, &context.activity),
-            None => no_such_path(),
-        },
+        Ok((body, _taken)) => {
+            context.activity.is_in();
+            match routes.route(&context.peer, Request::from_parts(parts, body)).await {
+                Some(response) => routed(response, &context.activity),
+                None => no_such_path(),
+            }
+        }
         Err(refusal) => refusal.response(&path),
     }
 }

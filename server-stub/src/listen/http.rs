@@ -49,6 +49,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often a quiet HTTP/2 connection with open requests is asked whether it still lives, and how long it may think.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// How often to look whether a connection can be parked, at most.
+const SHORTEST_PARK: Duration = Duration::from_millis(1);
+
 impl HttpListener {
     /// Binds `address` (port 0 for any free one) and reads the files of `tls`. Without `tls` only a loopback address is
     /// bound, unless `allow_plain_beyond_loopback`.
@@ -153,13 +156,22 @@ async fn accept(socket: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStr
     }
 }
 
+/// Why a connection is not driven any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Driven {
+    /// It has ended, or is to be cut.
+    Ended,
+    /// Nothing happens on it.
+    Parked,
+}
+
 /// What all connections of a listener share.
-struct Shared {
+pub(super) struct Shared {
     service: Service,
-    limits: Limits,
+    pub(super) limits: Limits,
     room: Arc<Semaphore>,
     tls: Option<TlsAcceptor>,
-    shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
 }
 
 impl Shared {
@@ -229,65 +241,88 @@ impl Shared {
         remote: SocketAddr,
         peer: Peer,
     ) -> BoxFuture<'static, ()> {
-        let activity = Activity::new();
-        let service = {
-            let (service, limits, activity) = (self.service.clone(), self.limits.clone(), activity.clone());
-            let context = Arc::new(Context { service, peer, limits, activity, room: Arc::clone(&self.room) });
-            service_fn(move |request| answer(Arc::clone(&context), request).map(Ok::<_, Infallible>))
-        };
+        let (service, limits, room) = (self.service.clone(), self.limits.clone(), Arc::clone(&self.room));
+        let context = Arc::new(Context { service, peer, limits, activity: Activity::new(), room });
         // Boxed one by one, so that each takes no more room than it needs.
-        let stream = TokioIo::new(stream);
         match version {
-            Version::One => {
-                let connection = Box::pin(self.one().serve_connection(stream, service));
-                Arc::clone(self).drive(connection, activity, remote).boxed()
-            }
-            Version::Two => {
-                let connection = Box::pin(self.two().serve_connection(stream, service));
-                Arc::clone(self).drive(connection, activity, remote).boxed()
-            }
+            Version::One => Arc::clone(self).speak_one(stream, context, remote).boxed(),
+            Version::Two => Arc::clone(self).speak_two(stream, context, remote).boxed(),
         }
     }
 
-    /// Lets a connection go on until it ends, is quiet for too long, or the server stops.
-    async fn drive<C>(self: Arc<Self>, mut connection: Pin<Box<C>>, activity: Activity, remote: SocketAddr)
+    async fn speak_two(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        context: Arc<Context>,
+        remote: SocketAddr,
+    ) {
+        let activity = context.activity.clone();
+        let service = service_fn(move |request| answer(Arc::clone(&context), request).map(Ok::<_, Infallible>));
+        let mut connection = Box::pin(self.two().serve_connection(TokioIo::new(stream), service));
+        self.drive(connection.as_mut(), &activity, remote, &mut false, None).await;
+    }
+
+    /// Lets a connection go on until it ends, is quiet for too long, or the server stops; or until nothing has happened for a while and
+    /// `may_park` says that it may be left then. `asked`: it was told that the server stops.
+    pub(super) async fn drive<C>(
+        &self,
+        mut connection: Pin<&mut C>,
+        activity: &Activity,
+        remote: SocketAddr,
+        asked: &mut bool,
+        may_park: Option<&(dyn Fn() -> bool + Send + Sync)>,
+    ) -> Driven
     where
         C: GracefulConnection<Error = hyper::Error>,
     {
-        let (mut closing, mut asked) = (None, false);
+        let mut closing = None;
         loop {
+            let now = Instant::now();
             // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.
-            let next = Instant::now() + self.limits.shortest_patience();
-            let look = closing.or_else(|| activity.quiet_until(&self.limits)).map_or(next, |quiet| quiet.min(next));
+            let next = now + self.limits.shortest_patience();
+            let quiet = closing.or_else(|| activity.quiet_until(&self.limits)).map_or(next, |quiet| quiet.min(next));
+            let park = may_park.map(|_| {
+                let park_after = self.limits.park_after.max(SHORTEST_PARK);
+                let park = activity.nothing_since().map_or(now, |since| since + park_after);
+                if park > now { park } else { now + park_after }
+            });
+            let look = park.map_or(quiet, |park| park.min(quiet));
             tokio::select! {
+                // First, so that it has read what came before it is told anything.
+                biased;
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(%remote, %error, "a connection ended early");
                     }
-                    return;
+                    return Driven::Ended;
                 }
-                () = self.shutdown.cancelled(), if !asked => {
-                    asked = true;
+                () = self.shutdown.cancelled(), if !*asked => {
+                    *asked = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep_until(look) => match activity.quiet_until(&self.limits) {
-                    _ if closing.is_some_and(|closing| closing <= Instant::now()) => return,
+                    _ if closing.is_some_and(|closing| closing <= Instant::now()) => return Driven::Ended,
                     _ if closing.is_some() => {}
                     Some(quiet) if quiet <= Instant::now() && activity.is_answering() => {
                         tracing::info!(%remote, "a connection is cut: its peer takes nothing");
-                        return;
+                        return Driven::Ended;
                     }
                     Some(quiet) if quiet <= Instant::now() => {
                         closing = Some(Instant::now() + self.limits.drain_timeout);
                         connection.as_mut().graceful_shutdown();
                     }
-                    _ => {}
+                    _ => {
+                        let since = activity.nothing_since().map(|since| since + self.limits.park_after);
+                        if since.is_some_and(|park| park <= Instant::now()) && may_park.is_some_and(|may_park| may_park()) {
+                            return Driven::Parked;
+                        }
+                    }
                 },
             }
         }
     }
 
-    fn one(&self) -> http1::Builder {
+    pub(super) fn one(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.limits.header_read_timeout);
         builder

@@ -15,12 +15,16 @@ pub struct Limits {
     pub max_held_bytes: u64,
     /// From the connection until TLS stands.
     pub tls_handshake_timeout: Duration,
-    /// From the connection, or the last answer over HTTP/1.1, until the next request's header is whole.
+    /// From the connection until the first request's header is whole; over HTTP/1.1 from the first byte of every other one, or from the answer
+    /// before it.
     pub header_read_timeout: Duration,
     /// From a request's header until its body is whole.
     pub request_body_timeout: Duration,
     /// How long a connection may be quiet between requests.
     pub idle_timeout: Duration,
+    /// After how long an HTTP/1.1 connection on which nothing happens, for it is idle or its answer is waited for, gives back the room of the
+    /// HTTP library, most of what such a connection takes; it gets it again with the next byte.
+    pub park_after: Duration,
     /// How long a peer may take nothing of an answer that is waiting for it.
     pub stall_timeout: Duration,
     /// How long answers under way may go on after a shutdown was asked for; then their connections are cut.
@@ -52,6 +56,7 @@ impl Default for Limits {
             header_read_timeout: Duration::from_secs(30),
             request_body_timeout: Duration::from_secs(120),
             idle_timeout: Duration::from_secs(75),
+            park_after: Duration::from_millis(250),
             stall_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(30),
         }

@@ -4,6 +4,8 @@ mod activity;
 mod answer;
 pub mod http;
 pub mod limits;
+mod one;
+mod park;
 pub mod tls;
 pub mod unix;
 mod version;

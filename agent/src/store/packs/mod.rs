@@ -168,8 +168,12 @@ impl Store {
     /// Moves a damaged pack aside. What cannot be brought out of it, for it is damaged or the disk is full, is to be brought again from elsewhere.
     fn replace_damaged(&self, path: &Path, error: &io::Error) -> Result<(), FsError> {
         match self.salvage(path) {
-            Ok(saved) => tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved"),
-            Err(failed) => tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved"),
+            Ok(saved) => {
+                tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved")
+            }
+            Err(failed) => {
+                tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved")
+            }
         }
         let aside = self.dir.join("damaged");
         ensure_private_dir(&aside)?;
