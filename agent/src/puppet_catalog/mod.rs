@@ -17,6 +17,7 @@ mod deferred;
 mod metadata;
 mod reference;
 mod resource;
+mod taking;
 mod value;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ use serde_json::{Map, Value as Json};
 pub use deferred::DEFERRED_FUNCTIONS;
 use deferred::Deferreds;
 pub(crate) use deferred::evaluate as evaluate_deferred;
+pub use taking::{SourceTaking, merge_sources};
 
 /// Says what a `File` is made from, or why that cannot be known.
 type Resolve<'a> = dyn FnMut(&mut Resource) -> Result<(), String> + 'a;
