@@ -77,6 +77,9 @@ fn bounded(transport: impl Transport) -> Arc<dyn Transport> {
 
 /// Returns the transport to a Puppet Server, with the certificate that the node has from it.
 fn puppet(common: &Common, url: &str, certname: &Certname) -> anyhow::Result<PuppetTransport> {
+    if !url.starts_with("puppet://") {
+        bail!("{url} is no URL of a Puppet Server: write it as puppet://puppet.example.com:8140");
+    }
     let found = || PUPPET_SSLDIRS.iter().map(PathBuf::from).find(|dir| dir.join("certs").is_dir());
     let Some(ssldir) = common.ssldir.clone().or_else(found) else {
         bail!(

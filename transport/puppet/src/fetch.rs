@@ -57,7 +57,7 @@ async fn item(inner: &Inner, digest: Digest) -> Result<FetchItem, TransportError
         })
     });
     let endpoint = inner.exchange.endpoint();
-    let Some((shown, call)) = found.as_ref().and_then(|found| call(found)) else {
+    let Some((shown, call)) = found.as_ref().and_then(call) else {
         tracing::warn!(%digest, "no catalog of this server says where this content is");
         return Ok(FetchItem::Missing(digest));
     };

@@ -142,12 +142,10 @@ fn load(dir: &Path) -> Vec<Known> {
 fn prune(dir: &Path, kept: &[Known]) {
     let kept: Vec<String> = kept.iter().map(|known| file_name(known.catalog_id)).collect();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.len() == kept.first().map_or(0, String::len) && !kept.contains(&name.clone().into_owned()) {
-            if let Err(error) = std::fs::remove_file(entry.path()) {
-                tracing::debug!(path = %entry.path().display(), %error, "what is known of an old catalog stays for now");
-            }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_old = name.len() == kept.first().map_or(0, String::len) && !kept.contains(&name);
+        if is_old && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::debug!(path = %entry.path().display(), %error, "what is known of an old catalog stays for now");
         }
     }
 }
