@@ -56,7 +56,7 @@ pub enum RunEvent {
         total: u64,
         /// Bytes received.
         bytes: u64,
-        /// Of so many.
+        /// Of so many; 0 where that is not known, as when a server of Puppet names contents without their sizes.
         total_bytes: u64,
     },
     /// A change was made, failed, or would have been made.

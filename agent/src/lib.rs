@@ -46,5 +46,8 @@ pub use error::RunError;
 pub use event::{Phase, RunEvent};
 pub use explain::{Origin, explain, origin};
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
-pub use puppet_catalog::{DEFERRED_FUNCTIONS, PuppetCatalog, PuppetCatalogError};
+pub use puppet_catalog::{
+    ContentPlace, DEFERRED_FUNCTIONS, FinishedCatalog, OpenSource, PuppetCatalog, PuppetCatalogError, ServedCatalog,
+    SourceAnswer, SourceTaking, merge_sources,
+};
 pub use sync::fetch_as_replica;

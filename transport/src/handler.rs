@@ -227,10 +227,12 @@ fn encode_items(items: FetchItems) -> Response {
         };
         futures::future::ready(Some(part))
     });
-    let body = body.flatten().map_err(|error| {
-        TransportError::new(TransportErrorKind::Closed, "the server's store")
+    let body = body.flatten().map_err(|error| match error.downcast::<TransportError>() {
+        // The handler asks another server itself.
+        Ok(error) => error,
+        Err(error) => TransportError::new(TransportErrorKind::Closed, "the server's store")
             .with_detail("a content could not be read to its end")
-            .with_source(error)
+            .with_source(error),
     });
     // What follows an error would make a broken stream look whole.
     let body = body.scan(false, |broken, chunk| {

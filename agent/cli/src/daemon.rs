@@ -39,7 +39,10 @@ enum Wake {
 }
 
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    let agent = common.agent(connect::server(common)?)?;
+    let asking = arguments.run.asking();
+    let (server, placed) = connect::server(common, asking).await?;
+    let mut agent = placed.agent(server)?;
+    let mut environment = placed.environment;
     let mut signals = Signals::new()?;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
     let interval = Duration::from_secs(arguments.interval_seconds);
@@ -51,6 +54,21 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
             return Ok(0);
         }
         next = Instant::now() + interval;
+        // A Puppet Server may want this node in another environment than last time.
+        if connect::is_puppet(common) {
+            match connect::server(common, asking).await {
+                Ok((server, placed)) if placed.environment != environment => {
+                    agent = placed.agent(server)?;
+                    environment = placed.environment;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    failures += 1;
+                    output::run_error(&error, common.json);
+                    continue;
+                }
+            }
+        }
         match once(&agent, &arguments.run.options(), true).await {
             Ok(outcome) => {
                 failures = 0;

@@ -61,10 +61,10 @@ pub(crate) struct Common {
     /// Log more; twice for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Directory with certificates in Puppet's layout
+    /// Directory with certificates in Puppet's layout [default for puppet://: where Puppet's packages have it]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) ssldir: Option<PathBuf>,
-    /// URL of the server: https://host:8140, http://127.0.0.1:8141, unix:/run/direct-puppet.sock
+    /// URL of the server: https://host:8140, http://127.0.0.1:8141, unix:/run/direct-puppet.sock; puppet://host:8140 for a Puppet Server
     #[arg(long, global = true, value_name = "URL", env = "DIRECT_PUPPET_SERVER")]
     pub(crate) server: Option<String>,
     /// Get contents compressed, and against what this node has: auto (unless the server is on this machine), always, never

@@ -214,7 +214,8 @@ impl Source {
             Self::Server(url) => {
                 let server = common.server.clone().or_else(|| url.clone());
                 let common = Common { server, ..common.clone() };
-                run::once(&common.agent(connect::server(&common)?)?, &options, common.json).await
+                let (server, common) = connect::server(&common, connect::Asking::Now).await?;
+                run::once(&common.agent(server)?, &options, common.json).await
             }
             Self::Site(site) => run::once(&common.agent(apply::embedded(common, site).await?)?, &options, common.json).await,
             Self::Catalog(file) => apply::apply_catalog(common, file, options).await,

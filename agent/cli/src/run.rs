@@ -10,6 +10,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::VersionCounter;
 use tokio_util::sync::CancellationToken;
 
+use crate::connect::Asking;
 use crate::options::Common;
 use crate::plan_file::{Plan, Source};
 use crate::progress::Progress;
@@ -75,6 +76,12 @@ impl RunArguments {
     }
 }
 
+impl RunArguments {
+    pub(crate) fn asking(&self) -> Asking {
+        if self.use_cached_catalog { Asking::Nobody } else { Asking::Now }
+    }
+}
+
 /// Returns a limit; 0 is none.
 fn seconds(count: u64) -> Option<Duration> {
     (count > 0).then(|| Duration::from_secs(count))
@@ -104,8 +111,8 @@ pub(crate) struct PlanArguments {
 }
 
 pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    let agent = common.agent(connect::server(common)?)?;
-    let outcome = once(&agent, &arguments.run.options(), common.json).await?;
+    let (server, common) = connect::server(common, arguments.run.asking()).await?;
+    let outcome = once(&common.agent(server)?, &arguments.run.options(), common.json).await?;
     print(&outcome, common.json)
 }
 

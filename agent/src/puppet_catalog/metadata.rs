@@ -1,78 +1,161 @@
 //! What the sources of files resolve to: the `metadata` and `recursive_metadata` of a static catalog.
 
+use std::collections::BTreeMap;
+
 use direct_puppet_transport::protocol::manifest::{MODE_MASK, UNKNOWN_SIZE, check_entries};
 use direct_puppet_transport::protocol::{Algorithm, Digest, EntryKind, ManifestEntry, ResolvedSource, Resource, TreePath};
 use serde_json::{Map, Value as Json};
+
+use super::served::ContentPlace;
+use super::taking::{SourceTaking, merge_sources};
 
 /// SHA-256 of nothing, FIPS 180-4: a content whose size is known without being told.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// By title of the file resource; what was used is taken out.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sources {
     /// The metadata of one source.
     pub(super) single: Map<String, Json>,
     /// By source, the metadata of everything in it.
     pub(super) recursive: Map<String, Json>,
+    /// Where the contents of what was resolved are.
+    pub(super) places: BTreeMap<Digest, ContentPlace>,
+}
+
+/// Returns the sources of a `File` that a server of Puppet has, in their order.
+pub(super) fn puppet_sources(resource: &Resource) -> Vec<&str> {
+    let is_absent = resource.parameter("ensure").is_some_and(|ensure| ensure.as_str() == Some("absent"));
+    let source = resource.parameter("source").filter(|_| !is_absent);
+    let uris = source.map(|source| source.as_list()).unwrap_or_default().iter().filter_map(|uri| uri.as_str());
+    uris.filter(|uri| uri.starts_with("puppet:")).collect()
+}
+
+/// Puts in the place of what metadata say of where the content is, which source it is.
+pub(super) fn unplace(metadata: &mut Json, source: Option<String>) {
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("content_uri");
+        metadata.remove("source");
+        metadata.extend(source.map(|source| ("source".to_owned(), source.into())));
+    }
 }
 
 impl Sources {
+    /// Returns whether there are metadata for a file, and all of them name contents by a digest that is known here.
+    pub(super) fn names_contents(&self, title: &str) -> bool {
+        let names = |metadata: &Json| metadata.get("type").and_then(Json::as_str) != Some("file") || file(metadata).is_ok();
+        match (self.recursive.get(title), self.single.get(title)) {
+            (Some(by_source), _) => {
+                let lists = by_source.as_object().into_iter().flat_map(Map::values);
+                lists.filter_map(Json::as_array).flatten().all(names)
+            }
+            (None, Some(metadata)) => names(metadata),
+            (None, None) => false,
+        }
+    }
+
+    /// Drops what is said of a file.
+    pub(super) fn forget(&mut self, title: &str) {
+        self.recursive.remove(title);
+        self.single.remove(title);
+    }
+
     /// Says what a `File` is made from; the error says why that cannot be known.
     pub(super) fn resolve(&mut self, resource: &mut Resource) -> Result<(), String> {
-        let is_absent = resource.parameter("ensure").is_some_and(|ensure| ensure.as_str() == Some("absent"));
-        let Some(source) = resource.parameter("source").filter(|_| !is_absent) else { return Ok(()) };
-        let uris: Vec<&str> = source.as_list().iter().filter_map(|uri| uri.as_str()).collect();
-        if !uris.iter().any(|uri| uri.starts_with("puppet:")) {
+        let uris = puppet_sources(resource);
+        if uris.is_empty() {
             return Ok(());
         }
+        let taking = SourceTaking::of(resource);
+        let is_only_puppet = resource.parameter("source").is_some_and(|source| source.as_list().len() == uris.len());
         let resolved = match (self.recursive.remove(&resource.title), self.single.remove(&resource.title)) {
-            (Some(Json::Object(by_source)), _) => Some(recursive(by_source, &uris)?),
+            (Some(Json::Object(by_source)), _) => Some(self.recursive_source(by_source, &uris, taking.all)?),
             (Some(_), _) => return Err("has recursive_metadata that are no object".to_owned()),
-            (None, Some(metadata)) => Some(single(&metadata, &uris)?),
+            (None, Some(metadata)) => Some(self.single_source(&metadata, &uris)?),
             (None, None) => None,
         };
-        if resolved.is_none() && uris.iter().all(|uri| uri.starts_with("puppet:")) {
+        if resolved.is_none() && is_only_puppet {
             return Err(format!(
                 "source {} cannot be resolved: the catalog has no metadata of it; use a static catalog, or content",
                 uris.join(", ")
             ));
         }
+        if taking.all && resolved.is_some() && is_only_puppet {
+            // It is done.
+            resource.parameters.remove("sourceselect");
+        }
         resource.resolved = resolved;
         Ok(())
     }
-}
 
-fn single(metadata: &Json, uris: &[&str]) -> Result<ResolvedSource, String> {
-    let uri = match metadata.get("source").and_then(Json::as_str) {
-        Some(uri) => uri,
-        None => uris.first().copied().unwrap_or_default(),
-    };
-    Ok(ResolvedSource { uri: Some(uri.to_owned()), entries: vec![entry(metadata, TreePath::root())?] })
-}
-
-fn recursive(mut by_source: Map<String, Json>, uris: &[&str]) -> Result<ResolvedSource, String> {
-    let found = uris.iter().find_map(|uri| match by_source.remove(*uri) {
-        Some(Json::Array(list)) if list.is_empty() => None,
-        Some(list) => Some((*uri, list)),
-        None => None,
-    });
-    let (uri, list) = match found {
-        Some((uri, Json::Array(list))) => (uri, list),
-        Some((uri, _)) => return Err(format!("has recursive_metadata of {uri} that are no list")),
-        None => return Err(format!("has recursive_metadata for none of its sources {}", uris.join(", "))),
-    };
-    let mut entries = Vec::with_capacity(list.len());
-    for metadata in &list {
-        let relative = metadata.get("relative_path").and_then(Json::as_str).unwrap_or(".");
-        let path = match relative {
-            "." | "" => TreePath::root(),
-            relative => TreePath::from_bytes(relative.as_bytes())
-                .map_err(|error| format!("has recursive_metadata with the relative_path {relative:?}: {error}"))?,
+    fn single_source(&mut self, metadata: &Json, uris: &[&str]) -> Result<ResolvedSource, String> {
+        let uri = match metadata.get("source").and_then(Json::as_str) {
+            Some(uri) => uri,
+            None => uris.first().copied().unwrap_or_default(),
         };
-        entries.push(entry(metadata, path)?);
+        let entry = entry(metadata, TreePath::root())?;
+        self.note(&entry, metadata, || uri.to_owned());
+        Ok(ResolvedSource { uri: Some(uri.to_owned()), entries: vec![entry] })
     }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    check(&entries, uri)?;
-    Ok(ResolvedSource { uri: Some(uri.to_owned()), entries })
+
+    /// Resolves the first source that there is, or `all` of them.
+    fn recursive_source(&mut self, mut by_source: Map<String, Json>, uris: &[&str], all: bool) -> Result<ResolvedSource, String> {
+        let mut resolved: Option<ResolvedSource> = None;
+        for uri in uris {
+            let list = match by_source.remove(*uri) {
+                Some(Json::Array(list)) if list.is_empty() => continue,
+                Some(Json::Array(list)) => list,
+                Some(_) => return Err(format!("has recursive_metadata of {uri} that are no list")),
+                None => continue,
+            };
+            let entries = self.tree(&list, uri)?;
+            match &mut resolved {
+                None => resolved = Some(ResolvedSource { uri: Some((*uri).to_owned()), entries }),
+                Some(resolved) => merge_sources(resolved, entries),
+            }
+            if !all {
+                break;
+            }
+        }
+        resolved.ok_or_else(|| format!("has recursive_metadata for none of its sources {}", uris.join(", ")))
+    }
+
+    /// Reads what lies in one source.
+    fn tree(&mut self, list: &[Json], uri: &str) -> Result<Vec<ManifestEntry>, String> {
+        let mut entries = Vec::with_capacity(list.len());
+        for metadata in list {
+            let relative = metadata.get("relative_path").and_then(Json::as_str).unwrap_or(".");
+            let path = match relative {
+                "." | "" => TreePath::root(),
+                relative => TreePath::from_bytes(relative.as_bytes())
+                    .map_err(|error| format!("has recursive_metadata with the relative_path {relative:?}: {error}"))?,
+            };
+            let entry = entry(metadata, path)?;
+            self.note(&entry, metadata, || match entry.path.is_root() {
+                true => uri.to_owned(),
+                false => format!("{}/{relative}", uri.trim_end_matches('/')),
+            });
+            entries.push(entry);
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        check(&entries, uri)?;
+        Ok(entries)
+    }
+
+    /// Remembers where a content is; `source` is used where the metadata do not say it.
+    fn note(&mut self, entry: &ManifestEntry, metadata: &Json, source: impl FnOnce() -> String) {
+        if let EntryKind::File { digest, .. } = entry.kind {
+            let place = match metadata.get("content_uri").and_then(Json::as_str) {
+                Some(uri) => ContentPlace::Static(uri.to_owned()),
+                None => ContentPlace::Mount(source()),
+            };
+            // What never changes is the better place.
+            let held = self.places.entry(digest).or_insert_with(|| place.clone());
+            if place < *held {
+                *held = place;
+            }
+        }
+    }
 }
 
 /// Checks here what would otherwise make the whole catalog invalid.

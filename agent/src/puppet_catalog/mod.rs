@@ -17,6 +17,8 @@ mod deferred;
 mod metadata;
 mod reference;
 mod resource;
+mod served;
+mod taking;
 mod value;
 
 #[cfg(test)]
@@ -32,6 +34,8 @@ use serde_json::{Map, Value as Json};
 pub use deferred::DEFERRED_FUNCTIONS;
 use deferred::Deferreds;
 pub(crate) use deferred::evaluate as evaluate_deferred;
+pub use served::{ContentPlace, FinishedCatalog, OpenSource, ServedCatalog, SourceAnswer};
+pub use taking::{SourceTaking, merge_sources};
 
 /// Says what a `File` is made from, or why that cannot be known.
 type Resolve<'a> = dyn FnMut(&mut Resource) -> Result<(), String> + 'a;
@@ -129,6 +133,7 @@ impl PuppetCatalog {
         let mut sources = metadata::Sources {
             single: object(document.remove("metadata"), "metadata")?,
             recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
+            places: BTreeMap::new(),
         };
         read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource))
     }

@@ -78,7 +78,8 @@ fn refused<T: Transport>(
             continue;
         }
         let reference = resource.reference();
-        if let Some(reason) = deferred.get(&reference).or_else(|| given.and_then(|given| given.get(&reference))) {
+        let said = || resource.unusable.as_ref().or_else(|| given.and_then(|given| given.get(&reference)));
+        if let Some(reason) = deferred.get(&reference).or_else(said) {
             let reason = format!("{reference}: {reason}");
             if run.inner.strict_types {
                 return Err(RunError::Unusable { reason });

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use direct_puppet_transport::protocol::frame::FetchEvent;
+use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
 use direct_puppet_transport::protocol::{Certname, Digest, Fetch};
 use direct_puppet_transport::{CallError, Client, FetchStream, Transport, TransportError, TransportErrorKind};
 use tokio::sync::mpsc;
@@ -238,16 +239,16 @@ async fn receive<T: Transport>(
     Ok(())
 }
 
-/// Refuses contents that were not asked for, or that are not as long as the catalog says: the size is checked before a byte
-/// is written.
+/// Refuses contents that were not asked for, or that are not as long as the catalog says, where it does: the size is checked before
+/// a byte is written.
 fn check_announced<T: Transport>(
     request: &FetchRequest<'_, T>,
     wanted: &BTreeSet<Digest>,
     (digest, size): (Digest, u64),
 ) -> Result<(), Broken> {
     let reason = match request.missing.get(&digest) {
-        Some((expected, _)) if wanted.contains(&digest) && *expected == size => return Ok(()),
-        Some((expected, path)) if *expected != size => {
+        Some((expected, _)) if wanted.contains(&digest) && (*expected == size || *expected == UNKNOWN_SIZE) => return Ok(()),
+        Some((expected, path)) if *expected != size && *expected != UNKNOWN_SIZE => {
             format!("content for {path} is announced with {size} bytes, the catalog says {expected}")
         }
         _ => format!("content {digest} was not asked for"),
@@ -276,7 +277,9 @@ struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     fn new<T>(request: &FetchRequest<'a, T>) -> Self {
         let digests: BTreeSet<Digest> = request.missing.keys().copied().collect();
-        let total_bytes = request.missing.values().map(|(size, _)| size).sum();
+        // How much it is in all is not known where one size is not.
+        let total = |sum: u64, (size, _): &(u64, String)| sum.checked_add(*size).filter(|_| *size != UNKNOWN_SIZE);
+        let total_bytes = request.missing.values().try_fold(0, total).unwrap_or_default();
         let total = digests.len() as u64;
         Self { digests, unusable: Vec::new(), sink: request.sink, contents: 0, total, bytes: 0, total_bytes }
     }
@@ -286,8 +289,9 @@ impl<'a> Wanted<'a> {
             Done::Complete(digest) => {
                 if self.digests.remove(&digest) {
                     self.contents += 1;
-                    let Self { contents, total, bytes, total_bytes, .. } = *self;
-                    self.sink.send(RunEvent::Fetched { contents, total, bytes: bytes.min(total_bytes), total_bytes });
+                    let Self { contents, total, total_bytes, .. } = *self;
+                    let bytes = if total_bytes == 0 { self.bytes } else { self.bytes.min(total_bytes) };
+                    self.sink.send(RunEvent::Fetched { contents, total, bytes, total_bytes });
                 }
             }
             Done::Unusable(digest) => self.unusable.push(digest),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use super::{HttpTransport, failure};
-use crate::error::{TransportError, TransportErrorKind};
+use super::{HttpTransport, PlainMethod, PlainRequest, PlainResponse};
+use crate::error::TransportError;
 
 /// How much of an answer is read: enough for an error to be told.
 const MAX_ANSWER_BYTES: usize = 2048;
@@ -38,19 +38,15 @@ impl HttpTransport {
         body: Bytes,
         limit: Duration,
     ) -> Result<(u16, String), TransportError> {
-        let url = format!("{}{path}", self.base);
-        let request = match method {
-            JsonMethod::Put => self.client.put(url),
-            JsonMethod::Post => self.client.post(url),
+        let method = match method {
+            JsonMethod::Put => PlainMethod::Put,
+            JsonMethod::Post => PlainMethod::Post,
         };
-        let request =
-            request.header(reqwest::header::CONTENT_TYPE, "application/json").header(reqwest::header::ACCEPT, "application/json");
+        let headers = vec![("Content-Type", "application/json"), ("Accept", "application/json")];
+        let request = PlainRequest { method, path: path.to_owned(), headers, body };
         let answered = async {
-            let sent = request.body(body).send().await;
-            let answer = sent.map_err(|error| failure::of_call(error, &self.base, self.connect_timeout))?;
-            let status = answer.status().as_u16();
+            let PlainResponse { status, body: mut chunks, .. } = self.send_plain(request).await?;
             let mut text = Vec::new();
-            let mut chunks = answer.bytes_stream();
             while text.len() < MAX_ANSWER_BYTES {
                 // How it ends matters no more: the status is known.
                 let Some(Ok(chunk)) = chunks.next().await else { break };
@@ -59,7 +55,6 @@ impl HttpTransport {
             }
             Ok((status, String::from_utf8_lossy(&text).into_owned()))
         };
-        let late = |_| self.error(TransportErrorKind::Timeout, format!("no answer within {limit:?}"));
-        tokio::time::timeout(limit, answered).await.map_err(late)?
+        tokio::time::timeout(limit, answered).await.map_err(|_| self.late(limit))?
     }
 }

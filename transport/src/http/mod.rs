@@ -6,6 +6,7 @@
 mod failure;
 mod json;
 pub mod pem;
+mod plain;
 mod tls;
 pub mod wire;
 
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 
 pub use self::json::JsonMethod;
+pub use self::plain::{PlainMethod, PlainRequest, PlainResponse};
 pub use self::tls::{TlsError, TlsFiles};
 use crate::error::{TransportError, TransportErrorKind};
 use crate::transport::{Request, Response, Status, Transport};
@@ -137,7 +138,7 @@ impl Transport for HttpTransport {
             .send()
             .await
             .map_err(|error| failure::of_call(error, &self.base, self.connect_timeout))?;
-        let retry_after = retry_after(answer.headers());
+        let retry_after = plain::retry_after(answer.headers());
         let status = match answer.headers().get(wire::STATUS_HEADER).map(|value| value.as_bytes()) {
             Some(value) if value == wire::ACCEPTED.as_bytes() => Status::Accepted,
             Some(value) if value == wire::REFUSED.as_bytes() => Status::Refused,
@@ -176,12 +177,6 @@ impl HttpTransport {
         let detail = format!("HTTP {status} without `{}`: is this a Direct Puppet server?", wire::STATUS_HEADER);
         self.error(TransportErrorKind::Protocol, detail)
     }
-}
-
-/// Returns how many seconds `Retry-After` asks for; a date is ignored, as no Direct Puppet server sends one and a node's
-/// clock may be wrong.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 /// Checks a URL and gives it a port.

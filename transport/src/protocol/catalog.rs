@@ -59,6 +59,9 @@ pub struct Resource {
     /// It only holds others, as a class or a defined type does: nothing manages it. `Class` and `Stage` need not say so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub container: bool,
+    /// Why nobody can manage it as it is; only it fails. Catalogs that a server of ours compiles have none such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
     /// Where it was declared: a file within the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -222,6 +225,7 @@ impl Resource {
             tags: Vec::new(),
             resolved: None,
             container: false,
+            unusable: None,
             file: None,
             line: None,
         }

@@ -113,6 +113,7 @@ fn resource() -> impl Strategy<Value = Resource> {
             tags,
             resolved,
             container,
+            unusable: line.filter(|line| line % 2 == 0).map(|line| format!("reason {line}")),
             file: line.map(|line| format!("file {line}")),
             line,
         })

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use direct_puppet_agent::glob::Glob;
+use direct_puppet_agent::{SourceTaking, merge_sources};
 use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, ResolvedSource, Resource, TreePath, Value};
 
 use crate::code::links;
@@ -25,17 +26,6 @@ pub(super) struct Sources<'a> {
     pub(super) manifest: &'a Manifest,
     /// By name, the directories of modules; `None` for those outside of the environment.
     pub(super) modules: BTreeMap<String, Option<TreePath>>,
-}
-
-/// What a resource says of how its source is taken.
-struct Taking {
-    recurses: bool,
-    recurse_limit: Option<usize>,
-    /// Base names that are left out, with what lies below them.
-    ignored: Vec<Glob>,
-    follows: bool,
-    /// Entries of all sources are taken, not only those of the first that exists.
-    all: bool,
 }
 
 /// Where one source is.
@@ -55,7 +45,7 @@ impl Sources<'_> {
     pub(super) fn resolve(&self, resource: &mut Resource) -> Result<(), String> {
         let is_absent = resource.parameter("ensure").is_some_and(|ensure| ensure.as_str() == Some("absent"));
         let Some(source) = resource.parameter("source").filter(|_| !is_absent) else { return Ok(()) };
-        let taking = Taking::of(resource);
+        let taking = SourceTaking::of(resource);
         let mut resolved: Option<ResolvedSource> = None;
         let (mut names_elsewhere, mut missing) = (false, Vec::new());
         for uri in source.as_list().iter().filter_map(Value::as_str) {
@@ -68,7 +58,7 @@ impl Sources<'_> {
                     let entries = self.entries(entry, &taking)?;
                     match &mut resolved {
                         None => resolved = Some(ResolvedSource { uri: Some(uri.to_owned()), entries }),
-                        Some(resolved) => merge(resolved, entries),
+                        Some(resolved) => merge_sources(resolved, entries),
                     }
                     if !taking.all {
                         break;
@@ -123,7 +113,7 @@ impl Sources<'_> {
     }
 
     /// Returns what is taken of a source, with paths relative to it.
-    fn entries(&self, root: &ManifestEntry, taking: &Taking) -> Result<Vec<ManifestEntry>, String> {
+    fn entries(&self, root: &ManifestEntry, taking: &SourceTaking) -> Result<Vec<ManifestEntry>, String> {
         let root = if taking.follows { links::followed(self.manifest, root) } else { root };
         let top = ManifestEntry { path: TreePath::root(), ..root.clone() };
         if !taking.recurses || root.kind != EntryKind::Directory {
@@ -136,57 +126,16 @@ impl Sources<'_> {
         if let Some(limit) = taking.recurse_limit {
             entries.retain(|entry| entry.path.depth() <= limit);
         }
-        let is_ignored = |name: &[u8]| taking.ignored.iter().any(|glob| glob.matches(name));
+        let ignored: Vec<Glob> = taking.ignore.iter().map(|glob| Glob::parse(glob)).collect();
+        let is_ignored = |name: &[u8]| ignored.iter().any(|glob| glob.matches(name));
         entries.retain(|entry| !entry.path.components().any(is_ignored));
         entries.insert(0, top);
         Ok(entries)
     }
 }
 
-/// Adds entries of a further source: what is there already stays.
-fn merge(resolved: &mut ResolvedSource, further: Vec<ManifestEntry>) {
-    let mut all: BTreeMap<TreePath, ManifestEntry> = further.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
-    all.extend(std::mem::take(&mut resolved.entries).into_iter().map(|entry| (entry.path.clone(), entry)));
-    // What lies below a file or link of the other source cannot be.
-    let mut kept: Vec<ManifestEntry> = Vec::with_capacity(all.len());
-    let mut open: Vec<TreePath> = Vec::new();
-    for entry in all.into_values() {
-        while open.last().is_some_and(|directory| !entry.path.is_within(directory)) {
-            open.pop();
-        }
-        let parent = entry.path.parent();
-        if parent.as_ref().is_none_or(|parent| open.last() == Some(parent)) {
-            if entry.kind == EntryKind::Directory {
-                open.push(entry.path.clone());
-            }
-            kept.push(entry);
-        }
-    }
-    resolved.entries = kept;
-}
-
 fn relative(entry: &ManifestEntry, top: &TreePath) -> Option<ManifestEntry> {
     Some(ManifestEntry { path: entry.path.strip_prefix(top)?, ..entry.clone() })
-}
-
-impl Taking {
-    fn of(resource: &Resource) -> Self {
-        let text = |name: &str| resource.parameter(name).and_then(Value::as_str);
-        let recurses = match resource.parameter("recurse") {
-            Some(Value::Boolean(recurses)) => *recurses,
-            Some(Value::String(text)) => matches!(text.as_str(), "true" | "remote" | "inf"),
-            _ => false,
-        };
-        let recurse_limit = match resource.parameter("recurselimit") {
-            Some(Value::Integer(limit)) => usize::try_from(*limit).ok(),
-            Some(Value::String(limit)) => limit.parse().ok(),
-            _ => None,
-        };
-        let ignore = resource.parameter("ignore").map(Value::as_list).unwrap_or_default();
-        let ignored = ignore.iter().filter_map(Value::as_str).map(Glob::parse).collect();
-        let follows = text("links") == Some("follow");
-        Self { recurses, recurse_limit, ignored, follows, all: recurses && text("sourceselect") == Some("all") }
-    }
 }
 
 #[cfg(test)]

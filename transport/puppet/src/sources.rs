@@ -1,0 +1,91 @@
+//! What the catalog leaves open: the server is asked what each such source is, as Puppet's agent asks in each run.
+
+use std::collections::BTreeMap;
+
+use direct_puppet_agent::{OpenSource, SourceAnswer, SourceTaking};
+use direct_puppet_transport::protocol::Environment;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::api::{self, Answer, Call, Exchange, Failure};
+use crate::encode::{PuppetUri, form, path};
+
+/// How many sources are asked for at once: each takes one of the server's few JRuby instances.
+const AT_ONCE: usize = 2;
+
+/// Most bytes of the metadata of one source: room for some 100,000 files.
+const MAX_METADATA_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Asks about all of them; returns the answers by title.
+pub(crate) async fn ask(
+    exchange: &dyn Exchange,
+    environment: &Environment,
+    open: Vec<OpenSource>,
+) -> Result<BTreeMap<String, SourceAnswer>, Failure> {
+    let asked = stream::iter(open).map(|open| async move {
+        let answer = one(exchange, environment, &open).await?;
+        Ok::<_, Failure>((open.title, answer))
+    });
+    asked.buffer_unordered(AT_ONCE).try_collect().await
+}
+
+async fn one(exchange: &dyn Exchange, environment: &Environment, open: &OpenSource) -> Result<SourceAnswer, Failure> {
+    let mut by_source = BTreeMap::new();
+    let mut missing = Vec::new();
+    for source in &open.sources {
+        let Some(uri) = PuppetUri::parse(source) else {
+            return Ok(SourceAnswer::Refused(format!("has a source {source:?}, which is not as puppet:///modules/NAME/PATH")));
+        };
+        if !uri.is_at(exchange.endpoint()) {
+            let reason = format!("has a source {source} at another server than {}, which is not asked", exchange.endpoint());
+            return Ok(SourceAnswer::Refused(reason));
+        }
+        let answered = match api::call(exchange, call(uri.path, environment, &open.taking)).await {
+            Ok(Answer::Here(response)) => response,
+            Ok(Answer::NotFound(said)) => {
+                missing.push(format!("{source} ({said})"));
+                continue;
+            }
+            // The server does not serve this to the node, or cannot: other resources are none the worse for it.
+            Err(Failure::Refused(refusal)) => {
+                return Ok(SourceAnswer::Refused(format!(
+                    "has a source {source} of which nothing can be known: {}",
+                    refusal.message
+                )));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let bytes = api::read(answered, MAX_METADATA_BYTES, exchange.endpoint(), source).await?;
+        let metadata = api::json(&bytes, exchange.endpoint(), &format!("what it says of {source}"))?;
+        if !open.taking.recurses {
+            return Ok(SourceAnswer::Single { source: source.clone(), metadata });
+        }
+        by_source.insert(source.clone(), metadata);
+        if !open.taking.all {
+            break;
+        }
+    }
+    if by_source.is_empty() {
+        let missing = missing.join(", ");
+        return Ok(SourceAnswer::Refused(format!("has no source that {} has: {missing}", exchange.endpoint())));
+    }
+    Ok(SourceAnswer::Recursive(by_source))
+}
+
+/// Returns the request for the metadata of one source.
+fn call(source: &str, environment: &Environment, taking: &SourceTaking) -> Call {
+    let links = if taking.follows { "follow" } else { "manage" };
+    let mut fields = vec![
+        ("environment", environment.as_str()),
+        ("links", links),
+        ("checksum_type", "sha256"),
+        ("source_permissions", "ignore"),
+    ];
+    let limit = taking.recurse_limit.map(|limit| limit.to_string());
+    let endpoint = if taking.recurses { "file_metadatas" } else { "file_metadata" };
+    if taking.recurses {
+        fields.push(("recurse", "true"));
+        fields.extend(limit.as_deref().map(|limit| ("recurselimit", limit)));
+        fields.extend(taking.ignore.iter().map(|glob| ("ignore", glob.as_str())));
+    }
+    Call::get(format!("{endpoint}/{}?{}", path(source), form(fields)), "application/json")
+}
