@@ -127,7 +127,7 @@ impl DpkgFiles {
         // What a dpkg that was interrupted did not get to write into it.
         let updates = path("var/lib/dpkg/updates");
         let mut newer = None;
-        if context.root().stat(&updates).map_err(FsResult::Files)?.is_some() {
+        if context.stat(&updates).map_err(FsResult::Files)?.is_some() {
             let mut entries = context.root().list(&updates).map_err(FsResult::Files)?;
             entries.retain(|entry| entry.name.iter().all(u8::is_ascii_digit));
             entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -158,7 +158,7 @@ enum FsResult {
     Broken(String),
 }
 
-fn query(subject: &Subject<'_>) -> Result<State, String> {
+pub(super) fn query(subject: &Subject<'_>) -> Result<State, String> {
     // The file is parsed once and then only looked at: not worth a thread for each package.
     subject.files.state(subject).map_err(|error| match error {
         FsResult::Files(error) => errors::chain(&error),
