@@ -2,6 +2,8 @@
 
 #[cfg(feature = "providers")]
 mod accounts;
+#[cfg(all(test, feature = "providers"))]
+mod ahead_tests;
 #[cfg(feature = "providers")]
 mod augeas;
 #[cfg(feature = "providers")]
