@@ -197,7 +197,8 @@ impl World {
             self.line("etc/gshadow", &format!("{name}:!::{member}"));
         }
         let mut parameters = self.ensure();
-        self.perhaps(&mut parameters, 2, "gid", &[json!(id), json!(25_000 + id), json!((26_000 + id).to_string()), json!(8)]);
+        // One that is taken, but not one that users name: they would come after this group, whatever stands before it.
+        self.perhaps(&mut parameters, 2, "gid", &[json!(id), json!(25_000 + id), json!((26_000 + id).to_string()), json!(12)]);
         self.perhaps(&mut parameters, 5, "system", &[json!(true)]);
         // Puppet's call has `-o` without a number otherwise, which groupadd refuses.
         if parameters.get("gid").is_some() {
