@@ -13,7 +13,7 @@ struct Numbers(u64);
 impl Numbers {
     fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        values[usize::try_from(self.0 >> 33).unwrap() % values.len()]
+        values[usize::try_from(self.0 >> 33).unwrap_or_default() % values.len()]
     }
 }
 

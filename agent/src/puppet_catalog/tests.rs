@@ -289,7 +289,9 @@ fn the_short_way_reads_what_the_long_way_reads() {
         found.push(at.to_owned());
         match json {
             Json::Object(object) => {
-                object.iter().for_each(|(name, json)| places(json, &format!("{at}/{}", name.replace('/', "~1")), found))
+                for (name, json) in object {
+                    places(json, &format!("{at}/{}", name.replace('/', "~1")), found);
+                }
             }
             Json::Array(list) => list.iter().enumerate().for_each(|(name, json)| places(json, &format!("{at}/{name}"), found)),
             _ => {}
