@@ -13,6 +13,13 @@ pub struct Binaries {
     pub server: PathBuf,
 }
 
+/// What the programs are built with: what these tests were built with too, when that is all of the workspace, so that every library of theirs is there
+/// already. Other features of a single crate would have most be compiled once more, which takes minutes.
+const SELECTION: &[&str] = match cfg!(feature = "everything") {
+    true => &["--workspace", "--all-features", "--tests"],
+    false => &["-p", "direct-puppet", "-p", "direct-puppet-server-stub"],
+};
+
 /// Builds both programs, if need be, and returns where they are.
 ///
 /// # Panics
@@ -24,19 +31,29 @@ pub fn binaries() -> &'static Binaries {
     BINARIES.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--locked", "--quiet", "--message-format=json", "--bins"])
-            .args(["-p", "direct-puppet", "-p", "direct-puppet-server-stub"])
+            .args([
+                "build",
+                "--locked",
+                "--quiet",
+                "--message-format=json",
+                "--bin",
+                "direct-puppet",
+                "--bin",
+                "direct-puppet-server",
+            ])
+            .args(SELECTION)
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .stderr(Stdio::inherit())
             .output()
             .expect("cargo can be started");
         assert!(output.status.success(), "the programs do not build");
         let messages = String::from_utf8_lossy(&output.stdout);
+        let is_program = |message: &serde_json::Value| message["profile"]["test"] == false;
         let find = |name: &str| {
             messages
                 .lines()
                 .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-                .find(|message| message["target"]["name"] == name && message["executable"].is_string())
+                .find(|message| message["target"]["name"] == name && message["executable"].is_string() && is_program(message))
                 .and_then(|message| message["executable"].as_str().map(PathBuf::from))
                 .unwrap_or_else(|| panic!("cargo built no {name}"))
         };

@@ -64,7 +64,10 @@ pub(crate) async fn apply_catalog(common: &Common, file: &Path, options: RunOpti
     let builder = common.builder()?.certname(certname.clone()).environment(environment.clone());
     let common = Common { node: Some(certname.clone()), environment: Some(environment.clone()), ..common.clone() };
     let agent = common.complete(builder.transport(connect::nowhere()))?;
-    let options = RunOptions { catalog: Some(Arc::new(catalog)), ..options };
+    let catalog = Arc::new(catalog);
+    // This process ends after the run: giving a large catalog back piece by piece would take a good part of its time.
+    std::mem::forget(Arc::clone(&catalog));
+    let options = RunOptions { catalog: Some(catalog), ..options };
     crate::run::once(&agent, &options, common.json).await
 }
 

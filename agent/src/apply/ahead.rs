@@ -63,7 +63,7 @@ impl Engine<'_> {
                 work.push((at, Arc::clone(provider), Arc::clone(resource)));
             }
         }
-        let context = self.context.clone();
+        let context = self.context.at_one_moment();
         let look = move || {
             let checks = work.into_iter().take_while(|_| !context.cancel().is_cancelled());
             checks

@@ -196,11 +196,8 @@ impl Engine<'_> {
             return self.skip(&resource, "the run was cancelled", Passed::default());
         }
         if !self.has_wanted_tags(&resource) {
-            self.result.counters.total += 1;
-            self.result.counters.skipped += 1;
             self.result.witnesses = None;
-            self.keep_left(&resource);
-            return Passed { failed: blocked, heard: Heard::default() };
+            return self.pass_over(&resource, blocked);
         }
         match self.is_scheduled(at, &resource) {
             Ok(true) => {}
@@ -251,7 +248,7 @@ impl Engine<'_> {
         Ok(allowed)
     }
 
-    /// Passes over a resource that its schedule does not let be applied now: nothing is said of it, and what waits for it goes on.
+    /// Passes over a resource that its schedule or its tags do not let be applied now: the report says so, and what waits for it goes on.
     fn pass_over(&mut self, resource: &Resource, blocked: bool) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;

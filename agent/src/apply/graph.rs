@@ -117,14 +117,16 @@ pub(crate) struct Graph {
 /// Resources found by reference, and the nodes on which each begins and ends.
 struct Index<'a> {
     by_reference: HashMap<(&'a str, &'a str), usize>,
-    by_alias: HashMap<(&'a str, String), usize>,
+    /// By type.
+    by_alias: HashMap<&'a str, HashMap<String, usize>>,
     ends: Vec<(usize, usize)>,
 }
 
 impl Index<'_> {
     fn find(&self, reference: &ResourceRef) -> Option<usize> {
-        let found = self.by_reference.get(&(reference.resource_type.as_str(), reference.title.as_str()));
-        found.or_else(|| self.by_alias.get(&(reference.resource_type.as_str(), reference.title.clone()))).copied()
+        let (resource_type, title) = (reference.resource_type.as_str(), reference.title.as_str());
+        let found = self.by_reference.get(&(resource_type, title));
+        found.or_else(|| self.by_alias.get(resource_type)?.get(title)).copied()
     }
 }
 
@@ -311,12 +313,12 @@ fn add_aliases<'a>(
                 let other = catalog.resources[other].reference().to_string();
                 return Err(GraphError::Alias { resource: resource.reference(), alias: alias.to_owned(), other });
             }
-            index.by_alias.insert((&resource.resource_type, alias.to_owned()), at);
+            index.by_alias.entry(&resource.resource_type).or_default().insert(alias.to_owned(), at);
         }
     }
     for (at, resource) in catalog.resources.iter().enumerate() {
         if let Some(alias) = alias_of(at) {
-            index.by_alias.entry((&resource.resource_type, alias)).or_insert(at);
+            index.by_alias.entry(&resource.resource_type).or_default().entry(alias).or_insert(at);
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! What a provider may touch.
 
+#[cfg(feature = "providers")]
+use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +42,19 @@ pub struct ApplyOptions {
 #[derive(Debug, Clone)]
 pub struct Context {
     parts: Arc<ContextParts>,
+    /// What was seen already, when all that is looked at counts as seen at one moment.
+    moment: Option<Arc<Moment>>,
+}
+
+/// What was seen of the machine at one moment: many resources ask for the same.
+#[derive(Debug, Default)]
+struct Moment {
+    #[cfg(feature = "providers")]
+    stats: Mutex<HashMap<TreePath, Option<Stat>>>,
+    #[cfg(feature = "providers")]
+    links: Mutex<HashMap<TreePath, Option<TreePath>>>,
+    #[cfg(feature = "providers")]
+    values: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// What a [`Context`] is made from.
@@ -77,7 +92,49 @@ impl Context {
     /// Returns a context of `parts`.
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), moment: None }
+    }
+
+    /// Returns a context in which what is looked at twice is seen once. For checks that run right after each other while nothing is changed.
+    pub(crate) fn at_one_moment(&self) -> Self {
+        Self { parts: Arc::clone(&self.parts), moment: Some(Arc::default()) }
+    }
+
+    /// Looks at what is at a path, as [`Root::stat`]. Blocking.
+    #[cfg(feature = "providers")]
+    pub(super) fn stat(&self, path: &TreePath) -> Result<Option<Stat>, crate::fs::FsError> {
+        let Some(moment) = &self.moment else { return self.root().stat(path) };
+        if let Some(stat) = lock(&moment.stats).get(path) {
+            return Ok(*stat);
+        }
+        let stat = self.root().stat(path)?;
+        lock(&moment.stats).insert(path.clone(), stat);
+        Ok(stat)
+    }
+
+    /// Follows links, as [`Root::resolve_links`]. Blocking.
+    #[cfg(feature = "providers")]
+    pub(super) fn resolve_links(&self, path: &TreePath) -> Result<Option<TreePath>, crate::fs::FsError> {
+        let Some(moment) = &self.moment else { return self.root().resolve_links(path) };
+        if let Some(resolved) = lock(&moment.links).get(path) {
+            return Ok(resolved.clone());
+        }
+        let resolved = self.root().resolve_links(path)?;
+        lock(&moment.links).insert(path.clone(), resolved.clone());
+        Ok(resolved)
+    }
+
+    /// Returns what `look` finds out about the machine, of which there is one thing of each type.
+    #[cfg(feature = "providers")]
+    pub(super) fn seen<T: Send + Sync + 'static>(&self, look: impl FnOnce() -> T) -> Arc<T> {
+        let Some(moment) = &self.moment else { return Arc::new(look()) };
+        let mut values = lock(&moment.values);
+        if let Some(value) = values.get(&TypeId::of::<T>()).and_then(|value| Arc::clone(value).downcast().ok()) {
+            return value;
+        }
+        let value = Arc::new(look());
+        values.insert(TypeId::of::<T>(), Arc::<T>::clone(&value));
+        value
     }
 
     /// Returns the managed root.

@@ -139,6 +139,13 @@ impl<'a> Differences<'a> {
         self.push(property, previous.raw(), desired.raw(), Wording { previous: is, desired: should, done });
     }
 
+    /// Words what is wanted by the last change otherwise where it is not made: messages of noop and of failures.
+    pub(super) fn word_wanted(&mut self, wanted: &Shown) {
+        if let Some(wording) = self.changes.last_mut().and_then(|change| change.wording.as_mut()) {
+            wording.desired = wanted.worded();
+        }
+    }
+
     /// Adds a property if it is managed and another value is wanted than there is.
     pub(super) fn compare(&mut self, property: &str, current: &Shown, wanted: Option<&Shown>) {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != current) {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "providers")]
 mod accounts;
+#[cfg(all(test, feature = "providers"))]
+mod ahead_tests;
 #[cfg(feature = "providers")]
 mod augeas;
 #[cfg(feature = "providers")]
@@ -168,6 +170,9 @@ pub enum ProviderError {
     },
 }
 
+/// What [`Provider::autorequirer`] returns.
+pub type Autorequirer<'a> = Box<dyn Fn(&Resource) -> Vec<ResourceRef> + 'a>;
+
 /// Code that manages one type of resource.
 ///
 /// # Obligations
@@ -194,6 +199,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// that are not in it are passed over; each is looked up by title, then by [`Provider::alias`].
     fn autorequire(&self, _resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
         Vec::new()
+    }
+
+    /// Returns what answers as [`Provider::autorequire`] does, for all resources of a catalog: a type that would look through the catalog for
+    /// each does so once.
+    fn autorequirer<'a>(&'a self, catalog: &'a Catalog) -> Autorequirer<'a> {
+        Box::new(|resource| self.autorequire(resource, catalog))
     }
 
     /// Returns another title by which references may name the resource, as the path of a file whose title is something else.

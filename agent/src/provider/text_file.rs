@@ -121,7 +121,7 @@ impl<T> TextCache<T> {
     /// Returns what `parse` makes of a file. Blocking.
     pub(super) fn load(&self, context: &Context, path: &TreePath, parse: impl FnOnce(&[u8]) -> T) -> Result<Arc<T>, FsError> {
         let key = (context.root().path().to_owned(), path.clone());
-        let stat = context.root().stat(path)?;
+        let stat = context.stat(path)?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = files.get(&key).filter(|known| known.stat == stat) {
             return Ok(Arc::clone(&known.parsed));

@@ -14,6 +14,7 @@
 //! the catalog as a whole senseless (two of one name, an edge into nothing) is a [`PuppetCatalogError`].
 
 mod deferred;
+mod document;
 mod metadata;
 mod reference;
 mod resource;
@@ -24,7 +25,8 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashSet};
 
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
@@ -34,6 +36,7 @@ use serde_json::{Map, Value as Json};
 pub use deferred::DEFERRED_FUNCTIONS;
 use deferred::Deferreds;
 pub(crate) use deferred::evaluate as evaluate_deferred;
+use document::{Document, Metadata};
 pub use served::{ContentPlace, FinishedCatalog, OpenSource, ServedCatalog, SourceAnswer};
 pub use taking::{SourceTaking, merge_sources};
 
@@ -125,16 +128,11 @@ impl PuppetCatalog {
         if json.len() as u64 > MAX_CATALOG_BYTES {
             return Err(PuppetCatalogError::TooLong { length: json.len() });
         }
-        let document = match serde_json::from_slice(json)? {
-            Json::Object(document) => unwrapped(document)?,
-            _ => return Err(shape("the catalog", "an object")),
+        let (document, Metadata { single, recursive }) = match document::read_shaped(json) {
+            Some(read) => read,
+            None => read_pieces(json)?,
         };
-        let mut document = document;
-        let mut sources = metadata::Sources {
-            single: object(document.remove("metadata"), "metadata")?,
-            recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
-            places: BTreeMap::new(),
-        };
+        let mut sources = metadata::Sources { single, recursive, places: BTreeMap::new() };
         read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource))
     }
 
@@ -148,8 +146,19 @@ impl PuppetCatalog {
         document: Map<String, Json>,
         resolve: &mut dyn FnMut(&mut Resource) -> Result<(), String>,
     ) -> Result<Self, PuppetCatalogError> {
-        read_document(document, Deferreds::Keep, resolve)
+        read_document(Document::of(document), Deferreds::Keep, resolve)
     }
+}
+
+/// Reads a catalog of whatever shape.
+fn read_pieces(json: &[u8]) -> Result<(Document, Metadata), PuppetCatalogError> {
+    let Json::Object(document) = serde_json::from_slice(json)? else { return Err(shape("the catalog", "an object")) };
+    let mut document = unwrapped(document)?;
+    let metadata = Metadata {
+        single: object(document.remove("metadata"), "metadata")?,
+        recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
+    };
+    Ok((Document::of(document), metadata))
 }
 
 /// Takes a catalog out of the envelope in which old servers send it, and knows a refusal.
@@ -167,30 +176,30 @@ fn unwrapped(mut document: Map<String, Json>) -> Result<Map<String, Json>, Puppe
 }
 
 fn read_document<'a>(
-    mut document: Map<String, Json>,
+    document: Document,
     deferreds: Deferreds,
     resolve: &'a mut Resolve<'a>,
 ) -> Result<PuppetCatalog, PuppetCatalogError> {
-    check_format(document.get("catalog_format"))?;
-    let Some(Json::String(name)) = document.get("name") else { return Err(shape("name", "the name of the node")) };
+    check_format(document.catalog_format.as_ref())?;
+    let Some(Json::String(name)) = document.name else { return Err(shape("name", "the name of the node")) };
     let certname = name.parse().map_err(|error| PuppetCatalogError::Name { at: "name", reason: format!("{error}") })?;
-    let environment = match document.get("environment") {
+    let environment = match document.environment {
         None | Some(Json::Null) => Environment::default(),
         Some(Json::String(name)) => {
             name.parse().map_err(|error| PuppetCatalogError::Name { at: "environment", reason: format!("{error}") })?
         }
         Some(_) => return Err(shape("environment", "the name of an environment")),
     };
-    let classes = strings(document.remove("classes"), "classes")?;
-    let edges = edges(document.remove("edges"))?;
-    let Some(Json::Array(declared)) = document.remove("resources") else { return Err(shape("resources", "a list")) };
-    let holders = edges.iter().map(|edge| edge.source.clone()).collect();
-    let mut reading = resource::Reading { deferreds, resolve };
+    let classes = strings(document.classes, || "classes".to_owned())?;
+    let edges = edges(document.edges?)?;
+    let declared = document.resources?;
+    let holders = LazyCell::new(|| edges.iter().map(|edge| &edge.source).collect::<HashSet<_>>());
+    let holds = |reference: &ResourceRef| holders.contains(reference);
+    let mut reading = resource::Reading { deferreds, resolve, holds: &holds };
     let mut unusable = BTreeMap::new();
     let mut resources = Vec::with_capacity(declared.len());
-    for (at, json) in declared.into_iter().enumerate() {
-        let Json::Object(json) = json else { return Err(shape(format!("resource {at}"), "an object")) };
-        let read = resource::read(at, json, &mut reading, &holders)?;
+    for (at, declared) in declared.into_iter().enumerate() {
+        let read = resource::read(at, declared, &mut reading)?;
         if let Some(reason) = read.unusable {
             unusable.insert(read.resource.reference(), reason);
         }
@@ -201,9 +210,9 @@ fn read_document<'a>(
     Ok(PuppetCatalog {
         catalog,
         unusable,
-        version: text(document.remove("version")),
-        code_id: text(document.remove("code_id")),
-        catalog_uuid: text(document.remove("catalog_uuid")),
+        version: text(document.version),
+        code_id: text(document.code_id),
+        catalog_uuid: text(document.catalog_uuid),
     })
 }
 
@@ -215,29 +224,23 @@ fn check_format(format: Option<&Json>) -> Result<(), PuppetCatalogError> {
     }
 }
 
-fn edges(json: Option<Json>) -> Result<Vec<Edge>, PuppetCatalogError> {
-    let list = match json {
-        None | Some(Json::Null) => return Ok(Vec::new()),
-        Some(Json::Array(list)) => list,
-        Some(_) => return Err(shape("edges", "a list")),
+fn edges(edges: Vec<(String, String)>) -> Result<Vec<Edge>, PuppetCatalogError> {
+    let end = |text: &str, name: &str, at: usize| {
+        reference::parse(text).ok_or_else(|| shape(format!("{name} of edge {at}, {text:?},"), "a reference, as Type[title]"))
     };
-    let end = |edge: &Json, name: &str, at: usize| match edge.get(name) {
-        Some(Json::String(text)) => {
-            reference::parse(text).ok_or_else(|| shape(format!("{name} of edge {at}, {text:?},"), "a reference, as Type[title]"))
-        }
-        _ => Err(shape(format!("{name} of edge {at}"), "a reference, as Type[title]")),
+    let read = |(at, (source, target)): (usize, &(String, String))| {
+        Ok(Edge { source: end(source, "source", at)?, target: end(target, "target", at)? })
     };
-    let read = |(at, edge): (usize, &Json)| Ok(Edge { source: end(edge, "source", at)?, target: end(edge, "target", at)? });
-    list.iter().enumerate().map(read).collect()
+    edges.iter().enumerate().map(read).collect()
 }
 
-fn strings(json: Option<Json>, at: &str) -> Result<Vec<String>, PuppetCatalogError> {
+fn strings(json: Option<Json>, at: impl Fn() -> String) -> Result<Vec<String>, PuppetCatalogError> {
     let list = match json {
         None | Some(Json::Null) => return Ok(Vec::new()),
         Some(Json::Array(list)) => list,
-        Some(_) => return Err(shape(at, "a list of text")),
+        Some(_) => return Err(shape(at(), "a list of text")),
     };
-    let text = |json| if let Json::String(text) = json { Ok(text) } else { Err(shape(at, "a list of text")) };
+    let text = |json| if let Json::String(text) = json { Ok(text) } else { Err(shape(at(), "a list of text")) };
     list.into_iter().map(text).collect()
 }
 

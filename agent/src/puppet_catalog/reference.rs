@@ -11,7 +11,10 @@ pub(super) fn parse(text: &str) -> Option<ResourceRef> {
 
 /// Returns the reference to a resource of this type and title; `None` when the type is none.
 pub(super) fn of(resource_type: &str, title: &str) -> Option<ResourceRef> {
-    let resource_type = capitalised(resource_type.strip_prefix("::").unwrap_or(resource_type));
+    let resource_type = match resource_type.strip_prefix("::").unwrap_or(resource_type) {
+        simple if simple.starts_with(|first: char| first.is_ascii_uppercase()) && !simple.contains(':') => simple.to_owned(),
+        resource_type => capitalised(resource_type),
+    };
     let segment = |segment: &str| {
         segment.starts_with(|first: char| first.is_ascii_uppercase())
             && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

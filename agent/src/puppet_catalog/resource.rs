@@ -1,11 +1,12 @@
 //! One resource.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use direct_puppet_transport::protocol::{Resource, ResourceRef, Value};
 use serde_json::{Map, Value as Json};
 
 use super::deferred::Deferreds;
+use super::document::Declared;
 use super::{PuppetCatalogError, Resolve, reference, shape, strings, value};
 
 /// Metaparameters that name other resources.
@@ -24,37 +25,34 @@ pub(super) struct ReadResource {
 pub(super) struct Reading<'a> {
     pub(super) deferreds: Deferreds,
     pub(super) resolve: &'a mut Resolve<'a>,
+    /// Whether edges come from a resource.
+    pub(super) holds: &'a dyn Fn(&ResourceRef) -> bool,
 }
 
-/// Reads the resource at index `at`; `holders` are the sources of all edges.
-pub(super) fn read(
-    at: usize,
-    mut json: Map<String, Json>,
-    reading: &mut Reading<'_>,
-    holders: &HashSet<ResourceRef>,
-) -> Result<ReadResource, PuppetCatalogError> {
-    let (Some(Json::String(resource_type)), Some(Json::String(title))) = (json.get("type"), json.get("title")) else {
+/// Reads the resource at index `at`.
+pub(super) fn read(at: usize, json: Declared, reading: &mut Reading<'_>) -> Result<ReadResource, PuppetCatalogError> {
+    let (Some(Json::String(resource_type)), Some(Json::String(title))) = (&json.resource_type, &json.title) else {
         return Err(shape(format!("type and title of resource {at}"), "text"));
     };
     let Some(reference) = reference::of(resource_type, title) else {
         return Err(shape(format!("resource {at}, {resource_type:?} with the title {title:?},"), "a type with a title"));
     };
     let mut resource = Resource::new(&reference.resource_type, &reference.title);
-    resource.tags = strings(json.remove("tags"), &format!("tags of {reference}"))?;
-    resource.file = match json.remove("file") {
+    resource.tags = strings(json.tags, || format!("tags of {reference}"))?;
+    resource.file = match json.file {
         None | Some(Json::Null) => None,
         Some(Json::String(file)) => Some(file),
         Some(_) => return Err(shape(format!("file of {reference}"), "text")),
     };
     // A line that does not fit, or is text, is of no use to anybody, but does no harm.
-    resource.line = json.get("line").and_then(Json::as_u64).and_then(|line| u32::try_from(line).ok());
-    resource.container = is_container(&json, &reference, holders);
-    let parameters = match json.remove("parameters") {
+    resource.line = json.line.as_ref().and_then(Json::as_u64).and_then(|line| u32::try_from(line).ok());
+    resource.container = is_container(json.kind.as_ref(), &reference, reading.holds);
+    let parameters = match json.parameters {
         None | Some(Json::Null) => Map::new(),
         Some(Json::Object(parameters)) => parameters,
         Some(_) => return Err(shape(format!("parameters of {reference}"), "an object")),
     };
-    let secrets = strings(json.remove("sensitive_parameters"), &format!("sensitive_parameters of {reference}"))?;
+    let secrets = strings(json.sensitive_parameters, || format!("sensitive_parameters of {reference}"))?;
     let mut unusable = read_parameters(&mut resource, parameters, reading.deferreds)?;
     for name in secrets {
         if let Some(held) = resource.parameters.get_mut(&name)
@@ -70,11 +68,11 @@ pub(super) fn read(
 }
 
 /// Catalogs of old servers have no `kind`: there, what holds others is a container.
-fn is_container(json: &Map<String, Json>, reference: &ResourceRef, holders: &HashSet<ResourceRef>) -> bool {
-    match (reference.resource_type.as_str(), json.get("kind").and_then(Json::as_str)) {
+fn is_container(kind: Option<&Json>, reference: &ResourceRef, holds: &dyn Fn(&ResourceRef) -> bool) -> bool {
+    match (reference.resource_type.as_str(), kind.and_then(Json::as_str)) {
         ("Class" | "Stage" | "Node", _) | (_, Some("class" | "defined_type")) => true,
         (_, Some("compilable_type")) => false,
-        (resource_type, _) => resource_type.contains("::") || holders.contains(reference),
+        (resource_type, _) => resource_type.contains("::") || holds(reference),
     }
 }
 

@@ -6,6 +6,7 @@ use direct_puppet_transport::protocol::Digest;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use serde_json::{Map, Value as Json};
 
+use super::document::Document;
 use super::deferred::Deferreds;
 use super::metadata::{self, Sources};
 use super::taking::SourceTaking;
@@ -108,7 +109,7 @@ impl ServedCatalog {
     pub fn open_sources(&mut self) -> Result<Vec<OpenSource>, PuppetCatalogError> {
         let mut open = Vec::new();
         let sources = &mut self.sources;
-        read_document(self.document.clone(), Deferreds::Keep, &mut |resource| {
+        read_document(Document::of(self.document.clone()), Deferreds::Keep, &mut |resource| {
             let uris = metadata::puppet_sources(resource);
             if !uris.is_empty() && !sources.names_contents(&resource.title) {
                 sources.forget(&resource.title);
@@ -144,7 +145,7 @@ impl ServedCatalog {
     /// As [`PuppetCatalog::read`].
     pub fn finish(self) -> Result<FinishedCatalog, PuppetCatalogError> {
         let Self { document, mut sources, mut refused } = self;
-        let mut puppet = read_document(document, Deferreds::Keep, &mut |resource| match refused.remove(&resource.title) {
+        let mut puppet = read_document(Document::of(document), Deferreds::Keep, &mut |resource| match refused.remove(&resource.title) {
             Some(reason) => Err(reason),
             None => sources.resolve(resource),
         })?;

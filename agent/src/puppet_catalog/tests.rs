@@ -281,3 +281,69 @@ proptest! {
         }
     }
 }
+
+/// Both ways to read a catalog find the same, whatever stands wherever in it.
+#[test]
+fn the_short_way_reads_what_the_long_way_reads() {
+    fn places(json: &Json, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match json {
+            Json::Object(object) => {
+                for (name, json) in object {
+                    places(json, &format!("{at}/{}", name.replace('/', "~1")), found);
+                }
+            }
+            Json::Array(list) => list.iter().enumerate().for_each(|(name, json)| places(json, &format!("{at}/{name}"), found)),
+            _ => {}
+        }
+    }
+    let read = |(document, Metadata { single, recursive }): (Document, Metadata)| {
+        let mut sources = metadata::Sources { single, recursive };
+        read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource)).map_err(|error| error.to_string())
+    };
+    let catalog = serde_json::json!({
+        "name": "n1", "version": 1, "catalog_format": 2, "environment": "production", "classes": ["a"], "code_id": "x", "catalog_uuid": "y",
+        "resources": [
+            {"type": "Class", "title": "main", "kind": "class", "tags": ["class"], "exported": false},
+            {"type": "File", "title": "/a", "kind": "compilable_type", "tags": ["file"], "file": "/x.pp", "line": 3,
+                "parameters": {"content": "x", "source": "puppet:///modules/m/f"}, "sensitive_parameters": ["content"]},
+            {"type": "a::b", "title": "t"},
+        ],
+        "edges": [{"source": "Class[main]", "target": "File[/a]"}, {"source": "A::B[t]", "target": "File[/a]"}],
+        "metadata": {"/a": {"type": "file"}}, "recursive_metadata": {},
+    });
+    let mut all = Vec::new();
+    places(&catalog, "", &mut all);
+    let (mut short, mut equal) = (0, 0);
+    for place in all {
+        let values = [
+            serde_json::json!(null),
+            serde_json::json!(1),
+            serde_json::json!("File"),
+            serde_json::json!(["a", "b"]),
+            serde_json::json!({"type": "File", "title": "/b"}),
+            serde_json::json!([]),
+            serde_json::json!({}),
+        ];
+        for value in values {
+            let mut changed = catalog.clone();
+            *changed.pointer_mut(&place).unwrap() = value;
+            let text = changed.to_string();
+            let long = read_pieces(text.as_bytes()).and_then(|pieces| read(pieces).map_err(|at| shape(at, "")));
+            let Some(found) = document::read_shaped(text.as_bytes()) else { continue };
+            short += 1;
+            match (read(found), long) {
+                (Ok(found), Ok(long)) => {
+                    assert_eq!(found, long, "{text}");
+                    equal += 1;
+                }
+                (Err(found), Err(long)) => assert_eq!(shape(found, "").to_string(), long.to_string(), "{text}"),
+                (found, long) => panic!("{text}: {found:?}, {long:?}"),
+            }
+        }
+    }
+    assert!(short > 150 && equal > 100, "{short} {equal}");
+    for text in [r#"{"name":"a","name":"b","resources":[]}"#, r#"{"resources":[["File","/a"]],"name":"a"}"#] {
+        assert!(document::read_shaped(text.as_bytes()).is_none(), "{text}");
+    }
+}

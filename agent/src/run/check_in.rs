@@ -46,7 +46,7 @@ impl<T: Transport> Run<'_, T> {
     /// Reads the catalog that is held, unless there is a settled record for it.
     pub(super) fn look_on_disk(&self, state: &State, settled: Option<&SettledRecord>) -> Option<OnDisk> {
         let environment = &self.inner.environment;
-        if settled.is_some() {
+        if settled.is_some() || self.options.catalog.is_some() {
             return state.catalogs.held(environment).map(|held| OnDisk { held, catalog: None });
         }
         state.catalogs.load(environment).map(|(held, catalog)| OnDisk { held, catalog: Some(catalog) })
@@ -193,7 +193,8 @@ impl<T: Transport> Run<'_, T> {
         let (catalog_id, bytes) = catalog.encode()?;
         let held = Held { catalog_id, code_id: Manifest::default().code_id(), version: VersionCounter::default() };
         let source = Source { held, answer: Answer::Given, cached: CachedCatalogStatus::NotUsed };
-        let is_new = on_disk.as_ref().is_none_or(|on_disk| on_disk.held.catalog_id != catalog_id);
+        let is_damaged = || std::fs::read(state.catalogs.path_of(catalog_id)).ok().is_none_or(|held| held != bytes);
+        let is_new = on_disk.as_ref().is_none_or(|on_disk| on_disk.held.catalog_id != catalog_id || is_damaged());
         let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
         let prior =
             on_disk.filter(|_| is_new).and_then(|on_disk| Some((on_disk.held.catalog_id, on_disk.catalog.or_else(read)?)));

@@ -10,6 +10,7 @@ use super::{Run, own_state};
 use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
+use crate::provider::Autorequirer;
 use crate::puppet_catalog::evaluate_deferred;
 
 /// Where a dependency cycle is drawn, below the state directory: Puppet's name.
@@ -46,8 +47,12 @@ pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) ->
         let resource: &Resource = &catalog.resources[at];
         providers.get(&resource.resource_type).filter(|_| !resource.is_container()).map(|provider| (provider, resource))
     };
-    let autorequire =
-        |at: usize| provider(at).map(|(provider, resource)| provider.autorequire(resource, catalog)).unwrap_or_default();
+    let autorequirers: HashMap<&str, Autorequirer<'_>> =
+        providers.iter().map(|(resource_type, provider)| (resource_type.as_str(), provider.autorequirer(catalog))).collect();
+    let autorequire = |at: usize| {
+        let resource = provider(at).map(|(_, resource)| resource);
+        resource.and_then(|resource| Some(autorequirers.get(resource.resource_type.as_str())?(resource))).unwrap_or_default()
+    };
     let alias = |at: usize| provider(at).and_then(|(provider, resource)| provider.alias(resource));
     let relations = Relations { is_container: &Resource::is_container, autorequire: &autorequire, alias: &alias };
     match Graph::new(catalog, &relations) {

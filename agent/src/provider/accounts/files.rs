@@ -118,7 +118,7 @@ pub(in crate::provider) struct AccountFiles {
 fn resolve(context: &Context, path: &str) -> Result<TreePath, FsError> {
     // The constants given are valid paths.
     let path = TreePath::from_bytes(path.as_bytes()).unwrap_or_default();
-    Ok(context.root().resolve_links(&path)?.unwrap_or(path))
+    Ok(context.resolve_links(&path)?.unwrap_or(path))
 }
 
 impl AccountFiles {

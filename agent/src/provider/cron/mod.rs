@@ -117,6 +117,13 @@ impl Provider for CronProvider {
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let parameters = Parameters::parse(resource).ok()?;
+        // Others are asked for.
+        let text = self.spool.unchanged(context, &parameters)?;
+        Some(Ok(Checked { resources: 1, changes: compare(resource, &parameters, &text.table), ..Checked::default() }))
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;

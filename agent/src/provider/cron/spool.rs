@@ -53,11 +53,8 @@ impl Spool {
     pub(super) async fn read(&self, context: &Context, parameters: &Parameters) -> Result<Arc<Crontab>, Failure> {
         // Not worth a thread for each job.
         let stat = stat(context, parameters);
-        if let Some(stat) = stat
-            && let Some((known, text)) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&owner(parameters))
-            && *known == stat
-        {
-            return Ok(Arc::clone(text));
+        if let Some(text) = self.known(stat, parameters) {
+            return Ok(text);
         }
         let output = crontab(context, parameters, "-l", None).await?;
         let said = output.text();
@@ -73,6 +70,16 @@ impl Spool {
             known.insert(owner(parameters), (stat, Arc::clone(&text)));
         }
         Ok(text)
+    }
+
+    /// Returns a crontab that was read before and has not changed since. Blocking.
+    pub(super) fn unchanged(&self, context: &Context, parameters: &Parameters) -> Option<Arc<Crontab>> {
+        self.known(stat(context, parameters), parameters)
+    }
+
+    fn known(&self, stat: Option<Stat>, parameters: &Parameters) -> Option<Arc<Crontab>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&owner(parameters)).filter(|(known, _)| Some(*known) == stat).map(|(_, text)| Arc::clone(text))
     }
 
     /// Puts another crontab in place.
@@ -110,7 +117,7 @@ fn owner(parameters: &Parameters) -> Option<String> {
 fn stat(context: &Context, parameters: &Parameters) -> Option<Stat> {
     let owner = owner(parameters)?;
     let path = |directory: &str| directory.parse::<TreePath>().ok()?.child(owner.as_bytes()).ok();
-    DIRECTORIES.iter().filter_map(|directory| path(directory)).find_map(|path| context.root().stat(&path).ok().flatten())
+    DIRECTORIES.iter().filter_map(|directory| path(directory)).find_map(|path| context.stat(&path).ok().flatten())
 }
 
 async fn crontab(context: &Context, parameters: &Parameters, verb: &str, input: Option<Input>) -> Result<CommandOutput, Failure> {

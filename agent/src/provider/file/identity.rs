@@ -49,7 +49,7 @@ impl Identities {
         let mut look = |kind: AccountKind, account: Option<&Account>| match account.filter(|_| managed) {
             None => Ok((Identity::Any, Arc::default())),
             Some(account) => {
-                let Loaded { accounts, path, stat } = cache.load(context.root(), kind).map_err(|error| {
+                let Loaded { accounts, path, stat } = cache.load(context, kind).map_err(|error| {
                     super::errors::failed(&resource.reference(), format!("look up the {} {}", kind.name(), shown(account)), error)
                 })?;
                 if matches!(account, Account::Name(_)) {

@@ -90,7 +90,7 @@ impl Provider for FileProvider {
     }
 
     fn carried(&self, resource: &Resource) -> Vec<Digest> {
-        let content = Parameters::parse(resource).ok().and_then(|parameters| parameters.content);
+        let content = parameters::carried(resource).ok().flatten();
         content.map(|content| Digest::of(&content)).into_iter().collect()
     }
 

@@ -11,6 +11,7 @@ use direct_puppet_transport::protocol::TreePath;
 
 use super::parameters::Account;
 use crate::fs::{FsError, Root, Stat};
+use crate::provider::Context;
 use crate::tree::is_racy;
 
 /// Longest file of accounts that is read, in bytes: some hundred thousand lines.
@@ -110,11 +111,12 @@ pub(super) struct AccountCache {
 
 impl AccountCache {
     /// Returns the accounts of a root; none when there is no file. Blocking.
-    pub(super) fn load(&self, root: &Root, kind: AccountKind) -> Result<Loaded, FsError> {
+    pub(super) fn load(&self, context: &Context, kind: AccountKind) -> Result<Loaded, FsError> {
+        let root = context.root();
         // The constant is a valid path; the root itself would be the answer otherwise, which is no file.
-        let path = root.resolve_links(&TreePath::from_bytes(kind.path()).unwrap_or_default())?;
+        let path = context.resolve_links(&TreePath::from_bytes(kind.path()).unwrap_or_default())?;
         let stat = match &path {
-            Some(path) => root.stat(path)?,
+            Some(path) => context.stat(path)?,
             None => None,
         };
         let slot = match kind {

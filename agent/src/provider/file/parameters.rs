@@ -97,6 +97,25 @@ pub(super) struct Parameters {
     pub(super) left_out: Vec<&'static str>,
 }
 
+/// What a resource names of other resources, without all the rest.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) path: TreePath,
+    pub(super) target: Option<Vec<u8>>,
+    pub(super) owner: Option<Account>,
+    pub(super) group: Option<Account>,
+}
+
+impl Named {
+    /// Reads what is named, and checks nothing else.
+    pub(super) fn of(resource: &Resource) -> Result<Self, ProviderError> {
+        let mut target = target(resource)?;
+        // It may stand in `ensure`.
+        ensure(resource, &mut target)?;
+        Ok(Self { path: managed_path(resource)?, target, owner: account(resource, "owner")?, group: account(resource, "group")? })
+    }
+}
+
 /// What Puppet knows of `File` besides metaparameters. The last line is read-only there or has no meaning here.
 const KNOWN: &[&str] = &[
     "path",
@@ -150,14 +169,24 @@ pub fn managed_path(resource: &Resource) -> Result<TreePath, ProviderError> {
     read::absolute_path(text).map_err(|reason| read::fail(resource, "path", reason))
 }
 
+/// Returns whether the compiler has resolved what the file is made from.
+fn is_compiled(resource: &Resource) -> bool {
+    resource.resolved.as_ref().is_some_and(|resolved| resolved.uri.is_none())
+}
+
+/// Returns the content that the resource itself carries.
+pub(super) fn carried(resource: &Resource) -> Result<Option<Bytes>, ProviderError> {
+    if is_compiled(resource) { Ok(None) } else { content(resource) }
+}
+
 impl Parameters {
     /// Parses and checks a resource.
     pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
         read::only_known(resource, KNOWN)?;
         let mut target = target(resource)?;
         let ensure = ensure(resource, &mut target)?;
-        let compiled = resource.resolved.as_ref().is_some_and(|resolved| resolved.uri.is_none());
-        let content = if compiled { None } else { content(resource)? };
+        let compiled = is_compiled(resource);
+        let content = carried(resource)?;
         let parameters = Self {
             path: managed_path(resource)?,
             ensure,

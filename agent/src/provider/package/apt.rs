@@ -9,6 +9,7 @@ use super::manager::{Installed, Manager, State, Subject, with};
 use super::parameters::Wanted;
 use super::version::compare_debian;
 use crate::fs::FsError;
+use crate::provider::Context;
 use crate::provider::command::Input;
 use crate::provider::file::errors;
 use crate::provider::programs::failure;
@@ -125,18 +126,9 @@ impl DpkgFiles {
         let (context, name) = (subject.context, subject.parameters.name.as_str());
         let database = self.status.load(context, &path("var/lib/dpkg/status"), parse).map_err(FsResult::Files)?;
         // What a dpkg that was interrupted did not get to write into it.
-        let updates = path("var/lib/dpkg/updates");
-        let mut newer = None;
-        if context.root().stat(&updates).map_err(FsResult::Files)?.is_some() {
-            let mut entries = context.root().list(&updates).map_err(FsResult::Files)?;
-            entries.retain(|entry| entry.name.iter().all(u8::is_ascii_digit));
-            entries.sort_by(|a, b| a.name.cmp(&b.name));
-            for entry in entries {
-                let Ok(file) = updates.child(&entry.name) else { continue };
-                let update = parse(&TextFile::load(context, &file).map_err(FsResult::Files)?.text);
-                newer = update.get(name).cloned().or(newer);
-            }
-        }
+        let updates = context.seen(|| Updates::load(context));
+        let updates = updates.0.as_ref().map_err(|reason| FsResult::Broken(reason.clone()))?;
+        let newer = updates.iter().rev().find_map(|update| update.get(name)).cloned();
         let state = |record: &Record| record.state().map_err(FsResult::Broken);
         if subject.parameters.allow_virtual == Some(true)
             && newer.is_none()
@@ -152,13 +144,33 @@ impl DpkgFiles {
     }
 }
 
+/// What a dpkg that was interrupted did not get to write into its main file, oldest first; or why that is not known.
+struct Updates(Result<Vec<Database>, String>);
+
+impl Updates {
+    fn load(context: &Context) -> Self {
+        let load = || {
+            let updates = path("var/lib/dpkg/updates");
+            if context.root().stat(&updates)?.is_none() {
+                return Ok(Vec::new());
+            }
+            let mut entries = context.root().list(&updates)?;
+            entries.retain(|entry| entry.name.iter().all(u8::is_ascii_digit));
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            let files = entries.iter().filter_map(|entry| updates.child(&entry.name).ok());
+            files.map(|file| Ok(parse(&TextFile::load(context, &file)?.text))).collect()
+        };
+        Self(load().map_err(|error: FsError| errors::chain(&error)))
+    }
+}
+
 /// Why a state is not known.
 enum FsResult {
     Files(FsError),
     Broken(String),
 }
 
-fn query(subject: &Subject<'_>) -> Result<State, String> {
+pub(super) fn query(subject: &Subject<'_>) -> Result<State, String> {
     // The file is parsed once and then only looked at: not worth a thread for each package.
     subject.files.state(subject).map_err(|error| match error {
         FsResult::Files(error) => errors::chain(&error),

@@ -29,7 +29,7 @@ use super::difference::{Differences, Shown};
 use super::file::{errors, read};
 use super::programs::Programs;
 use super::record::applied;
-use super::text_file::TextFile;
+use super::text_file::TextCache;
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use manager::{Installed, Kind, Manager, State, Subject};
 use parameters::{Parameters, Wanted};
@@ -42,6 +42,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, Default)]
 pub(super) struct PackageProvider {
     files: Arc<apt::DpkgFiles>,
+    releases: Arc<TextCache<String>>,
     together: Arc<together::Together>,
     /// Where programs are looked for; `None` for the usual places.
     search: Option<String>,
@@ -74,10 +75,12 @@ impl PackageProvider {
         let attempt = "find out the package manager of the system";
         for path in ["etc/os-release", "usr/lib/os-release"] {
             let path = TreePath::from_bytes(path.as_bytes()).unwrap_or_default();
-            let path = context.root().resolve_links(&path).ok().flatten().unwrap_or(path);
-            let file = TextFile::load(context, &path).map_err(|error| errors::failed(&resource.reference(), attempt, error))?;
-            if file.stat.is_some() {
-                let found = Kind::of_system(&String::from_utf8_lossy(&file.text), &self.programs(context));
+            let path = context.resolve_links(&path).ok().flatten().unwrap_or(path);
+            let failed = |error| errors::failed(&resource.reference(), attempt, error);
+            if context.stat(&path).map_err(failed)?.is_some() {
+                let text = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+                let text = self.releases.load(context, &path, text).map_err(failed)?;
+                let found = Kind::of_system(&text, &self.programs(context));
                 return found
                     .ok_or_else(|| errors::failed(&resource.reference(), attempt, "there is none that is known: give provider"));
             }
@@ -92,8 +95,17 @@ impl PackageProvider {
 }
 
 impl Chosen {
-    /// Returns what differs, and the version that `latest` stands for.
+    /// Returns what differs.
     async fn compare(&self, subject: &Subject<'_>, resource: &Resource, state: &State) -> Result<Vec<Change>, String> {
+        let latest = match &self.parameters.wanted {
+            Wanted::Latest if state.is_there() => Some(self.manager.latest(subject, state).await?),
+            _ => None,
+        };
+        Ok(self.differences(resource, state, latest))
+    }
+
+    /// Returns what differs; `latest` is the version that the word stands for, where that counts.
+    fn differences(&self, resource: &Resource, state: &State, latest: Option<String>) -> Vec<Change> {
         let mut found = Differences::of(resource);
         let previous = match &state.installed {
             Installed::Purged => "purged".to_owned(),
@@ -114,8 +126,7 @@ impl Chosen {
             Wanted::Absent | Wanted::Purged => {}
             Wanted::Latest if !is_there => found.add_ensure_as(&previous, "latest", "created".to_owned()),
             Wanted::Latest => {
-                let latest = self.manager.latest(subject, state).await?;
-                if !state.versions().contains(&latest) {
+                if let Some(latest) = latest.filter(|latest| !state.versions().contains(latest)) {
                     found.add_ensure(&previous, &latest);
                 }
             }
@@ -134,7 +145,7 @@ impl Chosen {
             let word = |held: bool| Shown::Text(if held { "hold" } else { "none" }.to_owned());
             found.add("mark", &word(state.held), &word(held));
         }
-        Ok(found.into_changes())
+        found.into_changes()
     }
 
     /// Has a range stand for the highest version in it that there is.
@@ -204,6 +215,20 @@ impl Provider for PackageProvider {
         let changes = chosen.compare(&subject, resource, &state).await;
         let changes = changes.map_err(|reason| failed("find out the latest version", reason))?;
         Ok(Checked { resources: 1, changes, ..Checked::default() })
+    }
+
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        // What was installed with another is still to be told.
+        if self.together.found(&resource.title).is_some() {
+            return None;
+        }
+        let chosen = self.choose(context, resource).ok()?;
+        if !matches!(chosen.kind, Kind::Apt | Kind::Dpkg) || chosen.parameters.wanted == Wanted::Latest {
+            return None;
+        }
+        let state = apt::query(&self.subject(context, &chosen)).ok()?;
+        let changes = chosen.differences(resource, &state, None);
+        Some(Ok(Checked { resources: 1, changes, ..Checked::default() }))
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

@@ -164,6 +164,21 @@ impl Provider for ServiceProvider {
         Ok(Checked { resources: 1, changes, skipped: left_out.collect(), ..Checked::default() })
     }
 
+    fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
+        let parameters = Parameters::parse(resource).ok()?;
+        let has_others = FOR_OTHERS.iter().any(|name| resource.parameters.contains_key(*name));
+        // All others have commands to run, or something to be told.
+        if parameters.kind != Some(Kind::Base) || parameters.status.is_some() || has_others {
+            return None;
+        }
+        let service = self.service(context, resource, &parameters).ok()?;
+        let is_running = || processes::find_at_moment(context, &parameters.pattern).map(|found| found.is_some());
+        let running = if parameters.running.is_some() { is_running().ok()? } else { false };
+        self.started().remove(&resource.title);
+        let changes = service.compare(resource, State { running, enabled: None });
+        Some(Ok(Checked { resources: 1, changes, ..Checked::default() }))
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let service = self.service(context, resource, &parameters)?;

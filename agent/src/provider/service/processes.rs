@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::provider::ruby_regex;
+use crate::provider::{Context, ruby_regex};
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,11 @@ fn list(proc: &Path) -> Vec<Process> {
 /// Returns the first process whose command matches a Ruby expression; never this one. Blocking.
 pub(super) fn find(pattern: &str) -> Result<Option<i32>, String> {
     find_in(&list(Path::new("/proc")), pattern)
+}
+
+/// As [`find`], among the processes of one moment for all who ask in it. Blocking.
+pub(super) fn find_at_moment(context: &Context, pattern: &str) -> Result<Option<i32>, String> {
+    find_in(&context.seen(|| list(Path::new("/proc"))), pattern)
 }
 
 fn find_in(processes: &[Process], pattern: &str) -> Result<Option<i32>, String> {

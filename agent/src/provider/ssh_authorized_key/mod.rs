@@ -42,8 +42,8 @@ pub(super) struct Wanted {
     key: Option<String>,
     user: Option<String>,
     target: Option<TreePath>,
-    /// Empty for none.
-    options: Vec<String>,
+    /// Empty for none; `None` where they are left alone: an empty list wants nothing.
+    options: Option<Vec<String>>,
 }
 
 fn is_valid_option(option: &str) -> bool {
@@ -82,8 +82,9 @@ impl RecordType for SshAuthorizedKey {
         if key.is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace)) {
             return Err(read::fail(resource, "key", "must not be empty and not contain whitespace"));
         }
-        let options = read::texts(resource, "options")?.unwrap_or_default();
-        let options: Vec<String> = options.into_iter().filter(|option| option != "absent").collect();
+        let options = read::texts(resource, "options")?;
+        let are_managed = options.as_ref().is_none_or(|options| !options.is_empty());
+        let options: Vec<String> = options.unwrap_or_default().into_iter().filter(|option| option != "absent").collect();
         if !options.iter().all(|option| is_valid_option(option)) {
             return Err(read::fail(resource, "options", "must be a list of name or name=\"value\""));
         }
@@ -109,7 +110,7 @@ impl RecordType for SshAuthorizedKey {
             key: key.map(str::to_owned),
             user: user.map(str::to_owned),
             target,
-            options,
+            options: are_managed.then_some(options),
         })
     }
 
@@ -163,7 +164,7 @@ impl RecordType for SshAuthorizedKey {
 
     fn create(wanted: &Wanted) -> Result<Key, String> {
         Ok(Key {
-            options: wanted.options.clone(),
+            options: wanted.options.clone().unwrap_or_default(),
             key_type: wanted.key_type.clone().ok_or("Field 'type' is required")?,
             key: wanted.key.clone().ok_or("Field 'key' is required")?,
             name: wanted.name.clone(),
@@ -173,11 +174,13 @@ impl RecordType for SshAuthorizedKey {
     fn compare(wanted: &Wanted, key: &Key, found: &mut Differences<'_>) {
         found.compare("type", &Shown::Text(key.key_type.clone()), wanted.key_type.clone().map(Shown::Text).as_ref());
         found.compare("key", &Shown::Text(key.key.clone()), wanted.key.clone().map(Shown::Text).as_ref());
-        if wanted.options != key.options {
+        if let Some(wanted) = wanted.options.as_ref().filter(|wanted| **wanted != key.options) {
             // A list that has only the word for none is what Puppet shows then.
             let current = if key.options.is_empty() { vec!["absent".to_owned()] } else { key.options.clone() };
-            let wanted = if wanted.options.is_empty() { Shown::Absent } else { Shown::List(wanted.options.clone()) };
-            found.add("options", &Shown::List(current), &wanted);
+            let words = if wanted.is_empty() { vec!["absent".to_owned()] } else { wanted.clone() };
+            let shown = if wanted.is_empty() { Shown::Absent } else { Shown::List(wanted.clone()) };
+            found.add("options", &Shown::List(current), &shown);
+            found.word_wanted(&Shown::List(words));
         }
     }
 
@@ -188,7 +191,9 @@ impl RecordType for SshAuthorizedKey {
         if let Some(text) = &wanted.key {
             key.key.clone_from(text);
         }
-        key.options.clone_from(&wanted.options);
+        if let Some(options) = &wanted.options {
+            key.options.clone_from(options);
+        }
     }
 
     fn autorequire(wanted: &Wanted) -> Vec<ResourceRef> {

@@ -122,7 +122,9 @@ impl Parameters {
         if let Some(wanted) = self.wanted_groups(&account.groups).filter(|wanted| !current.iter().copied().eq(wanted)) {
             let shown =
                 if account.groups.is_empty() { Shown::Bare(String::new()) } else { Shown::Bare(account.groups.join(",")) };
+            let joined = Shown::Text(wanted.join(","));
             found.add("groups", &shown, &Shown::Joined(wanted));
+            found.word_wanted(&joined);
         }
         let expiry = self.expiry.as_ref().map(|expiry| match expiry {
             Expiry::Never => Shown::Absent,

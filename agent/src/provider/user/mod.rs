@@ -14,6 +14,7 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 use super::accounts::{AccountFiles, Tools, User};
 use super::file::{blocking, errors};
 use super::record::applied;
-use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use super::{Applied, Autorequirer, Change, Checked, Context, Provider, ProviderError};
 use compare::{Account, Found};
 use parameters::{Parameters, PrimaryGroup, PurgeKeys};
 
@@ -67,15 +68,8 @@ impl UserProvider {
 }
 
 /// Returns the groups that a user is to be a member of: these come first.
-fn groups_before(parameters: &Parameters, catalog: &Catalog) -> Vec<ResourceRef> {
+fn groups_before(parameters: &Parameters, by_number: impl Fn(u32) -> Option<ResourceRef>) -> Vec<ResourceRef> {
     let group = |title: String| ResourceRef { resource_type: "Group".to_owned(), title };
-    let by_number = |gid: u32| {
-        let has_it = move |resource: &&Resource| {
-            let number = || resource.parameter("gid").and_then(super::file::read::number);
-            resource.resource_type == "Group" && number() == Some(gid.into())
-        };
-        catalog.resources.iter().find(has_it).map(Resource::reference)
-    };
     let primary = match &parameters.gid {
         Some(PrimaryGroup::Name(name)) => Some(group(name.clone())),
         Some(PrimaryGroup::Id(gid)) => by_number(*gid),
@@ -95,7 +89,20 @@ impl Provider for UserProvider {
     }
 
     fn autorequire(&self, resource: &Resource, catalog: &Catalog) -> Vec<ResourceRef> {
-        Parameters::parse(resource).map(|parameters| groups_before(&parameters, catalog)).unwrap_or_default()
+        self.autorequirer(catalog)(resource)
+    }
+
+    fn autorequirer<'a>(&'a self, catalog: &'a Catalog) -> Autorequirer<'a> {
+        let mut by_number: HashMap<i64, &Resource> = HashMap::new();
+        for group in catalog.resources.iter().filter(|resource| resource.resource_type == "Group") {
+            if let Some(gid) = group.parameter("gid").and_then(super::file::read::number) {
+                by_number.entry(gid).or_insert(group);
+            }
+        }
+        Box::new(move |resource| {
+            let find = |gid: u32| by_number.get(&gid.into()).map(|group| group.reference());
+            Parameters::parse(resource).map(|parameters| groups_before(&parameters, find)).unwrap_or_default()
+        })
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
