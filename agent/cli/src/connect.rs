@@ -19,6 +19,12 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(420);
 /// How long a stream may stand still.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Returns the URL of the server that the options name.
+pub(crate) fn url(common: &Common) -> anyhow::Result<String> {
+    let url = common.server.clone();
+    url.ok_or_else(|| anyhow::anyhow!("no server: give its URL with --server, as https://puppet.example.com:8140"))
+}
+
 /// Returns the transport to the server that the options name, with retries and deadlines.
 pub(crate) fn server(common: &Common) -> anyhow::Result<Arc<dyn Transport>> {
     let Some(url) = &common.server else {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::options::Common;
 use crate::run::{RunArguments, once, print};
+use crate::ssl::{self, Enrolment};
 use crate::{connect, output};
 
 /// How long to leave a server alone that could not be asked, or whose news could not be applied; twice as long after each
@@ -21,6 +22,8 @@ const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(30);
 pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
+    #[command(flatten)]
+    enrolment: Enrolment,
     /// Seconds from one run to the next
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, alias = "runinterval", value_parser = clap::value_parser!(u64).range(1..))]
     interval_seconds: u64,
@@ -39,7 +42,11 @@ enum Wake {
 }
 
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    let agent = common.agent(connect::server(common)?)?;
+    if arguments.enrolment.is_wanted() {
+        ssl::ensure(common, &arguments.enrolment).await?;
+    }
+    ssl::renew_if_due(common).await;
+    let mut agent = common.agent(connect::server(common)?)?;
     let mut signals = Signals::new()?;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
     let interval = Duration::from_secs(arguments.interval_seconds);
@@ -51,6 +58,9 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
             return Ok(0);
         }
         next = Instant::now() + interval;
+        if ssl::renew_if_due(common).await {
+            agent = common.agent(connect::server(common)?)?;
+        }
         match once(&agent, &arguments.run.options(), true).await {
             Ok(outcome) => {
                 failures = 0;

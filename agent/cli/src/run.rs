@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::options::Common;
 use crate::plan_file::{Plan, Source};
 use crate::progress::Progress;
+use crate::ssl::{self, Enrolment};
 use crate::{connect, output};
 
 /// Options of a run.
@@ -85,6 +86,8 @@ fn seconds(count: u64) -> Option<Duration> {
 pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
+    #[command(flatten)]
+    enrolment: Enrolment,
 }
 
 /// Arguments of `plan`.
@@ -104,6 +107,10 @@ pub(crate) struct PlanArguments {
 }
 
 pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
+    if arguments.enrolment.is_wanted() {
+        ssl::ensure(common, &arguments.enrolment).await?;
+    }
+    ssl::renew_if_due(common).await;
     let agent = common.agent(connect::server(common)?)?;
     let outcome = once(&agent, &arguments.run.options(), common.json).await?;
     print(&outcome, common.json)

@@ -37,7 +37,7 @@ pub(super) fn utf8_string(text: &str) -> Option<Vec<u8>> {
 pub(super) fn string_of(value: &[u8]) -> String {
     use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
     match Any::from_der(value) {
-        Ok((rest, any)) if rest.is_empty() => String::from_utf8_lossy(any.data).into_owned(),
+        Ok(([], any)) => String::from_utf8_lossy(any.data).into_owned(),
         _ => String::from_utf8_lossy(value).into_owned(),
     }
 }

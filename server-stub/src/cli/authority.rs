@@ -16,6 +16,7 @@ const LIST_PACE: Duration = Duration::from_secs(3600);
 /// Options of the certificate authority; below `[ca]` in the configuration file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[group(skip)]
 pub(super) struct Options {
     /// Be the certificate authority that is kept here, in Puppet's layout; clients without a certificate may ask for one
     #[arg(long, value_name = "DIR", help_heading = "Certificate authority")]
@@ -84,7 +85,7 @@ pub(super) async fn keep_lists(ca: Arc<Ca>, shutdown: CancellationToken) -> anyh
             Ok(true) => tracing::info!("the revocation list would have ended soon, and was made anew"),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!("the revocation list ends soon, and could not be made anew: {:#}", anyhow::Error::from(error))
+                tracing::error!("the revocation list ends soon, and could not be made anew: {:#}", anyhow::Error::from(error));
             }
         }
     }

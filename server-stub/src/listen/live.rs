@@ -41,7 +41,7 @@ pub struct ClientCertificate {
 
 impl ClientCertificate {
     /// Reads a certificate; `None` when it holds no certname.
-    pub(super) fn of(der: &CertificateDer<'_>) -> Option<Self> {
+    pub(crate) fn of(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let is_cli_auth = |value: &[u8]| value == b"\x0c\x04true" || value == b"true" || value == b"\x13\x04true";
         let extensions = certificate.extensions();

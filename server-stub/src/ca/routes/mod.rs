@@ -31,8 +31,21 @@ use table::{Endpoint, Rule};
 const TEXT: &str = "text/plain";
 const JSON: &str = "application/json";
 
-/// An answer, or why there is none; both are answers.
-type Answer = Result<Response<Bytes>, Response<Bytes>>;
+/// An answer, or why there is none.
+type Answer = Result<Response<Bytes>, No>;
+
+/// Why something was not done, as plain text.
+#[derive(Debug)]
+struct No {
+    status: StatusCode,
+    message: String,
+}
+
+impl No {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
 
 /// The authority's paths in front of others.
 #[derive(Debug)]
@@ -86,7 +99,7 @@ impl Routes for CaRoutes {
         if table::at(&path).next().is_none() {
             return self.inner.route(peer, request).await;
         }
-        let answered = self.api.answer(peer, &path, request).await.unwrap_or_else(|refused| refused);
+        let answered = self.api.answer(peer, &path, request).await.unwrap_or_else(|no| text(no.status, no.message));
         Some(answered.map(RouteBody::from))
     }
 
@@ -114,15 +127,15 @@ impl Api {
             if let Ok(allowed) = HeaderValue::from_str(&allowed) {
                 response.headers_mut().insert(ALLOW, allowed);
             }
-            return Err(response);
+            return Ok(response);
         };
         let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
         if request.headers().contains_key(ORIGIN) {
-            return Err(text(StatusCode::FORBIDDEN, "web pages may not ask this"));
+            return Err(No::new(StatusCode::FORBIDDEN, "web pages may not ask this"));
         }
         if !route.rule.lets_in(peer, certificate.as_deref(), &self.admins) {
             tracing::warn!(?peer, path, "a peer that may not do this to the certificate authority was turned away");
-            return Err(text(StatusCode::FORBIDDEN, format!("Forbidden request: {path} (method {})", route.method)));
+            return Err(No::new(StatusCode::FORBIDDEN, format!("Forbidden request: {path} (method {})", route.method)));
         }
         self.dispatch(peer, route.endpoint, rest, certificate, request).await
     }
@@ -151,7 +164,7 @@ impl Api {
                 })
                 .await
             }
-            Endpoint::GetList => Err(text(StatusCode::NOT_FOUND, "there is one list, called ca")),
+            Endpoint::GetList => Err(No::new(StatusCode::NOT_FOUND, "there is one list, called ca")),
             Endpoint::GetRequest => {
                 let name = name(rest)?;
                 let missing = format!("Could not find certificate_request {name}");
@@ -168,7 +181,7 @@ impl Api {
             }
             Endpoint::DeleteRequest => {
                 let name = name(rest)?;
-                let missing = text(StatusCode::NOT_FOUND, format!("No certificate request for {name}"));
+                let missing = No::new(StatusCode::NOT_FOUND, format!("No certificate request for {name}"));
                 let was_there = self
                     .act(peer, "ca delete-request", name.as_str(), {
                         let name = name.clone();
@@ -179,13 +192,13 @@ impl Api {
             }
             Endpoint::GetStatus => {
                 let name = name(rest)?;
-                let missing = text(StatusCode::NOT_FOUND, format!("nothing is known of {name}"));
-                self.ask(move |ca| ca.status(&name)).await?.map_or(Err(missing), |status| Ok(json(&status)))
+                let missing = No::new(StatusCode::NOT_FOUND, format!("nothing is known of {name}"));
+                self.ask(move |ca| ca.status(&name)).await?.map_or(Err(missing), |status| json(&status))
             }
             Endpoint::PutStatus => self.set_state(peer, name(rest)?, &body).await,
             Endpoint::DeleteStatus => {
                 let name = name(rest)?;
-                let missing = text(StatusCode::NOT_FOUND, format!("nothing is known of {name}"));
+                let missing = No::new(StatusCode::NOT_FOUND, format!("nothing is known of {name}"));
                 let was_there = self
                     .act(peer, "ca delete", name.as_str(), {
                         let name = name.clone();
@@ -200,21 +213,21 @@ impl Api {
                 let wanted = wanted.filter(is_state);
                 let mut statuses = self.ask(|ca| ca.statuses()).await?;
                 statuses.retain(|status| wanted.as_ref().is_none_or(|wanted| status.state == *wanted));
-                Ok(json(&statuses))
+                json(&statuses)
             }
             Endpoint::Renewal => {
                 let Some(certificate) = certificate else {
-                    return Err(text(StatusCode::BAD_REQUEST, "No certificate was shown that could be renewed"));
+                    return Err(No::new(StatusCode::BAD_REQUEST, "No certificate was shown that could be renewed"));
                 };
                 let pem = self.ask(move |ca| ca.renew_shown(&certificate.der)).await?;
                 Ok(text(StatusCode::OK, pem))
             }
-            Endpoint::Expirations => Ok(json(&self.ask(|ca| ca.expirations()).await?)),
+            Endpoint::Expirations => json(&self.ask(|ca| ca.expirations()).await?),
             Endpoint::Sign => {
                 let names = names(&body, StatusCode::UNPROCESSABLE_ENTITY)?;
-                Ok(json(&self.act(peer, "ca sign", &list(&names), move |ca| ca.sign_all(&names)).await?))
+                json(&self.act(peer, "ca sign", &list(&names), move |ca| ca.sign_all(&names)).await?)
             }
-            Endpoint::SignAll => Ok(json(&self.act(peer, "ca sign", "all that wait", |ca| ca.sign_all(&ca.waiting()?)).await?)),
+            Endpoint::SignAll => json(&self.act(peer, "ca sign", "all that wait", |ca| ca.sign_all(&ca.waiting()?)).await?),
             Endpoint::Clean => {
                 let names = names(&body, StatusCode::BAD_REQUEST)?;
                 let unknown = self.act(peer, "ca clean", &list(&names), move |ca| ca.clean(&names)).await?;
@@ -229,14 +242,14 @@ impl Api {
 
     async fn set_state(&self, peer: &Peer, name: Certname, body: &Bytes) -> Answer {
         let desired: Desired = serde_json::from_slice(body)
-            .map_err(|error| text(StatusCode::BAD_REQUEST, format!("the request could not be read: {error}")))?;
+            .map_err(|error| No::new(StatusCode::BAD_REQUEST, format!("the request could not be read: {error}")))?;
         let what = name.to_string();
         match desired.desired_state {
             State::Signed => {
                 let ttl = desired.cert_ttl.map(Duration::from_secs);
                 let signed = self.act_or(peer, "ca sign", &what, move |ca| ca.sign(&name, ttl)).await?;
                 signed.map_err(|error| match error {
-                    CaError::NoRequest { .. } | CaError::Refused { .. } => text(StatusCode::CONFLICT, chain(&error)),
+                    CaError::NoRequest { .. } | CaError::Refused { .. } => No::new(StatusCode::CONFLICT, chain(&error)),
                     error => failed(&error),
                 })?;
             }
@@ -244,7 +257,7 @@ impl Api {
                 let unknown = self.act(peer, "ca revoke", &what, move |ca| ca.revoke(&[name])).await?;
                 if let [unknown] = unknown.as_slice() {
                     let message = format!("Cannot revoke certificate for host {unknown} without a signed certificate");
-                    return Err(text(StatusCode::CONFLICT, message));
+                    return Err(No::new(StatusCode::CONFLICT, message));
                 }
             }
         }
@@ -255,15 +268,12 @@ impl Api {
     async fn ask_or<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Ca) -> Result<T, CaError> + Send + 'static,
-    ) -> Result<Result<T, CaError>, Response<Bytes>> {
+    ) -> Result<Result<T, CaError>, No> {
         let ca = Arc::clone(&self.ca);
         blocking::run(move || work(&ca)).await.map_err(|error| failed(&super::lost(&error)))
     }
 
-    async fn ask<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Ca) -> Result<T, CaError> + Send + 'static,
-    ) -> Result<T, Response<Bytes>> {
+    async fn ask<T: Send + 'static>(&self, work: impl FnOnce(&Ca) -> Result<T, CaError> + Send + 'static) -> Result<T, No> {
         self.ask_or(work).await?.map_err(|error| failed(&error))
     }
 
@@ -274,7 +284,7 @@ impl Api {
         act: &'static str,
         what: &str,
         work: impl FnOnce(&Ca) -> Result<T, CaError> + Send + 'static,
-    ) -> Result<Result<T, CaError>, Response<Bytes>> {
+    ) -> Result<Result<T, CaError>, No> {
         if let Some(server) = &self.server {
             let (server, who, what) = (Arc::clone(server), name_of(peer), what.to_owned());
             // A full disk must not keep a certificate from being revoked.
@@ -291,7 +301,7 @@ impl Api {
         act: &'static str,
         what: &str,
         work: impl FnOnce(&Ca) -> Result<T, CaError> + Send + 'static,
-    ) -> Result<T, Response<Bytes>> {
+    ) -> Result<T, No> {
         self.act_or(peer, act, what, work).await?.map_err(|error| failed(&error))
     }
 
@@ -309,7 +319,7 @@ impl Api {
                 Ok((content, modified))
             })
             .await?;
-        let Some(content) = content else { return Err(text(StatusCode::NOT_FOUND, missing)) };
+        let Some(content) = content else { return Err(No::new(StatusCode::NOT_FOUND, missing)) };
         // A header has no parts of seconds: what was written later in the same second is newer.
         let is_old = since.zip(modified).is_none_or(|(since, modified)| modified > since);
         let mut response = if is_old { text(StatusCode::OK, content) } else { text(StatusCode::NOT_MODIFIED, "") };
@@ -327,13 +337,13 @@ impl Ca {
 }
 
 /// Reads a name in a path. It needs no decoding: no letter of a certname is ever encoded.
-fn name(rest: &str) -> Result<Certname, Response<Bytes>> {
-    rest.parse().map_err(|error| text(StatusCode::BAD_REQUEST, format!("{error}")))
+fn name(rest: &str) -> Result<Certname, No> {
+    rest.parse().map_err(|error| No::new(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
-fn names(body: &Bytes, status: StatusCode) -> Result<Vec<Certname>, Response<Bytes>> {
+fn names(body: &Bytes, status: StatusCode) -> Result<Vec<Certname>, No> {
     let names: Names =
-        serde_json::from_slice(body).map_err(|error| text(status, format!("the request could not be read: {error}")))?;
+        serde_json::from_slice(body).map_err(|error| No::new(status, format!("the request could not be read: {error}")))?;
     Ok(names.certnames)
 }
 
@@ -341,7 +351,7 @@ fn list(names: &[Certname]) -> String {
     names.iter().map(Certname::as_str).collect::<Vec<_>>().join(" ")
 }
 
-fn failed(error: &CaError) -> Response<Bytes> {
+fn failed(error: &CaError) -> No {
     let status = match error {
         CaError::Refused { .. } | CaError::Duplicate { .. } => StatusCode::BAD_REQUEST,
         CaError::NoRequest { .. } | CaError::NoCertificate { .. } => StatusCode::NOT_FOUND,
@@ -351,19 +361,19 @@ fn failed(error: &CaError) -> Response<Bytes> {
     };
     let message = chain(error);
     tracing::warn!("{message}");
-    text(status, message)
+    No::new(status, message)
 }
 
 /// Logs what broke, and tells the peer no more than that something did.
-fn internal(error: &(dyn std::error::Error + 'static)) -> Response<Bytes> {
+fn internal(error: &(dyn std::error::Error + 'static)) -> No {
     tracing::error!("{}", chain(error));
-    text(StatusCode::INTERNAL_SERVER_ERROR, "something broke in the certificate authority; the server's log says what")
+    No::new(StatusCode::INTERNAL_SERVER_ERROR, "something broke in the certificate authority; the server's log says what")
 }
 
-fn json<T: Serialize>(value: &T) -> Response<Bytes> {
+fn json<T: Serialize>(value: &T) -> Answer {
     match serde_json::to_vec(value) {
-        Ok(body) => respond(StatusCode::OK, JSON, body.into()),
-        Err(error) => internal(&error),
+        Ok(body) => Ok(respond(StatusCode::OK, JSON, body.into())),
+        Err(error) => Err(internal(&error)),
     }
 }
 
