@@ -11,7 +11,7 @@ use super::*;
 
 /// An authority with a clock that stands still until it is set.
 pub(super) struct World {
-    pub(super) dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
     pub(super) ca: Arc<Ca>,
     clock: Arc<Mutex<OffsetDateTime>>,
 }
@@ -23,7 +23,7 @@ impl World {
         let told = Arc::clone(&clock);
         let options = CaOptions { clock: Arc::new(move || *told.lock().unwrap()), ..options };
         let ca = Ca::create(dir.path().join("ca"), &Setup { name: "Puppet CA: test".to_owned() }, options).unwrap();
-        Self { dir, ca: Arc::new(ca), clock }
+        Self { _dir: dir, ca: Arc::new(ca), clock }
     }
 
     fn set(&self, time: OffsetDateTime) {
@@ -114,7 +114,7 @@ async fn hostile_requests_are_refused() {
         (
             "a role",
             request("n1", |params| {
-                params.custom_extensions = vec![extension(&[1, 3, 6, 1, 4, 1, 34380, 1, 3, 13], b"\x0c\x01a")]
+                params.custom_extensions = vec![extension(&[1, 3, 6, 1, 4, 1, 34380, 1, 3, 13], b"\x0c\x01a")];
             }),
         ),
         ("to be an authority", request("n1", |params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))),
