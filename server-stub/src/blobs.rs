@@ -81,4 +81,8 @@ impl Routes for BlobRoutes {
     fn max_body_bytes(&self, path: &str) -> u64 {
         self.inner.max_body_bytes(path)
     }
+
+    fn is_open(&self, method: &Method, path: &str) -> bool {
+        !path.starts_with(PREFIX) && self.inner.is_open(method, path)
+    }
 }

@@ -25,6 +25,7 @@
 mod answer;
 mod blobs;
 mod blocking;
+pub mod ca;
 pub mod code;
 pub mod compile;
 mod disk;
@@ -47,6 +48,7 @@ pub mod store;
 mod tests;
 
 pub use blobs::BlobRoutes;
+pub use ca::{Ca, CaRoutes};
 pub use error::ServerError;
 pub use nodes::NodeSummary;
 pub use puppet_api::PuppetRoutes;

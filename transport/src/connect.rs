@@ -14,6 +14,9 @@ pub struct ConnectOptions {
     /// Certificate, key and authorities, for `https`.
     #[cfg(feature = "http")]
     pub tls: Option<crate::http::TlsFiles>,
+    /// Which version of HTTP to speak.
+    #[cfg(feature = "http")]
+    pub version: crate::http::HttpVersion,
     /// Who answers `memory:`.
     pub handler: Option<Arc<dyn Handler>>,
     /// How long it may take to reach the server; see [`ConnectOptions::default`].
@@ -21,11 +24,13 @@ pub struct ConnectOptions {
 }
 
 impl Default for ConnectOptions {
-    /// Ten seconds to connect, no certificates, no handler.
+    /// Ten seconds to connect, no certificates, no handler, the newest version of HTTP that both speak.
     fn default() -> Self {
         Self {
             #[cfg(feature = "http")]
             tls: None,
+            #[cfg(feature = "http")]
+            version: crate::http::HttpVersion::Negotiated,
             handler: None,
             connect_timeout: Duration::from_secs(10),
         }
@@ -63,11 +68,8 @@ pub fn connect(url: &str, options: &ConnectOptions) -> Result<Arc<dyn Transport>
 
 #[cfg(feature = "http")]
 fn http(url: &str, options: &ConnectOptions) -> Result<Arc<dyn Transport>, TransportError> {
-    let options = crate::http::HttpOptions {
-        tls: options.tls.clone(),
-        connect_timeout: options.connect_timeout,
-        version: crate::http::HttpVersion::Negotiated,
-    };
+    let options =
+        crate::http::HttpOptions { tls: options.tls.clone(), connect_timeout: options.connect_timeout, version: options.version };
     Ok(Arc::new(crate::http::HttpTransport::new(url, &options)?))
 }
 

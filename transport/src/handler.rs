@@ -26,6 +26,8 @@ use crate::transport::{Request, Response, Status};
 pub enum Peer {
     /// A TLS client whose certificate was verified; the name is its common name.
     Certificate(Certname),
+    /// A TLS client that showed no certificate: it may ask how to get one, and nothing else.
+    Anonymous,
     /// A local process on a Unix socket, as the kernel tells it.
     Process {
         /// Its user id.

@@ -10,6 +10,8 @@
 
 pub mod client;
 pub mod connect;
+#[cfg(feature = "enrol")]
+pub mod enrol;
 pub mod error;
 pub mod handler;
 #[cfg(feature = "http")]

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{
-    ConnectOptions, Request, Response, Retry, RetryPolicy, Timeout, Timeouts, Transport, TransportError, TransportErrorKind,
-    connect,
+    ConnectOptions, HttpVersion, Request, Response, Retry, RetryPolicy, Timeout, Timeouts, Transport, TransportError,
+    TransportErrorKind, connect,
 };
 use direct_puppet_transport_puppet::{PuppetOptions, PuppetTransport};
 
@@ -21,6 +21,14 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(420);
 
 /// How long a stream may stand still.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Returns the URL at which the authority of the server that the options name is asked for certificates.
+pub(crate) fn url(common: &Common) -> anyhow::Result<String> {
+    let Some(url) = &common.server else {
+        bail!("no server: give its URL with --server, as https://puppet.example.com:8140");
+    };
+    Ok(url.strip_prefix(PUPPET_SCHEME).map_or_else(|| url.clone(), |rest| format!("https:{rest}")))
+}
 
 /// What the URL of a Puppet Server begins with.
 const PUPPET_SCHEME: &str = "puppet:";
@@ -61,7 +69,8 @@ pub(crate) async fn server(common: &Common, asking: Asking) -> anyhow::Result<(A
         return Ok((bounded(server), common));
     }
     let tls = common.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &certname));
-    let options = ConnectOptions { tls, ..ConnectOptions::default() };
+    // A node asks one thing at a time, and waits for news on a connection that takes less of the server than one of HTTP/2.
+    let options = ConnectOptions { tls, version: HttpVersion::Http1, ..ConnectOptions::default() };
     Ok((bounded(connect(url, &options)?), common.clone()))
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::options::Common;
 use crate::run::{RunArguments, once, print};
+use crate::ssl::{self, Enrolment};
 use crate::{connect, output};
 
 /// How long to leave a server alone that could not be asked, or whose news could not be applied; twice as long after each
@@ -21,6 +22,8 @@ const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(30);
 pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
+    #[command(flatten)]
+    enrolment: Enrolment,
     /// Seconds from one run to the next
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, alias = "runinterval", value_parser = clap::value_parser!(u64).range(1..))]
     interval_seconds: u64,
@@ -39,6 +42,10 @@ enum Wake {
 }
 
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
+    if arguments.enrolment.is_wanted() {
+        ssl::ensure(common, &arguments.enrolment).await?;
+    }
+    ssl::renew_if_due(common).await;
     let asking = arguments.run.asking();
     let (server, placed) = connect::server(common, asking).await?;
     let mut agent = placed.agent(server)?;
@@ -54,10 +61,11 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
             return Ok(0);
         }
         next = Instant::now() + interval;
+        let is_renewed = ssl::renew_if_due(common).await;
         // A Puppet Server may want this node in another environment than last time.
-        if connect::is_puppet(common) {
+        if is_renewed || connect::is_puppet(common) {
             match connect::server(common, asking).await {
-                Ok((server, placed)) if placed.environment != environment => {
+                Ok((server, placed)) if is_renewed || placed.environment != environment => {
                     agent = placed.agent(server)?;
                     environment = placed.environment;
                 }

@@ -16,6 +16,7 @@ mod plan_file;
 mod progress;
 mod reporting;
 mod run;
+mod ssl;
 mod status;
 mod tree;
 mod undo;
@@ -55,6 +56,9 @@ enum Verb {
     Verify,
     /// Show what this node knows of itself, as Facter does.
     Facts(facts::Arguments),
+    /// Get, show, check, renew or remove this node's certificate.
+    #[command(subcommand)]
+    Ssl(ssl::Verb),
     /// Put back the files that the last run replaced.
     Undo(undo::Arguments),
     /// Forbid runs until "enable".
@@ -112,6 +116,7 @@ fn dispatch(verb: Verb, common: &Common) -> anyhow::Result<u8> {
             Verb::Status(arguments) => status::status(common, &arguments),
             Verb::Verify => verify::verify(common).await,
             Verb::Facts(arguments) => facts::facts(common, &arguments),
+            Verb::Ssl(verb) => ssl::ssl(common, verb).await,
             Verb::Undo(arguments) => undo::undo(common, arguments).await,
             Verb::Disable(arguments) => disable::disable(common, &arguments),
             Verb::Enable => disable::enable(common),

@@ -14,6 +14,7 @@ use crate::connect::Asking;
 use crate::options::Common;
 use crate::plan_file::{Plan, Source};
 use crate::progress::Progress;
+use crate::ssl::{self, Enrolment};
 use crate::{connect, output};
 
 /// Options of a run.
@@ -92,6 +93,8 @@ fn seconds(count: u64) -> Option<Duration> {
 pub(crate) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
+    #[command(flatten)]
+    enrolment: Enrolment,
 }
 
 /// Arguments of `plan`.
@@ -111,6 +114,10 @@ pub(crate) struct PlanArguments {
 }
 
 pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
+    if arguments.enrolment.is_wanted() {
+        ssl::ensure(common, &arguments.enrolment).await?;
+    }
+    ssl::renew_if_due(common).await;
     let (server, common) = connect::server(common, arguments.run.asking()).await?;
     let outcome = once(&common.agent(server)?, &arguments.run.options(), common.json).await?;
     print(&outcome, common.json)

@@ -6,8 +6,8 @@ use direct_puppet_transport::protocol::Digest;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use serde_json::{Map, Value as Json};
 
-use super::document::Document;
 use super::deferred::Deferreds;
+use super::document::Document;
 use super::metadata::{self, Sources};
 use super::taking::SourceTaking;
 use super::{PuppetCatalog, PuppetCatalogError, object, read_document, shape, text, unwrapped};
@@ -145,10 +145,11 @@ impl ServedCatalog {
     /// As [`PuppetCatalog::read`].
     pub fn finish(self) -> Result<FinishedCatalog, PuppetCatalogError> {
         let Self { document, mut sources, mut refused } = self;
-        let mut puppet = read_document(Document::of(document), Deferreds::Keep, &mut |resource| match refused.remove(&resource.title) {
-            Some(reason) => Err(reason),
-            None => sources.resolve(resource),
-        })?;
+        let mut puppet =
+            read_document(Document::of(document), Deferreds::Keep, &mut |resource| match refused.remove(&resource.title) {
+                Some(reason) => Err(reason),
+                None => sources.resolve(resource),
+            })?;
         for resource in &mut puppet.catalog.resources {
             resource.unusable = puppet.unusable.get(&resource.reference()).cloned();
         }

@@ -2,6 +2,8 @@
 #![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 mod admin;
+mod authority;
+mod ca;
 mod compiler;
 mod explain;
 mod history;
@@ -56,6 +58,9 @@ enum Verb {
     Promote(promote::Arguments),
     /// Tell which nodes have which code; set how fast new code reaches them, pause it, resume it.
     Rollout(rollout::Arguments),
+    /// Issue, list and revoke certificates.
+    #[command(subcommand)]
+    Ca(ca::Verb),
     /// List the nodes that have checked in.
     Nodes(nodes::Arguments),
     /// Have the catalogs of a node compiled again at its next check-in.
@@ -97,6 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Verb::Promote(arguments) => promote::promote(arguments).await,
             Verb::Rollout(arguments) => rollout::rollout(arguments).await,
             Verb::Nodes(arguments) => nodes::nodes(arguments).await,
+            Verb::Ca(verb) => ca::ca(verb).await,
             Verb::Recompile(arguments) => recompile::recompile(arguments).await,
         }
     })
@@ -119,6 +125,11 @@ fn print_line(text: &str) {
         out
     };
     write(&text.chars().fold(String::with_capacity(text.len()), printable));
+}
+
+/// Tells what went wrong with one of several things.
+fn complain(text: &str) {
+    eprintln!("Error: {}", text.escape_debug());
 }
 
 /// A reader that went away, as `head` does, is no failure: the exit code still tells how it went.

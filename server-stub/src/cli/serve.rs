@@ -10,7 +10,7 @@ use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
 use direct_puppet_server_stub::store::SharedStore;
 use direct_puppet_server_stub::{
-    AdminRoutes, BlobRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
+    AdminRoutes, BlobRoutes, CaRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
 };
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{admin, compiler};
+use super::{admin, authority, compiler};
 
 /// Puppet's port.
 const DEFAULT_PORT: u16 = 8140;
@@ -88,6 +88,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     blobs: bool,
     #[command(flatten)]
+    authority: authority::Options,
+    #[command(flatten)]
     compiler: compiler::Options,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, value_name = "FILE")]
@@ -122,6 +124,8 @@ struct Config {
     max_connections: Option<usize>,
     allow_plain_http: bool,
     blobs: bool,
+    #[serde(rename = "ca")]
+    authority: authority::Options,
     compile: compiler::Options,
 }
 
@@ -176,6 +180,10 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
     }
     routes = Arc::new(PuppetRoutes::new(Arc::clone(&server), routes));
     let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
+    let authority = arguments.authority.open().await?;
+    if let Some(ca) = &authority {
+        routes = Arc::new(CaRoutes::new(Arc::clone(ca), Some(Arc::clone(&server)), arguments.admin.clone(), routes));
+    }
     let service = Service { handler, routes: Some(routes) };
 
     raise_file_limit();
@@ -190,6 +198,9 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         stop.cancelled().await;
         Ok(())
     });
+    if let Some(ca) = authority {
+        listeners.spawn(authority::keep_lists(ca, shutdown.clone()));
+    }
     let administration = admin::bind(&data)?;
     listeners.spawn(admin::serve(Arc::clone(&server), administration, data, shutdown.clone()));
     let result = tokio::select! {
@@ -281,9 +292,18 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 fn tls(arguments: &Arguments) -> anyhow::Result<ServerTls> {
+    let files = tls_files(arguments)?;
+    // What the authority has issued and revoked is known there first.
+    Ok(match arguments.authority.files() {
+        Some((ca, crl)) => ServerTls { ca, crl: Some(crl), admits_anonymous: true, ..files },
+        None => files,
+    })
+}
+
+fn tls_files(arguments: &Arguments) -> anyhow::Result<ServerTls> {
     if let (Some(certificate), Some(key), Some(ca)) = (&arguments.tls_cert, &arguments.tls_key, &arguments.tls_ca) {
         let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
-        return Ok(ServerTls { ca, certificate, key, crl: arguments.tls_crl.clone() });
+        return Ok(ServerTls { ca, certificate, key, crl: arguments.tls_crl.clone(), admits_anonymous: false });
     }
     let ssldir =
         arguments.ssldir.as_ref().context("https needs certificates: give --ssldir, or --tls-cert, --tls-key and --tls-ca")?;
@@ -319,6 +339,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
         arguments.successor = config.successor;
     }
     arguments.compiler = arguments.compiler.or(config.compile);
+    arguments.authority = arguments.authority.or(config.authority);
     arguments.store = arguments.store.or(config.store);
     arguments.contents = arguments.contents.or(config.contents);
     arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);

@@ -16,9 +16,10 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::activity::Activity;
+use super::live::{ClientCertificate, Revoked};
 use super::{Limits, RouteBody, Routes, Service};
 
 /// A response body; an error in it aborts the stream or the connection, so that the peer never takes it for whole.
@@ -34,10 +35,18 @@ const DISCARD_BYTES: u64 = 64 << 20;
 pub(super) struct Context {
     pub(super) service: Service,
     pub(super) peer: Peer,
+    /// The certificate of the peer, where it has shown one.
+    pub(super) client: Option<Client>,
     pub(super) limits: Limits,
     pub(super) activity: Activity,
     /// Room for request bodies, in KiB, shared by all connections.
     pub(super) room: Arc<Semaphore>,
+}
+
+/// A client that has shown a certificate.
+pub(super) struct Client {
+    pub(super) certificate: Arc<ClientCertificate>,
+    pub(super) revoked: watch::Receiver<Arc<Revoked>>,
 }
 
 /// How long a peer may pause in a body that is thrown away.
@@ -56,7 +65,9 @@ const BUSY_SECONDS: u32 = 10;
 pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
     let working = context.activity.request();
     let path = request.uri().path().to_owned();
+    let refused = refuse_client(&context, request.method(), &path);
     let answering = match (wire::operation_at(&path), &context.service.routes) {
+        _ if refused.is_some() => ready(refused.unwrap_or_else(no_such_path)).boxed(),
         (Some(operation), _) => match refuse_head(&request) {
             Some(refusal) => ready(refusal).boxed(),
             None => operate(Arc::clone(&context), operation, request.into_body()).boxed(),
@@ -71,6 +82,24 @@ pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl 
             refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the server has a bug: its log says where")
         })
     })
+}
+
+/// Returns why a client may ask nothing, or not this, as far as its certificate says so.
+fn refuse_client(context: &Context, method: &Method, path: &str) -> Option<Response<Body>> {
+    let reason = match (&context.client, &context.peer) {
+        // The connection is being cut, but what had come before must not be answered.
+        (Some(client), _) => client.certificate.refusal(&client.revoked.borrow())?,
+        (None, Peer::Anonymous) => {
+            let is_open = wire::operation_at(path).is_none()
+                && context.service.routes.as_ref().is_some_and(|routes| routes.is_open(method, path));
+            if is_open {
+                return None;
+            }
+            "this is for clients with a certificate: ask for one first"
+        }
+        _ => return None,
+    };
+    Some(refuse(StatusCode::FORBIDDEN, RefusalCode::Forbidden, reason))
 }
 
 /// Returns why a request for an operation is not taken, if its head says enough for that.
@@ -89,7 +118,7 @@ fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
 }
 
 async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) -> Response<Body> {
-    let Context { service, peer, limits, activity, room } = &*context;
+    let Context { service, peer, limits, activity, room, .. } = &*context;
     match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room)).await {
         // What is made of a body is about as large as the body, so its room is given back when the answer is there.
         Ok((body, _taken)) => {
@@ -102,7 +131,10 @@ async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) ->
 }
 
 async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Request<Incoming>) -> Response<Body> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if let Some(client) = &context.client {
+        parts.extensions.insert(Arc::clone(&client.certificate));
+    }
     let path = parts.uri.path().to_owned();
     match read(body, routes.max_body_bytes(&path), context.limits.request_body_timeout, &context.room).await {
         Ok((body, _taken)) => {

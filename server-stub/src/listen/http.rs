@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -24,8 +24,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
-use super::answer::{Context, answer};
-use super::tls::{ServerTls, certname_of};
+use super::answer::{Client, Context, answer};
+use super::live::{ClientCertificate, LiveTls, Revoked, Stamp};
+use super::tls::ServerTls;
 use super::version::Version;
 use super::{Limits, ListenError, Service};
 
@@ -33,7 +34,7 @@ use super::{Limits, ListenError, Service};
 pub struct HttpListener {
     socket: TcpListener,
     address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<(Arc<LiveTls>, Stamp)>,
 }
 
 impl std::fmt::Debug for HttpListener {
@@ -67,11 +68,11 @@ impl HttpListener {
         if tls.is_none() && !address.ip().to_canonical().is_loopback() && !allow_plain_beyond_loopback {
             return Err(ListenError::PlainBeyondLoopback { address });
         }
-        let config = tls.map(|tls| tls.config()).transpose().map_err(|source| ListenError::Tls { address, source })?;
+        let tls = tls.map(LiveTls::new).transpose().map_err(|source| ListenError::Tls { address, source })?;
         let bind = |source| ListenError::Bind { address, source };
         let socket = TcpListener::bind(address).await.map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
-        Ok(Self { socket, address, tls: config.map(|config| TlsAcceptor::from(Arc::new(config))) })
+        Ok(Self { socket, address, tls: tls.map(|(tls, stamp)| (Arc::new(tls), stamp)) })
     }
 
     /// Returns the address that is bound, with its real port.
@@ -95,12 +96,19 @@ impl HttpListener {
     pub async fn serve(self, service: Service, limits: Limits, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let room = Arc::new(Semaphore::new(limits.room()));
-        let shared = Arc::new(Shared { service, limits, room, tls: self.tls, shutdown });
+        let anonymous = Arc::new(Semaphore::new(limits.max_anonymous_connections));
+        let (tls, stamp) = self.tls.unzip();
+        let mut following = match tls.clone().zip(stamp) {
+            Some((tls, stamp)) => tls.follow(stamp).boxed(),
+            None => std::future::pending().boxed(),
+        };
+        let shared = Arc::new(Shared { service, limits, room, anonymous, tls, shutdown });
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = shared.shutdown.cancelled() => break,
+                () = &mut following => break,
                 Some(ended) = connections.join_next() => {
                     log_end(&ended);
                     continue;
@@ -170,7 +178,9 @@ pub(super) struct Shared {
     service: Service,
     pub(super) limits: Limits,
     room: Arc<Semaphore>,
-    tls: Option<TlsAcceptor>,
+    /// Places for connections of clients that showed no certificate.
+    anonymous: Arc<Semaphore>,
+    tls: Option<Arc<LiveTls>>,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -187,9 +197,9 @@ impl Shared {
             () = self.shutdown.cancelled() => return None,
         };
         match shaken {
-            Ok(Some((stream, peer))) => {
+            Ok(Some((stream, client))) => {
                 let version = Version::agreed(stream.get_ref().1.alpn_protocol());
-                return Some(self.speak(stream, version, remote, peer));
+                return self.identified(stream, version, remote, client, tls.revoked());
             }
             Ok(None) => {}
             Err(_) => tracing::debug!(%remote, "no TLS handshake in time"),
@@ -203,7 +213,7 @@ impl Shared {
             () = self.shutdown.cancelled() => return None,
         };
         match spoken {
-            Ok(Ok(version)) => return Some(self.speak(stream, version, remote, Peer::Plain)),
+            Ok(Ok(version)) => return Some(self.speak(stream, version, remote, Peer::Plain, None)),
             Ok(Err(error)) => tracing::debug!(%remote, %error, "a connection ended early"),
             Err(_) => {
                 tracing::debug!(%remote, "no request in time");
@@ -215,15 +225,17 @@ impl Shared {
 
     async fn handshake(
         &self,
-        tls: &TlsAcceptor,
+        tls: &LiveTls,
         stream: TcpStream,
         remote: SocketAddr,
-    ) -> Option<(Box<TlsStream<TcpStream>>, Peer)> {
-        match tls.accept(stream).into_fallible().await {
+    ) -> Option<(Box<TlsStream<TcpStream>>, Option<ClientCertificate>)> {
+        match TlsAcceptor::from(tls.config()).accept(stream).into_fallible().await {
             Ok(stream) => {
-                let certificates = stream.get_ref().1.peer_certificates();
-                let name = certificates.and_then(|chain| chain.first()).and_then(certname_of)?;
-                Some((Box::new(stream), Peer::Certificate(name)))
+                let certificate = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+                    Some(certificate) => Some(ClientCertificate::of(certificate)?),
+                    None => None,
+                };
+                Some((Box::new(stream), certificate))
             }
             Err((error, stream)) => {
                 tracing::info!(%remote, %error, "a TLS client was refused");
@@ -233,6 +245,46 @@ impl Shared {
         }
     }
 
+    /// Returns what serves a connection of TLS: as long as the client's certificate counts, or there is a place for one without.
+    fn identified(
+        self: &Arc<Self>,
+        stream: Box<TlsStream<TcpStream>>,
+        version: Version,
+        remote: SocketAddr,
+        certificate: Option<ClientCertificate>,
+        mut revoked: watch::Receiver<Arc<Revoked>>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let Some(certificate) = certificate else {
+            let Ok(place) = Arc::clone(&self.anonymous).try_acquire_owned() else {
+                tracing::warn!(%remote, "a client without a certificate is cut: too many of them are connected");
+                return None;
+            };
+            let spoken = self.speak(stream, version, remote, Peer::Anonymous, None);
+            return Some(spoken.map(|()| drop(place)).boxed());
+        };
+        let (peer, certificate) = (Peer::Certificate(certificate.name.clone()), Arc::new(certificate));
+        let client = Client { certificate: Arc::clone(&certificate), revoked: revoked.clone() };
+        let spoken = self.speak(stream, version, remote, peer, Some(client));
+        let watching = async move {
+            let is_refused = |revoked: &Arc<Revoked>| certificate.refusal(revoked).is_some();
+            // It fails when nobody follows the files any more: the server stops.
+            if revoked.wait_for(is_refused).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tracing::info!(%remote, name = %certificate.name, "a connection is cut: its certificate counts no more");
+        };
+        Some(
+            async move {
+                tokio::select! {
+                    biased;
+                    () = watching => {}
+                    () = spoken => {}
+                }
+            }
+            .boxed(),
+        )
+    }
+
     /// Returns what serves one connection to its end.
     fn speak(
         self: &Arc<Self>,
@@ -240,9 +292,10 @@ impl Shared {
         version: Version,
         remote: SocketAddr,
         peer: Peer,
+        client: Option<Client>,
     ) -> BoxFuture<'static, ()> {
         let (service, limits, room) = (self.service.clone(), self.limits.clone(), Arc::clone(&self.room));
-        let context = Arc::new(Context { service, peer, limits, activity: Activity::new(), room });
+        let context = Arc::new(Context { service, peer, client, limits, activity: Activity::new(), room });
         // Boxed one by one, so that each takes no more room than it needs.
         match version {
             Version::One => Arc::clone(self).speak_one(stream, context, remote).boxed(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at once; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Connections at once of clients that showed no certificate, where such are admitted; more are closed.
+    pub max_anonymous_connections: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams_per_connection: u32,
     /// Bytes of requests that an HTTP listener holds at once, of those longer than 64 KiB; who would hold more is told to come again.
@@ -50,6 +52,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_anonymous_connections: 1000,
             max_streams_per_connection: 128,
             max_held_bytes: 512 << 20,
             tls_handshake_timeout: Duration::from_secs(10),

@@ -4,6 +4,7 @@ mod activity;
 mod answer;
 pub mod http;
 pub mod limits;
+mod live;
 mod one;
 mod park;
 pub mod tls;
@@ -21,6 +22,7 @@ use direct_puppet_transport::{BodyStream, Handler, Peer};
 
 pub use self::http::HttpListener;
 pub use self::limits::Limits;
+pub use self::live::ClientCertificate;
 pub use self::tls::{ServerTls, ServerTlsError};
 pub use self::unix::UnixListener;
 
@@ -65,7 +67,9 @@ impl From<Bytes> for RouteBody {
 ///
 /// # Obligations
 ///
-/// Only `peer` says who asks. Whoever may not ask gets an answer that says so; the listener has checked no rights.
+/// Only `peer` says who asks. Whoever may not ask gets an answer that says so; the listener has checked no rights, but it turns away
+/// clients without a certificate where [`Routes::is_open`] does not say otherwise. An `Arc<`[`ClientCertificate`]`>` is among the
+/// extensions of a request whose client has shown one.
 ///
 /// # Cancel safety
 ///
@@ -77,6 +81,11 @@ pub trait Routes: Debug + Send + Sync + 'static {
 
     /// Returns the most bytes that the body of a request for `path` may have.
     fn max_body_bytes(&self, path: &str) -> u64;
+
+    /// Whether clients that showed no certificate may ask this. Not, unless an implementation says so.
+    fn is_open(&self, _method: &hyper::Method, _path: &str) -> bool {
+        false
+    }
 }
 
 /// Why a listener cannot start.

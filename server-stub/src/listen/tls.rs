@@ -14,7 +14,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerC
 
 use super::version::{ALPN_ONE, ALPN_TWO};
 
-/// The PEM files of a server; clients must show a certificate.
+/// The PEM files of a server, and whether clients must show a certificate. The files are followed: what replaces one holds within half a
+/// second, also for connections that stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
     /// The authorities whose clients are let in.
@@ -25,12 +26,15 @@ pub struct ServerTls {
     pub key: PathBuf,
     /// Revocation lists; with them, a client that no list covers is refused as well.
     pub crl: Option<PathBuf>,
+    /// Whether clients without a certificate are let in, as [`Peer::Anonymous`](direct_puppet_transport::Peer::Anonymous): for an
+    /// authority, at which nodes ask for their first one.
+    pub admits_anonymous: bool,
 }
 
 impl From<TlsFiles> for ServerTls {
     fn from(files: TlsFiles) -> Self {
         let TlsFiles { ca, certificate, key, crl } = files;
-        Self { ca, certificate, key, crl }
+        Self { ca, certificate, key, crl, admits_anonymous: false }
     }
 }
 
@@ -68,7 +72,7 @@ pub enum ServerTlsError {
 
 impl ServerTls {
     /// Reads the files and returns what a TLS acceptor needs: TLS 1.2 and later, HTTP/2 and HTTP/1.1, clients only with
-    /// a certificate.
+    /// a certificate, unless others are admitted.
     pub(super) fn config(&self) -> Result<ServerConfig, ServerTlsError> {
         let roots = Arc::new(pem::authorities(&self.ca)?);
         let lists = self.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
@@ -81,7 +85,7 @@ impl ServerTls {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(ServerTlsError::Versions)?
-            .with_client_cert_verifier(Arc::new(NamedClients(verifier)))
+            .with_client_cert_verifier(Arc::new(NamedClients { inner: verifier, admits_anonymous: self.admits_anonymous }))
             .with_single_cert(chain, key)
             .map_err(|source| ServerTlsError::Identity {
                 certificate: self.certificate.clone(),
@@ -107,7 +111,10 @@ pub(super) fn certname_of(certificate: &CertificateDer<'_>) -> Option<Certname> 
 
 /// Lets in whom the inner verifier does, if the certificate also holds a certname: who has none hears it in the handshake.
 #[derive(Debug)]
-struct NamedClients(Arc<dyn ClientCertVerifier>);
+struct NamedClients {
+    inner: Arc<dyn ClientCertVerifier>,
+    admits_anonymous: bool,
+}
 
 impl ClientCertVerifier for NamedClients {
     fn offer_client_auth(&self) -> bool {
@@ -115,11 +122,11 @@ impl ClientCertVerifier for NamedClients {
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        true
+        !self.admits_anonymous
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.inner.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -128,7 +135,7 @@ impl ClientCertVerifier for NamedClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
         match certname_of(end_entity) {
             Some(_) => Ok(verified),
             None => Err(CertificateError::ApplicationVerificationFailure.into()),
@@ -141,7 +148,7 @@ impl ClientCertVerifier for NamedClients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.inner.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -150,10 +157,10 @@ impl ClientCertVerifier for NamedClients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.inner.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }

@@ -212,4 +212,9 @@ impl Routes for PuppetRoutes {
     fn max_body_bytes(&self, path: &str) -> u64 {
         table::find(path).map_or_else(|| self.inner.max_body_bytes(path), |(route, _)| route.max_body_bytes)
     }
+
+    fn is_open(&self, method: &Method, path: &str) -> bool {
+        let is_it = |route: &Route| route.rule == table::Rule::Anybody && route.methods.contains(method);
+        table::find(path).map_or_else(|| self.inner.is_open(method, path), |(route, _)| is_it(route))
+    }
 }

@@ -199,6 +199,10 @@ impl Routes for AdminRoutes {
     fn max_body_bytes(&self, _path: &str) -> u64 {
         MAX_BODY_BYTES
     }
+
+    fn is_open(&self, method: &Method, path: &str) -> bool {
+        path == "/status/v1/simple" && method == Method::GET
+    }
 }
 
 impl AdminRoutes {

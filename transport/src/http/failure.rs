@@ -9,7 +9,7 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use crate::error::{TransportError, TransportErrorKind};
 
 /// Returns the error of a call that got no answer.
-pub(super) fn of_call(error: reqwest::Error, endpoint: &str, connect_timeout: Duration) -> TransportError {
+pub(crate) fn of_call(error: reqwest::Error, endpoint: &str, connect_timeout: Duration) -> TransportError {
     let (kind, detail) = match of_chain(&error) {
         Some((kind, detail)) => (kind, detail),
         None if error.is_connect() && error.is_timeout() => {
@@ -24,7 +24,7 @@ pub(super) fn of_call(error: reqwest::Error, endpoint: &str, connect_timeout: Du
 }
 
 /// Returns the error of a body that broke off.
-pub(super) fn of_body(error: reqwest::Error, endpoint: &str) -> TransportError {
+pub(crate) fn of_body(error: reqwest::Error, endpoint: &str) -> TransportError {
     let (kind, detail) = match of_chain(&error) {
         Some((kind, detail)) => (kind, detail),
         None if error.is_timeout() => (TransportErrorKind::Timeout, None),

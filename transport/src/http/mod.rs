@@ -3,7 +3,7 @@
 //! One call is `POST <base>/direct/v1/<operation>`; see [`wire`] for what both ends agree on. HTTP/2 is negotiated within
 //! TLS. There are no redirects, no proxies from the environment and no cookies: a call goes where the URL says or fails.
 
-mod failure;
+pub(crate) mod failure;
 mod json;
 pub mod pem;
 mod plain;
@@ -180,7 +180,7 @@ impl HttpTransport {
 }
 
 /// Checks a URL and gives it a port.
-fn base_url(text: &str) -> Result<Url, TransportError> {
+pub(crate) fn base_url(text: &str) -> Result<Url, TransportError> {
     // The text itself must not get into the error: it may hold a password.
     let unusable = |detail: &str| TransportError::new(TransportErrorKind::Config, "the server's URL").with_detail(detail);
     let mut url = Url::parse(text).map_err(|error| unusable("write it as https://host:8140").with_source(error))?;

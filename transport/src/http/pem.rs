@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A PEM file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,54 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, PemError> {
         store.add(certificate).map_err(|source| PemError::Authority { path: path.to_owned(), source })?;
     }
     Ok(store)
+}
+
+/// Returns a private key in PKCS#8: Puppet's own, which OpenSSL wrote, are in the older forms, of which not every library
+/// reads both. `None` for a key on a curve that is neither P-256 nor P-384.
+#[must_use]
+pub fn pkcs8(key: &PrivateKeyDer<'_>) -> Option<PrivatePkcs8KeyDer<'static>> {
+    /// `rsaEncryption` with its empty parameters (RFC 3279, 2.3.1).
+    const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+    /// `ecPublicKey` with the curves `secp256r1` and `secp384r1` (RFC 5480, 2.1.1).
+    const P256: &[u8] =
+        &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    const P384: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+    let (algorithm, inner) = match key {
+        PrivateKeyDer::Pkcs8(key) => return Some(key.clone_key()),
+        PrivateKeyDer::Pkcs1(key) => (RSA, key.secret_pkcs1_der()),
+        PrivateKeyDer::Sec1(key) => {
+            // ECPrivateKey ::= SEQUENCE { version 1, privateKey OCTET STRING … } (RFC 5915, 3); the length tells the curve.
+            let key = key.secret_sec1_der();
+            let octets = key.windows(5).take(8).find_map(|at| (at[..4] == [0x02, 0x01, 0x01, 0x04]).then_some(at[4]))?;
+            match octets {
+                32 => (P256, key),
+                48 => (P384, key),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    let whole = [&[0x02, 0x01, 0x00][..], &der(0x30, algorithm), &der(0x04, inner)].concat();
+    Some(PrivatePkcs8KeyDer::from(der(0x30, &whole)))
+}
+
+/// Returns a value with its tag and length.
+fn der(tag: u8, value: &[u8]) -> Vec<u8> {
+    let length = value.len().to_be_bytes();
+    let length: Vec<u8> = length.into_iter().skip_while(|&byte| byte == 0).collect();
+    let mut out = vec![tag];
+    match (value.len(), u8::try_from(length.len())) {
+        (0, _) => out.push(0),
+        (1..128, _) => out.extend(length),
+        (_, Ok(count)) => {
+            out.push(0x80 | count);
+            out.extend(length);
+        }
+        // No length of this machine has so many bytes.
+        (_, Err(_)) => {}
+    }
+    out.extend_from_slice(value);
+    out
 }
 
 fn all<T: PemObject>(path: &Path, what: &'static str) -> Result<Vec<T>, PemError> {

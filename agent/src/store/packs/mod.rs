@@ -169,10 +169,10 @@ impl Store {
     fn replace_damaged(&self, path: &Path, error: &io::Error) -> Result<(), FsError> {
         match self.salvage(path) {
             Ok(saved) => {
-                tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved")
+                tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved");
             }
             Err(failed) => {
-                tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved")
+                tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved");
             }
         }
         let aside = self.dir.join("damaged");

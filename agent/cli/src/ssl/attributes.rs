@@ -1,0 +1,132 @@
+//! `csr_attributes.yaml`: what a request says beside the name, as Puppet reads it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use direct_puppet_transport::enrol::{Attribute, RequestOptions};
+use serde::Deserialize;
+
+/// Names of the extensions that Puppet has registered, below 1.3.6.1.4.1.34380.1.1, from 1 on.
+const REGISTERED: [&str; 26] = [
+    "pp_uuid",
+    "pp_instance_id",
+    "pp_image_name",
+    "pp_preshared_key",
+    "pp_cost_center",
+    "pp_product",
+    "pp_project",
+    "pp_application",
+    "pp_service",
+    "pp_employee",
+    "pp_created_by",
+    "pp_environment",
+    "pp_role",
+    "pp_software_version",
+    "pp_department",
+    "pp_cluster",
+    "pp_provisioner",
+    "pp_region",
+    "pp_datacenter",
+    "pp_zone",
+    "pp_network",
+    "pp_securitypolicy",
+    "pp_cloudplatform",
+    "pp_apptier",
+    "pp_hostname",
+    "pp_owner",
+];
+
+/// Longest file, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    custom_attributes: Option<BTreeMap<String, Scalar>>,
+    extension_requests: Option<BTreeMap<String, Scalar>>,
+}
+
+/// A value as YAML has it; Puppet makes text of each.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Flag(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+}
+
+impl Scalar {
+    fn text(self) -> String {
+        match self {
+            Self::Flag(value) => value.to_string(),
+            Self::Integer(value) => value.to_string(),
+            Self::Float(value) => value.to_string(),
+            Self::Text(value) => value,
+        }
+    }
+}
+
+/// Reads the file; without it, there is nothing to say.
+pub(super) fn load(path: &Path) -> anyhow::Result<RequestOptions> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(RequestOptions::default()),
+        Ok(found) if found.len() > MAX_BYTES => bail!("{} is longer than {MAX_BYTES} bytes", path.display()),
+        _ => {}
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+    parse(&text).with_context(|| format!("{} is not valid", path.display()))
+}
+
+fn parse(text: &str) -> anyhow::Result<RequestOptions> {
+    let file: File = serde_saphyr::from_str(text)?;
+    let attributes = |found: Option<BTreeMap<String, Scalar>>| {
+        let all = found.unwrap_or_default().into_iter();
+        all.map(|(name, value)| Ok(Attribute { oid: oid(&name)?, value: value.text() })).collect::<anyhow::Result<Vec<_>>>()
+    };
+    Ok(RequestOptions {
+        dns_alt_names: Vec::new(),
+        extensions: attributes(file.extension_requests)?,
+        custom_attributes: attributes(file.custom_attributes)?,
+    })
+}
+
+/// Returns the identifier of a name, or the identifier itself.
+fn oid(name: &str) -> anyhow::Result<String> {
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        return Ok(name.to_owned());
+    }
+    if let Some(at) = REGISTERED.iter().position(|known| *known == name) {
+        return Ok(format!("1.3.6.1.4.1.34380.1.1.{}", at + 1));
+    }
+    Ok(match name {
+        "pp_authorization" => "1.3.6.1.4.1.34380.1.3.1",
+        "pp_auth_auto_renew" => "1.3.6.1.4.1.34380.1.3.2",
+        "pp_auth_role" => "1.3.6.1.4.1.34380.1.3.13",
+        "pp_cli_auth" => "1.3.6.1.4.1.34380.1.3.39",
+        "challengePassword" => "1.2.840.113549.1.9.7",
+        _ => bail!("{name} is no name of an extension: write its identifier, as 1.3.6.1.4.1.34380.1.2.1"),
+    }
+    .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puppets_file_is_read() {
+        let text = "---\ncustom_attributes:\n  1.2.840.113549.1.9.7: 342thbjkt82094y0uthhor289jnqthpc2290\nextension_requests:\n  pp_role: web\n  pp_uuid: 7\n  1.3.6.1.4.1.34380.1.2.1: true\n";
+        let read = parse(text).unwrap();
+        let pairs: Vec<_> = read.extensions.iter().map(|found| (found.oid.as_str(), found.value.as_str())).collect();
+        assert_eq!(
+            pairs,
+            [("1.3.6.1.4.1.34380.1.2.1", "true"), ("1.3.6.1.4.1.34380.1.1.13", "web"), ("1.3.6.1.4.1.34380.1.1.1", "7")]
+        );
+        assert_eq!(read.custom_attributes[0].oid, "1.2.840.113549.1.9.7");
+        for bad in ["extension_requests:\n  pp_rolle: x\n", "extensions: {}\n", "- a\n"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The directory of the authority, in the layout of Puppet's `cadir`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use direct_puppet_agent::fs::{FsError, write_state};
+use direct_puppet_transport::protocol::Certname;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{CaError, inventory};
+use crate::disk;
+
+/// Paths in the directory, and what is read and written there.
+#[derive(Debug)]
+pub(super) struct Dir {
+    path: PathBuf,
+    /// Held with the lock of the file: that one is between processes.
+    turn: Mutex<()>,
+}
+
+/// The right to change the directory, until dropped.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    file: File,
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!(%error, "the lock of the certificate authority goes with its descriptor");
+        }
+    }
+}
+
+impl Dir {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self { path, turn: Mutex::new(()) }
+    }
+
+    /// Makes the directories, which only their owner may look into where keys are.
+    pub(super) fn create(path: &Path) -> Result<(), CaError> {
+        for (dir, mode) in [
+            (path.to_owned(), 0o755),
+            (path.join("signed"), 0o755),
+            (path.join("requests"), 0o755),
+            (path.join("private"), 0o750),
+        ] {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&dir);
+            made.map_err(|error| FsError::new(&dir, "make", error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.path.join("ca_crt.pem")
+    }
+
+    pub(super) fn key(&self) -> PathBuf {
+        self.path.join("ca_key.pem")
+    }
+
+    pub(super) fn lists(&self) -> PathBuf {
+        self.path.join("ca_crl.pem")
+    }
+
+    pub(super) fn public_key(&self) -> PathBuf {
+        self.path.join("ca_pub.pem")
+    }
+
+    pub(super) fn serial(&self) -> PathBuf {
+        self.path.join("serial")
+    }
+
+    pub(super) fn inventory(&self) -> PathBuf {
+        self.path.join("inventory.txt")
+    }
+
+    pub(super) fn signed(&self, name: &Certname) -> PathBuf {
+        self.path.join("signed").join(format!("{name}.pem"))
+    }
+
+    pub(super) fn request(&self, name: &Certname) -> PathBuf {
+        self.path.join("requests").join(format!("{name}.pem"))
+    }
+
+    /// Waits for the right to change something here; other processes wait too. Blocking.
+    pub(super) fn turn(&self) -> Result<Turn<'_>, CaError> {
+        let guard = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.join(".lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|error| FsError::new(&path, "open the lock", error))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| FsError::new(&path, "lock", error.into()))?;
+        Ok(Turn { file, _guard: guard })
+    }
+
+    /// Returns the number of the next certificate, after making sure that no later one has it. A number is lost in a crash, never
+    /// given twice.
+    pub(super) fn take_serial(&self, _turn: &Turn<'_>) -> Result<u64, CaError> {
+        let path = self.serial();
+        let text = read_text(&path)?.ok_or_else(|| {
+            CaError::damaged(&path, "it is not there: write the number of the next certificate into it, in hexadecimal")
+        })?;
+        let next = u64::from_str_radix(text.trim(), 16).ok().filter(|&next| next > 0);
+        let next = next.ok_or_else(|| CaError::damaged(&path, "it holds no hexadecimal number"))?;
+        // A directory that was restored from a backup may have a number that is too low.
+        let listed = inventory::last_serial(&self.inventory_text()?).map_or(Some(0), |last| last.checked_add(1));
+        let after = listed.map(|listed| next.max(listed)).and_then(|next| Some((next, next.checked_add(1)?)));
+        let (serial, after) = after.ok_or_else(|| CaError::damaged(&path, "no number is left"))?;
+        write_state(&path, format!("{after:04X}").as_bytes(), 0o644)?;
+        Ok(serial)
+    }
+
+    /// Returns the inventory; an empty one when there is none.
+    pub(super) fn inventory_text(&self) -> Result<String, CaError> {
+        Ok(read_text(&self.inventory())?.unwrap_or_default())
+    }
+
+    /// Adds a line to the inventory, durably; half a line that a crash left there is ended first.
+    pub(super) fn append_inventory(&self, _turn: &Turn<'_>, line: &inventory::Line) -> Result<(), CaError> {
+        let path = self.inventory();
+        let is_whole = self.inventory_text()?.chars().next_back().is_none_or(|last| last == '\n');
+        let append = || -> io::Result<()> {
+            let mut file = OpenOptions::new().create(true).append(true).mode(0o644).open(&path)?;
+            let text = line.text();
+            file.write_all(if is_whole { text } else { format!("\n{text}") }.as_bytes())?;
+            file.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        append().map_err(|error| FsError::new(&path, "append to", error).into())
+    }
+
+    /// Returns the names of which there are files.
+    pub(super) fn names(&self, below: &str) -> Result<Vec<Certname>, CaError> {
+        let path = self.path.join(below);
+        let list = || std::fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+        let found = list().map_err(|error| FsError::new(&path, "list", error))?;
+        let name = |file: &std::ffi::OsString| file.to_str()?.strip_suffix(".pem")?.parse().ok();
+        let mut names: Vec<Certname> = found.iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// Reads a text file; `None` when there is none.
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, CaError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::new(path, "read", error).into()),
+    }
+}
+
+/// Removes a file, durably; returns whether it was there.
+pub(super) fn remove(path: &Path) -> Result<bool, CaError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {
+            if let Some(dir) = path.parent() {
+                disk::sync_dir(dir).map_err(|error| CaError::damaged(dir, crate::error::chain(&error)))?;
+            }
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(FsError::new(path, "remove", error).into()),
+    }
+}

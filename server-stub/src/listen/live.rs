@@ -1,0 +1,174 @@
+//! TLS that follows its files while the server runs: new certificates and revocation lists hold without a restart, within half a second,
+//! and for connections that stand already.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use direct_puppet_transport::http::pem;
+use direct_puppet_transport::protocol::Certname;
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use tokio::sync::watch;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use super::tls::{ServerTls, ServerTlsError, certname_of};
+use crate::blocking;
+use crate::error::chain;
+
+/// How often the files are looked at: a revocation must hold within a second.
+const PACE: Duration = Duration::from_millis(250);
+
+/// `pp_cli_auth` in DER, as dotted text: whoever has it may administrate the certificate authority.
+const CLI_AUTH: &str = "1.3.6.1.4.1.34380.1.3.39";
+
+/// The certificate that a client has shown, once it was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate in DER.
+    pub der: CertificateDer<'static>,
+    /// Its certname.
+    pub name: Certname,
+    issuer: Vec<u8>,
+    serial: Vec<u8>,
+    not_after_unix_seconds: i64,
+    may_administrate: bool,
+}
+
+impl ClientCertificate {
+    /// Reads a certificate; `None` when it holds no certname.
+    pub(crate) fn of(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let is_cli_auth = |value: &[u8]| value == b"\x0c\x04true" || value == b"true" || value == b"\x13\x04true";
+        let extensions = certificate.extensions();
+        let mut cli_auth = extensions.iter().filter(|extension| extension.oid.to_id_string() == CLI_AUTH);
+        Some(Self {
+            der: der.clone().into_owned(),
+            name: certname_of(der)?,
+            issuer: certificate.issuer().as_raw().to_vec(),
+            serial: without_zeros(certificate.raw_serial()),
+            not_after_unix_seconds: certificate.validity().not_after.timestamp(),
+            may_administrate: cli_auth.any(|extension| is_cli_auth(extension.value)),
+        })
+    }
+
+    /// Whether its owner may administrate the certificate authority: Puppet's `pp_cli_auth`.
+    #[must_use]
+    pub const fn may_administrate(&self) -> bool {
+        self.may_administrate
+    }
+
+    /// Returns why it does not count any more, though it did when the connection was made.
+    pub(super) fn refusal(&self, revoked: &Revoked) -> Option<&'static str> {
+        if revoked.0.contains(&(self.issuer.clone(), self.serial.clone())) {
+            return Some("your certificate has been revoked");
+        }
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        (self.not_after_unix_seconds < now).then_some("your certificate has expired: renew it")
+    }
+}
+
+/// Issuer and serial number of every certificate that is revoked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Revoked(HashSet<(Vec<u8>, Vec<u8>)>);
+
+impl Revoked {
+    fn of(lists: &[CertificateRevocationListDer<'_>]) -> Self {
+        let mut all = HashSet::new();
+        for der in lists {
+            // One that cannot be read was refused when the verifier was made from it.
+            let Ok((_, list)) = CertificateRevocationList::from_der(der) else { continue };
+            let issuer = list.tbs_cert_list.issuer.as_raw();
+            all.extend(list.iter_revoked_certificates().map(|revoked| (issuer.to_vec(), without_zeros(revoked.raw_serial()))));
+        }
+        Self(all)
+    }
+}
+
+fn without_zeros(serial: &[u8]) -> Vec<u8> {
+    serial.iter().copied().skip_while(|&byte| byte == 0).collect()
+}
+
+/// What one reading of the files has come to.
+type Read = (Arc<ServerConfig>, Arc<Revoked>);
+
+/// The TLS of a listener.
+#[derive(Debug)]
+pub(super) struct LiveTls {
+    files: ServerTls,
+    config: ArcSwap<ServerConfig>,
+    revoked: watch::Sender<Arc<Revoked>>,
+}
+
+impl LiveTls {
+    /// Reads the files.
+    pub(super) fn new(files: ServerTls) -> Result<(Self, Stamp), ServerTlsError> {
+        // Looked at first: what changes while they are read is read again.
+        let stamp = Stamp::of(&files);
+        let (config, revoked) = read(&files)?;
+        Ok((Self { files, config: ArcSwap::new(config), revoked: watch::Sender::new(revoked) }, stamp))
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
+    }
+
+    /// Returns what is revoked, now and later.
+    pub(super) fn revoked(&self) -> watch::Receiver<Arc<Revoked>> {
+        self.revoked.subscribe()
+    }
+
+    /// Follows the files without end. While they cannot be used the last ones that could are: what was revoked stays so.
+    pub(super) async fn follow(self: Arc<Self>, mut stamp: Stamp) {
+        let mut ticks = tokio::time::interval(PACE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (live, last) = (Arc::clone(&self), stamp.clone());
+            let looked = blocking::run(move || {
+                let now = Stamp::of(&live.files);
+                (now != last).then(|| (now, read(&live.files)))
+            });
+            match looked.await {
+                Ok(None) => {}
+                Ok(Some((now, Ok((config, revoked))))) => {
+                    stamp = now;
+                    self.config.store(config);
+                    tracing::info!(revoked = revoked.0.len(), "certificates and revocation lists were read again");
+                    self.revoked.send_replace(revoked);
+                }
+                Ok(Some((now, Err(error)))) => {
+                    stamp = now;
+                    tracing::error!("certificates have changed and cannot be used; those before stay in use: {}", chain(&error));
+                }
+                Err(error) => tracing::error!(%error, "certificates could not be looked at; this is a bug"),
+            }
+        }
+    }
+}
+
+fn read(files: &ServerTls) -> Result<Read, ServerTlsError> {
+    let lists = files.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
+    Ok((Arc::new(files.config()?), Arc::new(Revoked::of(&lists))))
+}
+
+/// What tells that a file was written or replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<Option<[i64; 6]>>);
+
+impl Stamp {
+    fn of(files: &ServerTls) -> Self {
+        let paths = [Some(&files.ca), Some(&files.certificate), Some(&files.key), files.crl.as_ref()];
+        Self(paths.into_iter().flatten().map(|path| stat(path)).collect())
+    }
+}
+
+fn stat(path: &Path) -> Option<[i64; 6]> {
+    let found = std::fs::metadata(path).ok()?;
+    let (size, inode) = (found.size().cast_signed(), found.ino().cast_signed());
+    Some([inode, size, found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()])
+}
