@@ -78,11 +78,16 @@ impl Activity {
         state.last = Instant::now();
     }
 
-    /// Returns since when nothing has happened on an HTTP/1.1 connection, neither a request nor an answer being in the middle of coming or
-    /// going as far as is known here; `None` when something does.
+    /// Says that something came.
+    pub(super) fn has_come(&self) {
+        self.lock().last = Instant::now();
+    }
+
+    /// Returns since when nothing has happened on an HTTP/1.1 connection; `None` before the first request, while a part of one or of an answer
+    /// is to come, and where a part of a request never came.
     pub(super) fn nothing_since(&self) -> Option<Instant> {
         let state = self.lock();
-        (state.requests > 0 && state.bodies == 0 && (state.handlers == 0 || state.is_in)).then_some(state.last)
+        (state.bodies == 0 && state.is_in).then_some(state.last)
     }
 
     /// Returns how many requests there were.

@@ -64,6 +64,9 @@ const BUSY_SECONDS: u32 = 10;
 /// the request's head nor the buffer that it came in.
 pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
     let working = context.activity.request();
+    if request.body().is_end_stream() {
+        context.activity.is_in();
+    }
     let path = request.uri().path().to_owned();
     let refused = refuse_client(&context, request.method(), &path);
     let answering = match (wire::operation_at(&path), &context.service.routes) {

@@ -50,9 +50,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often a quiet HTTP/2 connection with open requests is asked whether it still lives, and how long it may think.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// How often to look whether a connection can be parked, at most.
-const SHORTEST_PARK: Duration = Duration::from_millis(1);
-
 impl HttpListener {
     /// Binds `address` (port 0 for any free one) and reads the files of `tls`. Without `tls` only a loopback address is
     /// bound, unless `allow_plain_beyond_loopback`.
@@ -312,30 +309,29 @@ impl Shared {
         let activity = context.activity.clone();
         let service = service_fn(move |request| answer(Arc::clone(&context), request).map(Ok::<_, Infallible>));
         let mut connection = Box::pin(self.two().serve_connection(TokioIo::new(stream), service));
-        self.drive(connection.as_mut(), &activity, remote, &mut false, None).await;
+        self.drive(connection.as_mut(), &activity, remote, None).await;
     }
 
     /// Lets a connection go on until it ends, is quiet for too long, or the server stops; or until nothing has happened for a while and
-    /// `may_park` says that it may be left then. `asked`: it was told that the server stops.
+    /// `may_park` says that it may be left then.
     pub(super) async fn drive<C>(
         &self,
         mut connection: Pin<&mut C>,
         activity: &Activity,
         remote: SocketAddr,
-        asked: &mut bool,
         may_park: Option<&(dyn Fn() -> bool + Send + Sync)>,
     ) -> Driven
     where
         C: GracefulConnection<Error = hyper::Error>,
     {
-        let mut closing = None;
+        let (mut closing, mut asked) = (None, false);
         loop {
             let now = Instant::now();
             // What the connection does meanwhile may bring the time closer, so look again at least as often as it could come.
             let next = now + self.limits.shortest_patience();
             let quiet = closing.or_else(|| activity.quiet_until(&self.limits)).map_or(next, |quiet| quiet.min(next));
             let park = may_park.map(|_| {
-                let park_after = self.limits.park_after.max(SHORTEST_PARK);
+                let park_after = self.limits.park_after();
                 let park = activity.nothing_since().map_or(now, |since| since + park_after);
                 if park > now { park } else { now + park_after }
             });
@@ -349,8 +345,8 @@ impl Shared {
                     }
                     return Driven::Ended;
                 }
-                () = self.shutdown.cancelled(), if !*asked => {
-                    *asked = true;
+                () = self.shutdown.cancelled(), if !asked => {
+                    asked = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = tokio::time::sleep_until(look) => match activity.quiet_until(&self.limits) {
@@ -365,7 +361,7 @@ impl Shared {
                         connection.as_mut().graceful_shutdown();
                     }
                     _ => {
-                        let since = activity.nothing_since().map(|since| since + self.limits.park_after);
+                        let since = activity.nothing_since().map(|since| since + self.limits.park_after());
                         if since.is_some_and(|park| park <= Instant::now()) && may_park.is_some_and(|may_park| may_park()) {
                             return Driven::Parked;
                         }

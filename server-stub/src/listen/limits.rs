@@ -39,6 +39,11 @@ impl Limits {
         usize::try_from(self.max_held_bytes / 1024).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
     }
 
+    /// Returns after how long a connection is left: never so soon that looking for it is all that is done.
+    pub(super) fn park_after(&self) -> Duration {
+        self.park_after.clamp(Duration::from_millis(1), Duration::from_hours(24))
+    }
+
     /// Returns the shortest time after which a quiet connection may have to be closed.
     pub(super) fn shortest_patience(&self) -> Duration {
         self.header_read_timeout.min(self.idle_timeout).min(self.stall_timeout).min(self.drain_timeout)

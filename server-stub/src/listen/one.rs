@@ -27,7 +27,7 @@ impl Shared {
         remote: SocketAddr,
     ) {
         let (activity, desk) = (context.activity.clone(), Desk::default());
-        let (mut before, mut asked, mut settled) = (Bytes::new(), false, 0);
+        let (mut before, mut settled) = (Bytes::new(), 0);
         loop {
             let service = {
                 let (context, desk) = (Arc::clone(&context), desk.clone());
@@ -40,7 +40,7 @@ impl Shared {
             let resumed = TokioIo::new(Resumed::new(stream, before, desk.clone()));
             let mut connection = Box::new(self.one().serve_connection(resumed, service));
             let may_park = || desk.may_leave() && activity.requests() > settled;
-            match self.drive(Pin::new(&mut *connection), &activity, remote, &mut asked, Some(&may_park)).await {
+            match self.drive(Pin::new(&mut *connection), &activity, remote, Some(&may_park)).await {
                 Driven::Ended => return,
                 Driven::Parked => {}
             }
@@ -72,10 +72,15 @@ impl Shared {
     /// Waits for the first bytes of the next request; `None` when the connection is over.
     async fn next(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin), activity: &Activity) -> Option<Bytes> {
         let quiet = activity.quiet_until(&self.limits)?;
-        tokio::select! {
-            read = some(stream) => return read.ok().filter(|bytes| !bytes.is_empty()),
-            () = tokio::time::sleep_until(quiet) => {}
-            () = self.shutdown.cancelled() => {}
+        let read = tokio::select! {
+            biased;
+            read = some(stream) => read.unwrap_or_default(),
+            () = tokio::time::sleep_until(quiet) => Bytes::new(),
+            () = self.shutdown.cancelled() => Bytes::new(),
+        };
+        if !read.is_empty() {
+            activity.has_come();
+            return Some(read);
         }
         // A peer that takes nothing is not waited for.
         if tokio::time::timeout(self.limits.drain_timeout, stream.shutdown()).await.is_err() {

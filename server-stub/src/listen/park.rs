@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use hyper::header::CONNECTION;
-use hyper::{Request, Response, Version};
+use hyper::header::{CONNECTION, TRANSFER_ENCODING};
+use hyper::{Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::answer::Body;
@@ -52,8 +52,12 @@ impl Desk {
     pub(super) fn take<B>(&self, request: Request<B>, answer: impl FnOnce(Request<B>) -> Answering) -> Fetching {
         let mut there = self.answer();
         if !matches!(*there, Answer::There(_)) {
-            // What is different with others, such as that the connection ends with the answer, hyper knows from the request's head.
-            let may_leave = request.version() == Version::HTTP_11 && !request.headers().contains_key(CONNECTION);
+            // What is different with others, such as that the connection ends with the answer or that it has no body, hyper knows from the
+            // request's head.
+            let is_plain = |name| !request.headers().contains_key(name);
+            let has_body = !matches!(*request.method(), Method::HEAD | Method::CONNECT);
+            let may_leave =
+                request.version() == Version::HTTP_11 && has_body && is_plain(CONNECTION) && is_plain(TRANSFER_ENCODING);
             *there = Answer::Awaited { answering: answer(request), may_leave };
         }
         drop(there);
@@ -204,6 +208,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Resumed<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What still comes is for nobody.
+        self.desk.0.is_flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

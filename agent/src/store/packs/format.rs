@@ -98,33 +98,46 @@ pub(super) fn read_heads(file: &File) -> io::Result<Heads> {
     Ok(Heads { sorted, tails_at: heads_at + head_bytes as u64 })
 }
 
+/// What a tail says: the second half of a digest, and where the content lies.
+pub(super) type Tail = ([u8; HEAD_BYTES], u64, u32);
+
+/// Tails that are read at once.
+const TAILS_AT_ONCE: u64 = 4096;
+
 /// Reads the tails of a pack of which something else of the index is damaged; of the two numbers that say how many there are, one is
-/// enough. Returns for each what it says of the second half of the digest, and where the content lies; nothing of it is proved.
-pub(super) fn read_tails(file: &File) -> io::Result<Vec<([u8; HEAD_BYTES], u64, u32)>> {
+/// enough. Nothing of what is passed to `each` is proved.
+pub(super) fn read_tails<E>(file: &File, mut each: impl FnMut(Tail) -> Result<(), E>) -> io::Result<Result<(), E>> {
     let len = file.metadata()?.len();
-    let Some(footer_at) = len.checked_sub(FOOTER_BYTES as u64) else { return Ok(Vec::new()) };
+    let Some(footer_at) = len.checked_sub(FOOTER_BYTES as u64) else { return Ok(Ok(())) };
     let mut numbers = [0; 16];
     file.read_exact_at(&mut numbers, footer_at)?;
     let number = |at: usize| u64::from_le_bytes(numbers[at..at + 8].try_into().unwrap_or_default());
     let by_place = footer_at.checked_sub(number(8)).map(|bytes| bytes / (HEAD_BYTES + TAIL_BYTES) as u64);
-    let mut found = Vec::new();
-    for count in [Some(number(0)), by_place].into_iter().flatten() {
-        let bytes = count.checked_mul(TAIL_BYTES as u64).filter(|bytes| *bytes <= footer_at);
-        let Some(bytes) = bytes.and_then(|bytes| usize::try_from(bytes).ok()) else { continue };
-        let mut tails = vec![0; bytes];
-        file.read_exact_at(&mut tails, footer_at - bytes as u64)?;
-        let split = |tail: &[u8; TAIL_BYTES]| {
-            let entry = join(0, tail);
-            let mut second = [0; HEAD_BYTES];
-            second.copy_from_slice(&entry.digest[HEAD_BYTES..]);
-            (second, entry.offset, entry.len)
-        };
-        found.extend(tails.as_chunks::<TAIL_BYTES>().0.iter().map(split));
-        if by_place == Some(number(0)) {
-            break;
+    let mut counts = vec![number(0)];
+    counts.extend(by_place.filter(|count| *count != number(0)));
+    for count in counts {
+        let Some(begin) = count.checked_mul(TAIL_BYTES as u64).and_then(|bytes| footer_at.checked_sub(bytes)) else { continue };
+        let mut left = count;
+        while left > 0 {
+            let some = left.min(TAILS_AT_ONCE);
+            let mut tails = vec![0; usize::try_from(some).unwrap_or_default() * TAIL_BYTES];
+            let read = file.read_exact_at(&mut tails, begin + (count - left) * TAIL_BYTES as u64);
+            left -= some;
+            if let Err(error) = read {
+                tracing::debug!(%error, "a part of a pack's index cannot be read");
+                continue;
+            }
+            for tail in tails.as_chunks::<TAIL_BYTES>().0 {
+                let entry = join(0, tail);
+                let mut second = [0; HEAD_BYTES];
+                second.copy_from_slice(&entry.digest[HEAD_BYTES..]);
+                if let Err(error) = each((second, entry.offset, entry.len)) {
+                    return Ok(Err(error));
+                }
+            }
         }
     }
-    Ok(found)
+    Ok(Ok(()))
 }
 
 /// Returns the first half of a digest.

@@ -165,20 +165,30 @@ impl Store {
         damaged.into_iter().try_for_each(|(path, error)| self.replace_damaged(&path, &error))
     }
 
-    /// Moves a damaged pack aside. What cannot be brought out of it, for it is damaged or the disk is full, is to be brought again from elsewhere.
+    /// Moves a damaged pack aside when what is whole in it was put into another. Where that cannot be done now, as without room, it stays where
+    /// it is, and is looked at again when the store is opened the next time.
     fn replace_damaged(&self, path: &Path, error: &io::Error) -> Result<(), FsError> {
+        let pack = path.display();
         match self.salvage(path) {
             Ok(saved) => {
-                tracing::warn!(pack = %path.display(), %error, saved, "a pack is damaged and is moved aside: of its contents some are saved");
+                tracing::warn!(%pack, %error, saved, "a pack is damaged and is moved aside: of its contents some are saved")
+            }
+            Err(failed) if is_damage(&failed.source) => {
+                tracing::warn!(%pack, %error, %failed, "a pack is damaged and is moved aside: its contents are to be brought again");
             }
             Err(failed) => {
-                tracing::warn!(pack = %path.display(), %error, %failed, "a pack is damaged and is moved aside: none of its contents is saved");
+                tracing::warn!(%pack, %error, %failed, "a pack is damaged, and its contents cannot be saved now");
+                return Ok(());
             }
         }
         let aside = self.dir.join("damaged");
         ensure_private_dir(&aside)?;
-        let moved = std::fs::rename(path, aside.join(path.file_name().unwrap_or_default()));
-        moved.map_err(|error| FsError::new(path, "move aside the damaged pack", error))?;
+        let aside = aside.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &aside).map_err(|error| FsError::new(path, "move aside the damaged pack", error))?;
+        // How long it is kept there begins now.
+        if let Err(error) = File::open(&aside).and_then(|file| file.set_modified(std::time::SystemTime::now())) {
+            tracing::debug!(%error, "a damaged pack may be kept for less long");
+        }
         remove_if_there(&path.with_extension("gone"))
     }
 
