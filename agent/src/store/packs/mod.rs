@@ -171,7 +171,7 @@ impl Store {
         let pack = path.display();
         match self.salvage(path) {
             Ok(saved) => {
-                tracing::warn!(%pack, %error, saved, "a pack is damaged and is moved aside: of its contents some are saved")
+                tracing::warn!(%pack, %error, saved, "a pack is damaged and is moved aside: of its contents some are saved");
             }
             Err(failed) if is_damage(&failed.source) => {
                 tracing::warn!(%pack, %error, %failed, "a pack is damaged and is moved aside: its contents are to be brought again");
