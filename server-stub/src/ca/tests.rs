@@ -3,7 +3,6 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use direct_puppet_agent::fs::write_state;
 use direct_puppet_transport::protocol::Certname;
 use rcgen::{CertificateParams, CustomExtension, DnType, SanType};
 use rustls::pki_types::pem::PemObject as _;
