@@ -68,6 +68,13 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Bytes> {
     response
 }
 
+/// Returns the line of the one path.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) const fn line() -> crate::every_route::RouteLine {
+    use crate::every_route::{Audience, RouteLine};
+    RouteLine { path: PREFIX, method: Method::GET, audience: Audience::Node }
+}
+
 #[async_trait]
 impl Routes for BlobRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {

@@ -30,6 +30,8 @@ pub mod code;
 pub mod compile;
 mod disk;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod every_route;
 pub mod history;
 #[cfg(any(test, feature = "testing"))]
 pub mod linearisable;

@@ -69,6 +69,16 @@ pub(crate) async fn server(common: &Common, asking: Asking) -> anyhow::Result<(A
         return Ok((bounded(server), common));
     }
     let tls = common.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &certname));
+    if let Some(files) = &tls
+        && url.starts_with("https:")
+        && matches!(files.certificate.try_exists(), Ok(false))
+    {
+        bail!(
+            "{certname} has no certificate, as {} is not there: get one with \"direct-puppet ssl bootstrap\", or give --waitforcert; if \
+             its name is another, give that with --node",
+            files.certificate.display()
+        );
+    }
     // A node asks one thing at a time, and waits for news on a connection that takes less of the server than one of HTTP/2.
     let options = ConnectOptions { tls, version: HttpVersion::Http1, ..ConnectOptions::default() };
     Ok((bounded(connect(url, &options)?), common.clone()))

@@ -42,10 +42,7 @@ enum Wake {
 }
 
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    if arguments.enrolment.is_wanted() {
-        ssl::ensure(common, &arguments.enrolment).await?;
-    }
-    ssl::renew_if_due(common).await;
+    let common = &ssl::ready(common, &arguments.enrolment).await?;
     let asking = arguments.run.asking();
     let (server, placed) = connect::server(common, asking).await?;
     let mut agent = placed.agent(server)?;

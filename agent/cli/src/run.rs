@@ -114,10 +114,7 @@ pub(crate) struct PlanArguments {
 }
 
 pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    if arguments.enrolment.is_wanted() {
-        ssl::ensure(common, &arguments.enrolment).await?;
-    }
-    ssl::renew_if_due(common).await;
+    let common = &ssl::ready(common, &arguments.enrolment).await?;
     let (server, common) = connect::server(common, arguments.run.asking()).await?;
     let outcome = once(&common.agent(server)?, &arguments.run.options(), common.json).await?;
     print(&outcome, common.json)

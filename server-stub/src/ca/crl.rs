@@ -163,7 +163,7 @@ impl Lists {
         for der in &self.all {
             let list = read(der, path)?;
             if let Some(next) = list.next_update() {
-                ends.push((super::common_name(&list.tbs_cert_list.issuer), next.to_datetime()));
+                ends.push((super::known::common_name(&list.tbs_cert_list.issuer), next.to_datetime()));
             }
         }
         Ok(ends)

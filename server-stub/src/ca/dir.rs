@@ -75,6 +75,11 @@ impl Dir {
         self.path.join("serial")
     }
 
+    /// Is there while an authority is made.
+    pub(super) fn begun(&self) -> PathBuf {
+        self.path.join(".begun")
+    }
+
     pub(super) fn inventory(&self) -> PathBuf {
         self.path.join("inventory.txt")
     }

@@ -41,7 +41,9 @@ pub enum CaError {
         reason: String,
     },
     /// There is a certificate or a request of that name, with another key or other wishes.
-    #[error("{name} already has a {state} certificate: clean it before another is asked for")]
+    #[error(
+        "{name} already has a {state} certificate: clean it (direct-puppet-server ca clean --certname {name}) before another is asked for"
+    )]
     Duplicate {
         /// The name.
         name: Certname,
@@ -55,13 +57,15 @@ pub enum CaError {
         limit: usize,
     },
     /// Nobody of that name asks for a certificate.
-    #[error("no certificate request for {name} waits")]
+    #[error(
+        "no certificate request for {name} waits: \"direct-puppet-server ca list\" shows those that do, and a node asks with \"direct-puppet ssl bootstrap\""
+    )]
     NoRequest {
         /// The name.
         name: Certname,
     },
     /// No certificate of that name was ever issued.
-    #[error("no certificate for {name} was issued here")]
+    #[error("no certificate for {name} was issued here: \"direct-puppet-server ca list --all\" shows those that were")]
     NoCertificate {
         /// The name.
         name: Certname,

@@ -9,7 +9,7 @@ use rcgen::KeyPair;
 use time::Duration;
 
 use super::crl::Lists;
-use super::dir::Dir;
+use super::dir::{Dir, remove};
 use super::request::AlternativeName;
 use super::signer::{Signer, key_from, own_wishes};
 use super::{Ca, CaError, CaOptions};
@@ -71,7 +71,8 @@ impl Ca {
     pub fn create(path: impl Into<PathBuf>, setup: &Setup, options: CaOptions) -> Result<Self, CaError> {
         let ca = Self::begin(path.into(), options)?;
         let (certificate, key) = Signer::create(&setup.name, ca.now())?;
-        ca.complete(&super::pem_text("CERTIFICATE", certificate.der()), &key, None, &key.serialize_pem())
+        let text = key.serialize_pem();
+        ca.complete(&super::pem_text("CERTIFICATE", certificate.der()), key, None, &text)
     }
 
     /// Takes an authority over into `path`, where none may be. Blocking.
@@ -85,13 +86,16 @@ impl Ca {
         Lists::load(&import.lists, &signer)?;
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| FsError::new(path, "read", error));
         let (certificates, lists, text) = (read(&import.certificates)?, read(&import.lists)?, read(&import.key)?);
-        ca.complete(&certificates, &key_from(&import.key)?, Some(&lists), &text)
+        ca.complete(&certificates, key_from(&import.key)?, Some(&lists), &text)
     }
 
     fn begin(path: PathBuf, options: CaOptions) -> Result<Self, CaError> {
         let ca = Self { dir: Dir::new(path.clone()), path, options };
-        for file in [ca.dir.key(), ca.dir.certificates(), ca.dir.serial()] {
-            if !matches!(file.try_exists(), Ok(false)) {
+        let is_there = |file: &Path| !matches!(file.try_exists(), Ok(false));
+        // What was begun and never had its key was never used: it is begun again.
+        let is_begun = is_there(&ca.dir.begun());
+        for (file, may_be_there) in [(ca.dir.key(), false), (ca.dir.certificates(), is_begun), (ca.dir.serial(), is_begun)] {
+            if is_there(&file) && !may_be_there {
                 return Err(CaError::Exists { path: file });
             }
         }
@@ -100,19 +104,24 @@ impl Ca {
     }
 
     /// Writes the files; the key last, with which the authority is there.
-    fn complete(self, certificates: &str, key: &KeyPair, lists: Option<&str>, key_text: &str) -> Result<Self, CaError> {
+    fn complete(self, certificates: &str, key: KeyPair, lists: Option<&str>, key_text: &str) -> Result<Self, CaError> {
         let turn = self.dir.turn()?;
+        write_state(&self.dir.begun(), b"", 0o644)?;
         write_state(&self.dir.certificates(), certificates.as_bytes(), 0o644)?;
         write_state(&self.dir.public_key(), key.public_key_pem().as_bytes(), 0o644)?;
         write_state(&self.dir.inventory(), b"", 0o644)?;
         // Numbers go on above that of the authority's own certificate, which a list of the same authority would revoke.
         write_state(&self.dir.serial(), b"0002", 0o644)?;
-        write_state(&self.dir.key(), key_text.as_bytes(), 0o640)?;
         let lists = match lists {
             Some(lists) => lists.to_owned(),
-            None => Lists::none().revoking(&[], &self.signer()?, &self.dir.lists(), self.now())?,
+            None => {
+                let signer = Signer::of(key, &self.dir.certificates(), &self.dir.key())?;
+                Lists::none().revoking(&[], &signer, &self.dir.lists(), self.now())?
+            }
         };
         write_state(&self.dir.lists(), lists.as_bytes(), 0o644)?;
+        write_state(&self.dir.key(), key_text.as_bytes(), 0o640)?;
+        remove(&self.dir.begun())?;
         drop(turn);
         Self::open(self.path, self.options)
     }

@@ -62,7 +62,11 @@ pub(super) fn key_from(path: &Path) -> Result<KeyPair, CaError> {
 impl Signer {
     /// Reads the authority: of the certificates, that of the key is the signing one.
     pub(super) fn load(certificates: &Path, key: &Path) -> Result<Self, CaError> {
-        let pair = key_from(key)?;
+        Self::of(key_from(key)?, certificates, key)
+    }
+
+    /// As [`Signer::load`], with the key at hand that is, or will be, in the file `key`.
+    pub(super) fn of(pair: KeyPair, certificates: &Path, key: &Path) -> Result<Self, CaError> {
         let all = pem::certificates(certificates).map_err(|error| CaError::damaged(certificates, crate::error::chain(&error)))?;
         for der in all {
             let certificate = parse(&der, certificates)?;

@@ -1,12 +1,14 @@
 //! The authority without a server: what it signs, refuses, revokes and renews, by a clock of its own.
 
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use direct_puppet_transport::protocol::Certname;
 use rcgen::{CertificateParams, CustomExtension, DnType, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use time::macros::datetime;
 
+use super::status::Issued;
 use super::*;
 
 /// An authority with a clock that stands still until it is set.

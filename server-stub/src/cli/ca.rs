@@ -279,7 +279,7 @@ fn list(arguments: &ListArguments) -> anyhow::Result<u8> {
     }
     match missing.as_slice() {
         [] => Ok(0),
-        missing => bail!("nothing is known of {}", missing.join(", ")),
+        missing => bail!("no certificate and no request of {} is here: \"ca list --all\" shows all that are", missing.join(", ")),
     }
 }
 

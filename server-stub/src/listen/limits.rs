@@ -41,7 +41,7 @@ impl Limits {
 
     /// Returns after how long a connection is left: never so soon that looking for it is all that is done.
     pub(super) fn park_after(&self) -> Duration {
-        self.park_after.clamp(Duration::from_millis(1), Duration::from_hours(24))
+        self.park_after.clamp(Duration::from_millis(1), Duration::from_secs(86_400))
     }
 
     /// Returns the shortest time after which a quiet connection may have to be closed.

@@ -51,6 +51,9 @@ use checksum::Checksums;
 use query::Parameters;
 use table::{Caller, Endpoint, Route};
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use table::lines;
+
 /// Bytes of rendered answers that are kept, at most.
 const CACHED_BYTES: usize = 128 << 20;
 

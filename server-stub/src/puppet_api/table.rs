@@ -188,3 +188,17 @@ impl Route {
         }
     }
 }
+
+/// Returns the lines of the table.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
+    use crate::every_route::{Audience, RouteLine};
+    ROUTES.iter().flat_map(|route| {
+        let audience = match route.rule {
+            Rule::Own => Audience::Own,
+            Rule::Authenticated => Audience::Node,
+            Rule::Anybody => Audience::Anybody,
+        };
+        route.methods.iter().map(move |method| RouteLine { path: route.path, method: method.clone(), audience })
+    })
+}

@@ -26,6 +26,7 @@
 //! page and is refused: a browser on this machine must not publish for whoever wrote the page.
 
 mod commits;
+mod table;
 
 use std::sync::Arc;
 
@@ -49,12 +50,7 @@ use crate::rollout::RolloutRequest;
 use crate::server::{Confirmed, Server};
 
 use commits::CommitRequest;
-
-/// The status of publishing, as Puppet Enterprise has it.
-const STORAGE_STATUS: &str = "/status/v1/services/file-sync-storage-service";
-
-/// The status of following, as Puppet Enterprise has it.
-const CLIENT_STATUS: &str = "/status/v1/services/file-sync-client-service";
+use table::{Endpoint, Route, Rule};
 
 /// Longest request: a message and a list of environments.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -201,54 +197,59 @@ impl Routes for AdminRoutes {
     }
 
     fn is_open(&self, method: &Method, path: &str) -> bool {
-        path == "/status/v1/simple" && method == Method::GET
+        table::find(path).is_some_and(|route| route.rule == Rule::Anybody && route.method == *method)
     }
 }
 
 impl AdminRoutes {
     /// Answers a request, or returns `None` where there is no such path.
     pub(crate) async fn answer(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
-        let method = match request.uri().path() {
-            "/status/v1/simple" | "/file-sync/v1/versions" | "/admin/v1/nodes" | STORAGE_STATUS | CLIENT_STATUS => Method::GET,
-            "/file-sync/v1/publish"
-            | "/file-sync/v1/commit"
-            | "/file-sync/v1/latest-commits"
-            | "/file-sync/v1/rollback"
-            | "/file-sync/v1/force-sync"
-            | "/file-sync/v1/promote"
-            | "/file-sync/v1/rollout"
-            | "/admin/v1/recompile" => Method::POST,
-            _ => return None,
-        };
-        if *request.method() != method {
+        let Route { method, endpoint, rule, .. } = table::find(request.uri().path())?;
+        if request.method() != method {
             let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("use {method}"));
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(if method == Method::GET { "GET" } else { "POST" }));
             return Some(response);
         }
-        if request.uri().path() == "/status/v1/simple" {
-            return Some(respond(StatusCode::OK, "text/plain", Bytes::from_static(b"running")));
-        }
-        if let Some(refusal) = self.refusal(peer, &request) {
+        let refusal = match rule {
+            Rule::Anybody => None,
+            Rule::Administrator => self.refusal(peer, &request),
+        };
+        if let Some(refusal) = refusal {
             return Some(refusal);
         }
-        Some(match request.uri().path() {
-            "/file-sync/v1/publish" => self.publish(peer, request.body()).await,
-            "/file-sync/v1/commit" => self.commit(peer, request.body()).await,
-            "/file-sync/v1/force-sync" => match self.server.confirm().await.and_then(Confirmed::whole) {
+        Some(match endpoint {
+            Endpoint::Running => respond(StatusCode::OK, "text/plain", Bytes::from_static(b"running")),
+            Endpoint::Publish => self.publish(peer, request.body()).await,
+            Endpoint::Commit => self.commit(peer, request.body()).await,
+            Endpoint::ForceSync => match self.server.confirm().await.and_then(Confirmed::whole) {
                 Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
                 Err(error) => failed(&error),
             },
-            "/file-sync/v1/promote" => self.promote(peer, request.body()).await,
-            "/file-sync/v1/rollout" => self.rollout(peer, request.body()).await,
-            "/file-sync/v1/rollback" => self.rollback(peer, request.body()).await,
-            "/file-sync/v1/latest-commits" => json(StatusCode::OK, &commits::latest(&self.server)),
-            STORAGE_STATUS => self.blocking(commits::status).await,
-            CLIENT_STATUS => json(StatusCode::OK, &commits::client_status(&self.server)),
-            "/file-sync/v1/versions" => self.blocking(|server| server.versions(None)).await,
-            "/admin/v1/nodes" => self.blocking(|server| server.nodes()).await,
-            _ => self.recompile(peer, request.body()).await,
+            Endpoint::Promote => self.promote(peer, request.body()).await,
+            Endpoint::Rollout => self.rollout(peer, request.body()).await,
+            Endpoint::Rollback => self.rollback(peer, request.body()).await,
+            Endpoint::LatestCommits => json(StatusCode::OK, &commits::latest(&self.server)),
+            Endpoint::StorageStatus => self.blocking(commits::status).await,
+            Endpoint::ClientStatus => json(StatusCode::OK, &commits::client_status(&self.server)),
+            Endpoint::Versions => self.blocking(|server| server.versions(None)).await,
+            Endpoint::Nodes => self.blocking(|server| server.nodes()).await,
+            Endpoint::Recompile => self.recompile(peer, request.body()).await,
         })
     }
+}
+
+/// Returns the lines of the table.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
+    use crate::every_route::{Audience, RouteLine};
+    table::ROUTES.iter().map(|route| RouteLine {
+        path: route.path,
+        method: route.method.clone(),
+        audience: match route.rule {
+            Rule::Anybody => Audience::Anybody,
+            Rule::Administrator => Audience::Administrator,
+        },
+    })
 }
 
 /// The status of a publish as a whole; see the table above.

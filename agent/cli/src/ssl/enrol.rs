@@ -1,9 +1,9 @@
 //! From nothing to a certificate, and from one to the next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use direct_puppet_transport::enrol::{
     CaClient, EnrolError, EnrolTrust, Identity, certificate_ends, fingerprint, is_of_key, make_key, public_key_pem, request,
@@ -47,7 +47,9 @@ pub(crate) struct Enrolment {
 impl Enrolment {
     /// Whether anything of it was asked for.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.waitforcert.is_some() || self.ca_fingerprint.is_some() || self.ca_file.is_some() || self.trust_on_first_use
+        let is_said = [self.waitforcert.is_some(), self.maxwaitforcert.is_some(), self.trust_on_first_use];
+        let is_named = [self.ca_fingerprint.is_some(), self.ca_file.is_some(), self.csr_attributes.is_some()];
+        is_said.into_iter().chain(is_named).any(|is_given| is_given) || !self.dns_alt_names.is_empty()
     }
 }
 
@@ -63,8 +65,10 @@ pub(crate) async fn ensure(common: &Common, enrolment: &Enrolment) -> anyhow::Re
     if let (Some(certificate), Some(key), Some(_)) =
         (files::read(&files.certificate())?, files::read(&files.key())?, files::read(&files.authority())?)
     {
-        if is_of_key(&certificate, &key, &name)? {
-            return Ok(());
+        if is_of_key(&certificate, &key, &name)
+            .with_context(|| format!("{} or {} cannot be used", files.certificate().display(), files.key().display()))?
+        {
+            return known_authority(&files, enrolment).map(drop);
         }
         bail!(
             "{} is not the certificate of {name} for the key in {}: \"direct-puppet ssl clean\" removes both, and the authority must clean {name} too",
@@ -98,18 +102,43 @@ pub(crate) async fn ensure(common: &Common, enrolment: &Enrolment) -> anyhow::Re
     Ok(())
 }
 
+/// Returns whether an authority is known; it must be the one that the options name.
+fn known_authority(files: &Files, enrolment: &Enrolment) -> anyhow::Result<bool> {
+    let path = files.authority();
+    let Some(known) = files::read(&path)? else { return Ok(false) };
+    let other = || {
+        format!(
+            "{} holds the authority that this node trusts, which is another: if it is to trust the new one, remove what it has with \
+             \"direct-puppet ssl clean --localca\" first",
+            path.display()
+        )
+    };
+    if let Some(wanted) = &enrolment.ca_fingerprint {
+        check_fingerprint(&known, wanted).with_context(other)?;
+    }
+    if let Some(file) = &enrolment.ca_file {
+        let given = given_authority(file)?;
+        if fingerprint(&given).with_context(|| format!("{} cannot be used", file.display()))?
+            != fingerprint(&known).with_context(|| format!("{} cannot be used", path.display()))?
+        {
+            return Err(anyhow!("{} was given", file.display()).context(other()));
+        }
+    }
+    Ok(true)
+}
+
+fn given_authority(file: &Path) -> anyhow::Result<String> {
+    files::read(file)?.with_context(|| format!("{} is not there: give the authority's certificate in PEM", file.display()))
+}
+
 /// Brings the authority's certificate here, if it is not yet, and makes sure that it is the right one.
 async fn authority(url: &str, files: &Files, enrolment: &Enrolment) -> anyhow::Result<()> {
     let path = files.authority();
-    let known = files::read(&path)?;
-    if let Some(text) = &known {
-        return match &enrolment.ca_fingerprint {
-            Some(wanted) => check_fingerprint(text, wanted),
-            None => Ok(()),
-        };
+    if known_authority(files, enrolment)? {
+        return Ok(());
     }
     if let Some(file) = &enrolment.ca_file {
-        let text = files::read(file)?.with_context(|| format!("{} is not there", file.display()))?;
+        let text = given_authority(file)?;
         // What cannot be trusted must not be kept.
         CaClient::new(url, &EnrolTrust::Pem(text.clone()), None)?;
         return files::write(&path, &text);
@@ -164,7 +193,12 @@ async fn hand_in(common: &Common, enrolment: &Enrolment, files: &Files, client: 
         .with_context(|| format!("could not make a request with the key in {}", files.key().display()))?;
     files::write(&files.request(), &made)?;
     output::line(&format!("{name} asks for a certificate: (SHA256) {}", fingerprint(&made)?));
-    client.submit(&name, made).await.context("request was not taken")
+    let taken = client.submit(&name, made).await;
+    if let Err(EnrolError::Refused { .. }) = &taken {
+        // It does not wait anywhere.
+        files::remove(&files.request())?;
+    }
+    taken.context("request was not taken")
 }
 
 /// Waits until the certificate is signed.

@@ -54,7 +54,7 @@ impl Files {
         for (below, mode) in dirs {
             let dir = self.dir.join(below);
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&dir);
-            made.with_context(|| format!("could not make {}", dir.display()))?;
+            made.with_context(|| format!("could not make {}: it can be another with --ssldir", dir.display()))?;
         }
         Ok(())
     }

@@ -13,7 +13,9 @@ use direct_puppet_transport::enrol::{certificate_ends, fingerprint, is_of_key};
 use crate::options::Common;
 use crate::output;
 
-pub(crate) use enrol::{Enrolment, ensure, renew_if_due};
+pub(crate) use enrol::{Enrolment, renew_if_due};
+
+use enrol::ensure;
 use files::Files;
 
 /// Where Puppet has it.
@@ -56,6 +58,18 @@ pub(crate) async fn ssl(common: &Common, verb: Verb) -> anyhow::Result<u8> {
         }
         Verb::Clean(arguments) => clean(common, &arguments),
     }
+}
+
+/// Makes this node ready to ask its server: enrols it if that is wanted, and renews a certificate that ends soon. Returns the options with
+/// the directory in which the node's identity is, if it is wanted there.
+pub(crate) async fn ready(common: &Common, enrolment: &Enrolment) -> anyhow::Result<Common> {
+    let mut common = common.clone();
+    if enrolment.is_wanted() {
+        common.ssldir = Some(ssldir(&common));
+        ensure(&common, enrolment).await?;
+    }
+    renew_if_due(&common).await;
+    Ok(common)
 }
 
 /// Returns the directory of the node's identity.
@@ -101,7 +115,12 @@ fn verify(common: &Common) -> anyhow::Result<u8> {
     }
     // Building the client checks that key and certificate go together, and that the authority and the lists can be read.
     enrol::own_client(common, "https://localhost", &files)?;
-    output::line(&format!("{name} has a certificate for its key, valid for {} days more", (to - now) / 86_400));
+    let days = (to - now) / 86_400;
+    if common.json {
+        output::json(&serde_json::json!({ "name": name, "file": files.certificate(), "valid_days": days }))?;
+    } else {
+        output::line(&format!("{name} has a certificate for its key, valid for {days} days more"));
+    }
     Ok(0)
 }
 
@@ -111,10 +130,18 @@ fn clean(common: &Common, arguments: &CleanArguments) -> anyhow::Result<u8> {
     if arguments.localca {
         paths.extend([files.authority(), files.lists()]);
     }
+    let mut removed = Vec::new();
     for path in paths {
         if files::remove(&path)? {
-            output::line(&format!("removed {}", path.display()));
+            removed.push(path);
         }
+    }
+    if common.json {
+        output::json(&serde_json::json!({ "removed": removed }))?;
+    } else if removed.is_empty() {
+        output::line("there was nothing to remove");
+    } else {
+        removed.iter().for_each(|path| output::line(&format!("removed {}", path.display())));
     }
     Ok(0)
 }

@@ -18,6 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::dir::read_text;
 use super::{Ca, CaError, date};
 use crate::answer::name_of;
 use crate::blocking;
@@ -26,6 +27,9 @@ use crate::listen::{ClientCertificate, RouteBody, Routes};
 use crate::server::Server;
 
 use table::{Endpoint, Rule};
+
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use table::lines;
 
 /// What Puppet calls every kind of plain text.
 const TEXT: &str = "text/plain";
@@ -160,7 +164,7 @@ impl Api {
             Endpoint::GetList if rest == "ca" => {
                 self.file(since, "Could not find certificate_revocation_list ca".to_owned(), |ca| {
                     let path = ca.dir.lists();
-                    Ok((super::read_text(&path)?, path))
+                    Ok((read_text(&path)?, path))
                 })
                 .await
             }

@@ -105,3 +105,18 @@ impl Rule {
         }
     }
 }
+
+/// Returns the lines of the table.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
+    use crate::every_route::{Audience, RouteLine};
+    ROUTES.iter().map(|route| RouteLine {
+        path: route.path,
+        method: route.method.clone(),
+        audience: match route.rule {
+            Rule::Anybody => Audience::Anybody,
+            Rule::Node => Audience::Node,
+            Rule::Administrator => Audience::Authority,
+        },
+    })
+}

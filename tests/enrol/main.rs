@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod killed;
+mod programs;
+mod routes;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use direct_puppet_server_stub::ca::{Autosign, Ca, CaOptions, Generate, Setup};
 use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service};
 use direct_puppet_server_stub::publish::PublishRequest;
-use direct_puppet_server_stub::{AdminRoutes, CaRoutes, PuppetRoutes, Server, ServerOptions, Staging};
+use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, CaRoutes, PuppetRoutes, Server, ServerOptions, Staging};
 use direct_puppet_transport::enrol::{CaClient, EnrolError, EnrolTrust, Identity, RequestOptions, is_of_key, make_key, request};
 use direct_puppet_transport::protocol::{Certname, CheckIn, Environment, ProtocolVersion};
 use direct_puppet_transport::{Client, HttpOptions, HttpTransport, TlsFiles, TransportErrorKind};
@@ -25,6 +29,7 @@ const AGENTS: usize = 200;
 
 struct World {
     dir: TempDir,
+    server: Arc<Server>,
     ca: Arc<Ca>,
     address: SocketAddr,
     authority: String,
@@ -46,7 +51,8 @@ impl World {
         fs::create_dir_all(staging.join("environments/production")).unwrap();
         fs::write(staging.join("environments/production/site.yaml"), "nodes:\n  - match: \"*\"\n    classes: []\nclasses: {}\n")
             .unwrap();
-        let server = Server::open(ServerOptions::new(dir.path().join("data"), Staging::Environments(staging))).unwrap();
+        let options = ServerOptions::new(dir.path().join("data"), Staging::Environments(staging));
+        let server = Server::open(ServerOptions { replicas: vec![name("replica")], ..options }).unwrap();
         assert_eq!(server.publish(PublishRequest::default()).await.unwrap()[0].error, None);
         let later = Arc::new(Mutex::new(Duration::ZERO));
         let told = Arc::clone(&later);
@@ -62,11 +68,17 @@ impl World {
         let tls = ServerTls { ca: authorities.clone(), certificate, key, crl: Some(lists), admits_anonymous: true };
         let listener = HttpListener::bind("127.0.0.1:0".parse().unwrap(), Some(tls), false).await.unwrap();
         let (address, shutdown) = (listener.local_addr(), CancellationToken::new());
-        let routes = Arc::new(AdminRoutes::new(Arc::clone(&server), Vec::new()));
+        let admins = vec![name("boss")];
+        let routes = Arc::new(AdminRoutes::new(Arc::clone(&server), admins.clone()));
+        let routes = Arc::new(BlobRoutes::new(Arc::clone(&server), routes));
         let routes = Arc::new(PuppetRoutes::new(Arc::clone(&server), routes));
-        let routes = Arc::new(CaRoutes::new(Arc::clone(&ca), Some(Arc::clone(&server)), Vec::new(), routes));
-        tokio::spawn(listener.serve(Service { handler: server, routes: Some(routes) }, Limits::default(), shutdown.clone()));
-        Self { dir, ca, address, authority: fs::read_to_string(authorities).unwrap(), later, shutdown }
+        let routes = Arc::new(CaRoutes::new(Arc::clone(&ca), Some(Arc::clone(&server)), admins, routes));
+        tokio::spawn(listener.serve(
+            Service { handler: Arc::<Server>::clone(&server), routes: Some(routes) },
+            Limits::default(),
+            shutdown.clone(),
+        ));
+        Self { dir, server, ca, address, authority: fs::read_to_string(authorities).unwrap(), later, shutdown }
     }
 
     fn url(&self) -> String {
