@@ -43,6 +43,7 @@ pub struct ApplyOptions {
 pub struct Context {
     parts: Arc<ContextParts>,
     /// What was seen already, when all that is looked at counts as seen at one moment.
+    #[cfg_attr(not(feature = "providers"), expect(dead_code, reason = "files alone look at nothing twice"))]
     moment: Option<Arc<Moment>>,
 }
 
