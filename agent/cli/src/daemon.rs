@@ -58,11 +58,11 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
             return Ok(0);
         }
         next = Instant::now() + interval;
-        let is_renewed = ssl::renew_if_due(common).await;
+        let is_fresh = ssl::keep_fresh(common).await;
         // A Puppet Server may want this node in another environment than last time.
-        if is_renewed || connect::is_puppet(common) {
+        if is_fresh || connect::is_puppet(common) {
             match connect::server(common, asking).await {
-                Ok((server, placed)) if is_renewed || placed.environment != environment => {
+                Ok((server, placed)) if is_fresh || placed.environment != environment => {
                     agent = placed.agent(server)?;
                     environment = placed.environment;
                 }

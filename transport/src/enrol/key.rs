@@ -21,6 +21,23 @@ pub enum KeyError {
     /// The text is no certificate or request.
     #[error("it is no certificate or certificate request in PEM")]
     Pem,
+    /// No certificate has the fingerprint that was given.
+    #[error("authority has the fingerprint {found}, not the one that was given: nothing was trusted")]
+    Fingerprint {
+        /// Those that there are.
+        found: String,
+    },
+    /// The certificate with the fingerprint is no root.
+    #[error(
+        "fingerprint is of a certificate that is no root, or of no authority: give the fingerprint of the root, whose certificate is signed with its own key"
+    )]
+    NoRoot,
+    /// Revocation lists cannot be used.
+    #[error("revocation lists are not used: {reason}")]
+    Lists {
+        /// Why.
+        reason: &'static str,
+    },
     /// An identifier or a value cannot be part of a request.
     #[error("{what} cannot be part of a certificate request: {reason}")]
     Attribute {
@@ -156,7 +173,7 @@ pub fn fingerprint(text: &str) -> Result<String, KeyError> {
     Ok(colons(&Sha256::digest(&der)))
 }
 
-fn colons(bytes: &[u8]) -> String {
+pub(super) fn colons(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 

@@ -6,17 +6,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use direct_puppet_transport::enrol::{
-    CaClient, EnrolError, EnrolTrust, Identity, certificate_ends, fingerprint, is_of_key, make_key, public_key_pem, request,
+    Authorities, CaClient, EnrolError, EnrolTrust, Identity, certificate_ends, fingerprint, is_of_key, make_key, public_key_pem,
+    request,
 };
 
 use super::files::{self, Files};
-use super::{attributes, files_of};
+use super::{attributes, files_of, lists};
 use crate::connect;
 use crate::options::Common;
 use crate::output;
 
 /// A certificate is renewed when it has no more than this left; as Puppet 8.
 const RENEWED_BEFORE_SECONDS: i64 = 30 * 86_400;
+
+/// How long a node waits whose request the authority has no time for.
+const BUSY_PAUSE: Duration = Duration::from_secs(10);
 
 /// How a certificate is asked for.
 #[derive(Debug, Clone, Default, Args)]
@@ -80,8 +84,7 @@ pub(crate) async fn ensure(common: &Common, enrolment: &Enrolment) -> anyhow::Re
     files.ensure_dirs()?;
     authority(&url, &files, enrolment).await?;
     let client = client(&url, &files, false)?;
-    let lists = client.revocation_lists().await.context("could not get the revocation list")?;
-    files::write(&files.lists(), &lists)?;
+    lists::fetch(&client, &files).await?;
     // From here on a server whose certificate is revoked is refused.
     let client = self::client(&url, &files, true)?;
     let key = own_key(&files)?;
@@ -113,14 +116,16 @@ fn known_authority(files: &Files, enrolment: &Enrolment) -> anyhow::Result<bool>
             path.display()
         )
     };
-    if let Some(wanted) = &enrolment.ca_fingerprint {
-        check_fingerprint(&known, wanted).with_context(other)?;
+    let unusable = |path: &Path| format!("{} cannot be used", path.display());
+    let known = Authorities::parse(&known).with_context(|| unusable(&path))?;
+    if let Some(wanted) = &enrolment.ca_fingerprint
+        && !known.are_among(&known.proved_by(wanted).with_context(other)?)
+    {
+        return Err(anyhow!("{} has certificates that the fingerprint does not prove", path.display()).context(other()));
     }
     if let Some(file) = &enrolment.ca_file {
-        let given = given_authority(file)?;
-        if fingerprint(&given).with_context(|| format!("{} cannot be used", file.display()))?
-            != fingerprint(&known).with_context(|| format!("{} cannot be used", path.display()))?
-        {
+        let given = Authorities::parse(&given_authority(file)?).with_context(|| unusable(file))?;
+        if !known.are_among(&given) {
             return Err(anyhow!("{} was given", file.display()).context(other()));
         }
     }
@@ -138,7 +143,8 @@ async fn authority(url: &str, files: &Files, enrolment: &Enrolment) -> anyhow::R
         return Ok(());
     }
     if let Some(file) = &enrolment.ca_file {
-        let text = given_authority(file)?;
+        let given = Authorities::parse(&given_authority(file)?).with_context(|| format!("{} cannot be used", file.display()))?;
+        let text = given.pem();
         // What cannot be trusted must not be kept.
         CaClient::new(url, &EnrolTrust::Pem(text.clone()), None)?;
         return files::write(&path, &text);
@@ -150,26 +156,23 @@ async fn authority(url: &str, files: &Files, enrolment: &Enrolment) -> anyhow::R
             path.display()
         );
     }
-    let text = CaClient::new(url, &EnrolTrust::OnFirstUse, None)?.authority().await?;
-    match &enrolment.ca_fingerprint {
-        Some(wanted) => check_fingerprint(&text, wanted)?,
-        None => output::line(&format!("authority is trusted on first use: (SHA256) {}", fingerprint(&text)?)),
+    let sent = CaClient::new(url, &EnrolTrust::OnFirstUse, None)?.authority().await?;
+    let sent = Authorities::parse(&sent).context("what the server sent as the authority's certificate cannot be used")?;
+    let trusted = match &enrolment.ca_fingerprint {
+        // A server that nobody knows yet may have put others beside the right one.
+        Some(wanted) => sent.proved_by(wanted)?,
+        None => sent,
+    };
+    if enrolment.ca_fingerprint.is_none() {
+        output::line(&format!("authority is trusted on first use: (SHA256) {}", trusted.fingerprints().join(", ")));
     }
+    let text = trusted.pem();
     // The server that answered must be one that this authority vouches for.
     CaClient::new(url, &EnrolTrust::Pem(text.clone()), None)?
         .authority()
         .await
         .context("server is not one of the authority that it names")?;
     files::write(&path, &text)
-}
-
-fn check_fingerprint(text: &str, wanted: &str) -> anyhow::Result<()> {
-    let digits = |text: &str| text.chars().filter(|digit| *digit != ':').collect::<String>().to_ascii_uppercase();
-    let found = fingerprint(text)?;
-    if digits(&found) != digits(wanted) {
-        bail!("authority has the fingerprint {found}, not the one that was given: nothing was trusted");
-    }
-    Ok(())
 }
 
 /// Returns the key of this node, which is made if there is none.
@@ -193,7 +196,18 @@ async fn hand_in(common: &Common, enrolment: &Enrolment, files: &Files, client: 
         .with_context(|| format!("could not make a request with the key in {}", files.key().display()))?;
     files::write(&files.request(), &made)?;
     output::line(&format!("{name} asks for a certificate: (SHA256) {}", fingerprint(&made)?));
-    let taken = client.submit(&name, made).await;
+    let begun = tokio::time::Instant::now();
+    let is_over = || enrolment.maxwaitforcert.is_some_and(|most| begun.elapsed() + BUSY_PAUSE > Duration::from_secs(most));
+    let taken = loop {
+        match client.submit(&name, made.clone()).await {
+            // Many nodes ask at once.
+            Err(EnrolError::Refused { status: 503, message }) if enrolment.waitforcert != Some(0) && !is_over() => {
+                tracing::info!("authority takes no request for now: {message}");
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            taken => break taken,
+        }
+    };
     if let Err(EnrolError::Refused { .. }) = &taken {
         // It does not wait anywhere.
         files::remove(&files.request())?;
@@ -229,7 +243,7 @@ async fn wait(common: &Common, enrolment: &Enrolment, client: &CaClient) -> anyh
     }
 }
 
-fn client(url: &str, files: &Files, with_lists: bool) -> anyhow::Result<CaClient> {
+pub(super) fn client(url: &str, files: &Files, with_lists: bool) -> anyhow::Result<CaClient> {
     let crl = with_lists.then(|| files.lists()).filter(|path| path.exists());
     Ok(CaClient::new(url, &EnrolTrust::Files { ca: files.authority(), crl }, None)?)
 }
@@ -256,13 +270,12 @@ pub(super) async fn renew(common: &Common) -> anyhow::Result<()> {
         bail!("authority sent a certificate that ends sooner than this node's: it is not used");
     }
     files::write(&files.certificate(), &renewed)?;
-    let lists = client.revocation_lists().await.context("could not get the revocation list")?;
-    files::write(&files.lists(), &lists)
+    lists::fetch(&client, &files).await.map(drop)
 }
 
 /// Renews the certificate when it ends soon; returns whether there is a new one. That it cannot be is told, and stops nothing: it is still
 /// valid.
-pub(crate) async fn renew_if_due(common: &Common) -> bool {
+pub(super) async fn renew_if_due(common: &Common) -> bool {
     let is_due = || -> anyhow::Result<bool> {
         if common.ssldir.is_none() || !common.server.as_ref().is_some_and(|url| url.starts_with("https:")) {
             return Ok(false);
@@ -309,12 +322,27 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_is_compared_however_it_is_written() {
-        let key = make_key().unwrap();
-        let made = request(&"n".parse().unwrap(), &key, &Default::default()).unwrap();
-        let found = fingerprint(&made).unwrap();
-        check_fingerprint(&made, &found.replace(':', "").to_lowercase()).unwrap();
-        assert!(check_fingerprint(&made, "").is_err());
-        assert!(check_fingerprint(&made, &found.replace('A', "B").replace('0', "1")).is_err());
+    fn an_authority_that_is_known_must_be_exactly_the_one_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path(), &"n".parse().unwrap());
+        files.ensure_dirs().unwrap();
+        let make = |name: &str| {
+            let setup = direct_puppet_server_stub::ca::Setup { name: name.to_owned() };
+            direct_puppet_server_stub::ca::Ca::create(dir.path().join(name), &setup, Default::default()).unwrap();
+            std::fs::read_to_string(dir.path().join(name).join("ca_crt.pem")).unwrap()
+        };
+        let (real, evil) = (make("real"), make("evil"));
+        let by_fingerprint = Enrolment { ca_fingerprint: Some(fingerprint(&real).unwrap()), ..Enrolment::default() };
+        let by_file = Enrolment { ca_file: Some(dir.path().join("real/ca_crt.pem")), ..Enrolment::default() };
+        assert!(!known_authority(&files, &by_fingerprint).unwrap());
+        for enrolment in [by_fingerprint, by_file] {
+            files::write(&files.authority(), &real).unwrap();
+            assert!(known_authority(&files, &enrolment).unwrap());
+            for bundle in [format!("{real}{evil}"), format!("{evil}{real}"), evil.clone()] {
+                files::write(&files.authority(), &bundle).unwrap();
+                let error = known_authority(&files, &enrolment).unwrap_err();
+                assert!(error.to_string().contains("ssl clean --localca"), "{error:#}");
+            }
+        }
     }
 }

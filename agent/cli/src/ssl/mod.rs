@@ -3,6 +3,7 @@
 mod attributes;
 mod enrol;
 mod files;
+mod lists;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use direct_puppet_transport::enrol::{certificate_ends, fingerprint, is_of_key};
 use crate::options::Common;
 use crate::output;
 
-pub(crate) use enrol::{Enrolment, renew_if_due};
+pub(crate) use enrol::Enrolment;
 
 use enrol::ensure;
 use files::Files;
@@ -68,8 +69,15 @@ pub(crate) async fn ready(common: &Common, enrolment: &Enrolment) -> anyhow::Res
         common.ssldir = Some(ssldir(&common));
         ensure(&common, enrolment).await?;
     }
-    renew_if_due(&common).await;
+    keep_fresh(&common).await;
     Ok(common)
+}
+
+/// Renews a certificate that ends soon, and gets revocation lists that are a day old anew; returns whether there is something new. What
+/// fails is told, and stops nothing.
+pub(crate) async fn keep_fresh(common: &Common) -> bool {
+    let is_renewed = enrol::renew_if_due(common).await;
+    lists::refresh_if_due(common).await || is_renewed
 }
 
 /// Returns the directory of the node's identity.
