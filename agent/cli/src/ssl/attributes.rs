@@ -80,7 +80,9 @@ pub(super) fn load(path: &Path) -> anyhow::Result<RequestOptions> {
 }
 
 fn parse(text: &str) -> anyhow::Result<RequestOptions> {
-    let file: File = serde_saphyr::from_str(text)?;
+    // A part of the file in an error would show the passwords in it.
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file: File = serde_saphyr::from_str_with_options(text, options)?;
     let attributes = |found: Option<BTreeMap<String, Scalar>>| {
         let all = found.unwrap_or_default().into_iter();
         all.map(|(name, value)| Ok(Attribute { oid: oid(&name)?, value: value.text() })).collect::<anyhow::Result<Vec<_>>>()
@@ -127,6 +129,12 @@ mod tests {
         assert_eq!(read.custom_attributes[0].oid, "1.2.840.113549.1.9.7");
         for bad in ["extension_requests:\n  pp_rolle: x\n", "extensions: {}\n", "- a\n"] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        for bad in
+            ["custom_attributes:\n  challengePassword: [hunter2]\n", "custom_attributes:\n  challengePassword: \"hunter2\n"]
+        {
+            let told = format!("{:#} ", parse(bad).unwrap_err());
+            assert!(!told.contains("hunter2"), "{told}");
         }
     }
 }
