@@ -122,7 +122,7 @@ fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
 
 async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) -> Response<Body> {
     let Context { service, peer, limits, activity, room, .. } = &*context;
-    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room)).await {
+    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room, small(peer))).await {
         // What is made of a body is about as large as the body, so its room is given back when the answer is there.
         Ok((body, _taken)) => {
             activity.is_in();
@@ -139,7 +139,8 @@ async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Requ
         parts.extensions.insert(Arc::clone(&client.certificate));
     }
     let path = parts.uri.path().to_owned();
-    match read(body, routes.max_body_bytes(&path), context.limits.request_body_timeout, &context.room).await {
+    let limit = routes.max_body_bytes(&path);
+    match read(body, limit, context.limits.request_body_timeout, &context.room, small(&context.peer)).await {
         Ok((body, _taken)) => {
             context.activity.is_in();
             match routes.route(&context.peer, Request::from_parts(parts, body)).await {
@@ -185,9 +186,14 @@ impl BadBody {
 /// The room that a body takes, until dropped; none for a small one.
 type Taken = Option<OwnedSemaphorePermit>;
 
-/// Takes room for a body that has come to `bytes`.
-fn take_room(taken: &mut Taken, room: &Arc<Semaphore>, bytes: usize) -> Result<(), BadBody> {
-    if bytes <= SMALL_BODY_BYTES {
+/// Returns up to how many bytes a body of a peer takes no room. Of one without a certificate each does: anybody may be many of them.
+const fn small(peer: &Peer) -> usize {
+    if matches!(peer, Peer::Anonymous) { 0 } else { SMALL_BODY_BYTES }
+}
+
+/// Takes room for a body that has come to `bytes`, unless it is no longer than `small`.
+fn take_room(taken: &mut Taken, room: &Arc<Semaphore>, bytes: usize, small: usize) -> Result<(), BadBody> {
+    if bytes <= small {
         return Ok(());
     }
     let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
@@ -201,7 +207,13 @@ fn take_room(taken: &mut Taken, room: &Arc<Semaphore>, bytes: usize) -> Result<(
 }
 
 /// Reads a whole request body within `limit` bytes, `deadline`, and the room that there is.
-async fn read(body: Incoming, limit: u64, deadline: Duration, room: &Arc<Semaphore>) -> Result<(Bytes, Taken), BadBody> {
+async fn read(
+    body: Incoming,
+    limit: u64,
+    deadline: Duration,
+    room: &Arc<Semaphore>,
+    small: usize,
+) -> Result<(Bytes, Taken), BadBody> {
     let read = async {
         let mut body = body;
         // What is announced too long is not even begun to be kept.
@@ -218,7 +230,7 @@ async fn read(body: Incoming, limit: u64, deadline: Duration, room: &Arc<Semapho
                 discard(body).await;
                 return Err(BadBody::TooLong { limit });
             }
-            if let Err(full) = take_room(&mut taken, room, whole.len() + data.len()) {
+            if let Err(full) = take_room(&mut taken, room, whole.len() + data.len(), small) {
                 drop((whole, taken));
                 discard(body).await;
                 return Err(full);
@@ -320,4 +332,26 @@ fn set(response: &mut Response<Body>, status: &'static str) {
 
 fn full(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_bodies_take_room_where_the_peer_has_shown_no_certificate() {
+        let room = Arc::new(Semaphore::new(2));
+        let mut held = Vec::new();
+        let mut take = |peer: &Peer, bytes| {
+            let mut taken = None;
+            let result = take_room(&mut taken, &room, bytes, small(peer));
+            held.push(taken);
+            result
+        };
+        let node = Peer::Certificate("n1".parse().unwrap());
+        assert_eq!([take(&Peer::Anonymous, 1), take(&Peer::Anonymous, 1024)], [Ok(()), Ok(())]);
+        assert_eq!(take(&Peer::Anonymous, 1), Err(BadBody::NoRoom));
+        assert_eq!(take(&node, SMALL_BODY_BYTES), Ok(()));
+        assert_eq!(take(&node, SMALL_BODY_BYTES + 1), Err(BadBody::NoRoom));
+    }
 }

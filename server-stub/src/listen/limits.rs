@@ -12,7 +12,8 @@ pub struct Limits {
     pub max_anonymous_connections: usize,
     /// Requests at once on one HTTP/2 connection.
     pub max_streams_per_connection: u32,
-    /// Bytes of requests that an HTTP listener holds at once, of those longer than 64 KiB; who would hold more is told to come again.
+    /// Bytes of requests that an HTTP listener holds at once, of those longer than 64 KiB, and of all
+    /// of clients without a certificate; who would hold more is told to come again.
     /// Memory may take twice as much for a moment.
     pub max_held_bytes: u64,
     /// From the connection until TLS stands.

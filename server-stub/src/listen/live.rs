@@ -123,12 +123,13 @@ impl LiveTls {
     }
 
     /// Follows the files without end. While they cannot be used the last ones that could are: what was revoked stays so.
-    pub(super) async fn follow(self: Arc<Self>, mut stamp: Stamp) {
+    pub(super) async fn follow(self: Arc<Self>, stamp: Stamp) {
+        let mut seen = Seen { used: stamp, told: None };
         let mut ticks = tokio::time::interval(PACE);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (live, last) = (Arc::clone(&self), stamp.clone());
+            let (live, last) = (Arc::clone(&self), seen.used.clone());
             let looked = blocking::run(move || {
                 let now = Stamp::of(&live.files);
                 (now != last).then(|| (now, read(&live.files)))
@@ -136,18 +137,43 @@ impl LiveTls {
             match looked.await {
                 Ok(None) => {}
                 Ok(Some((now, Ok((config, revoked))))) => {
-                    stamp = now;
+                    seen.is_used(now);
                     self.config.store(config);
                     tracing::info!(revoked = revoked.0.len(), "certificates and revocation lists were read again");
                     self.revoked.send_replace(revoked);
                 }
                 Ok(Some((now, Err(error)))) => {
-                    stamp = now;
-                    tracing::error!("certificates have changed and cannot be used; those before stay in use: {}", chain(&error));
+                    if seen.is_news(now) {
+                        tracing::error!(
+                            "certificates have changed and cannot be used; those before stay in use: {}",
+                            chain(&error)
+                        );
+                    }
                 }
                 Err(error) => tracing::error!(%error, "certificates could not be looked at; this is a bug"),
             }
         }
+    }
+}
+
+/// Which state of the files is in use, and of which one it was told that it cannot be.
+#[derive(Debug)]
+struct Seen {
+    used: Stamp,
+    told: Option<Stamp>,
+}
+
+impl Seen {
+    fn is_used(&mut self, stamp: Stamp) {
+        *self = Self { used: stamp, told: None };
+    }
+
+    /// Returns whether it is to be told that a state cannot be used. It stays unused, and is tried again at the next look: what kept it from
+    /// being read, as a lack of descriptors, may pass without the files being changed again.
+    fn is_news(&mut self, stamp: Stamp) -> bool {
+        let is_news = self.told.as_ref() != Some(&stamp);
+        self.told = Some(stamp);
+        is_news
     }
 }
 
@@ -171,4 +197,20 @@ fn stat(path: &Path) -> Option<[i64; 6]> {
     let found = std::fs::metadata(path).ok()?;
     let (size, inode) = (found.size().cast_signed(), found.ino().cast_signed());
     Some([inode, size, found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_could_not_be_read_is_told_once_and_tried_again() {
+        let stamp = |number| Stamp(vec![Some([number; 6])]);
+        let mut seen = Seen { used: stamp(1), told: None };
+        assert!(seen.is_news(stamp(2)) && !seen.is_news(stamp(2)));
+        assert_eq!(seen.used, stamp(1), "it counts as read once it was");
+        assert!(seen.is_news(stamp(3)));
+        seen.is_used(stamp(3));
+        assert!(seen.used == stamp(3) && seen.is_news(stamp(2)));
+    }
 }
