@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::Certname;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -45,12 +46,12 @@ impl From<&str> for Autosign {
 }
 
 impl Autosign {
-    /// Says whether a request is to be signed at once.
+    /// Says whether a request is to be signed at once. A program is asked only where `may_ask` says so; otherwise the answer is no.
     ///
     /// # Cancel safety
     ///
-    /// A policy program is killed when the future is dropped.
-    pub(super) async fn allows(&self, name: &Certname, pem: &str) -> Result<bool, CaError> {
+    /// A policy program is killed when the future is dropped, with what it has started.
+    pub(super) async fn allows(&self, name: &Certname, pem: &str, may_ask: impl FnOnce() -> bool) -> Result<bool, CaError> {
         let path = match self {
             Self::Nobody => return Ok(false),
             Self::Everybody => return Ok(true),
@@ -62,7 +63,7 @@ impl Autosign {
             Err(error) => return Err(CaError::damaged(path, error.to_string())),
         };
         if found.permissions().mode() & 0o111 != 0 {
-            return ask(path, name, pem).await;
+            return if may_ask() { ask(path, name, pem, PROGRAM_TIMEOUT).await } else { Ok(false) };
         }
         if found.len() > MAX_LIST_BYTES {
             return Err(CaError::damaged(path, format!("it is longer than {MAX_LIST_BYTES} bytes")));
@@ -72,17 +73,33 @@ impl Autosign {
     }
 }
 
+/// The processes of a policy program; killed on drop, unless it has ended by itself.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take()
+            && let Err(error) = kill_process_group(group, Signal::KILL)
+        {
+            tracing::debug!(%error, "the processes of an autosign program are gone already");
+        }
+    }
+}
+
 /// Asks a policy program.
-async fn ask(path: &Path, name: &Certname, pem: &str) -> Result<bool, CaError> {
+async fn ask(path: &Path, name: &Certname, pem: &str, limit: Duration) -> Result<bool, CaError> {
     let failed = |reason: String| CaError::Policy { path: path.to_owned(), reason };
     let mut child = Command::new(path)
         .arg(name.as_str())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
+    let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let mut group = Group(leader);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let tell = async {
         if let Some(mut stdin) = stdin {
@@ -92,9 +109,10 @@ async fn ask(path: &Path, name: &Certname, pem: &str) -> Result<bool, CaError> {
     };
     let said = async { (hear(stdout).await, hear(stderr).await) };
     let talk = async { tokio::join!(tell, said, child.wait()) };
-    let ((), (out, err), status) = tokio::time::timeout(PROGRAM_TIMEOUT, talk)
-        .await
-        .map_err(|_| failed(format!("it took longer than {PROGRAM_TIMEOUT:?}")))?;
+    let ((), (out, err), status) =
+        tokio::time::timeout(limit, talk).await.map_err(|_| failed(format!("it took longer than {limit:?}")))?;
+    // It has ended, and its number may soon be another's.
+    group.0 = None;
     let status = status.map_err(|error| failed(error.to_string()))?;
     tracing::info!(%name, %status, out, err, "autosign program {} has decided", path.display());
     Ok(status.success())
@@ -196,14 +214,30 @@ mod tests {
         let autosign = Autosign::File(path.clone());
         let name = |text: &str| text.parse::<Certname>().unwrap();
         // As long as it is not executable it is a list, in which neither stands.
-        assert!(!autosign.allows(&name("good"), "-----BEGIN").await.unwrap());
+        assert!(!autosign.allows(&name("good"), "-----BEGIN", || true).await.unwrap());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(autosign.allows(&name("good"), "-----BEGIN").await.unwrap());
-        assert!(!autosign.allows(&name("bad"), "-----BEGIN").await.unwrap());
-        assert!(!autosign.allows(&name("good"), "nothing").await.unwrap());
+        assert!(autosign.allows(&name("good"), "-----BEGIN", || true).await.unwrap());
+        assert!(!autosign.allows(&name("bad"), "-----BEGIN", || true).await.unwrap());
+        assert!(!autosign.allows(&name("good"), "nothing", || true).await.unwrap());
         std::fs::write(&path, "no program").unwrap();
-        assert!(autosign.allows(&name("good"), "").await.is_err());
-        assert!(!Autosign::File(dir.path().join("missing")).allows(&name("good"), "").await.unwrap());
+        assert!(autosign.allows(&name("good"), "", || true).await.is_err());
+        assert!(!Autosign::File(dir.path().join("missing")).allows(&name("good"), "", || true).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_killed_with_what_it_has_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, alive) = (dir.path().join("policy"), dir.path().join("alive"));
+        let script = format!("#!/bin/sh\n(while :; do echo >> {}; sleep 0.05; done) &\nwait\n", alive.display());
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let asked = ask(&path, &"n1".parse().unwrap(), "", Duration::from_millis(500)).await;
+        assert!(matches!(asked, Err(CaError::Policy { .. })), "{asked:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let length = || std::fs::metadata(&alive).unwrap().len();
+        let before = length();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(length(), before);
     }
 
     proptest! {

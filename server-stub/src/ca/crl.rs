@@ -118,6 +118,10 @@ impl Lists {
             key_identifier_method,
         };
         let made = params.signed_by(&signer.issuer).map_err(CaError::make("a revocation list"))?;
+        // What checks lists compares the names byte for byte: under another one the list would revoke nothing.
+        if read(made.der(), path)?.tbs_cert_list.issuer.as_raw() != signer.subject {
+            return Err(CaError::damaged(path, "the authority's own name cannot be written as it stands in its certificate"));
+        }
         let mut all = self.all.clone();
         match self.own {
             Some(own) => all[own] = made.into(),

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,10 +49,21 @@ impl Dir {
             (path.join("requests"), 0o755),
             (path.join("private"), 0o750),
         ] {
+            let is_new = !dir.exists();
             let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(&dir);
             made.map_err(|error| FsError::new(&dir, "make", error))?;
+            if is_new {
+                give(&dir)?;
+            }
         }
         Ok(())
+    }
+
+    /// Replaces a file, durably.
+    #[expect(clippy::unused_self, reason = "only what is in the directory is written so")]
+    pub(super) fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), CaError> {
+        write_state(path, content, mode)?;
+        give(path)
     }
 
     pub(super) fn certificates(&self) -> PathBuf {
@@ -96,7 +107,7 @@ impl Dir {
     pub(super) fn turn(&self) -> Result<Turn<'_>, CaError> {
         let guard = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path.join(".lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open_given(&path, OpenOptions::new().write(true).mode(0o600));
         let file = file.map_err(|error| FsError::new(&path, "open the lock", error))?;
         flock(&file, FlockOperation::LockExclusive).map_err(|error| FsError::new(&path, "lock", error.into()))?;
         Ok(Turn { file, _guard: guard })
@@ -115,7 +126,7 @@ impl Dir {
         let listed = inventory::last_serial(&self.inventory_text()?).map_or(Some(0), |last| last.checked_add(1));
         let after = listed.map(|listed| next.max(listed)).and_then(|next| Some((next, next.checked_add(1)?)));
         let (serial, after) = after.ok_or_else(|| CaError::damaged(&path, "no number is left"))?;
-        write_state(&path, format!("{after:04X}").as_bytes(), 0o644)?;
+        self.write(&path, format!("{after:04X}").as_bytes(), 0o644)?;
         Ok(serial)
     }
 
@@ -129,7 +140,7 @@ impl Dir {
         let path = self.inventory();
         let is_whole = self.inventory_text()?.chars().next_back().is_none_or(|last| last == '\n');
         let append = || -> io::Result<()> {
-            let mut file = OpenOptions::new().create(true).append(true).mode(0o644).open(&path)?;
+            let mut file = open_given(&path, OpenOptions::new().append(true).mode(0o644))?;
             let text = line.text();
             file.write_all(if is_whole { text } else { format!("\n{text}") }.as_bytes())?;
             file.sync_all()?;
@@ -147,6 +158,38 @@ impl Dir {
         let mut names: Vec<Certname> = found.iter().filter_map(name).collect();
         names.sort();
         Ok(names)
+    }
+}
+
+/// Returns to whom what root makes in a directory is to belong: its owner, when that is another, so that a server that runs as that one is
+/// not locked out by a command of root.
+fn heir(path: &Path) -> io::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let Some(dir) = path.parent() else { return Ok(None) };
+    let found = std::fs::metadata(dir)?;
+    Ok((found.uid() != 0).then(|| (found.uid(), found.gid())))
+}
+
+/// Gives what root has just made to the owner of its directory. No link is followed.
+fn give(path: &Path) -> Result<(), CaError> {
+    let given = heir(path).and_then(|heir| heir.map_or(Ok(()), |(user, group)| lchown(path, Some(user), Some(group))));
+    given.map_err(|error| FsError::new(path, "give to the owner of its directory", error).into())
+}
+
+/// Opens a file, which is made if there is none, and then belongs to the owner of its directory. One that is there keeps its owner: it may
+/// be a link that this one has laid.
+fn open_given(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            if let Some((user, group)) = heir(path)? {
+                fchown(&file, Some(user), Some(group))?;
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
     }
 }
 

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::Certname;
 
+/// When to come again that was turned away because others are served, in seconds.
+pub(super) const BUSY_SECONDS: u32 = 10;
+
 /// Why the certificate authority did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +57,14 @@ pub enum CaError {
     #[error("{limit} certificate requests wait already, and no more are kept: sign or clean some")]
     Full {
         /// How many may wait.
+        limit: usize,
+    },
+    /// Too many requests are taken and decided on at once.
+    #[error(
+        "certificate authority takes {limit} requests at once, and has no time for another: ask again in {BUSY_SECONDS} seconds"
+    )]
+    Busy {
+        /// How many are taken at once.
         limit: usize,
     },
     /// Nobody of that name asks for a certificate.

@@ -1,8 +1,7 @@
 //! Taking requests, and signing them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use direct_puppet_agent::fs::write_state;
 use direct_puppet_transport::protocol::Certname;
 use time::Duration;
 
@@ -13,6 +12,12 @@ use super::request::{Request, Wishes};
 use super::signer::Signer;
 use super::status::{self, Issued};
 use super::{Ca, CaError, lost, pem_text};
+
+/// How many requests are taken and decided on at once.
+pub(super) const SUBMITTED_AT_ONCE: usize = 16;
+
+/// How long a request waits for the others: not so long that who handed it in has gone.
+const SUBMIT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What came of names that were to be signed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -27,16 +32,45 @@ pub struct Signed {
 }
 
 impl Ca {
-    /// Takes a request, and signs it when the policy says so; returns whether there is a certificate now.
+    /// Takes a request, and signs it when the policy says so; returns whether there is a certificate now. A policy program is asked once
+    /// for a request, however often it is handed in, as long as this runs.
     ///
     /// # Errors
     ///
-    /// When it is refused, or somebody has that name.
+    /// When it is refused, somebody has that name, or too many others are decided on.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was begun goes on when the future is dropped: a peer that goes away starts no more programs than one that waits.
     pub async fn submit(self: &Arc<Self>, name: &Certname, pem: &[u8]) -> Result<bool, CaError> {
+        let busy = || CaError::Busy { limit: SUBMITTED_AT_ONCE };
+        let turn = tokio::time::timeout(SUBMIT_PATIENCE, Arc::clone(&self.submissions).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(busy)?;
+        let (ca, name, pem) = (Arc::clone(self), name.clone(), pem.to_vec());
+        let decided = tokio::spawn(async move {
+            let decided = ca.decide(&name, &pem).await;
+            drop(turn);
+            decided
+        });
+        decided.await.map_err(|error| lost(&error))?
+    }
+
+    /// Whether no policy program was asked yet about a request.
+    fn is_undecided(&self, name: &Certname, text: &str) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.len() >= self.options.max_waiting.max(1) && !asked.contains_key(name) {
+            // Names of which most are signed by now.
+            asked.clear();
+        }
+        let digest = blake3::hash(text.as_bytes());
+        asked.insert(name.clone(), digest) != Some(digest)
+    }
+
+    async fn decide(self: &Arc<Self>, name: &Certname, pem: &[u8]) -> Result<bool, CaError> {
         let (ca, asked, text) = (Arc::clone(self), name.clone(), pem.to_vec());
         let waits = crate::blocking::run(move || ca.keep(&asked, &text)).await.map_err(|error| lost(&error))??;
         let Some(text) = waits else { return Ok(true) };
-        if !self.options.autosign.allows(name, &text).await? {
+        if !self.options.autosign.allows(name, &text, || self.is_undecided(name, &text)).await? {
             return Ok(false);
         }
         let (ca, asked) = (Arc::clone(self), name.clone());
@@ -73,7 +107,7 @@ impl Ca {
         } else if self.dir.names("requests")?.len() >= self.options.max_waiting {
             return Err(CaError::Full { limit: self.options.max_waiting });
         }
-        write_state(&self.dir.request(name), text.as_bytes(), 0o644)?;
+        self.dir.write(&self.dir.request(name), text.as_bytes(), 0o644)?;
         tracing::info!(%name, fingerprint = status::fingerprint(&request.der), "a certificate is asked for");
         Ok(Some(text))
     }
@@ -121,7 +155,7 @@ impl Ca {
         let issued = Issued::parse(&pem, &path)?;
         let line = Line { serial, not_before: issued.not_before, not_after: issued.not_after, name: wishes.name.to_string() };
         self.dir.append_inventory(turn, &line)?;
-        write_state(&path, pem.as_bytes(), 0o644)?;
+        self.dir.write(&path, pem.as_bytes(), 0o644)?;
         tracing::info!(name = %wishes.name, serial, "a certificate was issued");
         Ok(pem)
     }

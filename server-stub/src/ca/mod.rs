@@ -37,9 +37,13 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use direct_puppet_transport::protocol::Certname;
 use time::{Duration, OffsetDateTime};
+use tokio::sync::Semaphore;
 
 pub use autosign::Autosign;
 pub use error::CaError;
@@ -61,17 +65,25 @@ pub struct Ca {
     dir: Dir,
     path: PathBuf,
     options: CaOptions,
+    /// Turns of requests that are taken and decided on.
+    submissions: Arc<Semaphore>,
+    /// Requests that a policy program was asked about, by digest.
+    asked: Mutex<HashMap<Certname, blake3::Hash>>,
 }
 
 impl Ca {
+    fn at(path: PathBuf, options: CaOptions) -> Self {
+        let submissions = Arc::new(Semaphore::new(issue::SUBMITTED_AT_ONCE));
+        Self { dir: Dir::new(path.clone()), path, options, submissions, asked: Mutex::default() }
+    }
+
     /// Opens the authority in `path`. Blocking.
     ///
     /// # Errors
     ///
     /// When there is none, or a file of it cannot be used; the file is named.
     pub fn open(path: impl Into<PathBuf>, options: CaOptions) -> Result<Self, CaError> {
-        let path = path.into();
-        let ca = Self { dir: Dir::new(path.clone()), path, options };
+        let ca = Self::at(path.into(), options);
         if matches!(ca.dir.key().try_exists(), Ok(false)) {
             return Err(CaError::Absent { path: ca.path });
         }

@@ -10,6 +10,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::X509Name;
 
 use super::oid::{ALTERNATIVE_NAMES, AUTHORIZATION, CLI_AUTH, PRIVATE, REGISTERED, is_below};
@@ -17,6 +18,12 @@ use super::{CaError, CaOptions};
 
 /// Longest request that is read, in bytes: one with a key of 4,096 bits and a page of extensions has 4,000.
 pub(super) const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+
+/// Shortest RSA key that a certificate is given for, in bits.
+const MIN_RSA_BITS: usize = 2048;
+
+/// Signatures that no longer prove anything: RSA with MD5 and SHA-1 (RFC 8017, RFC 3279), DSA and ECDSA with SHA-1.
+const WEAK_SIGNATURES: [&str; 4] = ["1.2.840.113549.1.1.4", "1.2.840.113549.1.1.5", "1.2.840.10040.4.3", "1.2.840.10045.4.1"];
 
 /// Most extensions of a request, and most alternative names.
 const MAX_PARTS: usize = 128;
@@ -105,6 +112,15 @@ impl Request {
         request.verify_signature().map_err(|error| {
             refused(format!("it is not signed with its own key, or in a way that is not known here: {error}"))
         })?;
+        let signed_by = request.signature_algorithm.algorithm.to_id_string();
+        if WEAK_SIGNATURES.contains(&signed_by.as_str()) {
+            return Err(refused("it is signed with SHA-1 or MD5, which can be forged: sign it with SHA-256".to_owned()));
+        }
+        if let Ok(PublicKey::RSA(key)) = info.subject_pki.parsed()
+            && key.key_size() < MIN_RSA_BITS
+        {
+            return Err(refused(format!("its RSA key has {} bits, and must have {MIN_RSA_BITS} or more", key.key_size())));
+        }
         let key = info.subject_pki.raw.to_vec();
         SubjectPublicKeyInfo::from_der(&key)
             .map_err(|error| refused(format!("its key is of a kind that is not known here: {error}")))?;

@@ -1,6 +1,5 @@
 //! Revoking certificates, removing them, and keeping the revocation list.
 
-use direct_puppet_agent::fs::write_state;
 use direct_puppet_transport::protocol::Certname;
 
 use super::crl::{self, Lists};
@@ -15,14 +14,19 @@ impl Ca {
         Ok(self.issued(name)?.is_some() || inventory.lines().filter_map(Line::parse).any(|line| line.name == name.as_str()))
     }
 
-    /// Revokes all certificates of these names that are still valid; returns the names of which none was ever issued. Blocking.
+    /// Revokes all certificates of these names that are still valid, and drops their requests, so that nobody signs those by mistake; returns
+    /// the names of which none was ever issued, whose requests go on to wait. Blocking.
     ///
     /// # Errors
     ///
     /// When a file cannot be read or written; then none was revoked.
     pub fn revoke(&self, names: &[Certname]) -> Result<Vec<Certname>, CaError> {
         let _turn = self.dir.turn()?;
-        self.revoke_in_turn(names)
+        let unknown = self.revoke_in_turn(names)?;
+        for name in names.iter().filter(|name| !unknown.contains(name)) {
+            remove(&self.dir.request(name))?;
+        }
+        Ok(unknown)
     }
 
     fn revoke_in_turn(&self, names: &[Certname]) -> Result<Vec<Certname>, CaError> {
@@ -44,7 +48,7 @@ impl Ca {
         let lists = Lists::load(&path, &signer)?;
         serials.retain(|serial| !lists.is_revoked(serial));
         if !serials.is_empty() {
-            write_state(&path, lists.revoking(&serials, &signer, &path, now)?.as_bytes(), 0o644)?;
+            self.dir.write(&path, lists.revoking(&serials, &signer, &path, now)?.as_bytes(), 0o644)?;
             tracing::info!(?names, count = serials.len(), "certificates were revoked");
         }
         Ok(unknown)
@@ -87,7 +91,7 @@ impl Ca {
         if !lists.is_due(now) {
             return Ok(false);
         }
-        write_state(&path, lists.revoking(&[], &signer, &path, now)?.as_bytes(), 0o644)?;
+        self.dir.write(&path, lists.revoking(&[], &signer, &path, now)?.as_bytes(), 0o644)?;
         Ok(true)
     }
 }

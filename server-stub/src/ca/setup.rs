@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use direct_puppet_agent::fs::{FsError, write_state};
+use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::Certname;
 use rcgen::KeyPair;
@@ -72,7 +72,8 @@ impl Ca {
         let ca = Self::begin(path.into(), options)?;
         let (certificate, key) = Signer::create(&setup.name, ca.now())?;
         let text = key.serialize_pem();
-        ca.complete(&super::pem_text("CERTIFICATE", certificate.der()), key, None, &text)
+        // Numbers go on above that of the authority's own certificate, which a list of the same authority would revoke.
+        ca.complete(&super::pem_text("CERTIFICATE", certificate.der()), key, None, &text, 2)
     }
 
     /// Takes an authority over into `path`, where none may be. Blocking.
@@ -86,11 +87,13 @@ impl Ca {
         Lists::load(&import.lists, &signer)?;
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| FsError::new(path, "read", error));
         let (certificates, lists, text) = (read(&import.certificates)?, read(&import.lists)?, read(&import.key)?);
-        ca.complete(&certificates, key_from(&import.key)?, Some(&lists), &text)
+        // Which numbers it has given elsewhere nobody says, and one given twice would be revoked with the other.
+        let serial = random_serial()?;
+        ca.complete(&certificates, key_from(&import.key)?, Some(&lists), &text, serial)
     }
 
     fn begin(path: PathBuf, options: CaOptions) -> Result<Self, CaError> {
-        let ca = Self { dir: Dir::new(path.clone()), path, options };
+        let ca = Self::at(path, options);
         let is_there = |file: &Path| !matches!(file.try_exists(), Ok(false));
         // What was begun and never had its key was never used: it is begun again.
         let is_begun = is_there(&ca.dir.begun());
@@ -104,14 +107,20 @@ impl Ca {
     }
 
     /// Writes the files; the key last, with which the authority is there.
-    fn complete(self, certificates: &str, key: KeyPair, lists: Option<&str>, key_text: &str) -> Result<Self, CaError> {
+    fn complete(
+        self,
+        certificates: &str,
+        key: KeyPair,
+        lists: Option<&str>,
+        key_text: &str,
+        serial: u64,
+    ) -> Result<Self, CaError> {
         let turn = self.dir.turn()?;
-        write_state(&self.dir.begun(), b"", 0o644)?;
-        write_state(&self.dir.certificates(), certificates.as_bytes(), 0o644)?;
-        write_state(&self.dir.public_key(), key.public_key_pem().as_bytes(), 0o644)?;
-        write_state(&self.dir.inventory(), b"", 0o644)?;
-        // Numbers go on above that of the authority's own certificate, which a list of the same authority would revoke.
-        write_state(&self.dir.serial(), b"0002", 0o644)?;
+        self.dir.write(&self.dir.begun(), b"", 0o644)?;
+        self.dir.write(&self.dir.certificates(), certificates.as_bytes(), 0o644)?;
+        self.dir.write(&self.dir.public_key(), key.public_key_pem().as_bytes(), 0o644)?;
+        self.dir.write(&self.dir.inventory(), b"", 0o644)?;
+        self.dir.write(&self.dir.serial(), format!("{serial:04X}").as_bytes(), 0o644)?;
         let lists = match lists {
             Some(lists) => lists.to_owned(),
             None => {
@@ -119,8 +128,8 @@ impl Ca {
                 Lists::none().revoking(&[], &signer, &self.dir.lists(), self.now())?
             }
         };
-        write_state(&self.dir.lists(), lists.as_bytes(), 0o644)?;
-        write_state(&self.dir.key(), key_text.as_bytes(), 0o640)?;
+        self.dir.write(&self.dir.lists(), lists.as_bytes(), 0o644)?;
+        self.dir.write(&self.dir.key(), key_text.as_bytes(), 0o640)?;
         remove(&self.dir.begun())?;
         drop(turn);
         Self::open(self.path, self.options)
@@ -172,10 +181,16 @@ impl Ca {
         let own = Lists::load(&path, &signer)?;
         let (lists, taken) = own.with_newer(offered, &path)?;
         if taken > 0 {
-            write_state(&path, lists.text().as_bytes(), 0o644)?;
+            self.dir.write(&path, lists.text().as_bytes(), 0o644)?;
         }
         Ok(taken)
     }
+}
+
+/// Returns a number of 63 bits that no certificate has, as far as chance goes: far above any count, and with as much room above it.
+fn random_serial() -> Result<u64, CaError> {
+    let random = getrandom::u64().map_err(|error| CaError::damaged("random numbers", error.to_string()))?;
+    Ok(1 << 62 | random >> 3)
 }
 
 /// Checks that a list is signed by one of the authorities.

@@ -129,7 +129,7 @@ impl Signer {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.not_before = (now - BACKDATED).max(self.not_before);
-        params.not_after = (now + ttl).min(self.not_after);
+        params.not_after = now.checked_add(ttl).map_or(self.not_after, |after| after.min(self.not_after));
         params.custom_extensions = wishes.extensions.iter().map(super::request::Extension::custom).collect();
         let own = AlternativeName::Dns(wishes.name.to_string());
         let names = std::iter::once(&own).chain(wishes.alternative_names.iter().filter(|name| **name != own));

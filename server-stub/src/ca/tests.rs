@@ -262,3 +262,124 @@ cat ca.pem root.pem > bundle.pem; cat ca.crl root.crl > lists.pem
     ));
     assert!(matches!(Ca::open(file("none"), CaOptions::default()).unwrap_err(), CaError::Absent { .. }));
 }
+
+#[tokio::test]
+async fn requests_with_weak_keys_or_signatures_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new(everybody());
+    let make = |size: &str, digest: &str| {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-nodes", "-subj", "/CN=n1", "-keyout", "key.pem", "-newkey", size, digest]);
+        command.current_dir(dir.path()).output().map(|made| made.stdout)
+    };
+    let Ok(good) = make("rsa:2048", "-sha256") else { return };
+    for (size, digest) in [("rsa:2048", "-sha1"), ("rsa:1024", "-sha256"), ("rsa:1024", "-sha1")] {
+        let error = world.ca.submit(&certname("n1"), &make(size, digest).unwrap()).await.unwrap_err();
+        assert!(matches!(error, CaError::Refused { .. }), "{size} {digest}: {error}");
+    }
+    assert!(world.ca.submit(&certname("n1"), &good).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_policy_program_is_asked_once_and_decides_though_the_peer_has_gone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (policy, asked) = (dir.path().join("policy"), dir.path().join("asked"));
+    let script = format!("#!/bin/sh\necho \"$1\" >> {}\nsleep 0.3\n[ \"$1\" = good ]\n", asked.display());
+    std::fs::write(&policy, script).unwrap();
+    std::fs::set_permissions(&policy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let world = World::new(CaOptions { autosign: Autosign::File(policy), ..CaOptions::default() });
+    let bad = request("bad", |_| {});
+    for _ in 0..3 {
+        assert!(!world.ca.submit(&certname("bad"), &bad).await.unwrap());
+    }
+    assert_eq!(std::fs::read_to_string(&asked).unwrap(), "bad\n");
+    // Another request in its place is another question.
+    world.ca.forget(&certname("bad"), false).unwrap();
+    assert!(!world.ca.submit(&certname("bad"), &request("bad", |_| {})).await.unwrap());
+    assert_eq!(std::fs::read_to_string(&asked).unwrap(), "bad\nbad\n");
+    let (name, good) = (certname("good"), request("good", |_| {}));
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(100), world.ca.submit(&name, &good)).await;
+    assert!(gone.is_err());
+    for _ in 0..100 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        if world.state("good").as_deref() == Some("signed") {
+            return;
+        }
+    }
+    panic!("it was not signed");
+}
+
+#[tokio::test]
+async fn no_more_are_decided_on_at_once_than_may_be() {
+    let world = World::new(everybody());
+    let others = u32::try_from(issue::SUBMITTED_AT_ONCE).unwrap();
+    let taken = Arc::clone(&world.ca.submissions).acquire_many_owned(others).await.unwrap();
+    tokio::time::pause();
+    let error = world.ca.submit(&certname("a"), &request("a", |_| {})).await.unwrap_err();
+    assert!(matches!(error, CaError::Busy { limit: 16 }), "{error}");
+    tokio::time::resume();
+    drop(taken);
+    assert!(world.ca.submit(&certname("a"), &request("a", |_| {})).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_authority_that_was_used_elsewhere_gives_none_of_its_numbers_again() {
+    let used = World::new(everybody());
+    let file = |name: &str| used.ca.path().join(name);
+    let import = Import { certificates: file("ca_crt.pem"), lists: file("ca_crl.pem"), key: file("ca_key.pem") };
+    let dir = tempfile::tempdir().unwrap();
+    let serial = |into: &str| {
+        let ca = Ca::import(dir.path().join(into), &import, everybody()).unwrap();
+        let turn = ca.dir.turn().unwrap();
+        ca.dir.take_serial(&turn).unwrap()
+    };
+    let (one, other) = (serial("one"), serial("other"));
+    assert!(one != other && [one, other].iter().all(|serial| (1 << 62..1 << 63).contains(serial)), "{one:x} {other:x}");
+}
+
+#[tokio::test]
+async fn a_life_without_end_ends_with_the_authority_and_what_is_revoked_waits_for_nothing() {
+    let world = World::new(CaOptions { allow_duplicate_certs: true, ..CaOptions::default() });
+    let name = certname("a");
+    world.ca.submit(&name, &request("a", |_| {})).await.unwrap();
+    world.ca.sign(&name, Some(std::time::Duration::from_secs(u64::MAX))).unwrap();
+    assert_eq!(world.signed("a").not_after, world.ca.signer().unwrap().not_after);
+    for waiting in ["a", "new"] {
+        world.ca.submit(&certname(waiting), &request(waiting, |_| {})).await.unwrap();
+    }
+    assert_eq!(world.ca.revoke(&[name, certname("new")]).unwrap(), [certname("new")]);
+    assert_eq!(world.ca.waiting().unwrap(), [certname("new")]);
+}
+
+#[test]
+fn a_list_under_a_name_that_is_not_the_authoritys_is_not_made() {
+    let world = World::new(CaOptions::default());
+    let mut signer = world.ca.signer().unwrap();
+    let last = signer.subject.len() - 1;
+    signer.subject[last] ^= 1;
+    let path = world.ca.dir.lists();
+    let made = Lists::none().revoking(&[], &signer, &path, world.ca.now());
+    assert!(matches!(made, Err(CaError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new(everybody());
+    for dir in ["", "signed", "requests", "private"] {
+        chown(world.ca.path().join(dir), Some(4711), Some(4712)).unwrap();
+    }
+    for file in [".lock", "inventory.txt"] {
+        std::fs::remove_file(world.ca.path().join(file)).unwrap();
+    }
+    world.ca.submit(&certname("a"), &request("a", |_| {})).await.unwrap();
+    world.ca.revoke(&[certname("a")]).unwrap();
+    for file in [".lock", "inventory.txt", "serial", "ca_crl.pem", "signed/a.pem"] {
+        let found = std::fs::metadata(world.ca.path().join(file)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (4711, 4712), "{file}");
+    }
+}

@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::Certname;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, IF_MODIFIED_SINCE, LAST_MODIFIED, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, IF_MODIFIED_SINCE, LAST_MODIFIED, ORIGIN, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::dir::read_text;
+use super::error::BUSY_SECONDS;
 use super::{Ca, CaError, date};
 use crate::answer::name_of;
 use crate::blocking;
@@ -43,11 +44,21 @@ type Answer = Result<Response<Bytes>, No>;
 struct No {
     status: StatusCode,
     message: String,
+    /// Whether to come again soon.
+    is_busy: bool,
 }
 
 impl No {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), is_busy: false }
+    }
+
+    fn response(self) -> Response<Bytes> {
+        let mut response = text(self.status, self.message);
+        if self.is_busy {
+            response.headers_mut().insert(RETRY_AFTER, BUSY_SECONDS.into());
+        }
+        response
     }
 }
 
@@ -103,7 +114,7 @@ impl Routes for CaRoutes {
         if table::at(&path).next().is_none() {
             return self.inner.route(peer, request).await;
         }
-        let answered = self.api.answer(peer, &path, request).await.unwrap_or_else(|no| text(no.status, no.message));
+        let answered = self.api.answer(peer, &path, request).await.unwrap_or_else(No::response);
         Some(answered.map(RouteBody::from))
     }
 
@@ -360,12 +371,12 @@ fn failed(error: &CaError) -> No {
         CaError::Refused { .. } | CaError::Duplicate { .. } => StatusCode::BAD_REQUEST,
         CaError::NoRequest { .. } | CaError::NoCertificate { .. } => StatusCode::NOT_FOUND,
         CaError::NotRenewed { .. } => StatusCode::FORBIDDEN,
-        CaError::Full { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        CaError::Full { .. } | CaError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
         error => return internal(error),
     };
     let message = chain(error);
     tracing::warn!("{message}");
-    No::new(status, message)
+    No { is_busy: matches!(error, CaError::Busy { .. }), ..No::new(status, message) }
 }
 
 /// Logs what broke, and tells the peer no more than that something did.

@@ -137,3 +137,14 @@ async fn agents_and_administrators_get_puppets_answers() {
     assert!(ask(Method::GET, "expirations", vec![]).await.1.contains("\"Puppet CA: test\":\"2040-12-28T00:00:00UTC\""));
     assert_eq!(ask(Method::DELETE, "certificate/n1", vec![]).await.0, 405);
 }
+
+#[test]
+fn who_is_turned_away_for_others_is_told_when_to_come_again() {
+    let response = super::failed(&super::CaError::Busy { limit: 16 }).response();
+    assert_eq!(
+        (response.status(), &response.headers()["retry-after"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"10".parse().unwrap())
+    );
+    let response = super::failed(&super::CaError::NoRequest { name: certname("a") }).response();
+    assert!(!response.headers().contains_key("retry-after"));
+}
