@@ -44,10 +44,11 @@ enum Wake {
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
     let common = &ssl::ready(common, &arguments.enrolment).await?;
     let asking = arguments.run.asking();
-    let (server, placed) = connect::server(common, asking).await?;
+    let mut signals = Signals::new()?;
+    let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
+    let (server, placed) = connected?;
     let mut agent = placed.agent(server)?;
     let mut environment = placed.environment;
-    let mut signals = Signals::new()?;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
     let interval = Duration::from_secs(arguments.interval_seconds);
     let mut next = Instant::now() + splay;
@@ -61,7 +62,8 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
         let is_renewed = ssl::renew_if_due(common).await;
         // A Puppet Server may want this node in another environment than last time.
         if is_renewed || connect::is_puppet(common) {
-            match connect::server(common, asking).await {
+            let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
+            match connected {
                 Ok((server, placed)) if is_renewed || placed.environment != environment => {
                     agent = placed.agent(server)?;
                     environment = placed.environment;
@@ -148,6 +150,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Awaits something that nothing is lost by giving up; `None` once a signal to stop came.
+    async fn unless_stopped<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            result = awaited => Some(result),
+        }
     }
 
     /// Whether a signal to stop came during the run.
