@@ -185,4 +185,13 @@ mod tests {
         let quiet: Vec<u64> = [0, 1, 2, 3, 100].iter().map(|&failures| quiet_after(failures, interval).as_secs()).collect();
         assert_eq!(quiet, [0, 30, 60, 100, 100]);
     }
+
+    #[tokio::test]
+    async fn a_signal_to_stop_ends_what_is_awaited() {
+        let mut signals = Signals::new().unwrap();
+        assert_eq!(signals.unless_stopped(async { 7 }).await, Some(7));
+        let kill = format!("kill -TERM {}", std::process::id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert_eq!(signals.unless_stopped(std::future::pending::<()>()).await, None);
+    }
 }

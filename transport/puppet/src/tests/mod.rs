@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::http::{PlainRequest, PlainResponse};
 use direct_puppet_transport::protocol::frame::FetchEvent;
+use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, SubmitFacts, VersionCounter,
+    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, Report, RunStatus, SubmitFacts, VersionCounter,
 };
 use direct_puppet_transport::{CallError, Client, TransportError, TransportErrorKind};
 use futures::{StreamExt as _, stream};
@@ -189,6 +190,73 @@ async fn facts_are_encoded_twice_in_the_form() {
     let form = String::from_utf8(body.to_vec()).unwrap();
     assert!(form.contains("&checksum_type=sha256") && form.contains("static_catalog=true"), "{form}");
     assert!(form.starts_with("facts_format=application%2Fjson&facts=%257B%2522name%2522%253A%2522n1%2522"), "{form}");
+}
+
+#[tokio::test]
+async fn no_fact_is_another_certname() {
+    let server = Scripted::default();
+    server.answers("catalog/n1", 200, mixed());
+    let mut facts = facts(None);
+    facts.facts.extend([("clientcert".to_owned(), "other".into()), ("clientversion".to_owned(), "0.1".into())]);
+    server.client().submit_facts(&facts).await.unwrap();
+    let form = String::from_utf8(server.asked.lock().unwrap()[0].body.to_vec()).unwrap();
+    assert!(form.contains("%2522clientcert%2522%253A%2522n1%2522") && !form.contains("other"), "{form}");
+    assert!(form.contains("%2522clientversion%2522%253A%25227.23.0%2522"), "{form}");
+}
+
+#[tokio::test]
+async fn the_server_is_told_what_permissions_are_used_for() {
+    for (said, sent) in [(json!("use"), "use"), (json!("use_when_creating"), "use_when_creating"), (json!("ignore"), "ignore")] {
+        let server = Scripted::default();
+        let parameters = json!({ "source": "puppet:///site/x", "source_permissions": said });
+        let files = json!([{ "type": "File", "title": "/x", "parameters": parameters }]);
+        server.answers("catalog/n1", 200, catalog(files, json!({})));
+        server.client().submit_facts(&facts(None)).await.unwrap();
+        assert!(server.asked()[1].ends_with(&format!("&source_permissions={sent}")), "{sent}");
+    }
+}
+
+fn report() -> Report {
+    Report {
+        host: "n1".parse().unwrap(),
+        environment: "production".parse().unwrap(),
+        transaction_uuid: "0".repeat(32),
+        report_format: REPORT_FORMAT,
+        time_unix_nanos: 0,
+        catalog_id: None,
+        code_id: None,
+        version: None,
+        cached_catalog_status: CachedCatalogStatus::NotUsed,
+        configuration_version: None,
+        given_code_id: None,
+        catalog_uuid: None,
+        status: RunStatus::Unchanged,
+        transaction_completed: true,
+        noop: false,
+        noop_pending: false,
+        corrective_change: false,
+        metrics: BTreeMap::new(),
+        logs: Vec::new(),
+        resource_statuses: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_taken_when_the_status_says_so() {
+    let server = Scripted::default();
+    // Longer than any list of processors.
+    server.answers("report/n1", 204, vec![b'x'; 1 << 20]);
+    server.client().report(&report()).await.unwrap();
+    for (status, code) in [
+        (403, RefusalCode::Forbidden),
+        (413, RefusalCode::BadRequest),
+        (404, RefusalCode::NotFound),
+        (500, RefusalCode::Internal),
+    ] {
+        server.answers("report/n1", status, "no");
+        let CallError::Refused(refusal) = server.client().report(&report()).await.unwrap_err() else { panic!("{status}") };
+        assert_eq!(refusal.code, code, "{status}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
