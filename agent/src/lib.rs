@@ -48,6 +48,6 @@ pub use explain::{Origin, explain, origin};
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
 pub use puppet_catalog::{
     ContentPlace, DEFERRED_FUNCTIONS, FinishedCatalog, OpenSource, PuppetCatalog, PuppetCatalogError, ServedCatalog,
-    SourceAnswer, SourceTaking, merge_sources,
+    SourceAnswer, SourcePermissions, SourceTaking, merge_sources,
 };
 pub use sync::fetch_as_replica;

@@ -348,3 +348,33 @@ async fn it_must_be_for_this_node() {
     let error = node.agent().run(&options).await.unwrap_err();
     assert!(error.to_string().contains("it is for node n2, this is n1"), "{error}");
 }
+
+/// Condition commands may change what was looked at ahead of them: with a limit of time for each resource nothing is, so that this says what
+/// must come out.
+#[tokio::test]
+async fn what_a_condition_changes_is_seen_by_what_comes_after() {
+    for place in [0, 1, 2, 3, 6, 8, 13] {
+        let mut outcomes = Vec::new();
+        for resource_time_limit in [Some(Duration::from_secs(60)), None] {
+            let node = Node::new();
+            let root = node.dir.path().join("root");
+            fs::write(root.join("marker"), "").unwrap();
+            let created = |title: &str| {
+                format!(r#"{{"type":"Exec","title":"{title}","parameters":{{"command":"/bin/true","creates":"/marker"}}}}"#)
+            };
+            let mut resources: Vec<String> = (0..14).map(|number| created(&format!("quiet {number}"))).collect();
+            let removes = format!("rm -f {}", root.join("marker").display());
+            resources[place] = format!(
+                r#"{{"type":"Exec","title":"probe","parameters":{{"command":"/bin/false","unless":"{removes}","provider":"shell"}}}}"#
+            );
+            resources.push(created("last"));
+            let json = format!(r#"{{"name":"n1","environment":"production","resources":[{}],"edges":[]}}"#, resources.join(","));
+            let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
+            let options = RunOptions { catalog, resource_time_limit, ..RunOptions::default() };
+            let outcome = node.agent().run(&options).await.unwrap();
+            assert_eq!(outcome.resources.failed, 0, "{:?}", outcome.messages);
+            outcomes.push(outcome.resources.changed);
+        }
+        assert_eq!(outcomes, [14 - place as u64; 2], "probe at {place}");
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::error::{TransportError, TransportErrorKind};
+use crate::error::TransportError;
 use crate::transport::{Request, Response, Status, Transport};
 
 /// How often and how long to try.
@@ -14,7 +14,8 @@ use crate::transport::{Request, Response, Status, Transport};
 pub struct RetryPolicy {
     /// How many tries in all, the first included.
     pub max_attempts: u32,
-    /// Time for all tries and the waits between them, until a response begins.
+    /// Within which time, from the start of a call, a further try begins. It cuts no try: one alone may take longer, as a compile does, or a
+    /// check-in that waits for news. How long a try may take is for [`Timeout`](crate::timeout::Timeout) to say.
     pub budget: Duration,
     /// Upper bound of the first wait; doubles with each try.
     pub base_delay: Duration,
@@ -87,11 +88,7 @@ impl<T: Transport> Transport for Retry<T> {
         let begun = Instant::now();
         let mut attempt = 1;
         loop {
-            let left = self.policy.budget.saturating_sub(begun.elapsed());
-            let Ok(answer) = tokio::time::timeout(left, self.inner.call(request.clone())).await else {
-                let detail = format!("the time for all tries, {:?}, ended in try {attempt}", self.policy.budget);
-                return Err(TransportError::new(TransportErrorKind::Timeout, self.endpoint()).with_detail(detail));
-            };
+            let answer = self.inner.call(request.clone()).await;
             let Some(asked) = again(&request, &answer) else { return answer };
             let delay = self.delay(attempt, asked);
             let left = self.policy.budget.saturating_sub(begun.elapsed());
@@ -121,6 +118,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::error::TransportErrorKind;
     use crate::protocol::Operation;
 
     #[derive(Debug)]
@@ -162,5 +160,35 @@ mod tests {
         use TransportErrorKind as Kind;
         assert_eq!(tries(Kind::Unavailable, Some(20), Operation::Fetch).await, (3, Duration::from_secs(40)));
         assert_eq!(tries(Kind::Unavailable, Some(90), Operation::Fetch).await, (1, Duration::ZERO));
+    }
+
+    /// Fails at once at first, then answers after a time.
+    #[derive(Debug)]
+    struct Slow(AtomicU32, Duration);
+
+    #[async_trait]
+    impl Transport for Slow {
+        async fn call(&self, _: Request) -> Result<Response, TransportError> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err(TransportError::new(TransportErrorKind::Connect, "slow:"));
+            }
+            tokio::time::sleep(self.1).await;
+            Ok(Response::whole(Status::Accepted, Bytes::new()))
+        }
+
+        fn endpoint(&self) -> &str {
+            "slow:"
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_try_is_cut_by_the_budget() {
+        let request = Request { operation: Operation::CheckIn, body: Bytes::new() };
+        for failed in [0, 1] {
+            let slow = Slow(AtomicU32::new(1 - failed), Duration::from_secs(400));
+            let retry = Retry::new(slow, RetryPolicy::default());
+            assert!(retry.call(request.clone()).await.is_ok(), "{failed}");
+            assert_eq!(retry.inner.0.load(Ordering::Relaxed), 2);
+        }
     }
 }

@@ -17,6 +17,15 @@ pub struct Timeouts {
     pub stall: Duration,
 }
 
+impl Timeouts {
+    /// Returns `body` ended by an error, [`TransportErrorKind::Timeout`], once a chunk takes longer than [`Timeouts::stall`]. Nothing is
+    /// taken ahead of the caller, and only the time in which it waits for a chunk counts.
+    #[must_use]
+    pub fn bound(&self, body: BodyStream, endpoint: impl Into<String>) -> BodyStream {
+        bounded(body, self.stall, endpoint.into())
+    }
+}
+
 /// Ends a call as [`TransportErrorKind::Timeout`] when its response does not begin or its body stalls.
 #[derive(Debug, Clone)]
 pub struct Timeout<T> {
@@ -41,7 +50,7 @@ impl<T: Transport> Transport for Timeout<T> {
             return Err(TransportError::new(TransportErrorKind::Timeout, self.endpoint()).with_detail(detail));
         };
         let response = answer?;
-        let body = bounded(response.body, self.timeouts.stall, self.endpoint().to_owned());
+        let body = self.timeouts.bound(response.body, self.endpoint());
         Ok(Response { body, ..response })
     }
 

@@ -16,11 +16,8 @@ use direct_puppet_transport_puppet::{PuppetOptions, PuppetTransport};
 
 use crate::options::Common;
 
-/// How long an answer may take to begin: a compile may be going on.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(420);
-
-/// How long a stream may stand still.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an answer may take to begin, as a compile may be going on, and how long a stream may stand still.
+const TIMEOUTS: Timeouts = Timeouts { response: Duration::from_secs(420), stall: Duration::from_secs(60) };
 
 /// Returns the URL at which the authority of the server that the options name is asked for certificates.
 pub(crate) fn url(common: &Common) -> anyhow::Result<String> {
@@ -59,14 +56,15 @@ pub(crate) async fn server(common: &Common, asking: Asking) -> anyhow::Result<(A
         let server = puppet(common, url, &certname)?;
         let requested = common.environment.clone().unwrap_or_default();
         let environment = match asking {
-            Asking::Now => server.environment(&certname, &requested).await?,
+            Asking::Now => server.environment(&certname, &requested).await,
             Asking::Nobody => server.last_environment(&requested),
         };
         if environment != requested {
             tracing::info!(%requested, %environment, "the server wants this node in another environment");
         }
         let common = Common { environment: Some(environment), ..common.clone() };
-        return Ok((bounded(server), common));
+        // It has its own deadlines: see `PuppetOptions::timeouts`.
+        return Ok((Arc::new(Retry::new(server, RetryPolicy::default())), common));
     }
     let tls = common.ssldir.as_ref().map(|dir| TlsFiles::from_ssldir(dir, &certname));
     if let Some(files) = &tls
@@ -90,8 +88,7 @@ pub(crate) fn is_puppet(common: &Common) -> bool {
 }
 
 fn bounded(transport: impl Transport) -> Arc<dyn Transport> {
-    let timeouts = Timeouts { response: RESPONSE_TIMEOUT, stall: STALL_TIMEOUT };
-    Arc::new(Retry::new(Timeout::new(transport, timeouts), RetryPolicy::default()))
+    Arc::new(Retry::new(Timeout::new(transport, TIMEOUTS), RetryPolicy::default()))
 }
 
 /// Returns the transport to a Puppet Server, with the certificate that the node has from it.
@@ -106,7 +103,8 @@ fn puppet(common: &Common, url: &str, certname: &Certname) -> anyhow::Result<Pup
         );
     };
     let tls = Some(TlsFiles::from_ssldir(&ssldir, certname));
-    let options = PuppetOptions { tls, state_dir: Some(common.state_dir()?), ..PuppetOptions::default() };
+    let state_dir = Some(common.state_dir()?);
+    let options = PuppetOptions { tls, state_dir, timeouts: TIMEOUTS, ..PuppetOptions::default() };
     PuppetTransport::connect(url, &options).with_context(|| {
         format!(
             "could not use the certificates in {} for node {certname}: if it has none yet, get it signed first, as with \

@@ -44,10 +44,11 @@ enum Wake {
 pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
     let common = &ssl::ready(common, &arguments.enrolment).await?;
     let asking = arguments.run.asking();
-    let (server, placed) = connect::server(common, asking).await?;
+    let mut signals = Signals::new()?;
+    let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
+    let (server, placed) = connected?;
     let mut agent = placed.agent(server)?;
     let mut environment = placed.environment;
-    let mut signals = Signals::new()?;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
     let interval = Duration::from_secs(arguments.interval_seconds);
     let mut next = Instant::now() + splay;
@@ -61,7 +62,8 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
         let is_fresh = ssl::keep_fresh(common).await;
         // A Puppet Server may want this node in another environment than last time.
         if is_fresh || connect::is_puppet(common) {
-            match connect::server(common, asking).await {
+            let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
+            match connected {
                 Ok((server, placed)) if is_fresh || placed.environment != environment => {
                     agent = placed.agent(server)?;
                     environment = placed.environment;
@@ -150,6 +152,15 @@ impl Signals {
         })
     }
 
+    /// Awaits something that nothing is lost by giving up; `None` once a signal to stop came.
+    async fn unless_stopped<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            result = awaited => Some(result),
+        }
+    }
+
     /// Whether a signal to stop came during the run.
     fn stopped(&mut self) -> bool {
         use futures::FutureExt as _;
@@ -173,5 +184,14 @@ mod tests {
         let interval = Duration::from_secs(100);
         let quiet: Vec<u64> = [0, 1, 2, 3, 100].iter().map(|&failures| quiet_after(failures, interval).as_secs()).collect();
         assert_eq!(quiet, [0, 30, 60, 100, 100]);
+    }
+
+    #[tokio::test]
+    async fn a_signal_to_stop_ends_what_is_awaited() {
+        let mut signals = Signals::new().unwrap();
+        assert_eq!(signals.unless_stopped(async { 7 }).await, Some(7));
+        let kill = format!("kill -TERM {}", std::process::id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert_eq!(signals.unless_stopped(std::future::pending::<()>()).await, None);
     }
 }

@@ -34,7 +34,7 @@ impl Ahead {
         self.found.remove(&at)
     }
 
-    /// Forgets everything, because something was changed.
+    /// Forgets everything, because something was changed, or a command ran that may have done so.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

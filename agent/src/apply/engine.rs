@@ -220,7 +220,13 @@ impl Engine<'_> {
         };
         let checked = match self.ahead.take(at) {
             Some(checked) => checked,
-            None => self.limited(&resource, provider.check(self.context, &resource)).await,
+            None => {
+                let checked = self.limited(&resource, provider.check(self.context, &resource)).await;
+                if provider.checks_by_commands(&resource) {
+                    self.ahead.clear();
+                }
+                checked
+            }
         };
         match checked {
             Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,

@@ -246,6 +246,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns whether [`Provider::check`] of this resource runs commands that the catalog, or a program of another, brings: nobody knows what
+    /// these do, so that the engine throws away what [`Provider::check_files`] found of others before. Default: it does not.
+    fn checks_by_commands(&self, _resource: &Resource) -> bool {
+        false
+    }
+
     /// Makes the changes that [`Provider::check`] found.
     ///
     /// # Errors

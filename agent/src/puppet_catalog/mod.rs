@@ -38,7 +38,7 @@ use deferred::Deferreds;
 pub(crate) use deferred::evaluate as evaluate_deferred;
 use document::{Document, Metadata};
 pub use served::{ContentPlace, FinishedCatalog, OpenSource, ServedCatalog, SourceAnswer};
-pub use taking::{SourceTaking, merge_sources};
+pub use taking::{SourcePermissions, SourceTaking, merge_sources};
 
 /// Says what a `File` is made from, or why that cannot be known.
 type Resolve<'a> = dyn FnMut(&mut Resource) -> Result<(), String> + 'a;

@@ -28,6 +28,8 @@ pub struct OpenSource {
     pub title: String,
     /// Its sources that begin with `puppet:`, in their order; never empty.
     pub sources: Vec<String>,
+    /// It has other sources too, so that it needs no answer where none of these is.
+    pub has_others: bool,
     /// How they are taken.
     pub taking: SourceTaking,
 }
@@ -113,8 +115,10 @@ impl ServedCatalog {
             let uris = metadata::puppet_sources(resource);
             if !uris.is_empty() && !sources.names_contents(&resource.title) {
                 sources.forget(&resource.title);
+                let count = resource.parameter("source").map_or(0, |source| source.as_list().len());
+                let has_others = count > uris.len();
                 let sources = uris.into_iter().map(str::to_owned).collect();
-                open.push(OpenSource { title: resource.title.clone(), sources, taking: SourceTaking::of(resource) });
+                open.push(OpenSource { title: resource.title.clone(), sources, has_others, taking: SourceTaking::of(resource) });
             }
             Ok(())
         })?;

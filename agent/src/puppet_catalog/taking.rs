@@ -17,6 +17,32 @@ pub struct SourceTaking {
     pub follows: bool,
     /// Entries of all sources are taken, not only those of the first that exists.
     pub all: bool,
+    /// `source_permissions`: what the owner and the mode of the source are used for.
+    pub permissions: SourcePermissions,
+}
+
+/// What the owner and the mode of a source are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourcePermissions {
+    /// For nothing.
+    #[default]
+    Ignore,
+    /// For what is not there yet.
+    UseWhenCreating,
+    /// For what is there, too.
+    Use,
+}
+
+impl SourcePermissions {
+    /// Returns the value as it stands in a catalog and in requests to Puppet's file server.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ignore => "ignore",
+            Self::UseWhenCreating => "use_when_creating",
+            Self::Use => "use",
+        }
+    }
 }
 
 impl SourceTaking {
@@ -37,7 +63,13 @@ impl SourceTaking {
         let ignore = resource.parameter("ignore").map(Value::as_list).unwrap_or_default();
         let ignore = ignore.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let follows = text("links") == Some("follow");
-        Self { recurses, recurse_limit, ignore, follows, all: recurses && text("sourceselect") == Some("all") }
+        let all = recurses && text("sourceselect") == Some("all");
+        let permissions = match text("source_permissions") {
+            Some("use") => SourcePermissions::Use,
+            Some("use_when_creating") => SourcePermissions::UseWhenCreating,
+            _ => SourcePermissions::Ignore,
+        };
+        Self { recurses, recurse_limit, ignore, follows, all, permissions }
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, Report, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, RefusalCode, Report, RunStatus};
+use direct_puppet_transport::{CallError, Transport};
 
 use super::contents::Contents;
 use super::remembered;
@@ -222,15 +222,27 @@ impl<T: Transport> Run<'_, T> {
             return;
         }
         for (path, waiting) in pending {
-            if self.client.report(&waiting).await.is_err() {
-                break;
+            match self.client.report(&waiting).await {
+                Ok(_) => report::forget_pending(&path),
+                Err(error) if is_refused_for_good(&error) => {
+                    self.warn(format!("{}: a report of an earlier run is dropped", error_chain(&error)));
+                    report::forget_pending(&path);
+                }
+                // This says something of this report alone, or may.
+                Err(CallError::Refused(refusal)) if refusal.code == RefusalCode::Internal => {}
+                Err(_) => break,
             }
-            report::forget_pending(&path);
         }
-        if let Err(error) = self.client.report(report).await {
-            self.warn(format!("{}: the report is kept and sent by the next run", error_chain(&error)));
-            if let Err(error) = report::keep_pending(&self.inner.state_dir, report) {
-                self.warn(error_chain(&error));
+        match self.client.report(report).await {
+            Ok(_) => {}
+            Err(error) if is_refused_for_good(&error) => {
+                self.warn(format!("{}: the report is not sent again", error_chain(&error)));
+            }
+            Err(error) => {
+                self.warn(format!("{}: the report is kept and sent by the next run", error_chain(&error)));
+                if let Err(error) = report::keep_pending(&self.inner.state_dir, report) {
+                    self.warn(error_chain(&error));
+                }
             }
         }
     }
@@ -254,6 +266,15 @@ impl<T: Transport> Run<'_, T> {
             contents_repeated: self.fetched.repeated,
             ..counted
         }
+    }
+}
+
+/// Returns whether a server will not take this report later either.
+const fn is_refused_for_good(error: &CallError) -> bool {
+    match error {
+        CallError::Refused(refusal) => matches!(refusal.code, RefusalCode::BadRequest | RefusalCode::Forbidden),
+        CallError::Encode { .. } => true,
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@
 //! in the store for the next run, what arrived in part stays there to be resumed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use direct_puppet_transport::protocol::frame::FetchEvent;
 use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
@@ -24,6 +25,17 @@ use crate::store::Store;
 
 /// How often a fetch is begun again while no content arrives in between.
 const MAX_IDLE_ATTEMPTS: u32 = 3;
+
+/// Longest time for which a fetch is left alone when the server says when to come back.
+const MAX_WAIT: Duration = Duration::from_secs(120);
+
+/// Returns how long to leave the server alone after an attempt broke off.
+fn wait_before_next(error: &CallError) -> Duration {
+    match error {
+        CallError::Transport(error) => error.retry_after().unwrap_or_default().min(MAX_WAIT),
+        _ => Duration::ZERO,
+    }
+}
 
 /// Who asks for contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +104,12 @@ pub(crate) async fn fetch<T: Transport>(mut request: FetchRequest<'_, T>, counte
                 if !error.is_retryable() || idle >= MAX_IDLE_ATTEMPTS {
                     return Err(RunError::Fetch { missing: wanted.digests.len() as u64, source: error });
                 }
-                tracing::info!(%error, missing = wanted.digests.len(), "fetch is taken up again");
+                let wait = wait_before_next(&error);
+                tracing::info!(%error, missing = wanted.digests.len(), ?wait, "fetch is taken up again");
+                tokio::select! {
+                    () = request.cancel.cancelled() => return Err(RunError::Cancelled),
+                    () = tokio::time::sleep(wait) => {}
+                }
             }
         }
         counters.received = counters.requested - wanted.digests.len() as u64;

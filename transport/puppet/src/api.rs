@@ -175,6 +175,7 @@ fn failure(endpoint: &str, shown: &str, status: u16, retry_after: Option<Duratio
     let answered = if said.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {said}") };
     match status {
         400 => refused(RefusalCode::BadRequest, format!("{endpoint} does not understand {shown}: {answered}")),
+        413 => refused(RefusalCode::BadRequest, format!("{endpoint} does not take as much as {shown} has: {answered}")),
         401 | 403 => refused(
             RefusalCode::Forbidden,
             format!(

@@ -130,9 +130,10 @@ async fn ask(
     environment: &Environment,
     mut facts: BTreeMap<String, Value>,
 ) -> Result<Bytes, Failure> {
-    // What Puppet's agent adds to the facts of the machine (`Puppet::Configurer::FactHandler`, `Puppet::Node::Facts`).
+    // What Puppet's agent adds to the facts of the machine (`Puppet::Configurer::FactHandler`, `Puppet::Node::Facts`); a fact of the same
+    // name does not stand against it.
     for (name, value) in [("clientcert", certname.as_str()), ("clientversion", PUPPET_VERSION)] {
-        facts.entry(name.to_owned()).or_insert_with(|| value.into());
+        facts.insert(name.to_owned(), value.into());
     }
     let facts = serde_json::to_string(&Facts { name: certname, values: &facts })
         .map_err(|error| refused(RefusalCode::BadRequest, format!("the facts of {certname} have no JSON form: {error}")))?;

@@ -55,11 +55,22 @@ impl<'a> PuppetUri<'a> {
         is_sound.then_some(Self { host: (!host.is_empty()).then_some(host), path })
     }
 
-    /// Returns whether it names no server, or the one at `endpoint`.
+    /// Returns whether it names no server, or the one at `endpoint`: by the same name, or one of the two has the other's without its domain.
     pub(crate) fn is_at(&self, endpoint: &str) -> bool {
         let Some(host) = self.host else { return true };
         let authority = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest).split('/').next().unwrap_or_default();
-        authority == host || authority.rsplit_once(':').is_some_and(|(name, _)| name == host)
+        let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let split = |text: &'_ str| match text.rsplit_once(':').filter(|(_, port)| is_port(port)) {
+            Some((name, port)) => (name.to_ascii_lowercase(), Some(port.to_owned())),
+            None => (text.to_ascii_lowercase(), None),
+        };
+        let ((theirs, their_port), (ours, our_port)) = (split(host), split(authority));
+        let is_short_of = |short: &str, long: &str| {
+            let is_name = short.bytes().any(|byte| byte.is_ascii_alphabetic()) && !short.contains(['.', ':']);
+            is_name && long.strip_prefix(short).is_some_and(|domain| domain.starts_with('.'))
+        };
+        let is_name = theirs == ours || is_short_of(&theirs, &ours) || is_short_of(&ours, &theirs);
+        is_name && (their_port.is_none() || their_port == our_port)
     }
 }
 
@@ -117,5 +128,8 @@ mod tests {
         let at = |host, endpoint| PuppetUri { host, path: "m" }.is_at(endpoint);
         assert!(at(None, "https://h:8140") && at(Some("h"), "https://h:8140") && at(Some("h:8140"), "https://h:8140/x"));
         assert!(!at(Some("other"), "https://h:8140") && !at(Some("h:1"), "https://h:8140"));
+        assert!(at(Some("h"), "https://h.example.com:8140") && at(Some("H.example.com:8140"), "https://h:8140"));
+        assert!(!at(Some("h.other"), "https://h.example.com:8140") && !at(Some("hh"), "https://h.example.com:8140"));
+        assert!(!at(Some("10"), "https://10.0.0.1:8140") && at(Some("[::1]"), "https://[::1]:8140"));
     }
 }

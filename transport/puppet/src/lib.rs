@@ -19,6 +19,7 @@
 
 mod api;
 mod compile;
+mod deadline;
 mod encode;
 mod fetch;
 pub mod places;

@@ -7,7 +7,7 @@ use direct_puppet_agent::puppet_report::PuppetReport;
 use direct_puppet_transport::http::PlainMethod;
 use direct_puppet_transport::protocol::{Refusal, RefusalCode, Report, ReportAccepted};
 
-use crate::api::{self, Call, Failure};
+use crate::api::{self, Answer, Call, Failure};
 use crate::encode::{component, form};
 use crate::transport::Inner;
 
@@ -41,6 +41,14 @@ pub(crate) async fn send(inner: &Arc<Inner>, mut report: Report) -> Result<Repor
         content_type: Some("application/json"),
         body: Bytes::from(json),
     };
-    api::whole(&*inner.exchange, asked, MAX_ANSWER_BYTES).await?;
+    let endpoint = inner.exchange.endpoint();
+    match api::call(&*inner.exchange, asked).await? {
+        // It is taken, whatever the server says of it and however that ends; what was read whole leaves the connection usable.
+        Answer::Here(response) => drop(api::read(response, MAX_ANSWER_BYTES, endpoint, "a report").await),
+        Answer::NotFound(said) => {
+            let message = format!("{endpoint} takes no reports: {said}");
+            return Err(Failure::Refused(Refusal::new(RefusalCode::NotFound, message)));
+        }
+    }
     Ok(ReportAccepted { duplicate: false })
 }

@@ -23,21 +23,23 @@ pub(crate) async fn ask(
 ) -> Result<BTreeMap<String, SourceAnswer>, Failure> {
     let asked = stream::iter(open).map(|open| async move {
         let answer = one(exchange, environment, &open).await?;
-        Ok::<_, Failure>((open.title, answer))
+        Ok::<_, Failure>(answer.map(|answer| (open.title, answer)))
     });
-    asked.buffer_unordered(AT_ONCE).try_collect().await
+    asked.buffer_unordered(AT_ONCE).try_filter_map(|answered| std::future::ready(Ok(answered))).try_collect().await
 }
 
-async fn one(exchange: &dyn Exchange, environment: &Environment, open: &OpenSource) -> Result<SourceAnswer, Failure> {
+/// Asks about one; `None` where the server has none of its sources, and there are others.
+async fn one(exchange: &dyn Exchange, environment: &Environment, open: &OpenSource) -> Result<Option<SourceAnswer>, Failure> {
     let mut by_source = BTreeMap::new();
     let mut missing = Vec::new();
     for source in &open.sources {
         let Some(uri) = PuppetUri::parse(source) else {
-            return Ok(SourceAnswer::Refused(format!("has a source {source:?}, which is not as puppet:///modules/NAME/PATH")));
+            let reason = format!("has a source {source:?}, which is not as puppet:///modules/NAME/PATH");
+            return Ok(Some(SourceAnswer::Refused(reason)));
         };
         if !uri.is_at(exchange.endpoint()) {
-            let reason = format!("has a source {source} at another server than {}, which is not asked", exchange.endpoint());
-            return Ok(SourceAnswer::Refused(reason));
+            missing.push(format!("{source} (at another server, which is not asked)"));
+            continue;
         }
         let answered = match api::call(exchange, call(uri.path, environment, &open.taking)).await {
             Ok(Answer::Here(response)) => response,
@@ -47,28 +49,30 @@ async fn one(exchange: &dyn Exchange, environment: &Environment, open: &OpenSour
             }
             // The server does not serve this to the node, or cannot: other resources are none the worse for it.
             Err(Failure::Refused(refusal)) => {
-                return Ok(SourceAnswer::Refused(format!(
-                    "has a source {source} of which nothing can be known: {}",
-                    refusal.message
-                )));
+                let reason = format!("has a source {source} of which nothing can be known: {}", refusal.message);
+                return Ok(Some(SourceAnswer::Refused(reason)));
             }
             Err(failure) => return Err(failure),
         };
         let bytes = api::read(answered, MAX_METADATA_BYTES, exchange.endpoint(), source).await?;
         let metadata = api::json(&bytes, exchange.endpoint(), &format!("what it says of {source}"))?;
         if !open.taking.recurses {
-            return Ok(SourceAnswer::Single { source: source.clone(), metadata });
+            return Ok(Some(SourceAnswer::Single { source: source.clone(), metadata }));
         }
         by_source.insert(source.clone(), metadata);
         if !open.taking.all {
             break;
         }
     }
+    if by_source.is_empty() && open.has_others {
+        tracing::debug!(file = %open.title, missing = missing.join(", "), "the server has none of these sources: another counts");
+        return Ok(None);
+    }
     if by_source.is_empty() {
         let missing = missing.join(", ");
-        return Ok(SourceAnswer::Refused(format!("has no source that {} has: {missing}", exchange.endpoint())));
+        return Ok(Some(SourceAnswer::Refused(format!("has no source that {} has: {missing}", exchange.endpoint()))));
     }
-    Ok(SourceAnswer::Recursive(by_source))
+    Ok(Some(SourceAnswer::Recursive(by_source)))
 }
 
 /// Returns the request for the metadata of one source.
@@ -78,7 +82,7 @@ fn call(source: &str, environment: &Environment, taking: &SourceTaking) -> Call 
         ("environment", environment.as_str()),
         ("links", links),
         ("checksum_type", "sha256"),
-        ("source_permissions", "ignore"),
+        ("source_permissions", taking.permissions.name()),
     ];
     let limit = taking.recurse_limit.map(|limit| limit.to_string());
     let endpoint = if taking.recurses { "file_metadatas" } else { "file_metadata" };

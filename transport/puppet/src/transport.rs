@@ -10,11 +10,12 @@ use direct_puppet_transport::protocol::{
     CatalogReply, Certname, CheckIn, CodeId, Environment, Fetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
 };
 use direct_puppet_transport::{
-    Handler, HttpOptions, HttpTransport, HttpVersion, Peer, Request, Response, TlsFiles, Transport, TransportError,
+    Handler, HttpOptions, HttpTransport, HttpVersion, Peer, Request, Response, Timeouts, TlsFiles, Transport, TransportError,
     TransportErrorKind, dispatch,
 };
 
 use crate::api::{Exchange, Failure};
+use crate::deadline::Deadlines;
 use crate::places::Places;
 use crate::{compile, fetch, report};
 
@@ -27,12 +28,17 @@ pub struct PuppetOptions {
     pub state_dir: Option<PathBuf>,
     /// How long DNS, TCP and TLS together may take.
     pub connect_timeout: Duration,
+    /// How long the answer to one request may take to begin, and its body to go on. They hold for each request, of which one operation takes
+    /// many: no [`Timeout`](direct_puppet_transport::Timeout) is needed around this transport, and one would cut what takes long but goes on.
+    pub timeouts: Timeouts,
 }
 
 impl Default for PuppetOptions {
-    /// No certificates, nothing kept, ten seconds to connect.
+    /// No certificates, nothing kept, ten seconds to connect; seven minutes for an answer to begin, as a compile may be going on, and one
+    /// for each part of its body.
     fn default() -> Self {
-        Self { tls: None, state_dir: None, connect_timeout: Duration::from_secs(10) }
+        let timeouts = Timeouts { response: Duration::from_secs(420), stall: Duration::from_secs(60) };
+        Self { tls: None, state_dir: None, connect_timeout: Duration::from_secs(10), timeouts }
     }
 }
 
@@ -63,23 +69,24 @@ impl PuppetTransport {
         let http =
             HttpOptions { tls: options.tls.clone(), connect_timeout: options.connect_timeout, version: HttpVersion::Http1 };
         let http = HttpTransport::new(&format!("https://{rest}"), &http)?;
-        Ok(Self::over(http, options.state_dir.clone()))
+        Ok(Self::over(Deadlines::new(http, options.timeouts), options.state_dir.clone()))
     }
 
-    /// Returns a transport over something that sends requests.
+    /// Returns a transport over something that sends requests, which has deadlines of its own: here none is added.
     #[must_use]
     pub fn over(exchange: impl Exchange, state_dir: Option<PathBuf>) -> Self {
         let places = Places::new(state_dir.as_deref());
         Self { inner: Arc::new(Inner { exchange: Box::new(exchange), places, spool_dir: state_dir }) }
     }
 
-    /// Returns the environment that the server wants this node in, which asks to be in `requested`. Where the server cannot be asked, that is
-    /// the one of the last time.
+    /// Returns the environment that the server wants this node in, which asks to be in `requested`. Where the server cannot be asked, or
+    /// refuses, that is the one of the last time, as for Puppet's agent: what is wrong shows again when the catalog is asked for, and then there
+    /// is the cached one, and a report.
     ///
-    /// # Errors
+    /// # Cancel safety
     ///
-    /// When the server refuses: it does not know the environment, or does not let this node ask.
-    pub async fn environment(&self, certname: &Certname, requested: &Environment) -> Result<Environment, Refusal> {
+    /// Safe: asking again does no harm.
+    pub async fn environment(&self, certname: &Certname, requested: &Environment) -> Environment {
         let inner = Arc::clone(&self.inner);
         match compile::environment(&*inner.exchange, certname, requested).await {
             Ok(environment) => {
@@ -88,12 +95,15 @@ impl PuppetTransport {
                 if let Ok(Err(error)) = kept {
                     tracing::warn!(%error, "where the server put this node is not remembered");
                 }
-                Ok(environment)
+                environment
             }
-            Err(Failure::Refused(refusal)) => Err(refusal),
+            Err(Failure::Refused(refusal)) => {
+                tracing::warn!(%refusal, "the server does not say in which environment it wants this node: the run goes on in the last one");
+                self.last_environment(requested)
+            }
             Err(Failure::Transport(error)) => {
                 tracing::debug!(%error, "server could not be asked for this node's environment");
-                Ok(self.last_environment(requested))
+                self.last_environment(requested)
             }
         }
     }

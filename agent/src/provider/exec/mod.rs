@@ -95,6 +95,10 @@ impl Provider for ExecProvider {
         parameters.created_now(context).transpose().map(|created| Ok(parameters.was_created(created?)))
     }
 
+    fn checks_by_commands(&self, resource: &Resource) -> bool {
+        ["unless", "onlyif"].iter().any(|name| resource.parameter(name).is_some())
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let mut applied = Applied::default();

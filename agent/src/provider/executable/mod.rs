@@ -212,6 +212,10 @@ impl Provider for ExecutableProvider {
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
+    fn checks_by_commands(&self, _resource: &Resource) -> bool {
+        true
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let answer = self.call(context, resource, Call::Apply, Some(changes)).await?;
         let mut applied = Applied::default();

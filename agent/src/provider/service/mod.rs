@@ -179,6 +179,10 @@ impl Provider for ServiceProvider {
         Some(Ok(Checked { resources: 1, changes, ..Checked::default() }))
     }
 
+    fn checks_by_commands(&self, resource: &Resource) -> bool {
+        resource.parameter("status").is_some()
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let service = self.service(context, resource, &parameters)?;

@@ -83,7 +83,10 @@ fn answers_about_open_sources() {
     let titles: Vec<&str> = open.iter().map(|open| open.title.as_str()).collect();
     assert_eq!(titles, ["/one", "/tree", "/mixed", "/no"]);
     let ignore = vec![".git".to_owned(), "*.bak".to_owned()];
-    assert_eq!(open[1].taking, SourceTaking { recurses: true, recurse_limit: Some(2), ignore, follows: true, all: false });
+    assert_eq!(
+        open[1].taking,
+        SourceTaking { recurses: true, recurse_limit: Some(2), ignore, follows: true, ..SourceTaking::default() }
+    );
     // The server's own idea of a place is not kept: this content is asked for by its source.
     let mut one = metadata(None, HELLO);
     one["content_uri"] = "puppet:///modules/other/files/secret".into();

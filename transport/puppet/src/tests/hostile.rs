@@ -70,6 +70,31 @@ async fn a_source_at_another_server_is_not_asked_for() {
     assert_eq!(server.asked().len(), 1);
 }
 
+/// The sources of one file, by what becomes of it.
+#[tokio::test]
+async fn a_source_that_is_not_there_leaves_the_next_one() {
+    let server = Scripted::default();
+    server.answers("file_metadata/site/here", 200, metadata().to_string());
+    for (sources, unusable, resolved) in [
+        (json!(["puppet:///site/none", "/local"]), false, None),
+        (json!(["puppet://other/site/here", "/local"]), false, None),
+        (json!(["puppet:///site/none", "puppet://other/site/here"]), true, None),
+        (json!(["puppet://other/site/here", "puppet:///site/here"]), false, Some("puppet:///site/here")),
+        (json!(["puppet://puppet.example.com/site/here"]), false, Some("puppet://puppet.example.com/site/here")),
+    ] {
+        let files = json!([{ "type": "File", "title": "/a", "parameters": { "source": sources } }]);
+        server.answers("catalog/n1", 200, catalog(files, json!({})));
+        let CatalogReply::Catalog { catalog_id, catalog, .. } = server.client().submit_facts(&facts(None)).await.unwrap() else {
+            panic!("no catalog")
+        };
+        let read = direct_puppet_transport::protocol::Catalog::decode(&catalog, catalog_id).unwrap();
+        let file = &read.resources[0];
+        assert_eq!(file.unusable.is_some(), unusable, "{sources}: {file:?}");
+        let uri = file.resolved.as_ref().and_then(|resolved| resolved.uri.as_deref());
+        assert_eq!(uri, resolved, "{sources}");
+    }
+}
+
 #[tokio::test]
 async fn contents_of_any_length_whether_the_server_says_it_or_not() {
     let server = Scripted::default();

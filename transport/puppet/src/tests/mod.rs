@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::http::{PlainRequest, PlainResponse};
 use direct_puppet_transport::protocol::frame::FetchEvent;
+use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, SubmitFacts, VersionCounter,
+    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, Report, RunStatus, SubmitFacts, VersionCounter,
 };
 use direct_puppet_transport::{CallError, Client, TransportError, TransportErrorKind};
 use futures::{StreamExt as _, stream};
@@ -19,9 +20,24 @@ use crate::PuppetTransport;
 use crate::api::Exchange;
 
 mod hostile;
+mod slow;
 
 /// SHA-256 of `hello`.
 const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+/// What is kept is there for a server that refuses to say it again.
+#[tokio::test]
+async fn a_server_that_refuses_leaves_the_node_where_it_was() {
+    let (server, state) = (Scripted::default(), tempfile::tempdir().unwrap());
+    let transport = PuppetTransport::over(server.clone(), Some(state.path().to_owned()));
+    let (node, production) = ("n1".parse().unwrap(), "production".parse().unwrap());
+    server.answers("node/n1", 200, r#"{"name":"n1","environment":"test"}"#);
+    transport.environment(&node, &production).await;
+    for status in [400, 403, 404, 500, 503] {
+        server.answers("node/n1", status, "no");
+        assert_eq!(transport.environment(&node, &production).await.as_str(), "test", "{status}");
+    }
+}
 
 /// What a script answers to a path (without query): status, body, and whether it says how long that is.
 type Script = BTreeMap<String, (u16, Bytes, bool)>;
@@ -176,6 +192,73 @@ async fn facts_are_encoded_twice_in_the_form() {
     assert!(form.starts_with("facts_format=application%2Fjson&facts=%257B%2522name%2522%253A%2522n1%2522"), "{form}");
 }
 
+#[tokio::test]
+async fn no_fact_is_another_certname() {
+    let server = Scripted::default();
+    server.answers("catalog/n1", 200, mixed());
+    let mut facts = facts(None);
+    facts.facts.extend([("clientcert".to_owned(), "other".into()), ("clientversion".to_owned(), "0.1".into())]);
+    server.client().submit_facts(&facts).await.unwrap();
+    let form = String::from_utf8(server.asked.lock().unwrap()[0].body.to_vec()).unwrap();
+    assert!(form.contains("%2522clientcert%2522%253A%2522n1%2522") && !form.contains("other"), "{form}");
+    assert!(form.contains("%2522clientversion%2522%253A%25227.23.0%2522"), "{form}");
+}
+
+#[tokio::test]
+async fn the_server_is_told_what_permissions_are_used_for() {
+    for (said, sent) in [(json!("use"), "use"), (json!("use_when_creating"), "use_when_creating"), (json!("ignore"), "ignore")] {
+        let server = Scripted::default();
+        let parameters = json!({ "source": "puppet:///site/x", "source_permissions": said });
+        let files = json!([{ "type": "File", "title": "/x", "parameters": parameters }]);
+        server.answers("catalog/n1", 200, catalog(files, json!({})));
+        server.client().submit_facts(&facts(None)).await.unwrap();
+        assert!(server.asked()[1].ends_with(&format!("&source_permissions={sent}")), "{sent}");
+    }
+}
+
+fn report() -> Report {
+    Report {
+        host: "n1".parse().unwrap(),
+        environment: "production".parse().unwrap(),
+        transaction_uuid: "0".repeat(32),
+        report_format: REPORT_FORMAT,
+        time_unix_nanos: 0,
+        catalog_id: None,
+        code_id: None,
+        version: None,
+        cached_catalog_status: CachedCatalogStatus::NotUsed,
+        configuration_version: None,
+        given_code_id: None,
+        catalog_uuid: None,
+        status: RunStatus::Unchanged,
+        transaction_completed: true,
+        noop: false,
+        noop_pending: false,
+        corrective_change: false,
+        metrics: BTreeMap::new(),
+        logs: Vec::new(),
+        resource_statuses: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_taken_when_the_status_says_so() {
+    let server = Scripted::default();
+    // Longer than any list of processors.
+    server.answers("report/n1", 204, vec![b'x'; 1 << 20]);
+    server.client().report(&report()).await.unwrap();
+    for (status, code) in [
+        (403, RefusalCode::Forbidden),
+        (413, RefusalCode::BadRequest),
+        (404, RefusalCode::NotFound),
+        (500, RefusalCode::Internal),
+    ] {
+        server.answers("report/n1", status, "no");
+        let CallError::Refused(refusal) = server.client().report(&report()).await.unwrap_err() else { panic!("{status}") };
+        assert_eq!(refusal.code, code, "{status}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_with_nothing_new() {
     let server = Scripted::default();
@@ -197,11 +280,12 @@ async fn the_environment_is_the_server_s() {
     let transport = PuppetTransport::over(server.clone(), None);
     let (node, production) = ("n1".parse().unwrap(), "production".parse().unwrap());
     server.answers("node/n1", 200, r#"{"name":"n1","environment":"test"}"#);
-    assert_eq!(transport.environment(&node, &production).await.unwrap().as_str(), "test");
-    server.answers("node/n1", 503, "");
-    assert_eq!(transport.environment(&node, &production).await.unwrap(), production);
-    server.answers("node/n1", 403, "Forbidden request");
-    assert_eq!(transport.environment(&node, &production).await.unwrap_err().code, RefusalCode::Forbidden);
+    assert_eq!(transport.environment(&node, &production).await.as_str(), "test");
+    // Nothing of last time is kept here.
+    for status in [400, 403, 404, 500, 503] {
+        server.answers("node/n1", status, "no");
+        assert_eq!(transport.environment(&node, &production).await, production, "{status}");
+    }
     // A catalog of another environment than was asked for is not applied under the wrong name.
     server.answers("catalog/n1", 200, mixed().replace("\"production\"", "\"test\""));
     let CallError::Refused(refusal) = server.client().submit_facts(&facts(None)).await.unwrap_err() else { panic!() };
