@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_millis(25);
 const GROUP_EVERY: u32 = 10;
 
 /// How long a parent may take to fork.
-const FORK_LIMIT: Duration = Duration::from_secs(20);
+const FORK_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest line of a parent.
 const MAX_LINE_BYTES: usize = 64;

@@ -272,16 +272,25 @@ end
 # Types that most code uses.
 COMMON = %w[exec file filebucket group notify package resources schedule service stage user].freeze
 
-# Loads Puppet's own functions and types, once, when there is nothing else to do.
-def preload
-  loaders = environment.loaders || Puppet::Pops::Loaders.new(environment)
-  Puppet.override({ loaders: loaders, current_environment: environment }, 'loading what is common') do
-    Dir.children(File.join(LIBRARY, 'puppet/functions')).grep(/\.rb\z/).sort.each do |file|
-      attempt { loaders.puppet_system_loader.load(:function, File.basename(file, '.rb')) }
-    end
-    COMMON.each { |name| attempt { own_type(name) } }
+# Puppet's own functions and the common types, to be loaded one at a time when there is nothing else to do: a question that comes
+# meanwhile waits for one of them.
+def what_is_common
+  functions = Dir.glob(File.join(LIBRARY, 'puppet/functions/*.rb')).sort.map do |file|
+    -> { common_loaders.puppet_system_loader.load(:function, File.basename(file, '.rb')) }
   end
-  GC.start
+  types = COMMON.map { |name| -> { own_type(name) } }
+  functions + types + [-> { GC.start }]
+end
+
+def common_loaders
+  @common_loaders ||= environment.loaders || Puppet::Pops::Loaders.new(environment)
+end
+
+def load_one(common)
+  load = common.shift
+  attempt do
+    Puppet.override({ loaders: common_loaders, current_environment: environment }, 'loading what is common', &load)
+  end
 end
 
 # What cannot be loaded here is said to the compile that needs it.
@@ -379,16 +388,18 @@ def serve
   children = {}
   ended, note = IO.pipe
   trap(:CHLD) { note.write_nonblock('x', exception: false) }
-  is_preloaded = false
+  common = what_is_common
+  is_quiet = false
   loop do
     idle = CONFIG['idle_seconds'] if children.empty?
-    idle = 0.1 if children.empty? && !is_preloaded
+    # Whoever has just asked may ask again.
+    idle = is_quiet ? 0 : 0.1 if children.empty? && !common.empty?
     ready = IO.select([CONTROL, ended, *children.values.filter_map(&:pipe)], nil, nil, idle)
-    if ready.nil?
-      break if is_preloaded
+    is_quiet = ready.nil?
+    if is_quiet
+      break if common.empty?
 
-      preload
-      is_preloaded = true
+      load_one(common)
       next
     end
     ready = ready.first
