@@ -21,9 +21,19 @@ struct Daemon {
 
 impl Daemon {
     fn start(root: &Path, url: &str) -> Self {
+        Self::with(root, url, &[], Stdio::null())
+    }
+
+    fn with(root: &Path, url: &str, options: &[&str], out: impl Into<Stdio>) -> Self {
         let errors = tempfile::NamedTempFile::new().unwrap();
         let mut command = binaries().agent(root, &["daemon", "--server", url]);
-        command.stdout(Stdio::null()).stderr(errors.reopen().unwrap());
+        if is_root() {
+            // What is mounted here is mounted for it alone.
+            let inner = command;
+            command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "--"]).arg(inner.get_program()).args(inner.get_args());
+        }
+        command.args(options).stdout(out).stderr(errors.reopen().unwrap());
         Self { child: command.spawn().unwrap(), errors }
     }
 
@@ -32,6 +42,10 @@ impl Daemon {
         assert!(self.child.wait().unwrap().success(), "the daemon did not stop as it should");
         fs::read_to_string(self.errors.path()).unwrap().lines().count()
     }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -93,4 +107,146 @@ fn it_ends_at_once_while_it_waits() {
     let mut second = Command::new(&binaries().agent);
     second.args(["daemon", "--server", "gopher://nowhere", "--root"]).arg(&root);
     assert_eq!(run(second).status.code(), Some(1));
+}
+
+/// A daemon whose runs are waited for, one by one.
+struct Runs {
+    daemon: Daemon,
+    out: tempfile::NamedTempFile,
+    seen: usize,
+}
+
+impl Runs {
+    fn of(root: &Path, url: &str, options: &[&str]) -> Self {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let options = [&["--no-wait"], options].concat();
+        let mut runs = Self { daemon: Daemon::with(root, url, &options, out.reopen().unwrap()), out, seen: 0 };
+        runs.next();
+        runs
+    }
+
+    /// Waits for the end of a run and returns its outcome.
+    fn next(&mut self) -> serde_json::Value {
+        let all = |path: &Path| -> Vec<serde_json::Value> {
+            let text = fs::read_to_string(path).unwrap();
+            serde_json::Deserializer::from_str(&text).into_iter().map_while(Result::ok).collect()
+        };
+        wait_until("a run is over", || all(self.out.path()).len() > self.seen);
+        self.seen += 1;
+        all(self.out.path()).swap_remove(self.seen - 1)
+    }
+
+    /// Has it run and returns how many files were proved by stat and by the kernel's notes, and what the run did.
+    fn once_more(&mut self) -> (u64, u64, String) {
+        let kill = format!("kill -USR1 {}", self.daemon.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        let outcome = self.next();
+        let number = |name: &str| outcome["scan"][name].as_u64().unwrap();
+        (number("stat_proved"), number("watch_proved"), outcome["status"].as_str().unwrap().to_owned())
+    }
+
+    /// Has it run until everything is settled: what was written a moment ago is not relied upon.
+    fn settle(&mut self) {
+        std::thread::sleep(Duration::from_millis(300));
+        let expected = self.once_more();
+        assert_eq!(expected.2, "unchanged");
+        // One that writes down what it looked at, one that looks whether that is so and has the kernel note what happens from then on.
+        assert_eq!(self.once_more(), (FILES, 0, "unchanged".to_owned()));
+    }
+}
+
+const FILES: u64 = 20;
+
+/// A site with [`FILES`] files, and where its server listens.
+fn served(dir: &Path) -> (Site, Serving) {
+    let site = Site::new(&dir.join("site"));
+    site.fill(20, "one");
+    let serving = Serving::start(dir, &site);
+    assert_eq!(serving.verb(&["publish"]).status.code(), Some(0));
+    fs::create_dir(dir.join("root")).unwrap();
+    (site, serving)
+}
+
+#[test]
+fn between_runs_the_kernel_notes_what_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (site, serving) = served(dir.path());
+    let root = dir.path().join("root");
+    let mut runs = Runs::of(&root, &serving.urls[0], &[]);
+    let by_notes = || (0, FILES, "unchanged".to_owned());
+    runs.settle();
+    assert_eq!(runs.once_more(), by_notes());
+    // What nobody manages, beside it and above it.
+    fs::write(root.join("other"), "").unwrap();
+    fs::create_dir_all(root.join("etc/x")).unwrap();
+    assert_eq!(runs.once_more(), by_notes());
+    // Drift of every kind is found, mended, and watched again.
+    let file = root.join("srv/tree/d03/file00003");
+    let is_whole = || fs::read_to_string(&file).unwrap() == body(3, "one") && !root.join("srv/tree/d03/more").exists();
+    let drifts: [&dyn Fn(); 5] = [
+        &|| fs::write(&file, "drift").unwrap(),
+        &|| fs::remove_file(&file).unwrap(),
+        &|| fs::write(root.join("srv/tree/d03/more"), "").unwrap(),
+        &|| fs::remove_dir_all(root.join("srv/tree/d03")).unwrap(),
+        &|| fs::rename(root.join("srv/tree"), root.join("srv/moved")).unwrap(),
+    ];
+    for (number, drift) in drifts.iter().enumerate() {
+        drift();
+        let (by_stat, by_notes_alone, status) = runs.once_more();
+        assert_eq!((by_notes_alone, status.as_str()), (0, "changed"), "{number}: {by_stat}");
+        assert!(is_whole(), "{number}");
+        runs.settle();
+        assert_eq!(runs.once_more(), by_notes(), "{number}");
+    }
+    // Other code is another catalog.
+    site.fill(20, "two");
+    assert_eq!(serving.verb(&["publish"]).status.code(), Some(0));
+    assert_eq!(runs.once_more().2, "changed");
+    runs.settle();
+    assert_eq!(runs.once_more(), by_notes());
+    assert_eq!(runs.daemon.stop(), 0);
+}
+
+#[test]
+fn everything_is_looked_at_from_time_to_time_and_always_when_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_site, serving) = served(dir.path());
+    for (options, proved) in [(&["--full-check-seconds", "2"][..], [0, FILES]), (&["--no-watch"], [FILES, 0])] {
+        let root = dir.path().join(options[0]);
+        fs::create_dir(&root).unwrap();
+        let mut runs = Runs::of(&root, &serving.urls[0], options);
+        runs.settle();
+        assert_eq!(runs.once_more(), (proved[0], proved[1], "unchanged".to_owned()), "{options:?}");
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(runs.once_more(), (FILES, 0, "unchanged".to_owned()), "{options:?}");
+        assert_eq!(runs.once_more(), (proved[0], proved[1], "unchanged".to_owned()), "{options:?}");
+        assert_eq!(runs.daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn what_is_mounted_over_something_is_seen() {
+    if !is_root() {
+        eprintln!("LEFT OUT: mounting needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_site, serving) = served(dir.path());
+    let root = dir.path().join("root");
+    let mut runs = Runs::of(&root, &serving.urls[0], &[]);
+    runs.settle();
+    assert_eq!(runs.once_more(), (0, FILES, "unchanged".to_owned()));
+    fs::write(dir.path().join("over"), "mounted").unwrap();
+    let file = root.join("srv/tree/d03/file00003");
+    let mount = |arguments: &[&std::ffi::OsStr]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &runs.daemon.child.id().to_string()]).args(arguments);
+        assert!(command.status().unwrap().success());
+    };
+    mount(&["mount".as_ref(), "--bind".as_ref(), dir.path().join("over").as_os_str(), file.as_os_str()]);
+    // It cannot be replaced; what counts is that it is found.
+    let (_, by_notes, status) = runs.once_more();
+    assert_eq!((by_notes, status.as_str()), (0, "failed"));
+    assert_eq!(fs::read_to_string(dir.path().join("over")).unwrap(), "mounted");
+    let _ = runs.daemon.stop();
 }

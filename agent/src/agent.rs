@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use direct_puppet_transport::Transport;
@@ -18,6 +18,7 @@ use crate::outcome::Outcome;
 use crate::provider::Provider;
 use crate::puppet_catalog::PuppetCatalog;
 use crate::report_processor::ReportProcessor;
+use crate::run::Kept;
 use crate::system::{RealSystem, System, hostname};
 use crate::{lock, run, undo};
 
@@ -113,6 +114,10 @@ pub(crate) struct Inner<T> {
     pub(crate) max_diff_bytes: u64,
     pub(crate) undo_runs: usize,
     pub(crate) settled: bool,
+    /// How long a watch is relied upon before everything is looked at.
+    pub(crate) watch: Option<Duration>,
+    /// What the last run left to know without a look.
+    pub(crate) kept: Mutex<Option<Kept>>,
     pub(crate) strict_types: bool,
     pub(crate) compression: Compression,
     pub(crate) processors: Vec<Arc<dyn ReportProcessor>>,
@@ -144,6 +149,7 @@ impl Agent<()> {
             max_diff_bytes: 256 * 1024,
             undo_runs: 10,
             settled: true,
+            watch: None,
             strict_types: false,
             compression: Compression::default(),
             processors: Vec::new(),
@@ -299,6 +305,7 @@ pub struct AgentBuilder<T> {
     max_diff_bytes: u64,
     undo_runs: usize,
     settled: bool,
+    watch: Option<Duration>,
     strict_types: bool,
     compression: Compression,
     processors: Vec<Arc<dyn ReportProcessor>>,
@@ -320,6 +327,7 @@ impl<T> AgentBuilder<T> {
             max_diff_bytes: self.max_diff_bytes,
             undo_runs: self.undo_runs,
             settled: self.settled,
+            watch: self.watch,
             strict_types: self.strict_types,
             compression: self.compression,
             processors: self.processors,
@@ -406,6 +414,17 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Sets whether a run that is as good as settled ([`AgentBuilder::settled`]) may leave out even the look at metadata, where the kernel
+    /// notes what is changed (inotify(7)) since an earlier run of this agent looked at everything; and after how long everything is looked at all the
+    /// same, for what it does not note: a change through a mapping that stays open, or through a hard link made since. For agents that stay
+    /// between runs; it takes a watch of the kernel for each directory and keeps the record in memory. Where it cannot be done, as on NFS, runs go on
+    /// without. Default: none.
+    #[must_use]
+    pub const fn watch(mut self, look_at_everything_after: Option<Duration>) -> Self {
+        self.watch = look_at_everything_after;
+        self
+    }
+
     /// Sets whether a resource of a type that nothing manages, or with parameters that make no sense, refuses the whole run before anything is
     /// touched. Without it that resource fails, what depends on it is skipped, and the rest is applied. Default: false.
     #[must_use]
@@ -472,6 +491,8 @@ impl<T: Transport> AgentBuilder<T> {
                 max_diff_bytes: self.max_diff_bytes,
                 undo_runs: self.undo_runs,
                 settled: self.settled,
+                watch: self.watch,
+                kept: Mutex::default(),
                 strict_types: self.strict_types,
                 compression: self.compression,
                 processors: self.processors,

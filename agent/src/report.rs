@@ -182,6 +182,7 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
             numbers(&[
                 ("listed", parts.scan.listed),
                 ("stat_proved", parts.scan.stat_proved),
+                ("watch_proved", parts.scan.watch_proved),
                 ("opened", parts.scan.opened),
                 ("bytes_hashed", parts.scan.bytes_hashed),
                 ("missing", parts.scan.missing),

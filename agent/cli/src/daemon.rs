@@ -33,6 +33,20 @@ pub(crate) struct Arguments {
     /// Do not hold a check-in at the server between runs
     #[arg(long)]
     no_wait: bool,
+    /// Look at all metadata in every run, also where the kernel noted that nothing was changed
+    #[arg(long)]
+    no_watch: bool,
+    /// Seconds after which a run looks at all metadata whatever the kernel noted
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    full_check_seconds: u64,
+}
+
+impl Arguments {
+    /// Makes an agent that stays.
+    fn agent<T: Transport>(&self, placed: &Common, server: T) -> anyhow::Result<Agent<T>> {
+        let look_at_everything_after = (!self.no_watch).then(|| Duration::from_secs(self.full_check_seconds));
+        placed.complete(placed.builder()?.watch(look_at_everything_after).transport(server))
+    }
 }
 
 /// What ended a pause.
@@ -47,7 +61,7 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
     let mut signals = Signals::new()?;
     let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
     let (server, placed) = connected?;
-    let mut agent = placed.agent(server)?;
+    let mut agent = arguments.agent(&placed, server)?;
     let mut environment = placed.environment;
     let splay = Duration::from_secs(arguments.splay_seconds).mul_f64(random_fraction());
     let interval = Duration::from_secs(arguments.interval_seconds);
@@ -65,7 +79,7 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
             let Some(connected) = signals.unless_stopped(connect::server(common, asking)).await else { return Ok(0) };
             match connected {
                 Ok((server, placed)) if is_fresh || placed.environment != environment => {
-                    agent = placed.agent(server)?;
+                    agent = arguments.agent(&placed, server)?;
                     environment = placed.environment;
                 }
                 Ok(_) => {}

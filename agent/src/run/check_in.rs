@@ -19,7 +19,6 @@ use crate::catalog_cache::CatalogCache;
 use crate::error::RunError;
 use crate::lock;
 use crate::outcome::Answer;
-use crate::tree::SettledRecord;
 
 /// Longest wait that one check-in asks for, in seconds: below what proxies cut off.
 const MAX_WAIT_SECONDS: u64 = 300;
@@ -35,24 +34,8 @@ pub(super) struct Found {
     pub(super) prior: Option<(CatalogId, Catalog)>,
 }
 
-/// The catalog that is held.
-pub(super) struct OnDisk {
-    held: Held,
-    /// `None` when it was not read, because a settled record may do without.
-    catalog: Option<Catalog>,
-}
-
 impl<T: Transport> Run<'_, T> {
-    /// Reads the catalog that is held, unless there is a settled record for it.
-    pub(super) fn look_on_disk(&self, state: &State, settled: Option<&SettledRecord>) -> Option<OnDisk> {
-        let environment = &self.inner.environment;
-        if settled.is_some() || self.options.catalog.is_some() {
-            return state.catalogs.held(environment).map(|held| OnDisk { held, catalog: None });
-        }
-        state.catalogs.load(environment).map(|(held, catalog)| OnDisk { held, catalog: Some(catalog) })
-    }
-
-    /// Reads the catalog that was found on disk after all. If it was damaged meanwhile, the server is asked again.
+    /// Reads the catalog that is held: not before it is needed, for a settled record may do without. If it is damaged, the server is asked again.
     pub(super) async fn read_catalog(&mut self, state: &State, found: &mut Found) -> Result<Catalog, RunError> {
         if let Some((_, catalog)) = state.catalogs.load(&self.inner.environment) {
             return Ok(catalog);
@@ -63,17 +46,17 @@ impl<T: Transport> Run<'_, T> {
     }
 
     /// Finds out which catalog is to be applied; `on_disk` is the one held.
-    pub(super) async fn find_catalog(&mut self, state: &State, on_disk: Option<OnDisk>) -> Result<Found, RunError> {
+    pub(super) async fn find_catalog(&mut self, state: &State, on_disk: Option<Held>) -> Result<Found, RunError> {
         if let Some(given) = &self.options.catalog {
             return self.found_given(&given.catalog, on_disk, state);
         }
         if self.options.use_cached_catalog {
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
         }
-        match self.ask_packed(state, on_disk.as_ref().map(|on_disk| on_disk.held)).await {
+        match self.ask_packed(state, on_disk).await {
             Ok(reply) => self.found_in_reply(reply, on_disk, state),
             Err(RunError::Cancelled) => Err(RunError::Cancelled),
-            Err(error) if self.options.use_cache_on_failure && self.is_new_enough(on_disk.as_ref()) => {
+            Err(error) if self.options.use_cache_on_failure && self.is_new_enough(on_disk) => {
                 self.warn(format!("{}: using the cached catalog", error_chain(&error)));
                 self.found_on_disk(on_disk, CachedCatalogStatus::OnFailure, Some(error))
             }
@@ -133,8 +116,8 @@ impl<T: Transport> Run<'_, T> {
         self.options.at_least.or_else(|| self.options.accept_older.then(VersionCounter::default))
     }
 
-    fn is_new_enough(&self, on_disk: Option<&OnDisk>) -> bool {
-        on_disk.is_some_and(|on_disk| self.options.at_least.is_none_or(|at_least| on_disk.held.version >= at_least))
+    fn is_new_enough(&self, on_disk: Option<Held>) -> bool {
+        on_disk.is_some_and(|held| self.options.at_least.is_none_or(|at_least| held.version >= at_least))
     }
 
     fn warn_if_unconfirmed(&mut self, unconfirmed_seconds: Option<u32>) {
@@ -145,19 +128,19 @@ impl<T: Transport> Run<'_, T> {
         }
     }
 
-    fn found_in_reply(&mut self, reply: CatalogReply, on_disk: Option<OnDisk>, state: &State) -> Result<Found, RunError> {
-        let accepted = on_disk.as_ref().map(|on_disk| on_disk.held.version);
+    fn found_in_reply(&mut self, reply: CatalogReply, on_disk: Option<Held>, state: &State) -> Result<Found, RunError> {
+        let accepted = on_disk.map(|held| held.version);
         match reply {
             CatalogReply::Current { code_id, version, unconfirmed_seconds } => {
                 self.warn_if_unconfirmed(unconfirmed_seconds);
                 self.check_forward(version, accepted)?;
-                let Some(OnDisk { held, catalog }) = on_disk else {
+                let Some(held) = on_disk else {
                     let reason = "it says that a catalog is current which this node does not have".to_owned();
                     return Err(RunError::Answer { reason });
                 };
                 let held = Held { code_id, version, ..held };
                 let source = Source { held, answer: Answer::Current, cached: CachedCatalogStatus::NotUsed };
-                Ok(Found { source, catalog, bytes: None, prior: None })
+                Ok(Found { source, catalog: None, bytes: None, prior: None })
             }
             CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes } => {
                 self.warn_if_unconfirmed(unconfirmed_seconds);
@@ -167,7 +150,7 @@ impl<T: Transport> Run<'_, T> {
                 let held = Held { catalog_id, code_id, version };
                 let source = Source { held, answer: Answer::Catalog, cached: CachedCatalogStatus::NotUsed };
                 let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
-                let prior = on_disk.and_then(|on_disk| Some((on_disk.held.catalog_id, on_disk.catalog.or_else(read)?)));
+                let prior = on_disk.and_then(|held| Some((held.catalog_id, read()?)));
                 Ok(Found { source, catalog: Some(catalog), bytes: Some(bytes), prior })
             }
             _ => Err(RunError::Answer { reason: "it asks for facts that it was given".to_owned() }),
@@ -176,28 +159,27 @@ impl<T: Transport> Run<'_, T> {
 
     fn found_on_disk(
         &self,
-        on_disk: Option<OnDisk>,
+        on_disk: Option<Held>,
         cached: CachedCatalogStatus,
         cause: Option<RunError>,
     ) -> Result<Found, RunError> {
-        let Some(OnDisk { held, catalog }) = on_disk else {
+        let Some(held) = on_disk else {
             return Err(RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) });
         };
-        Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog, bytes: None, prior: None })
+        Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog: None, bytes: None, prior: None })
     }
 
     /// Takes a catalog that no server gave: no code made it that this node knows of.
-    fn found_given(&self, catalog: &Catalog, on_disk: Option<OnDisk>, state: &State) -> Result<Found, RunError> {
+    fn found_given(&self, catalog: &Catalog, on_disk: Option<Held>, state: &State) -> Result<Found, RunError> {
         catalog.validate()?;
         self.check_addressee(catalog)?;
         let (catalog_id, bytes) = catalog.encode()?;
         let held = Held { catalog_id, code_id: Manifest::default().code_id(), version: VersionCounter::default() };
         let source = Source { held, answer: Answer::Given, cached: CachedCatalogStatus::NotUsed };
         let is_damaged = || std::fs::read(state.catalogs.path_of(catalog_id)).ok().is_none_or(|held| held != bytes);
-        let is_new = on_disk.as_ref().is_none_or(|on_disk| on_disk.held.catalog_id != catalog_id || is_damaged());
+        let is_new = on_disk.is_none_or(|held| held.catalog_id != catalog_id || is_damaged());
         let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
-        let prior =
-            on_disk.filter(|_| is_new).and_then(|on_disk| Some((on_disk.held.catalog_id, on_disk.catalog.or_else(read)?)));
+        let prior = on_disk.filter(|_| is_new).and_then(|held| Some((held.catalog_id, read()?)));
         Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior })
     }
 

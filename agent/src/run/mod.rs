@@ -40,6 +40,7 @@ pub(crate) use check_in::wait_for_news;
 use check_in::Found;
 use contents::Contents;
 use plan::Plan;
+pub(crate) use settled::Kept;
 use settled::ToSettle;
 use state::State;
 
@@ -118,9 +119,9 @@ impl<T: Transport> Run<'_, T> {
             self.warn(format!("removed {} staged files that an interrupted run had left", state.leftovers));
         }
         self.begin(Phase::CheckIn);
-        let record = self.load_settled(state).await?;
-        let on_disk = self.look_on_disk(state, record.as_ref());
-        let mut found = self.find_catalog(state, on_disk).await?;
+        // While the server is asked.
+        let settled = self.load_settled(state);
+        let mut found = self.find_catalog(state, state.catalogs.held(&self.inner.environment)).await?;
         self.check_only_catalog(&found)?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(mut catalog) = found.catalog.take() {
@@ -129,8 +130,9 @@ impl<T: Transport> Run<'_, T> {
             return self.converge(state, plan, catalog, found).await;
         }
         self.begin(Phase::Scan);
-        if let Some(record) = record
-            && let Some(counts) = self.holds(state, record).await?
+        if let Some(settled) = settled
+            && let Some(settled) = settled.await.map_err(RunError::Lost)?
+            && let Some(counts) = self.holds(state, settled).await?
         {
             return self.finish_settled(state, &found.source, counts).await;
         }

@@ -1,21 +1,24 @@
 //! Ending a run by the settled record: everything is as it was when nothing was to be done.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::SystemTime;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::CatalogId;
+use tokio::task::JoinHandle;
 
 use super::finish::left_nothing_unsettled;
 use super::state::State;
 use super::{Run, Source};
 use crate::apply::EngineResult;
+use crate::apply::error_chain;
 use crate::error::RunError;
 use crate::event::Phase;
 use crate::outcome::{Outcome, ResourceCounters};
-use crate::tree::{Proofs, ScanCounters, SettledCounts, SettledRecord, forget_settled};
+use crate::tree::{Noted, Proofs, ScanCounters, SettledCounts, SettledRecord, Watch, forget_settled};
 
 /// Version of what a run makes of the same answers of all checks; counts besides the program's own.
 const RULES: &str = "run 1";
@@ -28,6 +31,50 @@ pub(super) struct ToSettle {
     pub(super) proofs: Proofs,
 }
 
+/// A settled record, kept from one run to the next by an agent that watches.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    record: SettledRecord,
+    /// With the time before which everything was looked at last.
+    watch: Option<(Watch, SystemTime)>,
+}
+
+impl Kept {
+    /// Returns what a run would count if everything is as it was, and what to keep for the next run. `interval` says how long a watch is
+    /// relied upon; `None` for not at all. Blocking.
+    fn holds(
+        self,
+        root: &Path,
+        (threads, interval, now): (usize, Option<Duration>, SystemTime),
+        interrupt: &AtomicBool,
+        progress: &AtomicU64,
+    ) -> Option<((u64, ScanCounters), Option<Self>)> {
+        let Self { record, watch } = self;
+        let SettledCounts { resources, listed, stat_proved } = record.counts();
+        let Some(interval) = interval else {
+            let counters = ScanCounters { listed, stat_proved, ..ScanCounters::default() };
+            return record.holds(root, threads, interrupt, progress).then_some(((resources, counters), None));
+        };
+        // A clock that was set back says nothing of how long it was.
+        if let Some((watch, since)) = watch.filter(|(_, since)| now.duration_since(*since).is_ok_and(|passed| passed < interval))
+        {
+            match record.look(&watch, root) {
+                Noted::Holds { looked_at } => {
+                    progress.fetch_add(looked_at, Ordering::Relaxed);
+                    let counters = ScanCounters { listed, watch_proved: stat_proved, ..ScanCounters::default() };
+                    return Some(((resources, counters), Some(Self { record, watch: Some((watch, since)) })));
+                }
+                Noted::Differs => return None,
+                Noted::Unknown => {}
+            }
+        }
+        let watch = record.holds_and_is_watched(root, threads, interrupt, progress)?;
+        let watch = watch.inspect_err(|error| tracing::info!("runs look at everything: {}", error_chain(error))).ok();
+        let counters = ScanCounters { listed, stat_proved, ..ScanCounters::default() };
+        Some(((resources, counters), Some(Self { record, watch: watch.map(|watch| (watch, now)) })))
+    }
+}
+
 impl<T: Transport> Run<'_, T> {
     /// Whether this run may use the record, and write one.
     pub(super) fn may_settle(&self) -> bool {
@@ -36,30 +83,35 @@ impl<T: Transport> Run<'_, T> {
         self.inner.settled && is_whole && !options.noop && !options.verify_all
     }
 
-    /// Loads the record, if it fits the catalog held.
-    pub(super) async fn load_settled(&self, state: &State) -> Result<Option<SettledRecord>, RunError> {
-        let Some(held) = state.catalogs.held(&self.inner.environment).filter(|_| self.may_settle()) else { return Ok(None) };
+    /// Begins to load the record, if it fits the catalog held; the one that an earlier run kept, if it is still the same.
+    pub(super) fn load_settled(&self, state: &State) -> Option<JoinHandle<Option<Kept>>> {
+        let held = state.catalogs.held(&self.inner.environment).filter(|_| self.may_settle())?;
         let (binding, catalog) = (self.binding(held.catalog_id), state.catalogs.path_of(held.catalog_id));
         let (state_dir, now) = (self.inner.state_dir.clone(), self.inner.system.now());
+        let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let load = move || {
-            let record = SettledRecord::load(&state_dir, &binding, &catalog, now);
-            record.filter(|_| left_nothing_unsettled(&state_dir))
+            let kept = kept.filter(|kept| kept.record.is_still(&state_dir, &binding, &catalog, now));
+            let load = || SettledRecord::load(&state_dir, &binding, &catalog, now);
+            let kept = kept.or_else(|| load().map(|record| Kept { record, watch: None }));
+            kept.filter(|_| left_nothing_unsettled(&state_dir))
         };
-        tokio::task::spawn_blocking(load).await.map_err(RunError::Lost)
+        Some(tokio::task::spawn_blocking(load))
     }
 
     /// Returns what the run would count, if the record still holds.
-    pub(super) async fn holds(&self, state: &State, record: SettledRecord) -> Result<Option<SettledCounts>, RunError> {
+    pub(super) async fn holds(&self, state: &State, kept: Kept) -> Result<Option<(u64, ScanCounters)>, RunError> {
         let (progress, interrupt): (Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let (root, threads) = (state.root.clone(), self.inner.threads);
-        let total = record.len() as u64;
+        let total = kept.record.len() as u64;
+        let (interval, now) = (self.inner.watch, self.inner.system.now());
         let work = {
             let (progress, interrupt) = (Arc::clone(&progress), Arc::clone(&interrupt));
-            move || record.holds(root.path(), threads, &interrupt, &progress).then(|| record.counts())
+            move || kept.holds(root.path(), (threads, interval, now), &interrupt, &progress)
         };
-        let counts = self.watch(work, &progress, &interrupt, total).await?;
+        let (counters, kept) = self.watch(work, &progress, &interrupt, total).await?.unzip();
+        *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.flatten();
         self.check_cancelled()?;
-        Ok(counts)
+        Ok(counters)
     }
 
     /// Ends a run that found nothing to do.
@@ -67,15 +119,14 @@ impl<T: Transport> Run<'_, T> {
         &mut self,
         state: &State,
         source: &Source,
-        counts: SettledCounts,
+        (resources, scanned): (u64, ScanCounters),
     ) -> Result<Outcome, RunError> {
         self.begin(Phase::Fetch);
         self.begin(Phase::Apply);
         let (catalogs, environment, held) = (state.catalogs.clone(), self.inner.environment.clone(), source.held);
         tokio::task::spawn_blocking(move || catalogs.hold(&environment, held)).await.map_err(RunError::Lost)??;
         self.begin(Phase::Report);
-        let scanned = ScanCounters { listed: counts.listed, stat_proved: counts.stat_proved, ..ScanCounters::default() };
-        let counters = ResourceCounters { total: counts.resources, ..ResourceCounters::default() };
+        let counters = ResourceCounters { total: resources, ..ResourceCounters::default() };
         self.conclude(source, scanned, EngineResult { counters, ..EngineResult::default() }).await
     }
 

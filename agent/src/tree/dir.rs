@@ -1,7 +1,7 @@
 //! Directories below a root by descriptor, never through a symbolic link.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -23,6 +23,10 @@ pub(super) struct RootDir(OwnedFd);
 impl RootDir {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
         rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(Self)
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Opens a directory. `None` when it, or one on the way, is not there.

@@ -23,6 +23,6 @@ pub use pool::Pool;
 #[cfg(feature = "providers")]
 pub(crate) use record::is_racy;
 pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
-pub(crate) use settled::{Proofs, Settled, SettledCounts, SettledRecord, Witnesses, forget as forget_settled};
+pub(crate) use settled::{Noted, Proofs, Settled, SettledCounts, SettledRecord, Watch, Witnesses, forget as forget_settled};
 pub use settled::{Seen, Witness};
 pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_in_pieces, list_tree};

@@ -81,6 +81,9 @@ pub struct ScanCounters {
     pub listed: u64,
     /// Proved by stat alone: not opened.
     pub stat_proved: u64,
+    /// Proved by the kernel, which noted no change since they were proved by stat: not even that, but where it noted something.
+    #[serde(default)]
+    pub watch_proved: u64,
     /// Proved by the keyed fingerprint: read once.
     pub fingerprint_proved: u64,
     /// Opened, for whatever tier.
@@ -117,6 +120,7 @@ impl ScanCounters {
     const fn add(&mut self, other: &Self) {
         self.listed += other.listed;
         self.stat_proved += other.stat_proved;
+        self.watch_proved += other.watch_proved;
         self.fingerprint_proved += other.fingerprint_proved;
         self.opened += other.opened;
         self.bytes_hashed += other.bytes_hashed;

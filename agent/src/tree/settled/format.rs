@@ -73,6 +73,13 @@ pub(super) struct Group<'a> {
     pub(super) names: &'a [u8],
 }
 
+/// An entry, by the numbers of its group and of itself in that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub(super) group: usize,
+    pub(super) entry: usize,
+}
+
 /// The files that devices are numbered by; at most 256.
 #[derive(Debug, Default)]
 struct Devices(Vec<u64>);
@@ -230,6 +237,40 @@ impl Encoded {
         })
     }
 
+    /// Returns where the entry of a name in a directory is; `.` is the root.
+    pub(super) fn find(&self, directory: &[u8], name: &[u8]) -> Option<Place> {
+        // Groups are in the order of their directories and first names: the last one that does not begin after it.
+        let (mut low, mut high) = (0, self.groups);
+        while low < high {
+            let middle = low.midpoint(high);
+            let group = self.group(middle)?;
+            if (until_nul(group.directory), until_nul(group.names)) <= (directory, name) {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        let number = low.checked_sub(1)?;
+        let group = self.group(number).filter(|group| until_nul(group.directory) == directory)?;
+        let mut names = group.names;
+        for (entry, bytes) in group.entries.iter().enumerate() {
+            let (found, rest) = names.split_at_checked(name_length(bytes))?;
+            names = rest;
+            if until_nul(found) == name {
+                return Some(Place { group: number, entry });
+            }
+        }
+        None
+    }
+
+    /// As [`Encoded::find`], by a path below the root; `.` is the root.
+    pub(super) fn find_path(&self, path: &[u8]) -> Option<Place> {
+        match path.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => self.find(&path[..slash], &path[slash + 1..]),
+            None => self.find(b".", path),
+        }
+    }
+
     /// Returns whether what is there now is as the entry says.
     pub(super) fn is_as_seen(&self, entry: &[u8; ENTRY_BYTES], stat: Option<&Stat>) -> bool {
         let Some(entry) = Entry::read(entry) else { return false };
@@ -286,6 +327,24 @@ impl Entry {
         let [device, kind] = rest.take()?;
         Some(Self { numbers, times, attributes, device, kind })
     }
+}
+
+/// Returns whether the entry is a directory in which nothing may come or go.
+pub(super) fn is_listed_directory(entry: &[u8; ENTRY_BYTES]) -> bool {
+    Entry::read(entry).is_some_and(|entry| entry.kind == UNCHANGED && is_directory(entry.attributes[0]))
+}
+
+/// Returns whether the entry says something of an object that may have other names, through which it can change.
+pub(super) fn may_be_linked(entry: &[u8; ENTRY_BYTES]) -> bool {
+    Entry::read(entry).is_some_and(|entry| matches!(entry.kind, UNCHANGED | ATTRIBUTES) && !is_directory(entry.attributes[0]))
+}
+
+fn is_directory(mode: u32) -> bool {
+    rustix::fs::FileType::from_raw_mode(mode).is_dir()
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// Returns how long the entry's name is, with its NUL.

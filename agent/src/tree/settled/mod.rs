@@ -35,20 +35,24 @@ mod proofs;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod watch;
 mod witness;
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
 
 use self::format::{Encoded, Header};
+use self::watch::Linked;
 use super::cache::known_key;
 use super::record::{is_racy, nanos_at};
 use crate::fs::{FsError, Stat, write_cache};
 
 pub(crate) use proofs::Proofs;
+pub(crate) use watch::{Noted, Watch, WatchError};
 pub(crate) use witness::Witnesses;
 pub use witness::{Seen, Witness};
 
@@ -59,7 +63,11 @@ const MAX_RECORD_BYTES: u64 = 1 << 30;
 
 /// A record that fits the run that wants to use it.
 #[derive(Debug)]
-pub(crate) struct SettledRecord(Encoded);
+pub(crate) struct SettledRecord {
+    encoded: Encoded,
+    /// The file that it was read from.
+    file: Stat,
+}
 
 /// What a run found, to be written down.
 #[derive(Debug)]
@@ -94,29 +102,70 @@ impl SettledRecord {
     pub(crate) fn load(state_dir: &Path, binding: &[u8; 32], catalog: &Path, now: SystemTime) -> Option<Self> {
         let mut bytes = Vec::new();
         let file = File::open(state_dir.join(SETTLED)).ok()?;
-        let length = file.metadata().ok()?.len();
-        bytes.reserve_exact(usize::try_from(length).ok().filter(|_| length <= MAX_RECORD_BYTES)?);
+        let stat = Stat::from_raw(&rustix::fs::fstat(&file).ok()?);
+        bytes.reserve_exact(usize::try_from(stat.size).ok().filter(|_| stat.size <= MAX_RECORD_BYTES)?);
         file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).ok()?;
-        let record = Encoded::new(bytes, binding, &known_key(state_dir)?.settled_key())?;
-        let now = nanos_at(now);
-        let is_timely = record.header.recorded_at <= now && now < record.header.due_at;
-        (is_timely && record.is_catalog(&stat_of_own(catalog)?)).then_some(Self(record))
+        let encoded = Encoded::new(bytes, binding, &known_key(state_dir)?.settled_key())?;
+        let record = Self { encoded, file: stat };
+        record.is_usable(catalog, now).then_some(record)
+    }
+
+    /// Returns whether a record that was loaded before is still the one that would be loaded. Blocking.
+    pub(crate) fn is_still(&self, state_dir: &Path, binding: &[u8; 32], catalog: &Path, now: SystemTime) -> bool {
+        let is_same = stat_of_own(&state_dir.join(SETTLED)).is_some_and(|stat| stat == self.file);
+        is_same && self.encoded.header.binding == *binding && self.is_usable(catalog, now)
+    }
+
+    fn is_usable(&self, catalog: &Path, now: SystemTime) -> bool {
+        let (header, now) = (&self.encoded.header, nanos_at(now));
+        let is_timely = header.recorded_at <= now && now < header.due_at;
+        is_timely && stat_of_own(catalog).is_some_and(|stat| self.encoded.is_catalog(&stat))
     }
 
     /// Returns whether everything below `root` is still as it was. Stops on `interrupt`; `progress` counts what was looked at.
     /// Answers do not depend on the number of threads. Blocking.
     pub(crate) fn holds(&self, root: &Path, threads: usize, interrupt: &AtomicBool, progress: &AtomicU64) -> bool {
-        verify::all_hold(&self.0, root, threads, interrupt, progress)
+        verify::all_hold(&self.encoded, root, threads, interrupt, progress, None)
+    }
+
+    /// As [`SettledRecord::holds`], and returns a watch that notes what happens from then on, or why there is none; nothing when it does
+    /// not hold. Blocking.
+    pub(crate) fn holds_and_is_watched(
+        &self,
+        root: &Path,
+        threads: usize,
+        interrupt: &AtomicBool,
+        progress: &AtomicU64,
+    ) -> Option<Result<Watch, WatchError>> {
+        // First: what happens while everything is looked at is noted too.
+        let watch = Watch::begin(&self.encoded, root);
+        let linked = Linked::default();
+        if !verify::all_hold(&self.encoded, root, threads, interrupt, progress, Some(&linked)) {
+            return None;
+        }
+        let linked = linked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Some(watch.and_then(|mut watch| watch.look_always_at(linked).map(|()| watch)))
+    }
+
+    /// Returns whether everything below `root` is still as it was when `watch`, which was begun for this record, last told so. Blocking,
+    /// for as long as a look at what was noted takes.
+    pub(crate) fn look(&self, watch: &Watch, root: &Path) -> Noted {
+        watch.look(&self.encoded, root)
+    }
+
+    #[cfg(test)]
+    const fn encoded(&self) -> &Encoded {
+        &self.encoded
     }
 
     /// Returns how many paths are looked at.
     pub(crate) const fn len(&self) -> usize {
-        self.0.entry_count()
+        self.encoded.entry_count()
     }
 
     /// Returns what the run would count.
     pub(crate) const fn counts(&self) -> SettledCounts {
-        let Header { resources, listed, stat_proved, .. } = self.0.header;
+        let Header { resources, listed, stat_proved, .. } = self.encoded.header;
         SettledCounts { resources, listed, stat_proved }
     }
 }

@@ -1,0 +1,152 @@
+//! Which directories are watched, and what a note of one of them is about.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+use super::super::super::dir::RootDir;
+use super::super::format::{Encoded, Place, is_listed_directory, name_length};
+use super::WatchError;
+
+/// Most directories of one watch.
+const MOST_DIRECTORIES: usize = 65_536;
+
+/// What is told of each directory: everything that changes metadata or entries, and the end of writing, which tells of mappings too.
+const WHAT: WatchFlags = WatchFlags::MODIFY
+    .union(WatchFlags::ATTRIB)
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR)
+    .union(WatchFlags::EXCL_UNLINK);
+
+/// Types of file systems (`f_type` of statfs(2), magic.h of Linux) whose changes all go through this kernel: ext2 to ext4, XFS, Btrfs,
+/// tmpfs, F2FS, overlayfs, ZFS, bcachefs.
+const LOCAL: [u64; 8] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x794c_7630, 0x2fc1_2fc1, 0xca45_1a4e];
+
+/// The watched directories, by the kernel's number. One has several paths where something is mounted twice.
+#[derive(Debug)]
+pub(super) struct Directories(HashMap<i32, Vec<Directory>>);
+
+#[derive(Debug)]
+struct Directory {
+    /// Below the root; `.` for the root itself.
+    path: Vec<u8>,
+    /// Names in it through which paths to other directories go, there or not.
+    crossings: HashSet<Box<[u8]>>,
+}
+
+impl Directories {
+    /// Watches every directory of the record, and those on the way. A directory that is not there shows in the nearest that is.
+    pub(super) fn watch(kernel: &OwnedFd, root: &RootDir, record: &Encoded) -> Result<Self, WatchError> {
+        let wanted = wanted(record).ok_or(WatchError::TooMany(MOST_DIRECTORIES))?;
+        let mut watched: HashMap<i32, Vec<Directory>> = HashMap::new();
+        // A directory comes after those above it, so that what happens to it while this goes on is noted there.
+        let root_first = |(path, _): &(Vec<u8>, _)| path != b".";
+        let mut wanted: Vec<_> = wanted.into_iter().collect();
+        wanted.sort_by_key(root_first);
+        for (path, crossings) in wanted {
+            let shown = || Path::new(OsStr::from_bytes(&path)).display().to_string();
+            let failed = |source: Errno| match source {
+                Errno::NOSPC => WatchError::TooFew(watched.len()),
+                _ => WatchError::Kernel { what: shown(), source: source.into() },
+            };
+            let opened = match root.open_beneath(path.as_slice()) {
+                Err(Errno::NOENT) => continue,
+                opened => opened.map_err(failed)?,
+            };
+            let file_system = rustix::fs::fstatfs(&opened).map_err(failed)?.f_type;
+            #[allow(
+                clippy::cast_sign_loss,
+                clippy::unnecessary_cast,
+                reason = "its type differs between architectures; numbers of 32 bits"
+            )]
+            let file_system = u64::from(file_system as u32);
+            if !LOCAL.contains(&file_system) {
+                return Err(WatchError::FileSystem(shown(), file_system));
+            }
+            let by_descriptor = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
+            let number = inotify::add_watch(kernel, by_descriptor, WHAT).map_err(failed)?;
+            watched.entry(number).or_default().push(Directory { path, crossings });
+        }
+        Ok(Self(watched))
+    }
+
+    /// Adds the entries that a note is about; false when it tells of something that no entry is.
+    pub(super) fn note(
+        &self,
+        record: &Encoded,
+        number: i32,
+        what: ReadFlags,
+        name: Option<&CStr>,
+        places: &mut HashSet<Place>,
+    ) -> bool {
+        let Some(directories) = self.0.get(&number) else { return false };
+        for directory in directories {
+            let name = name.map(CStr::to_bytes).filter(|name| !name.is_empty());
+            if let Some(name) = name {
+                if directory.crossings.contains(name) {
+                    return false;
+                }
+                places.extend(record.find(&directory.path, name));
+            }
+            if name.is_none()
+                || what.intersects(ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO)
+            {
+                places.extend(record.find_path(&directory.path));
+            }
+        }
+        true
+    }
+}
+
+/// Returns the directories to be watched, with the names in each that lead to others; `None` when there are too many.
+fn wanted(record: &Encoded) -> Option<BTreeMap<Vec<u8>, HashSet<Box<[u8]>>>> {
+    let mut paths: BTreeSet<Vec<u8>> = BTreeSet::new();
+    for group in (0..record.group_count()).map_while(|number| record.group(number)) {
+        let directory = CStr::from_bytes_with_nul(group.directory).map(CStr::to_bytes).unwrap_or_default();
+        paths.insert(directory.to_vec());
+        let mut names = group.names;
+        for entry in group.entries {
+            let Some((name, rest)) = names.split_at_checked(name_length(entry)) else { break };
+            names = rest;
+            if is_listed_directory(entry) {
+                paths.insert(joined(directory, name.strip_suffix(b"\0").unwrap_or(name)));
+            }
+        }
+        if paths.len() > MOST_DIRECTORIES {
+            return None;
+        }
+    }
+    let mut wanted: BTreeMap<Vec<u8>, HashSet<Box<[u8]>>> = BTreeMap::from([(b".".to_vec(), HashSet::new())]);
+    for path in paths {
+        if path != b"." {
+            let mut above: &[u8] = b".";
+            let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at).chain([path.len()]);
+            for end in ends {
+                let name = if above == b"." { &path[..end] } else { &path[above.len() + 1..end] };
+                wanted.entry(above.to_vec()).or_default().insert(name.into());
+                above = &path[..end];
+            }
+        }
+        wanted.entry(path).or_default();
+    }
+    (wanted.len() <= MOST_DIRECTORIES).then_some(wanted)
+}
+
+/// Returns the path of a name in a directory.
+fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    match (directory, name) {
+        (b".", name) => name.to_vec(),
+        (directory, name) => [directory, b"/", name].concat(),
+    }
+}

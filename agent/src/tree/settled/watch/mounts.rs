@@ -1,0 +1,97 @@
+//! What is mounted, and whether that has changed.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::WatchError;
+
+/// proc_pid_mountinfo(5).
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
+/// The list of what is mounted, as it was when this was opened.
+#[derive(Debug)]
+pub(super) struct Mounts(File);
+
+impl Mounts {
+    pub(super) fn open() -> Result<Self, WatchError> {
+        File::open(MOUNTINFO).map(Self).map_err(failed)
+    }
+
+    /// Whether it has changed since it was opened, or since it was asked last. Any doubt is a yes.
+    pub(super) fn have_changed(&self) -> bool {
+        let mut files = [PollFd::new(&self.0, PollFlags::PRI)];
+        match poll(&mut files, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) => files[0].revents().intersects(PollFlags::PRI | PollFlags::ERR),
+            Err(_) => true,
+        }
+    }
+
+    /// Returns where below `root` something is mounted: paths relative to it.
+    pub(super) fn points_below(&self, root: &Path) -> Result<Vec<Vec<u8>>, WatchError> {
+        let root = std::fs::canonicalize(root).map_err(failed)?;
+        let mut text = Vec::new();
+        (&self.0).read_to_end(&mut text).map_err(failed)?;
+        Ok(text.split(|&byte| byte == b'\n').filter_map(|line| point_below(&root, line)).collect())
+    }
+}
+
+/// Returns the fifth field of a line below `root`; not the root itself, which nothing leads to.
+fn point_below(root: &Path, line: &[u8]) -> Option<Vec<u8>> {
+    let point = unescaped(line.split(|&byte| byte == b' ').nth(4)?);
+    let below = Path::new(std::ffi::OsStr::from_bytes(&point)).strip_prefix(root).ok()?.as_os_str().as_bytes().to_vec();
+    (!below.is_empty()).then_some(below)
+}
+
+/// Takes back what the kernel does to spaces, tabs, ends of lines and backslashes in paths: `\` and three octal digits.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let escaped = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+fn failed(source: io::Error) -> WatchError {
+    WatchError::Kernel { what: MOUNTINFO.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_told_below_a_root_only() {
+        let line = |point: &str| format!("36 35 98:0 /mnt1 {point} rw,noatime master:1 - ext3 /dev/root rw").into_bytes();
+        let below = |root: &str, point: &str| point_below(Path::new(root), &line(point));
+        assert_eq!(below("/", "/etc/hosts"), Some(b"etc/hosts".to_vec()));
+        assert_eq!(below("/srv", "/srv/with\\040space\\134\\011"), Some(b"with space\\\t".to_vec()));
+        for (root, point) in [("/", "/"), ("/srv", "/srv"), ("/srv", "/srvx/a"), ("/srv", "/etc")] {
+            assert_eq!(below(root, point), None, "{root} {point}");
+        }
+        assert_eq!(point_below(Path::new("/"), b"36 35"), None);
+        assert_eq!(unescaped(b"\\04"), b"\\04");
+        assert_eq!(unescaped(b"\\999"), b"\\999");
+    }
+
+    #[test]
+    fn nothing_has_changed_at_first() {
+        let mounts = Mounts::open().unwrap();
+        assert!(!mounts.have_changed() && !mounts.have_changed());
+        assert!(mounts.points_below(Path::new("/")).unwrap().contains(&b"proc".to_vec()));
+    }
+}
