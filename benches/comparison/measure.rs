@@ -16,7 +16,7 @@ pub(crate) struct Sample {
 }
 
 /// What a ratio is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Basis {
     Cpu,

@@ -54,6 +54,16 @@ impl Serving {
         Ok(serving)
     }
 
+    /// Starts a program that is neither waited for nor listened to.
+    pub(crate) fn started(command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.spawn().with_context(|| format!("{command:?} could not be started"))?;
+        Ok(Self { child, url: String::new() })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns user and system time so far, in milliseconds, to the kernel's tick.
     pub(crate) fn cpu_ms(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;

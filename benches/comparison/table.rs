@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::measure::{Basis, Sample, Series};
 
 /// What a figure is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
     Milliseconds,
@@ -16,14 +16,20 @@ pub(crate) enum Unit {
 }
 
 /// A figure with its unit.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Quantity {
+    /// NaN, null in JSON, where there is none.
+    #[serde(deserialize_with = "nan_if_null")]
     pub(crate) value: f64,
     pub(crate) unit: Unit,
 }
 
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// What is wanted of a ratio or of a figure.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Goal {
     AtMost(f64),
@@ -33,7 +39,7 @@ pub(crate) enum Goal {
 }
 
 /// What became of a goal. Only [`Verdict::Met`] is met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Met,
@@ -47,10 +53,10 @@ pub(crate) enum Verdict {
 }
 
 /// One line of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// The path that it belongs to.
-    pub(crate) path: &'static str,
+    /// The heading of the path that it belongs to.
+    pub(crate) path: String,
     pub(crate) ours: String,
     pub(crate) figure: Option<Quantity>,
     /// Wall time of the same turns, where the ratio is one of CPU time; CPU time where it is one of wall time.
@@ -133,7 +139,7 @@ impl Rows {
 
     fn row(&self, ours: &str, goal: Goal) -> Row {
         Row {
-            path: self.path,
+            path: self.path.to_owned(),
             ours: ours.to_owned(),
             figure: None,
             beside: None,
@@ -254,21 +260,28 @@ fn quantity(Quantity { value, unit }: Quantity) -> String {
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut text = String::new();
     for part in rows.chunk_by(|a, b| a.path == b.path) {
-        let path = part.first().map_or("", |row| row.path);
-        let _ = write!(text, "## {path}\n\n| Ours | | Against | | Ratio | Goal | |\n|---|---|---|---|---:|---|---|\n");
-        for row in part {
-            let _ = writeln!(text, "| {} |", row.cells().join(" | "));
+        let path = part.first().map_or("", |row| &row.path);
+        let _ = writeln!(text, "## {path}\n");
+        text.push_str(&table(part));
+    }
+    text
+}
+
+/// Returns the table of one path, with the reasons of its rows.
+pub(crate) fn table(part: &[Row]) -> String {
+    let mut text = String::from("| Ours | | Against | | Ratio | Goal | |\n|---|---|---|---|---:|---|---|\n");
+    for row in part {
+        let _ = writeln!(text, "| {} |", row.cells().join(" | "));
+    }
+    text.push('\n');
+    for row in part {
+        if let Some(reason) = &row.reason {
+            let other = row.other.as_ref().map(|other| format!(" against {other}")).unwrap_or_default();
+            let _ = writeln!(text, "- {}{other}: {reason}.", row.ours);
         }
+    }
+    if part.iter().any(|row| row.reason.is_some()) {
         text.push('\n');
-        for row in part {
-            if let Some(reason) = &row.reason {
-                let other = row.other.as_ref().map(|other| format!(" against {other}")).unwrap_or_default();
-                let _ = writeln!(text, "- {}{other}: {reason}.", row.ours);
-            }
-        }
-        if part.iter().any(|row| row.reason.is_some()) {
-            text.push('\n');
-        }
     }
     text
 }

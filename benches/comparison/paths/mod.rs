@@ -28,7 +28,7 @@ type Measure = fn(&Bench, &mut Rows) -> anyhow::Result<()>;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Path {
     pub(crate) name: &'static str,
-    heading: &'static str,
+    pub(crate) heading: &'static str,
     measure: Measure,
 }
 
