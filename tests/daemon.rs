@@ -44,6 +44,14 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    /// One that a test gives up is not left behind.
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
