@@ -414,11 +414,11 @@ impl<T> AgentBuilder<T> {
         self
     }
 
-    /// Sets whether a run that is as good as settled ([`AgentBuilder::settled`]) may leave out even the look at metadata, where the kernel
-    /// notes what is changed (inotify(7)) since an earlier run of this agent looked at everything; and after how long everything is looked at all the
-    /// same, for what it does not note: a change through a mapping that stays open, or through a hard link made since. For agents that stay
-    /// between runs; it takes a watch of the kernel for each directory and keeps the record in memory. Where it cannot be done, as on NFS, runs go on
-    /// without. Default: none.
+    /// Sets whether a run that would end by the settled record ([`AgentBuilder::settled`]) may leave out even the look at metadata, where the
+    /// kernel notes what is changed (inotify(7)) since an earlier run of this agent looked at everything; and after how long everything is looked at
+    /// all the same, for what it does not note: a change through a descriptor that was opened under another name, through a mapping or asynchronous
+    /// I/O while the file stays open. For agents that stay between runs; it takes a watch of the kernel for each directory and keeps the record
+    /// in memory. Where it cannot be done, as on NFS, runs look at everything, and a warning says why. Default: none.
     #[must_use]
     pub const fn watch(mut self, look_at_everything_after: Option<Duration>) -> Self {
         self.watch = look_at_everything_after;

@@ -36,8 +36,8 @@ pub(crate) struct Arguments {
     /// Look at all metadata in every run, also where the kernel noted that nothing was changed
     #[arg(long)]
     no_watch: bool,
-    /// Seconds after which a run looks at all metadata whatever the kernel noted
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds after which a run looks at all metadata whatever the kernel noted; less than the usual interval, so that such runs always do
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     full_check_seconds: u64,
 }
 

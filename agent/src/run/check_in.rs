@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) bytes: Option<Bytes>,
     /// The catalog held before, when it is another one.
     pub(super) prior: Option<(CatalogId, Catalog)>,
+    /// Why the server was not asked, or said nothing.
+    pub(super) cause: Option<RunError>,
 }
 
 impl<T: Transport> Run<'_, T> {
@@ -40,8 +42,11 @@ impl<T: Transport> Run<'_, T> {
         if let Some((_, catalog)) = state.catalogs.load(&self.inner.environment) {
             return Ok(catalog);
         }
-        *found = self.find_catalog(state, None).await?;
-        let nothing = || RunError::NoCatalog { environment: self.inner.environment.clone(), source: None };
+        let cause = found.cause.take();
+        if found.source.answer != Answer::Cached {
+            *found = self.find_catalog(state, None).await?;
+        }
+        let nothing = || RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) };
         found.catalog.take().ok_or_else(nothing)
     }
 
@@ -140,7 +145,7 @@ impl<T: Transport> Run<'_, T> {
                 };
                 let held = Held { code_id, version, ..held };
                 let source = Source { held, answer: Answer::Current, cached: CachedCatalogStatus::NotUsed };
-                Ok(Found { source, catalog: None, bytes: None, prior: None })
+                Ok(Found { source, catalog: None, bytes: None, prior: None, cause: None })
             }
             CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog: bytes } => {
                 self.warn_if_unconfirmed(unconfirmed_seconds);
@@ -151,7 +156,7 @@ impl<T: Transport> Run<'_, T> {
                 let source = Source { held, answer: Answer::Catalog, cached: CachedCatalogStatus::NotUsed };
                 let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
                 let prior = on_disk.and_then(|held| Some((held.catalog_id, read()?)));
-                Ok(Found { source, catalog: Some(catalog), bytes: Some(bytes), prior })
+                Ok(Found { source, catalog: Some(catalog), bytes: Some(bytes), prior, cause: None })
             }
             _ => Err(RunError::Answer { reason: "it asks for facts that it was given".to_owned() }),
         }
@@ -166,7 +171,7 @@ impl<T: Transport> Run<'_, T> {
         let Some(held) = on_disk else {
             return Err(RunError::NoCatalog { environment: self.inner.environment.clone(), source: cause.map(Box::new) });
         };
-        Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog: None, bytes: None, prior: None })
+        Ok(Found { source: Source { held, answer: Answer::Cached, cached }, catalog: None, bytes: None, prior: None, cause })
     }
 
     /// Takes a catalog that no server gave: no code made it that this node knows of.
@@ -180,7 +185,7 @@ impl<T: Transport> Run<'_, T> {
         let is_new = on_disk.is_none_or(|held| held.catalog_id != catalog_id || is_damaged());
         let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
         let prior = on_disk.filter(|_| is_new).and_then(|held| Some((held.catalog_id, read()?)));
-        Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior })
+        Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior, cause: None })
     }
 
     /// Refuses any catalog but the one that the caller wants.

@@ -121,7 +121,13 @@ impl<T: Transport> Run<'_, T> {
         self.begin(Phase::CheckIn);
         // While the server is asked.
         let settled = self.load_settled(state);
-        let mut found = self.find_catalog(state, state.catalogs.held(&self.inner.environment)).await?;
+        let mut found = match self.find_catalog(state, state.catalogs.held(&self.inner.environment)).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.keep_settled(settled).await;
+                return Err(error);
+            }
+        };
         self.check_only_catalog(&found)?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(mut catalog) = found.catalog.take() {

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::CatalogId;
@@ -35,8 +35,14 @@ pub(super) struct ToSettle {
 #[derive(Debug)]
 pub(crate) struct Kept {
     record: SettledRecord,
-    /// With the time before which everything was looked at last.
-    watch: Option<(Watch, SystemTime)>,
+    watch: Option<Since>,
+}
+
+/// A watch, or that there can be none, with the time before which everything was looked at last.
+#[derive(Debug)]
+struct Since {
+    watch: Option<Watch>,
+    since: Instant,
 }
 
 impl Kept {
@@ -45,33 +51,38 @@ impl Kept {
     fn holds(
         self,
         root: &Path,
-        (threads, interval, now): (usize, Option<Duration>, SystemTime),
+        (threads, interval): (usize, Option<Duration>),
         interrupt: &AtomicBool,
         progress: &AtomicU64,
     ) -> Option<((u64, ScanCounters), Option<Self>)> {
         let Self { record, watch } = self;
         let SettledCounts { resources, listed, stat_proved } = record.counts();
+        let by_stat = (resources, ScanCounters { listed, stat_proved, ..ScanCounters::default() });
         let Some(interval) = interval else {
-            let counters = ScanCounters { listed, stat_proved, ..ScanCounters::default() };
-            return record.holds(root, threads, interrupt, progress).then_some(((resources, counters), None));
+            return record.holds(root, threads, interrupt, progress).then_some((by_stat, None));
         };
-        // A clock that was set back says nothing of how long it was.
-        if let Some((watch, since)) = watch.filter(|(_, since)| now.duration_since(*since).is_ok_and(|passed| passed < interval))
-        {
-            match record.look(&watch, root) {
+        match watch.filter(|watch| watch.since.elapsed() < interval) {
+            Some(Since { watch: Some(watch), since }) => match record.look(&watch, root) {
                 Noted::Holds { looked_at } => {
                     progress.fetch_add(looked_at, Ordering::Relaxed);
-                    let counters = ScanCounters { listed, watch_proved: stat_proved, ..ScanCounters::default() };
-                    return Some(((resources, counters), Some(Self { record, watch: Some((watch, since)) })));
+                    let by_watch = ScanCounters { listed, watch_proved: stat_proved, ..ScanCounters::default() };
+                    let watch = Some(Since { watch: Some(watch), since });
+                    return Some(((resources, by_watch), Some(Self { record, watch })));
                 }
                 Noted::Differs => return None,
                 Noted::Unknown => {}
+            },
+            // What could not be watched a moment ago is not tried in every run.
+            Some(refused) => {
+                let kept = Self { watch: Some(refused), record };
+                return kept.record.holds(root, threads, interrupt, progress).then_some((by_stat, Some(kept)));
             }
+            None => {}
         }
+        let since = Instant::now();
         let watch = record.holds_and_is_watched(root, threads, interrupt, progress)?;
-        let watch = watch.inspect_err(|error| tracing::info!("runs look at everything: {}", error_chain(error))).ok();
-        let counters = ScanCounters { listed, stat_proved, ..ScanCounters::default() };
-        Some(((resources, counters), Some(Self { record, watch: watch.map(|watch| (watch, now)) })))
+        let watch = watch.inspect_err(|error| tracing::warn!("runs look at everything: {}", error_chain(error))).ok();
+        Some((by_stat, Some(Self { record, watch: Some(Since { watch, since }) })))
     }
 }
 
@@ -98,15 +109,26 @@ impl<T: Transport> Run<'_, T> {
         Some(tokio::task::spawn_blocking(load))
     }
 
+    /// Keeps for the next run what this one does not come to use.
+    pub(super) async fn keep_settled(&self, loaded: Option<JoinHandle<Option<Kept>>>) {
+        let kept = match loaded {
+            Some(loaded) => loaded.await.unwrap_or_default(),
+            None => None,
+        };
+        if let Some(kept) = kept.filter(|kept| kept.watch.is_some()) {
+            *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+    }
+
     /// Returns what the run would count, if the record still holds.
     pub(super) async fn holds(&self, state: &State, kept: Kept) -> Result<Option<(u64, ScanCounters)>, RunError> {
         let (progress, interrupt): (Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let (root, threads) = (state.root.clone(), self.inner.threads);
         let total = kept.record.len() as u64;
-        let (interval, now) = (self.inner.watch, self.inner.system.now());
+        let interval = self.inner.watch;
         let work = {
             let (progress, interrupt) = (Arc::clone(&progress), Arc::clone(&interrupt));
-            move || kept.holds(root.path(), (threads, interval, now), &interrupt, &progress)
+            move || kept.holds(root.path(), (threads, interval), &interrupt, &progress)
         };
         let (counters, kept) = self.watch(work, &progress, &interrupt, total).await?.unzip();
         *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.flatten();

@@ -11,10 +11,13 @@
 //! * anything mounted or unmounted (proc(5): `/proc/self/mountinfo` can be polled), and another directory at the root's path;
 //! * files with several hard links, and entries that something is mounted on: they can change through places that nobody watches, and are
 //!   looked at every time. Where there are many of them, nothing is watched;
-//! * file systems that others can change, as NFS: nothing on them is watched.
+//! * a name that comes into such a directory and is, or may have been, a further one of a file;
+//! * file systems that others can change, as NFS, or that this machine exports to others: nothing on them is watched.
 //!
-//! What remains is a file that is changed through a shared mapping that stays open, or through a hard link that was made since
-//! in a place that nobody watches. A look at everything, from time to time, finds these: its interval is the caller's.
+//! Linux tells a directory of what is done through the name by which a file was opened. So what remains is a file that is changed
+//! through a descriptor that was opened under another name, now gone or elsewhere (a hard link made since, a file that had no name,
+//! a handle), or that stays open and is written to without the kernel telling (a shared mapping, asynchronous I/O, a loop device),
+//! flags of chattr(1), and the layers below an overlay. A look at everything, from time to time, finds these: its interval is the caller's.
 
 mod directories;
 mod mounts;
@@ -57,6 +60,9 @@ pub(crate) enum WatchError {
     /// Too much that has to be looked at anyway.
     #[error("{0} entries have several hard links or are mounted, more than the {MOST_ALWAYS} that are looked at beside a watch")]
     TooManyAlways(usize),
+    /// Clients of this machine change files by handles, which no directory is told of.
+    #[error("file systems of this machine are exported by NFS: what clients change is not noted")]
+    Exported,
     /// Too many directories.
     #[error("more than {0} directories")]
     TooMany(usize),
@@ -92,6 +98,9 @@ impl Watch {
             let what = what.display().to_string();
             |source: Errno| WatchError::Kernel { what, source: source.into() }
         };
+        if mounts::are_exported() {
+            return Err(WatchError::Exported);
+        }
         let mounts = Mounts::open()?;
         let kernel = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).map_err(failed(root))?;
         let dir = RootDir::open(root).map_err(failed(root))?;
@@ -118,7 +127,7 @@ impl Watch {
         let is_root = |dir: &RootDir| stat_of(dir.fd()).is_ok_and(|stat| (stat.dev, stat.ino) == self.root);
         let Some(dir) = RootDir::open(root).ok().filter(is_root) else { return unknown("the root is another directory") };
         let mut places: HashSet<Place> = self.always.iter().copied().collect();
-        match self.take_notes(record, &mut places) {
+        match self.take_notes((record, &dir), &mut places) {
             Ok(None) => {}
             Ok(Some(reason)) => return unknown(reason),
             Err(error) => {
@@ -133,7 +142,7 @@ impl Watch {
     }
 
     /// Reads all notes and collects which entries they are about; a reason if they do not tell.
-    fn take_notes(&self, record: &Encoded, places: &mut HashSet<Place>) -> Result<Option<&'static str>, Errno> {
+    fn take_notes(&self, below: (&Encoded, &RootDir), places: &mut HashSet<Place>) -> Result<Option<&'static str>, Errno> {
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
         let mut notes = inotify::Reader::new(&self.kernel, &mut buffer);
         loop {
@@ -148,8 +157,8 @@ impl Watch {
                 return Ok(Some("more happened than the kernel keeps"));
             }
             let ends = ReadFlags::UNMOUNT | ReadFlags::IGNORED | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF;
-            if what.intersects(ends) || !self.directories.note(record, note.wd(), what, note.file_name(), places) {
-                return Ok(Some("a directory was moved, replaced, removed or made"));
+            if what.intersects(ends) || !self.directories.note(below, (note.wd(), what), note.file_name(), places) {
+                return Ok(Some("a directory was moved, replaced, removed or made, or a file has another name"));
             }
         }
     }

@@ -12,6 +12,18 @@ use super::WatchError;
 /// proc_pid_mountinfo(5).
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
+/// What the kernel's NFS server exports: exports(5), as nfsd(7) shows it.
+const EXPORTS: &str = "/proc/fs/nfsd/exports";
+
+/// Whether this machine exports file systems by the kernel's NFS server.
+pub(super) fn are_exported() -> bool {
+    std::fs::read_to_string(EXPORTS).is_ok_and(|text| has_exports(&text))
+}
+
+fn has_exports(text: &str) -> bool {
+    text.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#'))
+}
+
 /// The list of what is mounted, as it was when this was opened.
 #[derive(Debug)]
 pub(super) struct Mounts(File);
@@ -86,6 +98,12 @@ mod tests {
         assert_eq!(point_below(Path::new("/"), b"36 35"), None);
         assert_eq!(unescaped(b"\\04"), b"\\04");
         assert_eq!(unescaped(b"\\999"), b"\\999");
+    }
+
+    #[test]
+    fn comments_export_nothing() {
+        assert!(!has_exports("# Version 1.1\n# Path Client(Flags) # IPs\n"));
+        assert!(has_exports("# Version 1.1\n/srv\t*(rw,root_squash)\n"));
     }
 
     #[test]

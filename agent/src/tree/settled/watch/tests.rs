@@ -203,9 +203,11 @@ fn only_what_was_touched_is_looked_at() {
     let watched = Watched::new();
     let root = watched.ground.root();
     assert_eq!(watched.look(), Noted::Holds { looked_at: 2 });
-    // What counts of it are its attributes; and what is no entry is looked at by nobody.
+    // What counts of it are its attributes; what is no entry is looked at by nobody, but how many names it has.
     fs::write(root.join("attributes/a"), "other").unwrap();
     fs::write(root.join("attributes/nobody's"), "").unwrap();
+    // Only what comes and goes is told of a directory that paths only go through.
+    fs::write(root.join("elsewhere/noise"), "").unwrap();
     // The end of a mapping tells of what was written through it.
     drop(File::options().write(true).open(root.join("whole/deep/er/c")).unwrap());
     assert_eq!(watched.look(), Noted::Holds { looked_at: 5 });
@@ -225,16 +227,29 @@ fn a_link_that_is_made_where_nobody_watches_is_found_by_a_look_at_everything_onl
 }
 
 #[test]
+fn a_link_that_is_made_beside_an_entry_is_seen() {
+    for is_removed in [false, true] {
+        let watched = Watched::new();
+        let root = watched.ground.root();
+        fs::hard_link(root.join("whole/a"), root.join("whole/copy")).unwrap();
+        fs::write(root.join("whole/copy"), "through another name").unwrap();
+        if is_removed {
+            fs::remove_file(root.join("whole/copy")).unwrap();
+        }
+        assert_eq!(watched.look(), Noted::Unknown, "{is_removed}");
+        assert!(!watched.all_holds());
+    }
+}
+
+#[test]
 fn more_than_the_kernel_keeps_is_as_good_as_nothing() {
     let watched = Watched::new();
     let root = watched.ground.root();
     let limit: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
-    let (one, other) = (root.join("attributes/x"), root.join("attributes/y"));
-    fs::write(&one, "").unwrap();
     // Two notes each, no two alike in a row.
-    for _ in 0..=limit / 4 {
-        fs::rename(&one, &other).unwrap();
-        fs::rename(&other, &one).unwrap();
+    for number in 0..=limit / 2 {
+        let path = root.join(["attributes/a", "attributes/deep/c"][number % 2]);
+        drop(File::options().append(true).open(path).unwrap().write_all(b"x"));
     }
     assert_eq!(watched.look(), Noted::Unknown);
     assert!(watched.all_holds());
