@@ -121,7 +121,7 @@ async fn all_operations_over_tls_and_the_peer_is_who_its_certificate_names() {
     let (_authority, files, node) = identities();
     for version in [HttpVersion::Negotiated, HttpVersion::Http1, HttpVersion::Http2] {
         let server = Server::start(Site::new(10 * CHUNK_BYTES), Some(files.clone())).await;
-        let peer = Peer::Certificate("node1.example.com".parse().unwrap());
+        let peer = Peer::certificate("node1.example.com".parse().unwrap());
         all_operations(server.transport(version, Some(node.clone())), server, peer).await;
     }
 }
@@ -132,7 +132,7 @@ async fn a_transport_by_url() {
     let server = Server::start(Site::new(CHUNK_BYTES), Some(files)).await;
     let options = ConnectOptions { tls: Some(node), ..ConnectOptions::default() };
     let transport = connect(&server.url, &options).unwrap();
-    all_operations(transport, server, Peer::Certificate("node1.example.com".parse().unwrap())).await;
+    all_operations(transport, server, Peer::certificate("node1.example.com".parse().unwrap())).await;
     let server = Server::start(Site::new(CHUNK_BYTES), None).await;
     let transport = connect(&server.url, &ConnectOptions::default()).unwrap();
     all_operations(transport, server, Peer::Plain).await;

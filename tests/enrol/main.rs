@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod extensions;
 mod killed;
 mod programs;
 mod routes;

@@ -165,7 +165,7 @@ impl Api {
     async fn dispatch(&self, endpoint: Endpoint, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
         match endpoint {
             Endpoint::Node => self.node(&asked).await,
-            Endpoint::Catalog => self.catalog(asked).await,
+            Endpoint::Catalog => self.catalog(peer, asked).await,
             Endpoint::Facts => Self::facts(&asked),
             Endpoint::Report => self.report(peer, asked).await,
             Endpoint::FileMetadata => self.metadata(&asked).await,

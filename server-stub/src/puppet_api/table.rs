@@ -169,7 +169,7 @@ impl Route {
     /// Checks that `peer` may use this path for `argument`, which is decoded.
     pub(super) fn authorize(&self, peer: &Peer, argument: &str) -> Result<Caller, Failure> {
         let own = match peer {
-            Peer::Certificate(name) => Some(name.clone()),
+            Peer::Certificate { name, .. } => Some(name.clone()),
             _ => None,
         };
         match self.rule {

@@ -169,7 +169,7 @@ async fn another_nodes_certificate_gets_nothing() {
     let world = World::new();
     let server = world.open();
     publish_all(&server).await;
-    let other = Peer::Certificate(certname("n2"));
+    let other = Peer::certificate(certname("n2"));
     let refusal = server.check_in(&other, check_in("n1", None)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Forbidden);
     let request = SubmitFacts { check_in: check_in("n1", None), facts: facts("Linux") };
@@ -224,6 +224,6 @@ async fn reports_are_kept_once_and_only_so_many() {
     let mut bad = report("n1", 0);
     bad.transaction_uuid = "../../../../../etc/passwd-12345678".to_owned();
     assert_eq!(server.report(&Peer::InProcess, bad).await.unwrap_err().code, RefusalCode::BadRequest);
-    let refusal = server.report(&Peer::Certificate(certname("n2")), report("n1", 1)).await.unwrap_err();
+    let refusal = server.report(&Peer::certificate(certname("n2")), report("n1", 1)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Forbidden);
 }

@@ -96,10 +96,10 @@ impl Rule {
     pub(super) fn lets_in(self, peer: &Peer, certificate: Option<&ClientCertificate>, admins: &[Certname]) -> bool {
         match self {
             Self::Anybody => true,
-            Self::Node => matches!(peer, Peer::Certificate(_)) || is_administrator(peer, admins),
+            Self::Node => matches!(peer, Peer::Certificate { .. }) || is_administrator(peer, admins),
             Self::Administrator => {
                 let has_extension =
-                    matches!(peer, Peer::Certificate(_)) && certificate.is_some_and(ClientCertificate::may_administrate);
+                    matches!(peer, Peer::Certificate { .. }) && certificate.is_some_and(ClientCertificate::may_administrate);
                 has_extension || is_administrator(peer, admins)
             }
         }
