@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "puppet/concat.rs"]
+mod concat;
 #[path = "puppet/modules.rs"]
 mod modules;
 #[path = "puppet/run.rs"]

@@ -182,6 +182,30 @@ async fn a_run() {
 }
 
 #[tokio::test]
+async fn a_piece_of_a_file_is_asked_about_in_each_run_and_fetched_by_its_source() {
+    let server = Scripted::default();
+    let pieces = json!([{
+        "type": "Concat_fragment",
+        "title": "p",
+        "parameters": { "target": "/x", "source": ["puppet:///modules/m/no", "puppet:///modules/m/p"] },
+    }]);
+    server.answers("catalog/n1", 200, catalog(pieces, json!({ "code_id": "c1" })));
+    server.answers("file_metadata/modules/m/p", 200, metadata().to_string());
+    server.answers("file_content/modules/m/p", 200, "hello");
+    let client = server.client();
+    let CatalogReply::Catalog { catalog_id, catalog, .. } = client.submit_facts(&facts(None)).await.unwrap() else {
+        panic!("no catalog")
+    };
+    let read = direct_puppet_transport::protocol::Catalog::decode(&catalog, catalog_id).unwrap();
+    assert_eq!(read.contents().map(|(digest, _)| digest).collect::<Vec<_>>(), [hello()]);
+    let query = "environment=production&links=follow&checksum_type=sha256&source_permissions=ignore";
+    let asked = ["no", "p"].map(|name| format!("GET /puppet/v3/file_metadata/modules/m/{name}?{query}"));
+    assert_eq!(server.asked()[1..], asked);
+    assert_eq!(fetched(&client, hello()).await.unwrap().unwrap(), "hello");
+    assert!(server.asked()[0].starts_with("GET /puppet/v3/file_content/modules/m/p"));
+}
+
+#[tokio::test]
 async fn facts_are_encoded_twice_in_the_form() {
     let server = Scripted::default();
     server.answers("catalog/n1", 200, mixed());
