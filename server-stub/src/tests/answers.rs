@@ -1,6 +1,5 @@
 //! Check-in, facts, reports.
 
-use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 use direct_puppet_transport::protocol::{RefusalCode, Report, RunStatus};
 
 use super::*;
@@ -178,28 +177,8 @@ async fn another_nodes_certificate_gets_nothing() {
 }
 
 fn report(host: &str, number: u32) -> Report {
-    Report {
-        host: certname(host),
-        environment: Environment::default(),
-        transaction_uuid: format!("{number:032x}"),
-        report_format: 12,
-        time_unix_nanos: i64::from(number),
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Changed,
-        transaction_completed: true,
-        noop: false,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
+    let time_unix_nanos = i64::from(number);
+    Report { transaction_uuid: format!("{number:032x}"), time_unix_nanos, status: RunStatus::Changed, ..samples::report(host) }
 }
 
 #[tokio::test(flavor = "multi_thread")]

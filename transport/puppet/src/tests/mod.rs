@@ -8,10 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::http::{PlainRequest, PlainResponse};
 use direct_puppet_transport::protocol::frame::FetchEvent;
-use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
-use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, Report, RunStatus, SubmitFacts, VersionCounter,
-};
+use direct_puppet_transport::protocol::{CatalogReply, CheckIn, Digest, Fetch, Held, RefusalCode, SubmitFacts, VersionCounter};
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{CallError, Client, TransportError, TransportErrorKind};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value as Json, json};
@@ -87,15 +85,7 @@ impl Scripted {
 }
 
 fn facts(held: Option<Held>) -> SubmitFacts {
-    let check_in = CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "n1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        held,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    };
+    let check_in = CheckIn { held, ..samples::check_in("n1") };
     SubmitFacts { check_in, facts: BTreeMap::from([("kernel".to_owned(), "Linux & \"more\" %".into())]) }
 }
 
@@ -240,37 +230,12 @@ async fn the_server_is_told_what_permissions_are_used_for() {
     }
 }
 
-fn report() -> Report {
-    Report {
-        host: "n1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        transaction_uuid: "0".repeat(32),
-        report_format: REPORT_FORMAT,
-        time_unix_nanos: 0,
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Unchanged,
-        transaction_completed: true,
-        noop: false,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
-}
-
 #[tokio::test]
 async fn a_report_is_taken_when_the_status_says_so() {
     let server = Scripted::default();
     // Longer than any list of processors.
     server.answers("report/n1", 204, vec![b'x'; 1 << 20]);
-    server.client().report(&report()).await.unwrap();
+    server.client().report(&samples::report("n1")).await.unwrap();
     for (status, code) in [
         (403, RefusalCode::Forbidden),
         (413, RefusalCode::BadRequest),
@@ -278,7 +243,9 @@ async fn a_report_is_taken_when_the_status_says_so() {
         (500, RefusalCode::Internal),
     ] {
         server.answers("report/n1", status, "no");
-        let CallError::Refused(refusal) = server.client().report(&report()).await.unwrap_err() else { panic!("{status}") };
+        let CallError::Refused(refusal) = server.client().report(&samples::report("n1")).await.unwrap_err() else {
+            panic!("{status}")
+        };
         assert_eq!(refusal.code, code, "{status}");
     }
 }
