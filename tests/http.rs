@@ -15,25 +15,15 @@ use std::sync::atomic::Ordering;
 
 use direct_puppet_tests::authority::{Authority, VALID};
 use direct_puppet_transport::protocol::frame::FetchEvent;
-use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
-use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, ProtocolVersion, RefusalCode, Report, RunStatus, SubmitFacts, Value,
-};
+use direct_puppet_transport::protocol::{CatalogReply, CheckIn, Digest, Fetch, RefusalCode, Report, SubmitFacts, Value};
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{
     CallError, Client, ConnectOptions, FetchStream, HttpVersion, Peer, TlsFiles, Transport, TransportErrorKind, connect,
 };
 use site::{CHUNK_BYTES, Server, Site};
 
 pub(crate) fn check_in() -> CheckIn {
-    CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "node1.example.com".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        held: None,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    }
+    samples::check_in("node1.example.com")
 }
 
 fn facts(count: i64) -> SubmitFacts {
@@ -47,28 +37,7 @@ pub(crate) fn fetch(count: u8) -> Fetch {
 }
 
 pub(crate) fn report(completed: bool) -> Report {
-    Report {
-        host: check_in().certname,
-        environment: check_in().environment,
-        transaction_uuid: "0".repeat(32),
-        report_format: REPORT_FORMAT,
-        time_unix_nanos: 0,
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Unchanged,
-        transaction_completed: completed,
-        noop: false,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
+    Report { transaction_completed: completed, ..samples::report("node1.example.com") }
 }
 
 /// Reads a fetch to its end and returns how many bytes of contents came.
@@ -121,7 +90,7 @@ async fn all_operations_over_tls_and_the_peer_is_who_its_certificate_names() {
     let (_authority, files, node) = identities();
     for version in [HttpVersion::Negotiated, HttpVersion::Http1, HttpVersion::Http2] {
         let server = Server::start(Site::new(10 * CHUNK_BYTES), Some(files.clone())).await;
-        let peer = Peer::Certificate("node1.example.com".parse().unwrap());
+        let peer = Peer::certificate("node1.example.com".parse().unwrap());
         all_operations(server.transport(version, Some(node.clone())), server, peer).await;
     }
 }
@@ -132,7 +101,7 @@ async fn a_transport_by_url() {
     let server = Server::start(Site::new(CHUNK_BYTES), Some(files)).await;
     let options = ConnectOptions { tls: Some(node), ..ConnectOptions::default() };
     let transport = connect(&server.url, &options).unwrap();
-    all_operations(transport, server, Peer::Certificate("node1.example.com".parse().unwrap())).await;
+    all_operations(transport, server, Peer::certificate("node1.example.com".parse().unwrap())).await;
     let server = Server::start(Site::new(CHUNK_BYTES), None).await;
     let transport = connect(&server.url, &ConnectOptions::default()).unwrap();
     all_operations(transport, server, Peer::Plain).await;

@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "puppet/concat.rs"]
+mod concat;
 #[path = "puppet/modules.rs"]
 mod modules;
 #[path = "puppet/run.rs"]
@@ -28,7 +30,8 @@ use std::sync::Arc;
 use direct_puppet_agent::PuppetCatalog;
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerOptions, Staging};
-use direct_puppet_transport::protocol::{Catalog, CatalogReply, CheckIn, ProtocolVersion, Refusal, Resource, SubmitFacts, Value};
+use direct_puppet_transport::protocol::{Catalog, CatalogReply, CheckIn, Refusal, Resource, SubmitFacts, Value};
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{Handler as _, Peer};
 use serde_json::{Map, Value as Json};
 
@@ -72,15 +75,7 @@ impl Site {
     }
 
     async fn compile(&self, certname: &str, environment: &str, facts: BTreeMap<String, Value>) -> Result<Catalog, Refusal> {
-        let check_in = CheckIn {
-            protocol: ProtocolVersion::CURRENT,
-            certname: certname.parse().unwrap(),
-            environment: environment.parse().unwrap(),
-            held: None,
-            features: Vec::new(),
-            wait_seconds: 0,
-            at_least: None,
-        };
+        let check_in = CheckIn { environment: environment.parse().unwrap(), ..samples::check_in(certname) };
         match self.server.submit_facts(&Peer::InProcess, SubmitFacts { check_in, facts }).await? {
             CatalogReply::Catalog { catalog_id, catalog, .. } => Ok(Catalog::decode(&catalog, catalog_id).unwrap()),
             other => panic!("no catalog but {other:?}"),

@@ -12,10 +12,8 @@ use async_trait::async_trait;
 use direct_puppet_server_stub::listen::Limits;
 use direct_puppet_server_stub::listen::UnixListener;
 use direct_puppet_server_stub::listen::unix::UnixListenError;
-use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Fetch, ProtocolVersion, Refusal, Report, ReportAccepted, SubmitFacts,
-};
-use direct_puppet_transport::testing::MockHandler;
+use direct_puppet_transport::protocol::{CatalogReply, CheckIn, Fetch, Refusal, Report, ReportAccepted, SubmitFacts};
+use direct_puppet_transport::testing::{MockHandler, samples};
 use direct_puppet_transport::{CallError, Client, FetchItems, Handler, Peer, TransportError, TransportErrorKind, UnixTransport};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
@@ -30,15 +28,7 @@ fn place() -> (TempDir, PathBuf) {
 }
 
 fn check_in() -> CheckIn {
-    CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "node1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        held: None,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    }
+    samples::check_in("node1")
 }
 
 fn mock() -> Arc<dyn Handler> {

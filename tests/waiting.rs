@@ -12,9 +12,8 @@ use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::Site;
 use direct_puppet_transport::http::pem;
-use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Environment, Held, Operation, ProtocolVersion, SubmitFacts, codec,
-};
+use direct_puppet_transport::protocol::{CatalogReply, CheckIn, Held, Operation, SubmitFacts, codec};
+use direct_puppet_transport::testing::samples;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -85,15 +84,7 @@ impl Node {
     }
 
     fn check_in(&self, held: Option<Held>, wait_seconds: u32) -> CheckIn {
-        CheckIn {
-            protocol: ProtocolVersion::CURRENT,
-            certname: self.name.parse().unwrap(),
-            environment: Environment::default(),
-            held,
-            features: Vec::new(),
-            wait_seconds,
-            at_least: None,
-        }
+        CheckIn { held, wait_seconds, ..samples::check_in(&self.name) }
     }
 
     async fn catalog(&mut self) -> Held {

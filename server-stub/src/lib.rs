@@ -42,6 +42,7 @@ mod puppet_api;
 mod replica;
 mod role;
 pub mod rollout;
+mod route_table;
 mod routes;
 mod server;
 mod shared;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod extensions;
 mod killed;
 mod programs;
 mod routes;
@@ -19,6 +20,7 @@ use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{AdminRoutes, BlobRoutes, CaRoutes, PuppetRoutes, Server, ServerOptions, Staging};
 use direct_puppet_transport::enrol::{CaClient, EnrolError, EnrolTrust, Identity, RequestOptions, is_of_key, make_key, request};
 use direct_puppet_transport::protocol::{Certname, CheckIn, Environment, ProtocolVersion};
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{Client, HttpOptions, HttpTransport, TlsFiles, TransportErrorKind};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -135,15 +137,7 @@ fn write(dir: &Path, file: &str, text: &str) -> PathBuf {
 }
 
 fn check_in(name: &Certname) -> CheckIn {
-    CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: name.clone(),
-        environment: Environment::default(),
-        held: None,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    }
+    samples::check_in(name.as_str())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,13 +10,13 @@ use direct_puppet_tests::site::Site;
 use super::*;
 
 /// A server that is the authority of its site.
-struct Served {
-    serving: Serving,
-    dir: TempDir,
+pub(super) struct Served {
+    pub(super) serving: Serving,
+    pub(super) dir: TempDir,
 }
 
 impl Served {
-    fn new(options: &[&str]) -> Self {
+    pub(super) fn new(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let site = Site::new(&dir.path().join("site"));
@@ -37,13 +37,13 @@ impl Served {
         Self { serving, dir }
     }
 
-    fn ca(&self, verb: &[&str]) -> (Option<i32>, String) {
+    pub(super) fn ca(&self, verb: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(&binaries().server);
         command.arg("ca").args(verb).arg("--cadir").arg(self.dir.path().join("ca"));
         told(&run(command))
     }
 
-    fn node(&self, node: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    pub(super) fn node(&self, node: &str, arguments: &[&str]) -> (Option<i32>, String) {
         told(&run(self.node_command(node, arguments)))
     }
 
@@ -60,7 +60,7 @@ impl Served {
         self.dir.path().join("nodes").join(node)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -68,13 +68,13 @@ impl Served {
         fs::read_dir(self.dir.path().join("ca").join(below)).unwrap().count()
     }
 
-    fn fingerprint(&self) -> String {
+    pub(super) fn fingerprint(&self) -> String {
         let text = fs::read_to_string(self.dir.path().join("ca/ca_crt.pem")).unwrap();
         direct_puppet_transport::enrol::fingerprint(&text).unwrap()
     }
 }
 
-fn told(output: &Output) -> (Option<i32>, String) {
+pub(super) fn told(output: &Output) -> (Option<i32>, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), text)
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::{Site, assert_same, catalog_of_puppet, has_puppet, json};
 
 /// Where Debian's packages of modules (`puppet-module-…`) put them.
-const MODULES: &str = "/usr/share/puppet/modules";
+pub(crate) const MODULES: &str = "/usr/share/puppet/modules";
 
 /// A node that uses a module.
 struct Profile {
@@ -118,7 +118,7 @@ fn facts() -> BTreeMap<String, Value> {
     serde_json::from_value(Json::Object(json("puppet/debian12.json"))).unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-rL").arg(from).arg(to).status().unwrap();
     assert!(status.success());
 }

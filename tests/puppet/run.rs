@@ -23,7 +23,7 @@ const APP: &str = "class app {
 }
 ";
 
-fn stage(environment: &Path, files: &[(&str, &str)]) {
+pub(crate) fn stage(environment: &Path, files: &[(&str, &str)]) {
     for (path, content) in files {
         let path = environment.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -31,13 +31,13 @@ fn stage(environment: &Path, files: &[(&str, &str)]) {
     }
 }
 
-struct Node {
-    agent: Agent<MemoryTransport>,
-    root: std::path::PathBuf,
+pub(crate) struct Node {
+    pub(crate) agent: Agent<MemoryTransport>,
+    pub(crate) root: std::path::PathBuf,
 }
 
 impl Node {
-    fn new(site: &Site, name: &str) -> Self {
+    pub(crate) fn new(site: &Site, name: &str) -> Self {
         let root = site.dir.path().join("roots").join(name);
         fs::create_dir_all(&root).unwrap();
         let handler: Arc<dyn Handler> = Arc::<direct_puppet_server_stub::Server>::clone(&site.server);
@@ -51,11 +51,11 @@ impl Node {
         Self { agent, root }
     }
 
-    async fn run(&self) -> Outcome {
+    pub(crate) async fn run(&self) -> Outcome {
         self.agent.run(&RunOptions::default()).await.unwrap()
     }
 
-    fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         fs::read_to_string(self.root.join(path)).unwrap()
     }
 }

@@ -23,7 +23,7 @@ fn encoded(text: &str) -> String {
 }
 
 async fn send(routes: &PuppetRoutes, request: Request<Bytes>) -> Bytes {
-    let peer = Peer::Certificate(NODE.parse().unwrap());
+    let peer = Peer::certificate(NODE.parse().unwrap());
     let path = request.uri().to_string();
     let (parts, body) = routes.route(&peer, request).await.unwrap().into_parts();
     let body = match body {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{TransportError, TransportErrorKind};
+use crate::extensions::Extensions;
 use crate::protocol::frame::{FetchHeader, encode_header};
 use crate::protocol::{
     CatalogReply, Certname, CheckIn, Digest, Fetch, Operation, Pack, ProtocolVersion, Refusal, RefusalCode, Report,
@@ -24,8 +25,13 @@ use crate::transport::{Request, Response, Status};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// A TLS client whose certificate was verified; the name is its common name.
-    Certificate(Certname),
+    /// A TLS client whose certificate was verified.
+    Certificate {
+        /// Its common name.
+        name: Certname,
+        /// What else Puppet's authority has signed of it.
+        extensions: Extensions,
+    },
     /// A TLS client that showed no certificate: it may ask how to get one, and nothing else.
     Anonymous,
     /// A local process on a Unix socket, as the kernel tells it.
@@ -41,6 +47,23 @@ pub enum Peer {
     Plain,
     /// The same process.
     InProcess,
+}
+
+impl Peer {
+    /// Returns a client with a certificate of this name, which has no extensions.
+    #[must_use]
+    pub fn certificate(name: Certname) -> Self {
+        Self::Certificate { name, extensions: Extensions::default() }
+    }
+
+    /// Returns what the certificate says beside the name; nothing where there is none.
+    #[must_use]
+    pub fn extensions(&self) -> Extensions {
+        match self {
+            Self::Certificate { extensions, .. } => extensions.clone(),
+            _ => Extensions::default(),
+        }
+    }
 }
 
 /// A content on its way out.

@@ -13,6 +13,7 @@ pub mod connect;
 #[cfg(feature = "enrol")]
 pub mod enrol;
 pub mod error;
+pub mod extensions;
 pub mod handler;
 #[cfg(feature = "http")]
 pub mod http;
@@ -29,6 +30,7 @@ pub mod unix;
 pub use client::{CallError, Client, FetchStream};
 pub use connect::{ConnectOptions, connect};
 pub use error::{TransportError, TransportErrorKind};
+pub use extensions::Extensions;
 pub use handler::{Content, FetchItem, FetchItems, Handler, Peer, dispatch};
 #[cfg(feature = "http")]
 pub use http::{HttpOptions, HttpTransport, HttpVersion, TlsFiles};

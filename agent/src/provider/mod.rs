@@ -222,6 +222,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Returns the contents, and their sizes in bytes, that this resource needs in the local store whatever is on this node: what it makes
+    /// something else from. They are fetched with the others, before anything is touched, and stay in the store.
+    fn needed(&self, _resource: &Resource) -> Vec<(Digest, u64)> {
+        Vec::new()
+    }
+
     /// Returns the contents that the resource itself carries. The run does not fetch them, though [`Provider::wanted`] names
     /// them: the provider has them.
     fn carried(&self, _resource: &Resource) -> Vec<Digest> {

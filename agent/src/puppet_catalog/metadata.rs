@@ -7,23 +7,30 @@ use direct_puppet_transport::protocol::{Algorithm, Digest, EntryKind, ManifestEn
 use serde_json::{Map, Value as Json};
 
 use super::served::ContentPlace;
-use super::taking::{SourceTaking, merge_sources};
+use super::taking::{PIECE, SourceTaking, merge_sources};
 
 /// SHA-256 of nothing, FIPS 180-4: a content whose size is known without being told.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// By title of the file resource; what was used is taken out.
+/// By title of the file; what was used is taken out.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sources {
     /// The metadata of one source.
     pub(super) single: Map<String, Json>,
     /// By source, the metadata of everything in it.
     pub(super) recursive: Map<String, Json>,
+    /// The metadata of the source of a piece of a file, by title of that: no catalog has them, they are asked for.
+    pub(super) pieces: BTreeMap<String, Json>,
     /// Where the contents of what was resolved are.
     pub(super) places: BTreeMap<Digest, ContentPlace>,
 }
 
-/// Returns the sources of a `File` that a server of Puppet has, in their order.
+/// Whether it is a piece that a file is put together from.
+pub(super) fn is_piece(resource: &Resource) -> bool {
+    resource.resource_type == PIECE
+}
+
+/// Returns the sources of a resource that a server of Puppet has, in their order.
 pub(super) fn puppet_sources(resource: &Resource) -> Vec<&str> {
     let is_absent = resource.parameter("ensure").is_some_and(|ensure| ensure.as_str() == Some("absent"));
     let source = resource.parameter("source").filter(|_| !is_absent);
@@ -41,9 +48,13 @@ pub(super) fn unplace(metadata: &mut Json, source: Option<String>) {
 }
 
 impl Sources {
-    /// Returns whether there are metadata for a file, and all of them name contents by a digest that is known here.
-    pub(super) fn names_contents(&self, title: &str) -> bool {
+    /// Returns whether there are metadata for a resource, and all of them name contents by a digest that is known here.
+    pub(super) fn names_contents(&self, resource: &Resource) -> bool {
+        let title = resource.title.as_str();
         let names = |metadata: &Json| metadata.get("type").and_then(Json::as_str) != Some("file") || file(metadata).is_ok();
+        if is_piece(resource) {
+            return self.pieces.get(title).is_some_and(names);
+        }
         match (self.recursive.get(title), self.single.get(title)) {
             (Some(by_source), _) => {
                 let lists = by_source.as_object().into_iter().flat_map(Map::values);
@@ -54,13 +65,17 @@ impl Sources {
         }
     }
 
-    /// Drops what is said of a file.
-    pub(super) fn forget(&mut self, title: &str) {
-        self.recursive.remove(title);
-        self.single.remove(title);
+    /// Drops what is said of a resource.
+    pub(super) fn forget(&mut self, resource: &Resource) {
+        if is_piece(resource) {
+            self.pieces.remove(&resource.title);
+            return;
+        }
+        self.recursive.remove(&resource.title);
+        self.single.remove(&resource.title);
     }
 
-    /// Says what a `File` is made from; the error says why that cannot be known.
+    /// Says what a `File` or a piece of one is made from; the error says why that cannot be known.
     pub(super) fn resolve(&mut self, resource: &mut Resource) -> Result<(), String> {
         let uris = puppet_sources(resource);
         if uris.is_empty() {
@@ -68,17 +83,23 @@ impl Sources {
         }
         let taking = SourceTaking::of(resource);
         let is_only_puppet = resource.parameter("source").is_some_and(|source| source.as_list().len() == uris.len());
-        let resolved = match (self.recursive.remove(&resource.title), self.single.remove(&resource.title)) {
+        let title = &resource.title;
+        let said = match is_piece(resource) {
+            true => (None, self.pieces.remove(title)),
+            false => (self.recursive.remove(title), self.single.remove(title)),
+        };
+        let resolved = match said {
             (Some(Json::Object(by_source)), _) => Some(self.recursive_source(by_source, &uris, taking.all)?),
             (Some(_), _) => return Err("has recursive_metadata that are no object".to_owned()),
             (None, Some(metadata)) => Some(self.single_source(&metadata, &uris)?),
             (None, None) => None,
         };
         if resolved.is_none() && is_only_puppet {
-            return Err(format!(
-                "source {} cannot be resolved: the catalog has no metadata of it; use a static catalog, or content",
-                uris.join(", ")
-            ));
+            let remedy = match is_piece(resource) {
+                true => "no catalog has metadata of pieces; have it applied from its server, or use content",
+                false => "the catalog has no metadata of it; use a static catalog, or content",
+            };
+            return Err(format!("source {} cannot be resolved: {remedy}", uris.join(", ")));
         }
         if taking.all && resolved.is_some() && is_only_puppet {
             // It is done.

@@ -3,7 +3,8 @@
 //! [`PuppetCatalog::read`] makes of one what the agent applies:
 //!
 //! * Classes, nodes, stages and defined types become containers; what they hold comes from the edges.
-//! * `metadata` and `recursive_metadata` say what the `source` of a file resolves to. Contents are named by SHA-256.
+//! * `metadata` and `recursive_metadata` say what the `source` of a file resolves to. Contents are named by SHA-256. They say nothing
+//!   of the `source` of a `Concat_fragment`.
 //! * Rich data become plain values: a `SemVer`, `SemVerRange`, `Timestamp`, `Timespan`, `Regexp`, `Symbol` or `URI` the text that it has
 //!   in the catalog, `Default` the word `default`, a `Hash` with odd keys one with the keys as text. `Sensitive` and `Binary` stay.
 //!   What `sensitive_parameters` names is `Sensitive` too.
@@ -40,7 +41,7 @@ use document::{Document, Metadata};
 pub use served::{ContentPlace, FinishedCatalog, OpenSource, ServedCatalog, SourceAnswer};
 pub use taking::{SourcePermissions, SourceTaking, merge_sources};
 
-/// Says what a `File` is made from, or why that cannot be known.
+/// Says what a `File` or a `Concat_fragment` is made from, or why that cannot be known.
 type Resolve<'a> = dyn FnMut(&mut Resource) -> Result<(), String> + 'a;
 
 /// The newest `catalog_format` that is read.
@@ -132,12 +133,12 @@ impl PuppetCatalog {
             Some(read) => read,
             None => read_pieces(json)?,
         };
-        let mut sources = metadata::Sources { single, recursive, places: BTreeMap::new() };
+        let mut sources = metadata::Sources { single, recursive, ..metadata::Sources::default() };
         read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource))
     }
 
     /// Reads a catalog that was compiled in this process's care, for nodes to apply. A `Deferred` stays in it, for the node to call its
-    /// function; what a `File` is made from says `resolve`, or why it cannot be known.
+    /// function; what a `File` or a `Concat_fragment` is made from says `resolve`, or why it cannot be known.
     ///
     /// # Errors
     ///

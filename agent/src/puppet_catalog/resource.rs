@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::deferred::Deferreds;
 use super::document::Declared;
+use super::taking::PIECE;
 use super::{PuppetCatalogError, Resolve, reference, shape, strings, value};
 
 /// Metaparameters that name other resources.
@@ -14,6 +15,9 @@ const RELATIONSHIPS: [&str; 4] = ["before", "notify", "require", "subscribe"];
 
 /// What counts of a container: nobody manages its other parameters, whatever they hold.
 const OF_CONTAINERS: [&str; 4] = ["alias", "noop", "schedule", "tag"];
+
+/// Types that have a source which a server may have.
+const WITH_SOURCES: [&str; 2] = ["File", PIECE];
 
 /// A resource, and why it cannot be managed if it cannot.
 pub(super) struct ReadResource {
@@ -61,7 +65,7 @@ pub(super) fn read(at: usize, json: Declared, reading: &mut Reading<'_>) -> Resu
             *held = Value::Sensitive(Box::new(std::mem::take(held)));
         }
     }
-    if resource.resource_type == "File" && unusable.is_none() {
+    if WITH_SOURCES.contains(&resource.resource_type.as_str()) && unusable.is_none() {
         unusable = (reading.resolve)(&mut resource).err();
     }
     Ok(ReadResource { resource, unusable })

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use direct_puppet_transport::protocol::Digest;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
+use direct_puppet_transport::protocol::{Digest, ResourceRef};
 use serde_json::{Map, Value as Json};
 
 use super::deferred::Deferreds;
 use super::document::Document;
 use super::metadata::{self, Sources};
-use super::taking::SourceTaking;
+use super::taking::{PIECE, SourceTaking};
 use super::{PuppetCatalog, PuppetCatalogError, object, read_document, shape, text, unwrapped};
 
 /// Where the server has a content.
@@ -21,11 +21,11 @@ pub enum ContentPlace {
     Mount(String),
 }
 
-/// A file of which the catalog does not say what it is made from, or not by a digest that names a content.
+/// A file, or a piece of one, of which the catalog does not say what it is made from, or not by a digest that names a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSource {
-    /// The title of the `File`.
-    pub title: String,
+    /// The `File` or `Concat_fragment`.
+    pub resource: ResourceRef,
     /// Its sources that begin with `puppet:`, in their order; never empty.
     pub sources: Vec<String>,
     /// It has other sources too, so that it needs no answer where none of these is.
@@ -59,7 +59,7 @@ pub enum SourceAnswer {
 pub struct ServedCatalog {
     document: Map<String, Json>,
     sources: Sources,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<ResourceRef, String>,
 }
 
 /// A [`ServedCatalog`] of which nothing is open any more.
@@ -88,7 +88,7 @@ impl ServedCatalog {
         let mut sources = Sources {
             single: object(document.remove("metadata"), "metadata")?,
             recursive: object(document.remove("recursive_metadata"), "recursive_metadata")?,
-            places: BTreeMap::new(),
+            ..Sources::default()
         };
         if text(document.get("code_id").cloned()).is_none() {
             // Nobody could ask for what they name.
@@ -103,7 +103,7 @@ impl ServedCatalog {
         self.document.get("environment").and_then(Json::as_str)
     }
 
-    /// Returns the files about which the server must be asked.
+    /// Returns the resources about which the server must be asked.
     ///
     /// # Errors
     ///
@@ -113,31 +113,35 @@ impl ServedCatalog {
         let sources = &mut self.sources;
         read_document(Document::of(self.document.clone()), Deferreds::Keep, &mut |resource| {
             let uris = metadata::puppet_sources(resource);
-            if !uris.is_empty() && !sources.names_contents(&resource.title) {
-                sources.forget(&resource.title);
+            if !uris.is_empty() && !sources.names_contents(resource) {
+                sources.forget(resource);
                 let count = resource.parameter("source").map_or(0, |source| source.as_list().len());
                 let has_others = count > uris.len();
                 let sources = uris.into_iter().map(str::to_owned).collect();
-                open.push(OpenSource { title: resource.title.clone(), sources, has_others, taking: SourceTaking::of(resource) });
+                open.push(OpenSource { resource: resource.reference(), sources, has_others, taking: SourceTaking::of(resource) });
             }
             Ok(())
         })?;
         Ok(open)
     }
 
-    /// Takes what the server says of the file `title`. What it says of its own paths is not kept.
-    pub fn answer(&mut self, title: &str, answer: SourceAnswer) {
+    /// Takes what the server says of a resource. What it says of its own paths is not kept.
+    pub fn answer(&mut self, resource: &ResourceRef, answer: SourceAnswer) {
+        let title = resource.title.clone();
         match answer {
             SourceAnswer::Single { source, metadata: mut found } => {
                 metadata::unplace(&mut found, Some(source));
-                self.sources.single.insert(title.to_owned(), found);
+                match resource.resource_type == PIECE {
+                    true => self.sources.pieces.insert(title, found),
+                    false => self.sources.single.insert(title, found),
+                };
             }
             SourceAnswer::Recursive(mut by_source) => {
                 by_source.values_mut().filter_map(Json::as_array_mut).flatten().for_each(|found| metadata::unplace(found, None));
-                self.sources.recursive.insert(title.to_owned(), Json::Object(by_source.into_iter().collect()));
+                self.sources.recursive.insert(title, Json::Object(by_source.into_iter().collect()));
             }
             SourceAnswer::Refused(reason) => {
-                self.refused.insert(title.to_owned(), reason);
+                self.refused.insert(resource.clone(), reason);
             }
         }
     }
@@ -149,11 +153,12 @@ impl ServedCatalog {
     /// As [`PuppetCatalog::read`].
     pub fn finish(self) -> Result<FinishedCatalog, PuppetCatalogError> {
         let Self { document, mut sources, mut refused } = self;
-        let mut puppet =
-            read_document(Document::of(document), Deferreds::Keep, &mut |resource| match refused.remove(&resource.title) {
-                Some(reason) => Err(reason),
-                None => sources.resolve(resource),
-            })?;
+        let mut puppet = read_document(Document::of(document), Deferreds::Keep, &mut |resource| match refused
+            .remove(&resource.reference())
+        {
+            Some(reason) => Err(reason),
+            None => sources.resolve(resource),
+        })?;
         for resource in &mut puppet.catalog.resources {
             resource.unusable = puppet.unusable.get(&resource.reference()).cloned();
         }

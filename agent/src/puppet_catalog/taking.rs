@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use direct_puppet_transport::protocol::{EntryKind, ManifestEntry, ResolvedSource, Resource, TreePath, Value};
 
+/// The type of pieces that files are put together from.
+pub(super) const PIECE: &str = "Concat_fragment";
+
 /// What a `File` says of how its source is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SourceTaking {
@@ -62,7 +65,8 @@ impl SourceTaking {
         };
         let ignore = resource.parameter("ignore").map(Value::as_list).unwrap_or_default();
         let ignore = ignore.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        let follows = text("links") == Some("follow");
+        // A piece is what a link points to.
+        let follows = text("links") == Some("follow") || resource.resource_type == PIECE;
         let all = recurses && text("sourceselect") == Some("all");
         let permissions = match text("source_permissions") {
             Some("use") => SourcePermissions::Use,

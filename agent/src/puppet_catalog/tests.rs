@@ -298,7 +298,7 @@ fn the_short_way_reads_what_the_long_way_reads() {
         }
     }
     let read = |(document, Metadata { single, recursive }): (Document, Metadata)| {
-        let mut sources = metadata::Sources { single, recursive, places: BTreeMap::new() };
+        let mut sources = metadata::Sources { single, recursive, ..metadata::Sources::default() };
         read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource)).map_err(|error| error.to_string())
     };
     let catalog = serde_json::json!({

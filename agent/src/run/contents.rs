@@ -59,10 +59,14 @@ impl<T: Transport> Run<'_, T> {
     pub(super) async fn scan(&self, state: &mut State, plan: &mut Plan, catalog: Catalog) -> Result<Contents, RunError> {
         let mut wanted = Vec::new();
         let mut carried = HashSet::new();
+        let mut needed = Missing::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
             let Some(provider) = self.inner.providers.get(&resource.resource_type) else { continue };
             if resource.is_container() || plan.refused.contains_key(&at) {
                 continue;
+            }
+            for (digest, size) in provider.needed(resource) {
+                needed.entry(digest).or_insert_with(|| (size, resource.reference().to_string()));
             }
             match provider.wanted(resource, &plan.managed) {
                 Ok(contents) => {
@@ -82,6 +86,7 @@ impl<T: Transport> Run<'_, T> {
                 }
             }
         }
+        state.needed = needed.keys().copied().collect();
         let (classes, edges) = (catalog.classes, catalog.edges);
         let resources = catalog.resources.into_iter().map(Arc::new).collect();
         let job = ScanJob {
@@ -90,6 +95,7 @@ impl<T: Transport> Run<'_, T> {
             state_dir: self.inner.state_dir.clone(),
             wanted,
             carried,
+            needed,
             options: ScanOptions {
                 threads: self.inner.threads,
                 reproof_interval: self.inner.reproof_interval,
@@ -203,6 +209,8 @@ struct ScanJob {
     wanted: Vec<WantedContent>,
     /// Indexes of wanted contents that their own resource carries.
     carried: HashSet<usize>,
+    /// Contents that must be in the store, whatever the scan finds.
+    needed: Missing,
     options: ScanOptions,
     now: SystemTime,
     progress: Arc<AtomicU64>,
@@ -220,7 +228,8 @@ impl ScanJob {
         let scanned = scanned?;
         let proofs = Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval);
         let present = |path: &TreePath, content: &ContentState| present(&cache, path, content);
-        let contents = resolve(&self.store, &self.wanted, &self.carried, scanned, &present)?;
+        let mut contents = resolve(&self.store, &self.wanted, &self.carried, scanned, &present)?;
+        need(&self.store, self.needed, &mut contents)?;
         Ok((Contents { proofs, scanned_at: self.now, ..contents }, cache))
     }
 }
@@ -290,6 +299,24 @@ fn resolve(
     let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
     let (classes, resources, edges) = Default::default();
     Ok(Contents { classes, resources, edges, scan, copies, missing, present, uses, proofs, scanned_at })
+}
+
+/// Adds contents that must be in the store, and stay there.
+fn need(store: &Store, needed: Missing, contents: &mut Contents) -> Result<(), RunError> {
+    for (digest, (size, resource)) in needed {
+        // A file that needs it too must not take it away.
+        contents.uses.remove(&digest);
+        let is_coming = contents.missing.contains_key(&digest) || contents.copies.iter().any(|copy| copy.digest == digest);
+        if is_coming || store.has_verified(&digest)? {
+            continue;
+        }
+        match contents.scan.holders.get(&digest) {
+            Some(holder) => contents.copies.push(LocalCopy { digest, size, holder: holder.clone() }),
+            None => drop(contents.missing.insert(digest, (size, resource))),
+        }
+    }
+    contents.scan.counters.missing = contents.missing.len() as u64;
+    Ok(())
 }
 
 /// Copies a content into the store by a digest that is not the store's own, and verifies it by that.

@@ -1,11 +1,11 @@
 //! What a run leaves on disk, and what it tells the server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Catalog, RefusalCode, Report, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, Digest, RefusalCode, Report, RunStatus};
 use direct_puppet_transport::{CallError, Transport};
 
 use super::contents::Contents;
@@ -181,6 +181,7 @@ impl<T: Transport> Run<'_, T> {
             state_dir: self.inner.state_dir.clone(),
             root: state.root.clone(),
             store: state.store.clone(),
+            needed: std::mem::take(&mut state.needed),
             settle,
         };
         let done = tokio::task::spawn_blocking(move || {
@@ -291,6 +292,8 @@ struct KeepState {
     state_dir: PathBuf,
     root: crate::fs::Root,
     store: crate::store::Store,
+    /// Contents that stay in the store.
+    needed: HashSet<Digest>,
     settle: Option<Settle>,
 }
 
@@ -326,7 +329,7 @@ impl KeepState {
     fn run(
         self,
         cache: Option<StatCache>,
-        written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, direct_puppet_transport::protocol::Digest)>,
+        written: Vec<(direct_puppet_transport::protocol::TreePath, crate::fs::Stat, Digest)>,
     ) -> Result<(), FsError> {
         if let Some(mut cache) = cache {
             cache.reserve(written.len());
@@ -349,7 +352,7 @@ impl KeepState {
         }
         if self.has_changed && !self.has_failed {
             let backups = undo::prune(&self.state_dir, self.undo_runs)?;
-            self.store.retain(&|digest| backups.contains(digest))?;
+            self.store.retain(&|digest| backups.contains(digest) || self.needed.contains(digest))?;
         }
         Ok(())
     }

@@ -295,7 +295,7 @@ struct Source {
     cached: direct_puppet_transport::protocol::report::CachedCatalogStatus,
 }
 
-/// What is missing, by digest: size in bytes, and a path that needs it.
+/// What is missing, by digest: size in bytes, and a path or resource that needs it.
 type Missing = BTreeMap<Digest, (u64, String)>;
 
 /// How many files still need a content.

@@ -1,6 +1,9 @@
 //! The agent's own files, open for the length of one run.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use direct_puppet_transport::protocol::Digest;
 
 use crate::agent::Inner;
 use crate::catalog_cache::CatalogCache;
@@ -21,6 +24,8 @@ pub(super) struct State {
     /// What earlier scans proved, once this run has scanned.
     pub(super) cache: Option<StatCache>,
     pub(super) catalogs: CatalogCache,
+    /// Contents that resources of the catalog need in the store.
+    pub(super) needed: HashSet<Digest>,
     _lock: RunLock,
 }
 
@@ -46,6 +51,7 @@ impl State {
             journal: Some(journal),
             leftovers,
             cache: None,
+            needed: HashSet::new(),
             catalogs: CatalogCache::ensure(state_dir, &inner.certname)?,
             root,
             _lock: lock,

@@ -1,4 +1,5 @@
-//! The local content-addressed store: contents on their way in, backups of what was replaced, and the server's blobs.
+//! The local content-addressed store: contents on their way in, backups of what was replaced, pieces that files are
+//! put together from, and the server's blobs.
 //!
 //! ```text
 //! <dir>/blobs/<2 hex>/<62 hex>        BLAKE3 contents, mode 0600 in 0700

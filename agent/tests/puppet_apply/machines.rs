@@ -177,15 +177,15 @@ fn read(dir: &Path, run: u32) -> Ran {
     serde_json::from_slice(&fs::read(&report).unwrap_or_else(|error| panic!("{}: {error}", report.display()))).unwrap()
 }
 
-/// Runs a command for each part of the directories.
-fn on_each(dirs: &[PathBuf], command: impl Fn(&[PathBuf]) -> Command + Sync) {
+/// Runs a command for each part of the directories; `said` must be in what it prints.
+fn on_each(dirs: &[PathBuf], said: &str, command: impl Fn(&[PathBuf]) -> Command + Sync) {
     std::thread::scope(|scope| {
         for part in dirs.chunks(dirs.len().div_ceil(AT_ONCE)) {
             let command = &command;
             scope.spawn(move || {
                 let output = command(part).output().unwrap();
                 let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-                assert!(output.status.success(), "{out}\n{err}");
+                assert!(output.status.success() && out.contains(said), "{out}\n{err}");
             });
         }
     });
@@ -199,12 +199,13 @@ pub(crate) fn apply(cases: &[Case]) -> Vec<(Done, Done)> {
         cases.iter().zip(&dirs).for_each(|(case, dir)| prepare(case, dir));
         dirs
     });
-    on_each(&theirs, |part| {
+    on_each(&theirs, "", |part| {
         let mut command = Command::new("unshare");
         command.args(["-m", "ruby", "-e", PUPPET]).args(part);
         command
     });
-    on_each(&ours, |part| {
+    // A test that is not found is none that failed.
+    on_each(&ours, "test result: ok. 1 passed", |part| {
         fs::write(part[0].join("machines.json"), serde_json::to_vec(part).unwrap()).unwrap();
         let mut command = Command::new("unshare");
         command.arg("-m").arg(std::env::current_exe().unwrap());

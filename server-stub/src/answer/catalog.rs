@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use direct_puppet_transport::Extensions;
 use direct_puppet_transport::protocol::{
     CatalogReply, Certname, CheckIn, CodeId, Digest, EntryKind, Environment, Refusal, RefusalCode, SubmitFacts, codec,
 };
@@ -154,7 +155,8 @@ impl Server {
         Err(Refusal::new(RefusalCode::Busy, message))
     }
 
-    pub(crate) async fn answer_facts(&self, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
+    /// Answers who has sent facts. `extensions` are those of his certificate, and count as the facts do: when they are compiled.
+    pub(crate) async fn answer_facts(&self, request: &SubmitFacts, extensions: Extensions) -> Result<CatalogReply, Refusal> {
         let check_in = &request.check_in;
         let unconfirmed = self.confirmed(check_in).await?;
         let code = self.live(&check_in.environment)?;
@@ -167,7 +169,7 @@ impl Server {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
             return Ok(reply);
         }
-        let compiled = match self.board(request, &code)? {
+        let compiled = match self.board(request, extensions, &code)? {
             Boarded::Flight(flight) => flight.await?,
             Boarded::Landed(compiled) => compiled,
         };
@@ -175,7 +177,7 @@ impl Server {
     }
 
     /// Joins the compile of this node and code, or begins it. It goes on when the caller goes away, so that it is never begun twice.
-    fn board(&self, request: &SubmitFacts, code: &Arc<Code>) -> Result<Boarded, Refusal> {
+    fn board(&self, request: &SubmitFacts, extensions: Extensions, code: &Arc<Code>) -> Result<Boarded, Refusal> {
         let check_in = &request.check_in;
         let key: Key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
         let mut flights = self.flights.lock();
@@ -191,7 +193,8 @@ impl Server {
             let busy = Refusal::new(RefusalCode::Busy, "too many catalogs wait to be compiled");
             return Err(Refusal { retry_after_seconds: Some(BUSY_SECONDS), ..busy });
         }
-        let compile = CompileRequest { certname: key.0.clone(), code: Arc::clone(code), facts: request.facts.clone() };
+        let (certname, facts) = (key.0.clone(), request.facts.clone());
+        let compile = CompileRequest { certname, code: Arc::clone(code), facts, extensions };
         let (work, all, own) = (self.compile(compile), self.flights.clone(), key.clone());
         let task = tokio::spawn(async move {
             let result = work.await;

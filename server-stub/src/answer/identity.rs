@@ -11,7 +11,7 @@ use crate::server::OWN;
 /// administrator opened, and the process itself may speak for any.
 pub(crate) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> {
     let is_allowed = match peer {
-        Peer::Certificate(name) => name == certname,
+        Peer::Certificate { name, .. } => name == certname,
         Peer::Process { uid, .. } => is_own(*uid),
         Peer::Plain | Peer::InProcess => true,
         _ => false,
@@ -26,7 +26,7 @@ pub(crate) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> 
 /// Checks that `peer` may follow this server under the name `replica`; `replicas` are certificates that may.
 pub(super) fn acts_as_replica(peer: &Peer, replica: &Certname, replicas: &[Certname]) -> Result<(), Refusal> {
     acts_for(peer, replica)?;
-    if !matches!(peer, Peer::Certificate(name) if !replicas.contains(name)) {
+    if !matches!(peer, Peer::Certificate { name, .. } if !replicas.contains(name)) {
         return Ok(());
     }
     tracing::warn!(%replica, "a certificate that is no replica's asked for published code");
@@ -47,7 +47,7 @@ pub(super) fn is_named(peer: &Peer, replica: &Certname, replicas: &[Certname]) -
 /// Whether `peer` may publish and look at everything; `admins` are certificates that may.
 pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
     match peer {
-        Peer::Certificate(name) => admins.contains(name),
+        Peer::Certificate { name, .. } => admins.contains(name),
         Peer::Process { uid, .. } => is_own(*uid),
         Peer::Plain | Peer::InProcess => true,
         _ => false,
@@ -57,7 +57,7 @@ pub(crate) fn is_administrator(peer: &Peer, admins: &[Certname]) -> bool {
 /// Returns who a peer is, for records.
 pub(crate) fn name_of(peer: &Peer) -> String {
     match peer {
-        Peer::Certificate(name) => format!("certificate {name}"),
+        Peer::Certificate { name, .. } => format!("certificate {name}"),
         Peer::Process { uid, .. } => format!("uid {uid}"),
         Peer::Plain => "plain connection".to_owned(),
         Peer::InProcess => OWN.to_owned(),
@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn a_certificate_speaks_for_itself_alone() {
         let (a, b): (Certname, Certname) = ("a".parse().unwrap(), "b".parse().unwrap());
-        assert!(acts_for(&Peer::Certificate(a.clone()), &a).is_ok());
-        assert_eq!(acts_for(&Peer::Certificate(b.clone()), &a).unwrap_err().code, RefusalCode::Forbidden);
-        assert!(!is_administrator(&Peer::Certificate(a.clone()), std::slice::from_ref(&b)));
-        assert!(is_administrator(&Peer::Certificate(b.clone()), &[b]));
+        assert!(acts_for(&Peer::certificate(a.clone()), &a).is_ok());
+        assert_eq!(acts_for(&Peer::certificate(b.clone()), &a).unwrap_err().code, RefusalCode::Forbidden);
+        assert!(!is_administrator(&Peer::certificate(a.clone()), std::slice::from_ref(&b)));
+        assert!(is_administrator(&Peer::certificate(b.clone()), &[b]));
         let stranger = Peer::Process { uid: 4_000_000_000, gid: 0, pid: 1 };
         assert!(acts_for(&stranger, &a).is_err() && !is_administrator(&stranger, &[]));
     }

@@ -41,7 +41,7 @@ impl Handler for Server {
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
         acts_for(peer, &request.check_in.certname)?;
-        let reply = self.answer_facts(&request).await?;
+        let reply = self.answer_facts(&request, peer.extensions()).await?;
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
 

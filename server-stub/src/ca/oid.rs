@@ -1,5 +1,7 @@
 //! Object identifiers of Puppet's certificate extensions, and how their values are written.
 
+use direct_puppet_transport::extensions::name_of;
+
 /// What a node says of itself, registered by Puppet: `pp_uuid`, `pp_role` and others.
 pub(super) const REGISTERED: &[u64] = &[1, 3, 6, 1, 4, 1, 34380, 1, 1];
 /// What a node says of itself, of the site's own making.
@@ -16,15 +18,10 @@ pub(super) fn is_below(oid: &[u64], parent: &[u64]) -> bool {
     oid.len() > parent.len() && oid.starts_with(parent)
 }
 
-/// Returns an identifier as text; with Puppet's name where it is one for authorization.
+/// Returns the name that Puppet has given an identifier, else the identifier as text.
 pub(super) fn name(oid: &[u64]) -> String {
-    match oid.strip_prefix(AUTHORIZATION) {
-        Some([1]) => "pp_authorization".to_owned(),
-        Some([2]) => "pp_auth_auto_renew".to_owned(),
-        Some([13]) => "pp_auth_role".to_owned(),
-        Some([39]) => "pp_cli_auth".to_owned(),
-        _ => oid.iter().map(u64::to_string).collect::<Vec<_>>().join("."),
-    }
+    let dotted = oid.iter().map(u64::to_string).collect::<Vec<_>>().join(".");
+    name_of(&dotted).map_or(dotted, str::to_owned)
 }
 
 /// Returns a text as a DER `UTF8String`, if it has fewer than 128 bytes.

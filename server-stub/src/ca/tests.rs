@@ -1,5 +1,7 @@
 //! The authority without a server: what it signs, refuses, revokes and renews, by a clock of its own.
 
+mod extensions;
+
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 

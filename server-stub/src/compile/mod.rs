@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use direct_puppet_transport::Extensions;
 use direct_puppet_transport::protocol::{Catalog, Certname, Digest, EntryKind, TreePath, Value};
 
 use crate::code::Code;
@@ -34,6 +35,8 @@ pub struct CompileRequest {
     pub code: Arc<Code>,
     /// The node's facts.
     pub facts: BTreeMap<String, Value>,
+    /// What the node's certificate says beside the name; nothing where who asks has shown none.
+    pub extensions: Extensions,
 }
 
 /// A catalog, and the contents in it that stand in no published file.
@@ -49,7 +52,7 @@ pub struct Compiled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompileErrorKind {
-    /// The code. The same code, certname and facts fail again: not tried again until there is other code, or an administrator says so.
+    /// The code. The same code, certname, facts and extensions fail again: not tried again until there is other code, or an administrator says so.
     Code,
     /// The server, which has a content of the code damaged or not at all. Tried again whenever it is asked for; the content is brought
     /// again meanwhile, where there is another server.
@@ -124,7 +127,7 @@ pub fn read(code: &Code, path: &TreePath, limit: u64) -> Result<Option<Bytes>, C
 ///
 /// # Obligations
 ///
-/// * The same code, certname and facts give the same catalog, byte for byte.
+/// * The same code, certname, facts and extensions give the same catalog, byte for byte.
 /// * Nothing is read but the code given, and that with [`read`]: what it fails with is passed on as it is. (What code in Ruby reads by
 ///   itself is its author's responsibility.)
 /// * Both methods block, and end in bounded time.

@@ -34,8 +34,14 @@ impl Builder<'_> {
             resource.parameters.insert(name.clone(), self.render(value, line)?);
         }
         let secrets = self.take_secrets(&mut resource).map_err(&fail)?;
-        if resource.resource_type == "File" {
-            self.resolve(&mut resource, line)?;
+        match resource.resource_type.as_str() {
+            "File" => self.resolve(&mut resource, line)?,
+            "Concat_fragment" => {
+                if let Some(source) = resource.parameter("source").cloned() {
+                    self.source(&mut resource, &source, line)?;
+                }
+            }
+            _ => {}
         }
         for name in secrets {
             let value = resource.parameters.remove(&name).unwrap_or_default();

@@ -348,7 +348,7 @@ mod tests {
             held.push(taken);
             result
         };
-        let node = Peer::Certificate("n1".parse().unwrap());
+        let node = Peer::certificate("n1".parse().unwrap());
         assert_eq!([take(&Peer::Anonymous, 1), take(&Peer::Anonymous, 1024)], [Ok(()), Ok(())]);
         assert_eq!(take(&Peer::Anonymous, 1), Err(BadBody::NoRoom));
         assert_eq!(take(&node, SMALL_BODY_BYTES), Ok(()));

@@ -259,7 +259,8 @@ impl Shared {
             let spoken = self.speak(stream, version, remote, Peer::Anonymous, None);
             return Some(spoken.map(|()| drop(place)).boxed());
         };
-        let (peer, certificate) = (Peer::Certificate(certificate.name.clone()), Arc::new(certificate));
+        let peer = Peer::Certificate { name: certificate.name.clone(), extensions: certificate.extensions.clone() };
+        let certificate = Arc::new(certificate);
         let client = Client { certificate: Arc::clone(&certificate), revoked: revoked.clone() };
         let spoken = self.speak(stream, version, remote, peer, Some(client));
         let watching = async move {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use direct_puppet_transport::Extensions;
 use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::Certname;
 use rustls::ServerConfig;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::extensions;
 use super::tls::{ServerTls, ServerTlsError, certname_of};
 use crate::blocking;
 use crate::error::chain;
@@ -33,6 +35,8 @@ pub struct ClientCertificate {
     pub der: CertificateDer<'static>,
     /// Its certname.
     pub name: Certname,
+    /// What else it says of the node.
+    pub extensions: Extensions,
     issuer: Vec<u8>,
     serial: Vec<u8>,
     not_after_unix_seconds: i64,
@@ -44,11 +48,13 @@ impl ClientCertificate {
     pub(crate) fn of(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let is_cli_auth = |value: &[u8]| value == b"\x0c\x04true" || value == b"true" || value == b"\x13\x04true";
-        let extensions = certificate.extensions();
-        let mut cli_auth = extensions.iter().filter(|extension| extension.oid.to_id_string() == CLI_AUTH);
+        let all = certificate.extensions();
+        let name = certname_of(der)?;
+        let mut cli_auth = all.iter().filter(|extension| extension.oid.to_id_string() == CLI_AUTH);
         Some(Self {
             der: der.clone().into_owned(),
-            name: certname_of(der)?,
+            extensions: extensions::of(&name, all),
+            name,
             issuer: certificate.issuer().as_raw().to_vec(),
             serial: without_zeros(certificate.raw_serial()),
             not_after_unix_seconds: certificate.validity().not_after.timestamp(),

@@ -2,6 +2,7 @@
 
 mod activity;
 mod answer;
+mod extensions;
 pub mod http;
 pub mod limits;
 mod live;

@@ -43,13 +43,14 @@ use tokio::sync::Semaphore;
 use crate::blocking;
 use crate::code::Code;
 use crate::listen::{RouteBody, Routes};
+use crate::route_table::{self, Found, Route};
 use crate::server::Server;
 
 use answer::{Failure, TEXT};
 use cache::Cache;
 use checksum::Checksums;
 use query::Parameters;
-use table::{Caller, Endpoint, Route};
+use table::{Caller, Endpoint, ROUTES, Rule};
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use table::lines;
@@ -132,24 +133,22 @@ impl PuppetRoutes {
 }
 
 impl Api {
-    async fn answer(&self, peer: &Peer, route: &'static Route, rest: &str, request: Request<Bytes>) -> Response<RouteBody> {
+    async fn answer(
+        &self,
+        peer: &Peer,
+        route: &'static Route<Endpoint, Rule>,
+        rest: &str,
+        request: Request<Bytes>,
+    ) -> Response<RouteBody> {
         let (parts, body) = request.into_parts();
         let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        if !route.methods.contains(&method) {
-            let allowed = route.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-            let mut response = Failure::text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}")).respond();
-            if let Ok(allowed) = HeaderValue::from_str(&allowed) {
-                response.headers_mut().insert(ALLOW, allowed);
-            }
-            return response;
-        }
         let is_head = method == Method::HEAD;
         let answered = async {
             if parts.headers.contains_key(ORIGIN) {
                 return Err(Failure::forbidden("web pages may not ask this"));
             }
             let argument = query::path_text(rest).ok_or_else(|| Failure::bad_request("the path is not URL-encoded UTF-8"))?;
-            let caller = route.authorize(peer, &argument)?;
+            let caller = route.rule.authorize(route.path, peer, &argument)?;
             let parameters = Parameters::parse(parts.uri.query().unwrap_or_default())?;
             let asked = Asked { method, caller, argument, parameters, headers: parts.headers, body };
             self.dispatch(route.endpoint, peer, asked).await
@@ -165,7 +164,7 @@ impl Api {
     async fn dispatch(&self, endpoint: Endpoint, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
         match endpoint {
             Endpoint::Node => self.node(&asked).await,
-            Endpoint::Catalog => self.catalog(asked).await,
+            Endpoint::Catalog => self.catalog(peer, asked).await,
             Endpoint::Facts => Self::facts(&asked),
             Endpoint::Report => self.report(peer, asked).await,
             Endpoint::FileMetadata => self.metadata(&asked).await,
@@ -206,18 +205,26 @@ impl Api {
 impl Routes for PuppetRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {
         let path = request.uri().path().to_owned();
-        match table::find(&path) {
-            Some((route, rest)) => Some(self.api.answer(peer, route, rest, request).await),
-            None => self.inner.route(peer, request).await,
-        }
+        Some(match route_table::find(ROUTES, request.method(), &path) {
+            Found::Line(route, rest) => self.api.answer(peer, route, rest, request).await,
+            Found::OtherMethods(allowed) => not_allowed(&allowed),
+            Found::Nothing => return self.inner.route(peer, request).await,
+        })
     }
 
     fn max_body_bytes(&self, path: &str) -> u64 {
-        table::find(path).map_or_else(|| self.inner.max_body_bytes(path), |(route, _)| route.max_body_bytes)
+        route_table::max_body_bytes(ROUTES, path).unwrap_or_else(|| self.inner.max_body_bytes(path))
     }
 
     fn is_open(&self, method: &Method, path: &str) -> bool {
-        let is_it = |route: &Route| route.rule == table::Rule::Anybody && route.methods.contains(method);
-        table::find(path).map_or_else(|| self.inner.is_open(method, path), |(route, _)| is_it(route))
+        route_table::is_open(ROUTES, &Rule::Anybody, method, path).unwrap_or_else(|| self.inner.is_open(method, path))
     }
+}
+
+fn not_allowed(allowed: &str) -> Response<RouteBody> {
+    let mut response = Failure::text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}")).respond();
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
 }

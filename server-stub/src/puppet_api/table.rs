@@ -9,6 +9,7 @@ use hyper::Method;
 
 use super::answer::Failure;
 use crate::answer::acts_for;
+use crate::route_table::{self, route};
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,17 +39,6 @@ pub(super) enum Rule {
     Anybody,
 }
 
-/// One line of the table.
-#[derive(Debug)]
-pub(super) struct Route {
-    /// With a slash at its end, what follows is an argument, and there must be one.
-    pub(super) path: &'static str,
-    pub(super) endpoint: Endpoint,
-    pub(super) methods: &'static [Method],
-    pub(super) rule: Rule,
-    pub(super) max_body_bytes: u64,
-}
-
 /// Longest body where none is expected.
 const NO_BODY: u64 = 64 * 1024;
 
@@ -59,102 +49,28 @@ const CATALOG_BODY: u64 = 2 * MAX_FACTS_BYTES;
 /// Longest file that a bucket takes, in bytes.
 pub(super) const MAX_BUCKET_FILE_BYTES: u64 = 64 << 20;
 
-/// The table.
-pub(super) const ROUTES: &[Route] = &[
-    Route {
-        path: "/puppet/v3/node/",
-        endpoint: Endpoint::Node,
-        methods: &[Method::GET],
-        rule: Rule::Own,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/puppet/v3/catalog/",
-        endpoint: Endpoint::Catalog,
-        methods: &[Method::GET, Method::POST],
-        rule: Rule::Own,
-        max_body_bytes: CATALOG_BODY,
-    },
-    Route {
-        path: "/puppet/v3/facts/",
-        endpoint: Endpoint::Facts,
-        methods: &[Method::PUT],
-        rule: Rule::Own,
-        max_body_bytes: MAX_FACTS_BYTES,
-    },
-    Route {
-        path: "/puppet/v3/report/",
-        endpoint: Endpoint::Report,
-        methods: &[Method::PUT],
-        rule: Rule::Own,
-        max_body_bytes: MAX_REPORT_BYTES,
-    },
-    Route {
-        path: "/puppet/v3/file_metadata/",
-        endpoint: Endpoint::FileMetadata,
-        methods: &[Method::GET],
-        rule: Rule::Authenticated,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/puppet/v3/file_metadatas/",
-        endpoint: Endpoint::FileMetadatas,
-        methods: &[Method::GET],
-        rule: Rule::Authenticated,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/puppet/v3/file_content/",
-        endpoint: Endpoint::FileContent,
-        methods: &[Method::GET],
-        rule: Rule::Authenticated,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/puppet/v3/static_file_content/",
-        endpoint: Endpoint::StaticFileContent,
-        methods: &[Method::GET],
-        rule: Rule::Authenticated,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/puppet/v3/file_bucket_file/",
-        endpoint: Endpoint::FileBucketFile,
-        methods: &[Method::GET, Method::HEAD, Method::PUT],
-        rule: Rule::Authenticated,
-        max_body_bytes: MAX_BUCKET_FILE_BYTES,
-    },
-    Route {
-        path: "/puppet/v3/environments",
-        endpoint: Endpoint::Environments,
-        methods: &[Method::GET],
-        rule: Rule::Authenticated,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/status/v1/simple/",
-        endpoint: Endpoint::Running,
-        methods: &[Method::GET],
-        rule: Rule::Anybody,
-        max_body_bytes: NO_BODY,
-    },
-    Route {
-        path: "/status/v1/services",
-        endpoint: Endpoint::Services,
-        methods: &[Method::GET],
-        rule: Rule::Anybody,
-        max_body_bytes: NO_BODY,
-    },
-];
+/// One line of the table.
+type Route = route_table::Route<Endpoint, Rule>;
 
-/// Finds the line of a path, and what follows it there, as it stands in the URL.
-pub(super) fn find(path: &str) -> Option<(&'static Route, &str)> {
-    ROUTES.iter().find_map(|route| {
-        let rest = path.strip_prefix(route.path)?;
-        let is_it = if route.path.ends_with('/') { !rest.is_empty() } else { rest.is_empty() };
-        is_it.then_some((route, rest))
-    })
-}
+/// The table.
+#[rustfmt::skip]
+pub(super) const ROUTES: &[Route] = &[
+    route("/puppet/v3/node/", Method::GET, Endpoint::Node, Rule::Own, NO_BODY),
+    route("/puppet/v3/catalog/", Method::GET, Endpoint::Catalog, Rule::Own, CATALOG_BODY),
+    route("/puppet/v3/catalog/", Method::POST, Endpoint::Catalog, Rule::Own, CATALOG_BODY),
+    route("/puppet/v3/facts/", Method::PUT, Endpoint::Facts, Rule::Own, MAX_FACTS_BYTES),
+    route("/puppet/v3/report/", Method::PUT, Endpoint::Report, Rule::Own, MAX_REPORT_BYTES),
+    route("/puppet/v3/file_metadata/", Method::GET, Endpoint::FileMetadata, Rule::Authenticated, NO_BODY),
+    route("/puppet/v3/file_metadatas/", Method::GET, Endpoint::FileMetadatas, Rule::Authenticated, NO_BODY),
+    route("/puppet/v3/file_content/", Method::GET, Endpoint::FileContent, Rule::Authenticated, NO_BODY),
+    route("/puppet/v3/static_file_content/", Method::GET, Endpoint::StaticFileContent, Rule::Authenticated, NO_BODY),
+    route("/puppet/v3/file_bucket_file/", Method::GET, Endpoint::FileBucketFile, Rule::Authenticated, MAX_BUCKET_FILE_BYTES),
+    route("/puppet/v3/file_bucket_file/", Method::HEAD, Endpoint::FileBucketFile, Rule::Authenticated, MAX_BUCKET_FILE_BYTES),
+    route("/puppet/v3/file_bucket_file/", Method::PUT, Endpoint::FileBucketFile, Rule::Authenticated, MAX_BUCKET_FILE_BYTES),
+    route("/puppet/v3/environments", Method::GET, Endpoint::Environments, Rule::Authenticated, NO_BODY),
+    route("/status/v1/simple/", Method::GET, Endpoint::Running, Rule::Anybody, NO_BODY),
+    route("/status/v1/services", Method::GET, Endpoint::Services, Rule::Anybody, NO_BODY),
+];
 
 /// Who asks, as far as the rule of a path needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,26 +81,26 @@ pub(super) enum Caller {
     Somebody(Option<Certname>),
 }
 
-impl Route {
-    /// Checks that `peer` may use this path for `argument`, which is decoded.
-    pub(super) fn authorize(&self, peer: &Peer, argument: &str) -> Result<Caller, Failure> {
+impl Rule {
+    /// Checks that `peer` may use `path` for `argument`, which is decoded.
+    pub(super) fn authorize(self, path: &str, peer: &Peer, argument: &str) -> Result<Caller, Failure> {
         let own = match peer {
-            Peer::Certificate(name) => Some(name.clone()),
+            Peer::Certificate { name, .. } => Some(name.clone()),
             _ => None,
         };
-        match self.rule {
-            Rule::Own => {
+        match self {
+            Self::Own => {
                 let name: Certname = argument.parse().map_err(|error| Failure::bad_request(format!("{error}")))?;
                 match acts_for(peer, &name) {
                     Ok(()) => Ok(Caller::Node(name)),
-                    Err(_) => Err(Failure::forbidden(format!("{} of {name} is for {name} alone", self.path))),
+                    Err(_) => Err(Failure::forbidden(format!("{path} of {name} is for {name} alone"))),
                 }
             }
-            Rule::Authenticated => match (&own, peer) {
+            Self::Authenticated => match (&own, peer) {
                 (Some(_), _) | (None, Peer::Plain | Peer::InProcess) => Ok(Caller::Somebody(own)),
-                _ => Err(Failure::forbidden(format!("{} is for nodes: ask with a node's certificate", self.path))),
+                _ => Err(Failure::forbidden(format!("{path} is for nodes: ask with a node's certificate"))),
             },
-            Rule::Anybody => Ok(Caller::Somebody(own)),
+            Self::Anybody => Ok(Caller::Somebody(own)),
         }
     }
 }
@@ -192,13 +108,10 @@ impl Route {
 /// Returns the lines of the table.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
-    use crate::every_route::{Audience, RouteLine};
-    ROUTES.iter().flat_map(|route| {
-        let audience = match route.rule {
-            Rule::Own => Audience::Own,
-            Rule::Authenticated => Audience::Node,
-            Rule::Anybody => Audience::Anybody,
-        };
-        route.methods.iter().map(move |method| RouteLine { path: route.path, method: method.clone(), audience })
+    use crate::every_route::Audience;
+    route_table::lines(ROUTES, |rule| match rule {
+        Rule::Own => Audience::Own,
+        Rule::Authenticated => Audience::Node,
+        Rule::Anybody => Audience::Anybody,
     })
 }

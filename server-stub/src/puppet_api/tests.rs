@@ -119,7 +119,7 @@ impl World {
 }
 
 fn node(name: &str) -> Peer {
-    Peer::Certificate(name.parse().unwrap())
+    Peer::certificate(name.parse().unwrap())
 }
 
 fn request(method: Method, path: &str) -> hyper::http::request::Builder {

@@ -47,13 +47,14 @@ use crate::listen::{RouteBody, Routes};
 use crate::publish::{EnvironmentResult, PublishRequest};
 use crate::role::PromoteRequest;
 use crate::rollout::RolloutRequest;
+use crate::route_table::{self, Found};
 use crate::server::{Confirmed, Server};
 
 use commits::CommitRequest;
-use table::{Endpoint, Route, Rule};
+use table::{Endpoint, MAX_BODY_BYTES, ROUTES, Rule};
 
-/// Longest request: a message and a list of environments.
-const MAX_BODY_BYTES: u64 = 1 << 20;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use table::lines;
 
 /// The administrators' paths of a server.
 #[derive(Debug)]
@@ -197,27 +198,32 @@ impl Routes for AdminRoutes {
     }
 
     fn is_open(&self, method: &Method, path: &str) -> bool {
-        table::find(path).is_some_and(|route| route.rule == Rule::Anybody && route.method == *method)
+        route_table::is_open(ROUTES, &Rule::Anybody, method, path) == Some(true)
     }
 }
 
 impl AdminRoutes {
     /// Answers a request, or returns `None` where there is no such path.
     pub(crate) async fn answer(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<Bytes>> {
-        let Route { method, endpoint, rule, .. } = table::find(request.uri().path())?;
-        if request.method() != method {
-            let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("use {method}"));
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(if method == Method::GET { "GET" } else { "POST" }));
-            return Some(response);
-        }
-        let refusal = match rule {
+        let route = match route_table::find(ROUTES, request.method(), request.uri().path()) {
+            Found::Line(route, _) => route,
+            Found::OtherMethods(allowed) => {
+                let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "bad_request", &format!("use {allowed}"));
+                if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+                    response.headers_mut().insert(ALLOW, allowed);
+                }
+                return Some(response);
+            }
+            Found::Nothing => return None,
+        };
+        let refusal = match route.rule {
             Rule::Anybody => None,
             Rule::Administrator => self.refusal(peer, &request),
         };
         if let Some(refusal) = refusal {
             return Some(refusal);
         }
-        Some(match endpoint {
+        Some(match route.endpoint {
             Endpoint::Running => respond(StatusCode::OK, "text/plain", Bytes::from_static(b"running")),
             Endpoint::Publish => self.publish(peer, request.body()).await,
             Endpoint::Commit => self.commit(peer, request.body()).await,
@@ -236,20 +242,6 @@ impl AdminRoutes {
             Endpoint::Recompile => self.recompile(peer, request.body()).await,
         })
     }
-}
-
-/// Returns the lines of the table.
-#[cfg(any(test, feature = "testing"))]
-pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
-    use crate::every_route::{Audience, RouteLine};
-    table::ROUTES.iter().map(|route| RouteLine {
-        path: route.path,
-        method: route.method.clone(),
-        audience: match route.rule {
-            Rule::Anybody => Audience::Anybody,
-            Rule::Administrator => Audience::Administrator,
-        },
-    })
 }
 
 /// The status of a publish as a whole; see the table above.

@@ -4,6 +4,8 @@
 
 use hyper::Method;
 
+use crate::route_table;
+
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
@@ -32,16 +34,13 @@ pub(super) enum Rule {
 }
 
 /// One line of the table.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) path: &'static str,
-    pub(super) method: Method,
-    pub(super) endpoint: Endpoint,
-    pub(super) rule: Rule,
-}
+type Route = route_table::Route<Endpoint, Rule>;
+
+/// Longest request: a message and a list of environments.
+pub(super) const MAX_BODY_BYTES: u64 = 1 << 20;
 
 const fn route(path: &'static str, method: Method, endpoint: Endpoint, rule: Rule) -> Route {
-    Route { path, method, endpoint, rule }
+    route_table::route(path, method, endpoint, rule, MAX_BODY_BYTES)
 }
 
 /// The table. The two statuses of file sync have the paths that Puppet Enterprise has for them.
@@ -62,7 +61,12 @@ pub(super) const ROUTES: &[Route] = &[
     route("/admin/v1/recompile", Method::POST, Endpoint::Recompile, Rule::Administrator),
 ];
 
-/// Finds the line of a path.
-pub(super) fn find(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| route.path == path)
+/// Returns the lines of the table.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
+    use crate::every_route::Audience;
+    route_table::lines(ROUTES, |rule| match rule {
+        Rule::Anybody => Audience::Anybody,
+        Rule::Administrator => Audience::Administrator,
+    })
 }

@@ -1,6 +1,5 @@
 //! Check-in, facts, reports.
 
-use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 use direct_puppet_transport::protocol::{RefusalCode, Report, RunStatus};
 
 use super::*;
@@ -169,7 +168,7 @@ async fn another_nodes_certificate_gets_nothing() {
     let world = World::new();
     let server = world.open();
     publish_all(&server).await;
-    let other = Peer::Certificate(certname("n2"));
+    let other = Peer::certificate(certname("n2"));
     let refusal = server.check_in(&other, check_in("n1", None)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Forbidden);
     let request = SubmitFacts { check_in: check_in("n1", None), facts: facts("Linux") };
@@ -178,28 +177,8 @@ async fn another_nodes_certificate_gets_nothing() {
 }
 
 fn report(host: &str, number: u32) -> Report {
-    Report {
-        host: certname(host),
-        environment: Environment::default(),
-        transaction_uuid: format!("{number:032x}"),
-        report_format: 12,
-        time_unix_nanos: i64::from(number),
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Changed,
-        transaction_completed: true,
-        noop: false,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
+    let time_unix_nanos = i64::from(number);
+    Report { transaction_uuid: format!("{number:032x}"), time_unix_nanos, status: RunStatus::Changed, ..samples::report(host) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +203,6 @@ async fn reports_are_kept_once_and_only_so_many() {
     let mut bad = report("n1", 0);
     bad.transaction_uuid = "../../../../../etc/passwd-12345678".to_owned();
     assert_eq!(server.report(&Peer::InProcess, bad).await.unwrap_err().code, RefusalCode::BadRequest);
-    let refusal = server.report(&Peer::Certificate(certname("n2")), report("n1", 1)).await.unwrap_err();
+    let refusal = server.report(&Peer::certificate(certname("n2")), report("n1", 1)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Forbidden);
 }

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use direct_puppet_transport::protocol::{
     Catalog, CatalogReply, Certname, CheckIn, Environment, Held, ProtocolVersion, Refusal, SubmitFacts, Value,
 };
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{Handler as _, Peer};
 
 use crate::code::Code;
@@ -136,15 +137,7 @@ fn certname(name: &str) -> Certname {
 }
 
 fn check_in(name: &str, held: Option<Held>) -> CheckIn {
-    CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: certname(name),
-        environment: Environment::default(),
-        held,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    }
+    CheckIn { held, ..samples::check_in(name) }
 }
 
 fn facts(kernel: &str) -> BTreeMap<String, Value> {

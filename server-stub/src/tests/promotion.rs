@@ -152,7 +152,7 @@ async fn an_epoch_that_cannot_be_ends_nobody() {
             .await;
         (told.map(|reply| reply.is_raised).map_err(|refusal| refusal.code), asked.map(drop).map_err(|refusal| refusal.code))
     };
-    let named = || Peer::Certificate(certname("replica1"));
+    let named = || Peer::certificate(certname("replica1"));
     for epoch in [1_002, u64::MAX] {
         let refused = (Err(RefusalCode::BadRequest), Err(RefusalCode::BadRequest));
         assert_eq!(tell(named(), "replica1", epoch).await, refused);
@@ -161,7 +161,7 @@ async fn an_epoch_that_cannot_be_ends_nobody() {
     let forbidden = (Err(RefusalCode::Forbidden), Err(RefusalCode::Forbidden));
     assert_eq!(tell(Peer::Plain, "stranger", 2).await, forbidden);
     assert_eq!(tell(Peer::Plain, "stranger", 1).await, (Ok(false), Ok(())));
-    assert_eq!(tell(Peer::Certificate(certname("stranger")), "stranger", 1).await, forbidden);
+    assert_eq!(tell(Peer::certificate(certname("stranger")), "stranger", 1).await, forbidden);
     publish_all(&server).await;
     assert_eq!(promote(&server, true).await.unwrap().epoch, 2);
     assert_eq!(tell(named(), "replica1", 3).await, (Ok(true), Err(RefusalCode::Stale)));

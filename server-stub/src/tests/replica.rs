@@ -258,7 +258,7 @@ async fn a_certificate_must_be_named_to_follow() {
         epoch: 0,
         answered: BTreeMap::new(),
     };
-    let refused = server.sync_confirm(&Peer::Certificate(certname("node1")), request.clone()).await.unwrap_err();
+    let refused = server.sync_confirm(&Peer::certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);
     assert!(server.sync_confirm(&Peer::InProcess, request).await.is_ok());
 }

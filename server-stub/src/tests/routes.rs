@@ -52,7 +52,7 @@ async fn only_administrators_are_answered() {
     publish_all(&server).await;
     compiled(&server, "n1").await;
     let routes = AdminRoutes::new(server, vec![certname("boss")]);
-    let (boss, node) = (Peer::Certificate(certname("boss")), Peer::Certificate(certname("n1")));
+    let (boss, node) = (Peer::certificate(certname("boss")), Peer::certificate(certname("n1")));
     for (method, path, body, expected) in [
         (Method::POST, "/file-sync/v1/publish", "", StatusCode::OK),
         (Method::GET, "/file-sync/v1/versions", "", StatusCode::OK),
@@ -151,7 +151,7 @@ async fn the_audit_log_names_who_was_authenticated() {
     let world = World::new();
     let server = world.open();
     let routes = AdminRoutes::new(Arc::clone(&server), vec![certname("boss")]);
-    let boss = Peer::Certificate(certname("boss"));
+    let boss = Peer::certificate(certname("boss"));
     let claimed = r#""author":{"name":"mallory","email":"m@example.com"}"#;
     let post = async |path: &str, body: &str| ask(&routes, &boss, Method::POST, path, body).await.0;
     assert_eq!(post("/file-sync/v1/publish", &format!("{{{claimed}}}")).await, StatusCode::OK);
@@ -224,7 +224,7 @@ async fn a_replica_is_told_to_sync_and_says_how_it_stands() {
     assert!(primary["status"]["primary"].is_null(), "{primary}");
     assert_eq!(ask(&routes, &Peer::Plain, Method::POST, FORCE, "").await.0, StatusCode::OK);
     for (method, path) in [(Method::POST, FORCE), (Method::GET, STATUS)] {
-        let node = Peer::Certificate(certname("n1"));
+        let node = Peer::certificate(certname("n1"));
         assert_eq!(ask(&routes, &node, method, path, "").await.0, StatusCode::FORBIDDEN, "{path}");
     }
 }

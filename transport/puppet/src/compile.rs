@@ -83,8 +83,8 @@ pub(crate) async fn compile(inner: &Arc<Inner>, request: SubmitFacts) -> Result<
         return Err(refused(RefusalCode::BadRequest, message));
     }
     let open = served.open_sources().map_err(unusable)?;
-    for (title, answer) in sources::ask(exchange, environment, open).await? {
-        served.answer(&title, answer);
+    for (resource, answer) in sources::ask(exchange, environment, open).await? {
+        served.answer(&resource, answer);
     }
     let finished = served.finish().map_err(unusable)?;
     let puppet = finished.puppet;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use direct_puppet_agent::{OpenSource, SourceAnswer, SourceTaking};
-use direct_puppet_transport::protocol::Environment;
+use direct_puppet_transport::protocol::{Environment, ResourceRef};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::api::{self, Answer, Call, Exchange, Failure};
@@ -15,15 +15,15 @@ const AT_ONCE: usize = 2;
 /// Most bytes of the metadata of one source: room for some 100,000 files.
 const MAX_METADATA_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Asks about all of them; returns the answers by title.
+/// Asks about all of them; returns the answers by resource.
 pub(crate) async fn ask(
     exchange: &dyn Exchange,
     environment: &Environment,
     open: Vec<OpenSource>,
-) -> Result<BTreeMap<String, SourceAnswer>, Failure> {
+) -> Result<BTreeMap<ResourceRef, SourceAnswer>, Failure> {
     let asked = stream::iter(open).map(|open| async move {
         let answer = one(exchange, environment, &open).await?;
-        Ok::<_, Failure>(answer.map(|answer| (open.title, answer)))
+        Ok::<_, Failure>(answer.map(|answer| (open.resource, answer)))
     });
     asked.buffer_unordered(AT_ONCE).try_filter_map(|answered| std::future::ready(Ok(answered))).try_collect().await
 }
@@ -65,7 +65,7 @@ async fn one(exchange: &dyn Exchange, environment: &Environment, open: &OpenSour
         }
     }
     if by_source.is_empty() && open.has_others {
-        tracing::debug!(file = %open.title, missing = missing.join(", "), "the server has none of these sources: another counts");
+        tracing::debug!(resource = %open.resource, missing = missing.join(", "), "the server has none of these sources: another counts");
         return Ok(None);
     }
     if by_source.is_empty() {

@@ -42,7 +42,8 @@ mod tests {
     use super::*;
     use crate::error::TransportErrorKind;
     use crate::memory::MemoryTransport;
-    use crate::protocol::{Operation, ProtocolVersion};
+    use crate::protocol::Operation;
+    use crate::testing::samples;
     use crate::{CallError, Client};
 
     #[tokio::test]
@@ -66,15 +67,7 @@ mod tests {
         let mut handler = MockHandler::new();
         handler.expect_check_in().withf(|peer, _| *peer == Peer::InProcess).times(1).return_const(Ok(reply.clone()));
         let client = Client::new(MemoryTransport::new(Arc::new(handler)));
-        let request = CheckIn {
-            protocol: ProtocolVersion::CURRENT,
-            certname: "node1".parse().unwrap(),
-            environment: "production".parse().unwrap(),
-            held: None,
-            features: Vec::new(),
-            wait_seconds: 0,
-            at_least: None,
-        };
+        let request = samples::check_in("node1");
         assert_eq!(client.check_in(&request).await.unwrap(), reply);
     }
 }

@@ -4,6 +4,7 @@ pub mod conformance;
 mod faulty;
 mod mock;
 mod recording;
+pub mod samples;
 
 pub use faulty::{Fault, Faulty};
 pub use mock::{MockHandler, MockTransport};

@@ -9,22 +9,14 @@ use tokio_util::sync::CancellationToken;
 use super::frame::encode_part;
 use super::*;
 use crate::handler::{Handler, Peer};
-use crate::protocol::{CatalogReply, CheckIn, Operation, ProtocolVersion, Refusal, RefusalCode, codec};
-use crate::testing::MockHandler;
+use crate::protocol::{CatalogReply, Operation, Refusal, RefusalCode, codec};
+use crate::testing::{MockHandler, samples};
 use crate::transport::Status;
 
 const BUFFER_BYTES: usize = 4096;
 
 fn check_in() -> Bytes {
-    let message = CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "node1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        held: None,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    };
+    let message = samples::check_in("node1");
     codec::encode(&message).unwrap().into()
 }
 

@@ -5,37 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use direct_puppet_transport::enrol::{Attribute, RequestOptions};
+use direct_puppet_transport::extensions::oid_of;
 use serde::Deserialize;
-
-/// Names of the extensions that Puppet has registered, below 1.3.6.1.4.1.34380.1.1, from 1 on.
-const REGISTERED: [&str; 26] = [
-    "pp_uuid",
-    "pp_instance_id",
-    "pp_image_name",
-    "pp_preshared_key",
-    "pp_cost_center",
-    "pp_product",
-    "pp_project",
-    "pp_application",
-    "pp_service",
-    "pp_employee",
-    "pp_created_by",
-    "pp_environment",
-    "pp_role",
-    "pp_software_version",
-    "pp_department",
-    "pp_cluster",
-    "pp_provisioner",
-    "pp_region",
-    "pp_datacenter",
-    "pp_zone",
-    "pp_network",
-    "pp_securitypolicy",
-    "pp_cloudplatform",
-    "pp_apptier",
-    "pp_hostname",
-    "pp_owner",
-];
 
 /// Longest file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -62,7 +33,8 @@ impl Scalar {
         match self {
             Self::Flag(value) => value.to_string(),
             Self::Integer(value) => value.to_string(),
-            Self::Float(value) => value.to_string(),
+            // With a point also where nothing follows it: `pp_software_version: 2.0`.
+            Self::Float(value) => format!("{value:?}"),
             Self::Text(value) => value,
         }
     }
@@ -99,18 +71,11 @@ fn oid(name: &str) -> anyhow::Result<String> {
     if name.starts_with(|first: char| first.is_ascii_digit()) {
         return Ok(name.to_owned());
     }
-    if let Some(at) = REGISTERED.iter().position(|known| *known == name) {
-        return Ok(format!("1.3.6.1.4.1.34380.1.1.{}", at + 1));
-    }
-    Ok(match name {
-        "pp_authorization" => "1.3.6.1.4.1.34380.1.3.1",
-        "pp_auth_auto_renew" => "1.3.6.1.4.1.34380.1.3.2",
-        "pp_auth_role" => "1.3.6.1.4.1.34380.1.3.13",
-        "pp_cli_auth" => "1.3.6.1.4.1.34380.1.3.39",
-        "challengePassword" => "1.2.840.113549.1.9.7",
+    match (oid_of(name), name) {
+        (Some(known), _) => Ok(known.to_owned()),
+        (None, "challengePassword") => Ok("1.2.840.113549.1.9.7".to_owned()),
         _ => bail!("{name} is no name of an extension: write its identifier, as 1.3.6.1.4.1.34380.1.2.1"),
     }
-    .to_owned())
 }
 
 #[cfg(test)]
@@ -119,12 +84,17 @@ mod tests {
 
     #[test]
     fn puppets_file_is_read() {
-        let text = "---\ncustom_attributes:\n  1.2.840.113549.1.9.7: 342thbjkt82094y0uthhor289jnqthpc2290\nextension_requests:\n  pp_role: web\n  pp_uuid: 7\n  1.3.6.1.4.1.34380.1.2.1: true\n";
+        let text = "---\ncustom_attributes:\n  1.2.840.113549.1.9.7: 342thbjkt82094y0uthhor289jnqthpc2290\nextension_requests:\n  pp_role: web\n  pp_uuid: 7\n  pp_auth_role: 2.0\n  1.3.6.1.4.1.34380.1.2.1: true\n";
         let read = parse(text).unwrap();
         let pairs: Vec<_> = read.extensions.iter().map(|found| (found.oid.as_str(), found.value.as_str())).collect();
         assert_eq!(
             pairs,
-            [("1.3.6.1.4.1.34380.1.2.1", "true"), ("1.3.6.1.4.1.34380.1.1.13", "web"), ("1.3.6.1.4.1.34380.1.1.1", "7")]
+            [
+                ("1.3.6.1.4.1.34380.1.2.1", "true"),
+                ("1.3.6.1.4.1.34380.1.3.13", "2.0"),
+                ("1.3.6.1.4.1.34380.1.1.13", "web"),
+                ("1.3.6.1.4.1.34380.1.1.1", "7")
+            ]
         );
         assert_eq!(read.custom_attributes[0].oid, "1.2.840.113549.1.9.7");
         for bad in ["extension_requests:\n  pp_rolle: x\n", "extensions: {}\n", "- a\n"] {

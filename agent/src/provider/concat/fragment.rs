@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Resource, TreePath, Value};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Resource, Value};
 
+use crate::provider::file::source_uri::SourceUri;
 use crate::provider::file::{errors, read};
 use crate::provider::text_file::TextFile;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
 
 const KNOWN: &[&str] = &["content", "source", "target", "order"];
+
+/// Longest piece of a server, in bytes: it is held in memory, as those of this machine are.
+const MAX_PIECE_BYTES: u64 = 64 << 20;
 
 /// Pieces: nothing to do, but their parameters are checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,8 +23,30 @@ pub(in crate::provider) struct ConcatFragmentProvider;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     Given(Vec<u8>),
-    /// Files of this machine, of which the first that is there counts.
-    Files(Vec<TreePath>),
+    /// Files of this machine and of the server, of which the first that is there counts; and what the catalog says of those of the server.
+    Sources(Vec<SourceUri>, Option<Served>),
+}
+
+/// The source that a server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Served {
+    uri: String,
+    kind: EntryKind,
+}
+
+impl Served {
+    fn of(resource: &Resource) -> Option<Self> {
+        let resolved = resource.resolved.as_ref()?;
+        let uri = resolved.uri.as_deref()?.trim_end_matches('/').to_owned();
+        Some(Self { uri, kind: resolved.entries.first()?.kind.clone() })
+    }
+
+    /// Returns the content, which was fetched before. Blocking.
+    fn content(&self, context: &Context) -> Result<Vec<u8>, String> {
+        let EntryKind::File { digest, .. } = &self.kind else { return Err(format!("{} is no file", self.uri)) };
+        let content = context.store().read(digest, MAX_PIECE_BYTES).map_err(|error| errors::chain(&error))?;
+        content.map(Vec::from).ok_or_else(|| format!("the content of {} ({digest}) is not on this node", self.uri))
+    }
 }
 
 /// One piece.
@@ -49,13 +75,9 @@ impl Fragment {
         let content = match (resource.parameter("content"), resource.parameter("source")) {
             (Some(value), None) => Content::Given(given(resource, value)?),
             (None, Some(_)) => {
-                let file = |source: &&str| {
-                    let path = source.strip_prefix("file://").unwrap_or(source);
-                    read::absolute_path(path).map_err(|_| {
-                        read::fail(resource, "source", "must be a file of this machine: give what a server has as content")
-                    })
-                };
-                Content::Files(read::strings(resource, "source")?.iter().map(file).collect::<Result<_, _>>()?)
+                let parse = |text: &&str| SourceUri::parse(text).map_err(|reason| read::fail(resource, "source", reason));
+                let sources = read::strings(resource, "source")?.iter().map(parse).collect::<Result<_, _>>()?;
+                Content::Sources(sources, Served::of(resource))
             }
             (Some(_), Some(_)) => return Err(read::fail(resource, "source", "cannot be given together with content")),
             (None, None) => return Err(read::fail(resource, "content", "must be given, or source")),
@@ -74,17 +96,30 @@ impl Fragment {
 
     /// Returns the content. Blocking.
     pub(super) fn content(&self, context: &Context) -> Result<Vec<u8>, String> {
-        let paths = match &self.content {
+        let (sources, served) = match &self.content {
             Content::Given(content) => return Ok(content.clone()),
-            Content::Files(paths) => paths,
+            Content::Sources(sources, served) => (sources, served.as_ref()),
         };
-        for path in paths {
-            let resolved = context.root().resolve_links(path).map_err(|error| errors::chain(&error))?;
-            let Some(path) = resolved else { continue };
-            return TextFile::load(context, &path).map(|file| file.text).map_err(|error| errors::chain(&error));
+        for source in sources {
+            match source {
+                SourceUri::Local(path) => {
+                    let resolved = context.root().resolve_links(path).map_err(|error| errors::chain(&error))?;
+                    let Some(path) = resolved else { continue };
+                    return TextFile::load(context, &path).map(|file| file.text).map_err(|error| errors::chain(&error));
+                }
+                SourceUri::Puppet(uri) => {
+                    if let Some(served) = served.filter(|served| served.uri == *uri) {
+                        return served.content(context);
+                    }
+                }
+            }
         }
-        let paths: Vec<String> = paths.iter().map(TreePath::absolute).collect();
-        Err(format!("Concat_fragment[{}] has no content: there is no {}", self.name, paths.join(" nor ")))
+        let names = sources.iter().map(|source| match source {
+            SourceUri::Local(path) => path.absolute(),
+            SourceUri::Puppet(uri) => uri.clone(),
+        });
+        let names: Vec<String> = names.collect();
+        Err(format!("Concat_fragment[{}] has no content: there is no {}", self.name, names.join(" nor ")))
     }
 }
 
@@ -96,6 +131,14 @@ impl Provider for ConcatFragmentProvider {
 
     fn validate(&self, resource: &Resource) -> Result<(), ProviderError> {
         Fragment::parse(resource).map(drop)
+    }
+
+    fn needed(&self, resource: &Resource) -> Vec<(Digest, u64)> {
+        // One that is not valid is refused elsewhere.
+        match Fragment::parse(resource).map(|fragment| fragment.content) {
+            Ok(Content::Sources(_, Some(Served { kind: EntryKind::File { digest, size }, .. }))) => vec![(digest, size)],
+            _ => Vec::new(),
+        }
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {

@@ -1,5 +1,7 @@
 //! Files that are really put together.
 
+use direct_puppet_transport::protocol::{Digest, EntryKind, ManifestEntry, ResolvedSource, TreePath};
+
 use super::*;
 use crate::provider::file::tests::World;
 
@@ -99,11 +101,47 @@ fn parameters_are_checked() {
         (bare().with("target", "/x"), false),
         (bare().with("content", "x"), false),
         (bare().with("target", "/x").with("content", "x").with("source", "/y"), false),
-        (bare().with("target", "/x").with("source", "puppet:///modules/m/f"), false),
+        (bare().with("target", "/x").with("source", "puppet:///modules/m/f"), true),
+        (bare().with("target", "/x").with("source", "http://server/f"), false),
         (bare().with("target", "/x").with("content", "x").with("order", "a/b"), false),
         (bare().with("tag", "t").with("content", "x"), true),
     ] {
         let result = ConcatFragmentProvider.validate(&resource);
         assert_eq!(result.is_ok(), valid, "{resource:?}: {result:?}");
     }
+}
+
+#[tokio::test]
+async fn a_piece_of_a_server_is_what_the_catalog_says_of_its_source() {
+    let mut world = World::new();
+    let entry = |kind| ManifestEntry { path: TreePath::root(), mode: 0o644, kind };
+    let piece = |kind| {
+        let sources = vec![Value::from("/own"), "puppet:///modules/m/no".into(), "puppet:///modules/m/p/".into()];
+        let mut piece = Resource::new("Concat_fragment", "p").with("target", "/x").with("source", sources);
+        piece.resolved = Some(ResolvedSource { uri: Some("puppet:///modules/m/p/".to_owned()), entries: vec![entry(kind)] });
+        piece
+    };
+    let digest = Digest::of(b"of the server");
+    let of_server = piece(EntryKind::File { digest, size: 13 });
+    ConcatFragmentProvider.validate(&of_server).unwrap();
+    assert_eq!(ConcatFragmentProvider.needed(&of_server), [(digest, 13)]);
+    let directory = piece(EntryKind::Directory);
+    assert_eq!(ConcatFragmentProvider.needed(&directory), []);
+    world.declare(of_server);
+    let error = converge(&world, file("/x")).await.unwrap_err();
+    assert!(error.contains("puppet:///modules/m/p") && error.contains("is not on this node"), "{error}");
+    world.context().store().put_bytes(b"of the server").unwrap();
+    assert_eq!(converge(&world, file("/x")).await.unwrap(), 1);
+    assert_eq!(world.read("/x"), "of the server");
+    world.write("/own", "of the node");
+    assert_eq!(converge(&world, file("/x")).await.unwrap(), 1);
+    assert_eq!(world.read("/x"), "of the node");
+    let mut world = World::new();
+    world.declare(directory);
+    assert!(converge(&world, file("/x")).await.unwrap_err().contains("puppet:///modules/m/p is no file"));
+    // Nobody has said what it is.
+    let mut world = World::new();
+    let source = "puppet:///site/p";
+    world.declare(Resource::new("Concat_fragment", "p").with("target", "/x").with("source", source));
+    assert!(converge(&world, file("/x")).await.unwrap_err().contains("there is no puppet:///site/p"));
 }

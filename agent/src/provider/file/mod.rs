@@ -31,7 +31,7 @@ mod place;
 pub(super) mod read;
 mod relations;
 mod source;
-mod source_uri;
+pub(super) mod source_uri;
 #[cfg(test)]
 pub(super) mod tests;
 mod validate_cmd;

@@ -6,7 +6,7 @@ use super::read;
 
 /// One entry of `source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SourceUri {
+pub(in crate::provider) enum SourceUri {
     /// `puppet:///…`: only the compiler can tell whether it exists.
     Puppet(String),
     /// `/…` or `file:///…`: looked at below the managed root.
@@ -15,7 +15,7 @@ pub(super) enum SourceUri {
 
 impl SourceUri {
     /// Parses an entry; the error says what it may be.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::provider) fn parse(text: &str) -> Result<Self, String> {
         let text = match text.trim_end_matches('/') {
             "" if !text.is_empty() => "/",
             trimmed => trimmed,

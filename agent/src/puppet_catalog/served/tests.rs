@@ -29,6 +29,10 @@ fn single(source: &str, metadata: Json) -> SourceAnswer {
     SourceAnswer::Single { source: source.to_owned(), metadata }
 }
 
+fn reference(resource_type: &str, title: &str) -> ResourceRef {
+    ResourceRef { resource_type: resource_type.to_owned(), title: title.to_owned() }
+}
+
 fn digest(text: &str) -> Digest {
     format!("sha256:{}", text.trim_start_matches("{sha256}")).parse().unwrap()
 }
@@ -59,7 +63,7 @@ fn metadata_without_a_code_id_or_with_another_checksum_name_nothing_that_could_b
     let mut catalog = served(&files, json!({ "code_id": "c1", "metadata": { "/a": inlined } }));
     let open = catalog.open_sources().unwrap();
     assert_eq!((open.len(), open[0].sources.clone()), (1, vec!["puppet:///modules/app/a".to_owned()]));
-    catalog.answer("/a", single("puppet:///modules/app/a", metadata(None, HELLO)));
+    catalog.answer(&reference("File", "/a"), single("puppet:///modules/app/a", metadata(None, HELLO)));
     let finished = catalog.finish().unwrap();
     assert_eq!(finished.puppet.unusable, BTreeMap::new());
     assert_eq!(finished.places[&digest(HELLO)], ContentPlace::Mount("puppet:///modules/app/a".to_owned()));
@@ -80,7 +84,7 @@ fn answers_about_open_sources() {
     ];
     let mut catalog = served(&files, json!({}));
     let open = catalog.open_sources().unwrap();
-    let titles: Vec<&str> = open.iter().map(|open| open.title.as_str()).collect();
+    let titles: Vec<&str> = open.iter().map(|open| open.resource.title.as_str()).collect();
     assert_eq!(titles, ["/one", "/tree", "/mixed", "/no"]);
     let ignore = vec![".git".to_owned(), "*.bak".to_owned()];
     assert_eq!(
@@ -91,10 +95,13 @@ fn answers_about_open_sources() {
     let mut one = metadata(None, HELLO);
     one["content_uri"] = "puppet:///modules/other/files/secret".into();
     one["source"] = "puppet:///site/one".into();
-    catalog.answer("/one", single("puppet:///site/one", one));
+    catalog.answer(&reference("File", "/one"), single("puppet:///site/one", one));
     let list = json!([directory(), metadata(Some("b/c"), HELLO), { "relative_path": "b", "type": "directory", "mode": 493 }, metadata(Some("ä b"), EMPTY)]);
-    catalog.answer("/tree", SourceAnswer::Recursive(BTreeMap::from([("puppet:///site/tree/".to_owned(), list)])));
-    catalog.answer("/no", SourceAnswer::Refused("has a source that is not there".to_owned()));
+    catalog.answer(
+        &reference("File", "/tree"),
+        SourceAnswer::Recursive(BTreeMap::from([("puppet:///site/tree/".to_owned(), list)])),
+    );
+    catalog.answer(&reference("File", "/no"), SourceAnswer::Refused("has a source that is not there".to_owned()));
     let finished = catalog.finish().unwrap();
     let resource = |title: &str| finished.puppet.catalog.resources.iter().find(|resource| resource.title == title).unwrap();
     assert_eq!(resource("/no").unusable.as_deref(), Some("has a source that is not there"));
@@ -114,7 +121,10 @@ fn several_sources_taken_together() {
     assert!(catalog.open_sources().unwrap()[0].taking.all);
     let list = |name: &str, checksum: &str| json!([directory(), metadata(Some(name), checksum), metadata(Some("z"), checksum)]);
     let by_source = [("puppet:///m/a", list("x", HELLO)), ("puppet:///m/b", list("y", EMPTY))];
-    catalog.answer("/t", SourceAnswer::Recursive(by_source.into_iter().map(|(uri, list)| (uri.to_owned(), list)).collect()));
+    catalog.answer(
+        &reference("File", "/t"),
+        SourceAnswer::Recursive(by_source.into_iter().map(|(uri, list)| (uri.to_owned(), list)).collect()),
+    );
     let catalog = catalog.finish().unwrap().puppet.catalog;
     let resolved = catalog.resources[0].resolved.as_ref().unwrap();
     assert_eq!(resolved.entries.iter().map(|entry| entry.path.to_string()).collect::<Vec<_>>(), ["", "x", "y", "z"]);
@@ -129,4 +139,28 @@ fn a_deferred_stays_for_the_node() {
     assert_eq!(catalog.open_sources().unwrap(), []);
     let catalog = catalog.finish().unwrap().puppet.catalog;
     assert!(matches!(catalog.resources[0].parameter("message"), Some(Value::Hash(_))));
+}
+
+#[test]
+fn a_piece_is_asked_about_as_a_file_is_and_is_not_taken_for_one() {
+    let piece = json!({ "type": "Concat_fragment", "title": "/a", "parameters": { "target": "/x", "source": ["puppet:///m/no", "puppet:///m/p"] } });
+    let mut catalog = served(&[file("/a", json!({ "source": "puppet:///m/a" })), piece.clone()], json!({}));
+    let open = catalog.open_sources().unwrap();
+    assert_eq!(open.iter().map(|open| open.resource.to_string()).collect::<Vec<_>>(), ["File[/a]", "Concat_fragment[/a]"]);
+    assert!(open[1].taking.follows && !open[1].has_others);
+    catalog.answer(&reference("Concat_fragment", "/a"), single("puppet:///m/p", metadata(None, HELLO)));
+    catalog.answer(&reference("File", "/a"), single("puppet:///m/a", metadata(None, EMPTY)));
+    let finished = catalog.finish().unwrap();
+    let resolved = |at: usize| finished.puppet.catalog.resources[at].resolved.as_ref().unwrap();
+    assert_eq!(resolved(1).uri.as_deref(), Some("puppet:///m/p"));
+    assert!(matches!(resolved(1).entries[0].kind, EntryKind::File { digest: found, .. } if found == digest(HELLO)));
+    assert!(matches!(resolved(0).entries[0].kind, EntryKind::File { digest: found, .. } if found == digest(EMPTY)));
+    assert_eq!(finished.places[&digest(HELLO)], ContentPlace::Mount("puppet:///m/p".to_owned()));
+    // What a catalog says of a file of that title says nothing of it.
+    let mut inlined = metadata(None, HELLO);
+    inlined["content_uri"] = "puppet:///modules/m/files/p".into();
+    let mut catalog = served(&[piece], json!({ "code_id": "c1", "metadata": { "/a": inlined } }));
+    assert_eq!(catalog.open_sources().unwrap().len(), 1);
+    let unusable = catalog.finish().unwrap().puppet.unusable;
+    assert!(unusable[&reference("Concat_fragment", "/a")].contains("no catalog has metadata of pieces"), "{unusable:?}");
 }

@@ -25,9 +25,10 @@ use crate::answer::name_of;
 use crate::blocking;
 use crate::error::chain;
 use crate::listen::{ClientCertificate, RouteBody, Routes};
+use crate::route_table::{self, Found, Route};
 use crate::server::Server;
 
-use table::{Endpoint, Rule};
+use table::{Endpoint, ROUTES, Rule};
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use table::lines;
@@ -111,39 +112,32 @@ impl CaRoutes {
 impl Routes for CaRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {
         let path = request.uri().path().to_owned();
-        if table::at(&path).next().is_none() {
-            return self.inner.route(peer, request).await;
-        }
-        let answered = self.api.answer(peer, &path, request).await.unwrap_or_else(No::response);
-        Some(answered.map(RouteBody::from))
+        let answer = match route_table::find(ROUTES, request.method(), &path) {
+            Found::Line(route, rest) => self.api.answer(peer, &path, route, rest, request).await.unwrap_or_else(No::response),
+            Found::OtherMethods(allowed) => not_allowed(&allowed),
+            Found::Nothing => return self.inner.route(peer, request).await,
+        };
+        Some(answer.map(RouteBody::from))
     }
 
     fn max_body_bytes(&self, path: &str) -> u64 {
-        // What is longest of what may be done there.
-        let longest = table::at(path).map(|(route, _)| route.max_body_bytes).max();
-        longest.unwrap_or_else(|| self.inner.max_body_bytes(path))
+        route_table::max_body_bytes(ROUTES, path).unwrap_or_else(|| self.inner.max_body_bytes(path))
     }
 
     fn is_open(&self, method: &Method, path: &str) -> bool {
-        let mut lines = table::at(path).peekable();
-        if lines.peek().is_none() {
-            return self.inner.is_open(method, path);
-        }
-        lines.any(|(route, _)| route.method == *method && route.rule == Rule::Anybody)
+        route_table::is_open(ROUTES, &Rule::Anybody, method, path).unwrap_or_else(|| self.inner.is_open(method, path))
     }
 }
 
 impl Api {
-    async fn answer(&self, peer: &Peer, path: &str, request: Request<Bytes>) -> Answer {
-        let line = table::at(path).find(|(route, _)| route.method == *request.method());
-        let Some((route, rest)) = line else {
-            let allowed = table::at(path).map(|(route, _)| route.method.as_str()).collect::<Vec<_>>().join(", ");
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}"));
-            if let Ok(allowed) = HeaderValue::from_str(&allowed) {
-                response.headers_mut().insert(ALLOW, allowed);
-            }
-            return Ok(response);
-        };
+    async fn answer(
+        &self,
+        peer: &Peer,
+        path: &str,
+        route: &'static Route<Endpoint, Rule>,
+        rest: &str,
+        request: Request<Bytes>,
+    ) -> Answer {
         let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
         if request.headers().contains_key(ORIGIN) {
             return Err(No::new(StatusCode::FORBIDDEN, "web pages may not ask this"));
@@ -196,14 +190,8 @@ impl Api {
             }
             Endpoint::DeleteRequest => {
                 let name = name(rest)?;
-                let missing = No::new(StatusCode::NOT_FOUND, format!("No certificate request for {name}"));
-                let was_there = self
-                    .act(peer, "ca delete-request", name.as_str(), {
-                        let name = name.clone();
-                        move |ca| ca.forget(&name, false)
-                    })
-                    .await?;
-                if was_there { Ok(text(StatusCode::NO_CONTENT, "")) } else { Err(missing) }
+                let missing = format!("No certificate request for {name}");
+                self.forget(peer, "ca delete-request", name, missing, false).await
             }
             Endpoint::GetStatus => {
                 let name = name(rest)?;
@@ -213,14 +201,8 @@ impl Api {
             Endpoint::PutStatus => self.set_state(peer, name(rest)?, &body).await,
             Endpoint::DeleteStatus => {
                 let name = name(rest)?;
-                let missing = No::new(StatusCode::NOT_FOUND, format!("nothing is known of {name}"));
-                let was_there = self
-                    .act(peer, "ca delete", name.as_str(), {
-                        let name = name.clone();
-                        move |ca| ca.forget(&name, true)
-                    })
-                    .await?;
-                if was_there { Ok(text(StatusCode::NO_CONTENT, "")) } else { Err(missing) }
+                let missing = format!("nothing is known of {name}");
+                self.forget(peer, "ca delete", name, missing, true).await
             }
             Endpoint::Statuses => {
                 let wanted = query.split('&').find_map(|pair| pair.strip_prefix("state=")).map(ToOwned::to_owned);
@@ -253,6 +235,15 @@ impl Api {
                 Ok(text(StatusCode::OK, told))
             }
         }
+    }
+
+    /// Forgets the request of a name, and its certificate too; with `missing` where there is none.
+    async fn forget(&self, peer: &Peer, act: &'static str, name: Certname, missing: String, with_certificate: bool) -> Answer {
+        let what = name.to_string();
+        if self.act(peer, act, &what, move |ca| ca.forget(&name, with_certificate)).await? {
+            return Ok(text(StatusCode::NO_CONTENT, ""));
+        }
+        Err(No::new(StatusCode::NOT_FOUND, missing))
     }
 
     async fn set_state(&self, peer: &Peer, name: Certname, body: &Bytes) -> Answer {
@@ -390,6 +381,14 @@ fn json<T: Serialize>(value: &T) -> Answer {
         Ok(body) => Ok(respond(StatusCode::OK, JSON, body.into())),
         Err(error) => Err(internal(&error)),
     }
+}
+
+fn not_allowed(allowed: &str) -> Response<Bytes> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}"));
+    if let Ok(allowed) = HeaderValue::from_str(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {

@@ -9,6 +9,7 @@ use hyper::Method;
 use crate::answer::is_administrator;
 use crate::ca::request::MAX_REQUEST_BYTES;
 use crate::listen::ClientCertificate;
+use crate::route_table::{Route, route};
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,30 +42,15 @@ pub(super) enum Rule {
     Administrator,
 }
 
-/// One line of the table.
-#[derive(Debug)]
-pub(super) struct Route {
-    /// With a slash at its end, a name follows.
-    pub(super) path: &'static str,
-    pub(super) method: Method,
-    pub(super) endpoint: Endpoint,
-    pub(super) rule: Rule,
-    pub(super) max_body_bytes: u64,
-}
-
 /// Longest body where none is expected, or a small one.
 const SMALL_BODY: u64 = 64 * 1024;
 
 /// Longest list of names, or of revocation lists.
 const LARGE_BODY: u64 = 8 << 20;
 
-const fn route(path: &'static str, method: Method, endpoint: Endpoint, rule: Rule, max_body_bytes: u64) -> Route {
-    Route { path, method, endpoint, rule, max_body_bytes }
-}
-
 /// The table.
 #[rustfmt::skip]
-pub(super) const ROUTES: &[Route] = &[
+pub(super) const ROUTES: &[Route<Endpoint, Rule>] = &[
     route("/puppet-ca/v1/certificate/", Method::GET, Endpoint::Certificate, Rule::Anybody, SMALL_BODY),
     route("/puppet-ca/v1/certificate_revocation_list/", Method::GET, Endpoint::GetList, Rule::Anybody, SMALL_BODY),
     route("/puppet-ca/v1/certificate_revocation_list", Method::PUT, Endpoint::PutLists, Rule::Administrator, LARGE_BODY),
@@ -82,24 +68,15 @@ pub(super) const ROUTES: &[Route] = &[
     route("/puppet-ca/v1/clean", Method::PUT, Endpoint::Clean, Rule::Administrator, LARGE_BODY),
 ];
 
-/// Returns the lines of a path, and what follows it there, as it stands in the URL.
-pub(super) fn at(path: &str) -> impl Iterator<Item = (&'static Route, &str)> {
-    ROUTES.iter().filter_map(move |route| {
-        let rest = path.strip_prefix(route.path)?;
-        let is_it = if route.path.ends_with('/') { !rest.is_empty() } else { rest.is_empty() };
-        is_it.then_some((route, rest))
-    })
-}
-
 impl Rule {
     /// Whether `peer`, which has shown `certificate`, is let in; `admins` are certificates of administrators of the server.
     pub(super) fn lets_in(self, peer: &Peer, certificate: Option<&ClientCertificate>, admins: &[Certname]) -> bool {
         match self {
             Self::Anybody => true,
-            Self::Node => matches!(peer, Peer::Certificate(_)) || is_administrator(peer, admins),
+            Self::Node => matches!(peer, Peer::Certificate { .. }) || is_administrator(peer, admins),
             Self::Administrator => {
                 let has_extension =
-                    matches!(peer, Peer::Certificate(_)) && certificate.is_some_and(ClientCertificate::may_administrate);
+                    matches!(peer, Peer::Certificate { .. }) && certificate.is_some_and(ClientCertificate::may_administrate);
                 has_extension || is_administrator(peer, admins)
             }
         }
@@ -109,14 +86,10 @@ impl Rule {
 /// Returns the lines of the table.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn lines() -> impl Iterator<Item = crate::every_route::RouteLine> {
-    use crate::every_route::{Audience, RouteLine};
-    ROUTES.iter().map(|route| RouteLine {
-        path: route.path,
-        method: route.method.clone(),
-        audience: match route.rule {
-            Rule::Anybody => Audience::Anybody,
-            Rule::Node => Audience::Node,
-            Rule::Administrator => Audience::Authority,
-        },
+    use crate::every_route::Audience;
+    crate::route_table::lines(ROUTES, |rule| match rule {
+        Rule::Anybody => Audience::Anybody,
+        Rule::Node => Audience::Node,
+        Rule::Administrator => Audience::Authority,
     })
 }

@@ -59,7 +59,7 @@ async fn every_path_lets_in_exactly_who_its_rule_says() {
     let (node, other) = (certificate(&world, "n1", false), certificate(&world, "n2", false));
     let (boss, cli) = (certificate(&world, "boss", false), certificate(&world, "cli", true));
     let shown =
-        |certificate: &Arc<ClientCertificate>| (Peer::Certificate(certificate.name.clone()), Some(Arc::clone(certificate)));
+        |certificate: &Arc<ClientCertificate>| (Peer::certificate(certificate.name.clone()), Some(Arc::clone(certificate)));
     let stranger = Peer::Process { uid: 4_000_000_000, gid: 0, pid: 1 };
     // Each with what it may do: nodes' things, administrators' things.
     let peers = [

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use direct_puppet_transport::Extensions;
 use direct_puppet_transport::protocol::{Certname, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -19,6 +20,8 @@ pub(super) struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     facts: Option<&'a BTreeMap<String, Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<&'a Extensions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     code_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     classification: Option<&'a Classification>,
@@ -29,13 +32,20 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     /// Whether the manifests of the environment itself can be parsed.
     pub(super) const fn check() -> Self {
-        Self { certname: None, facts: None, code_id: None, classification: None, check: true }
+        Self { certname: None, facts: None, extensions: None, code_id: None, classification: None, check: true }
     }
 
     /// The catalog of a node.
     pub(super) fn compile(request: &'a CompileRequest, classification: Option<&'a Classification>) -> Self {
         let code_id = Some(request.code.version.code_id.to_string());
-        Self { certname: Some(&request.certname), facts: Some(&request.facts), code_id, classification, check: false }
+        Self {
+            certname: Some(&request.certname),
+            facts: Some(&request.facts),
+            extensions: Some(&request.extensions),
+            code_id,
+            classification,
+            check: false,
+        }
     }
 
     /// Returns whose catalog is asked for.

@@ -75,7 +75,7 @@ impl PuppetCompiler {
 
 impl Compiler for PuppetCompiler {
     fn name_and_version(&self) -> &str {
-        "puppet 1"
+        "puppet 2"
     }
 
     /// Parses what every node needs: the manifests of the environment itself. What is wrong in a module is told to the nodes that use it.

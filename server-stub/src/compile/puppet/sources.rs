@@ -37,7 +37,7 @@ enum Found<'a> {
 }
 
 impl Sources<'_> {
-    /// Says what a `File` is made from. Where several sources are taken together, the first of them that has a path counts, as in Puppet.
+    /// Says what a `File`, or a `Concat_fragment`, is made from. Where several sources are taken together, the first of them that has a path counts, as in Puppet.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! The compiler over real code and a real Ruby, without a server.
 
+mod trusted;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use direct_puppet_agent::store::Store;
+use direct_puppet_transport::Extensions;
 use direct_puppet_transport::protocol::{
     Catalog, Digest, EntryKind, Manifest, ManifestEntry, Resource, TreePath, Value, VersionCounter,
 };
@@ -78,7 +81,8 @@ impl World {
 
 fn request(code: &Arc<Code>, certname: &str) -> CompileRequest {
     let facts = BTreeMap::from([("kernel".to_owned(), "Linux".into())]);
-    CompileRequest { certname: certname.parse().unwrap(), code: Arc::clone(code), facts }
+    let extensions = Extensions::default();
+    CompileRequest { certname: certname.parse().unwrap(), code: Arc::clone(code), facts, extensions }
 }
 
 fn find<'a>(catalog: &'a Catalog, reference: &str) -> &'a Resource {

@@ -8,6 +8,7 @@ mod value;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{
     Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
 };
@@ -48,13 +49,13 @@ struct Given {
 }
 
 impl Api {
-    pub(super) async fn catalog(&self, asked: Asked) -> Result<Response<RouteBody>, Failure> {
+    pub(super) async fn catalog(&self, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
         let format = asked.accepted(&[RICH_JSON, JSON])?;
         let is_rich = format == RICH_JSON;
         // The form may be long, with facts in it.
         let read = blocking::run(move || Wanted::of(&asked, is_rich)).await;
         let wanted = read.map_err(|error| Failure::internal(&error))??;
-        let given = self.given(&wanted).await?;
+        let given = self.given(&wanted, peer).await?;
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
         response.headers_mut().insert("x-puppet-compiler-name", hyper::header::HeaderValue::from_static("direct-puppet"));
@@ -62,7 +63,7 @@ impl Api {
     }
 
     /// Gets the catalog as our own agents do: facts count only where this code has made none yet.
-    async fn given(&self, wanted: &Wanted) -> Result<Given, Failure> {
+    async fn given(&self, wanted: &Wanted, peer: &Peer) -> Result<Given, Failure> {
         if let Some(kept) = self.kept_while_paused(wanted).await? {
             return Ok(kept);
         }
@@ -78,7 +79,7 @@ impl Api {
                     Failure::bad_request(format!("{} has no catalog yet: send its facts", wanted.check_in.certname))
                 })?;
                 let request = SubmitFacts { check_in: wanted.check_in.clone(), facts: facts.values()? };
-                let answered = self.server.answer_facts(&request).await;
+                let answered = self.server.answer_facts(&request, peer.extensions()).await;
                 self.server.nodes.seen(certname, environment, known);
                 reply = answered?;
             }

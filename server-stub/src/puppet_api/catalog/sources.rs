@@ -50,7 +50,8 @@ impl<'a> Static<'a> {
 
     /// Adds what a resource is made from. Blocking.
     pub(super) fn add(&self, resource: &Resource, inlined: &mut Inlined) -> Result<(), Failure> {
-        let Some(resolved) = &resource.resolved else { return Ok(()) };
+        // They are known by title alone, so of files alone; agents ask for the sources of pieces in each run.
+        let Some(resolved) = resource.resolved.as_ref().filter(|_| resource.resource_type == "File") else { return Ok(()) };
         let Some(uri) = resolved.uri.as_deref() else { return Ok(()) };
         let sources = resource.parameter("source").map(Value::as_list).unwrap_or_default();
         if !sources.iter().all(|source| source.as_str().is_some_and(|source| source.starts_with("puppet:"))) {

@@ -8,10 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::http::{PlainRequest, PlainResponse};
 use direct_puppet_transport::protocol::frame::FetchEvent;
-use direct_puppet_transport::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
-use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Held, ProtocolVersion, RefusalCode, Report, RunStatus, SubmitFacts, VersionCounter,
-};
+use direct_puppet_transport::protocol::{CatalogReply, CheckIn, Digest, Fetch, Held, RefusalCode, SubmitFacts, VersionCounter};
+use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{CallError, Client, TransportError, TransportErrorKind};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value as Json, json};
@@ -87,15 +85,7 @@ impl Scripted {
 }
 
 fn facts(held: Option<Held>) -> SubmitFacts {
-    let check_in = CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "n1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        held,
-        features: Vec::new(),
-        wait_seconds: 0,
-        at_least: None,
-    };
+    let check_in = CheckIn { held, ..samples::check_in("n1") };
     SubmitFacts { check_in, facts: BTreeMap::from([("kernel".to_owned(), "Linux & \"more\" %".into())]) }
 }
 
@@ -182,6 +172,30 @@ async fn a_run() {
 }
 
 #[tokio::test]
+async fn a_piece_of_a_file_is_asked_about_in_each_run_and_fetched_by_its_source() {
+    let server = Scripted::default();
+    let pieces = json!([{
+        "type": "Concat_fragment",
+        "title": "p",
+        "parameters": { "target": "/x", "source": ["puppet:///modules/m/no", "puppet:///modules/m/p"] },
+    }]);
+    server.answers("catalog/n1", 200, catalog(pieces, json!({ "code_id": "c1" })));
+    server.answers("file_metadata/modules/m/p", 200, metadata().to_string());
+    server.answers("file_content/modules/m/p", 200, "hello");
+    let client = server.client();
+    let CatalogReply::Catalog { catalog_id, catalog, .. } = client.submit_facts(&facts(None)).await.unwrap() else {
+        panic!("no catalog")
+    };
+    let read = direct_puppet_transport::protocol::Catalog::decode(&catalog, catalog_id).unwrap();
+    assert_eq!(read.contents().map(|(digest, _)| digest).collect::<Vec<_>>(), [hello()]);
+    let query = "environment=production&links=follow&checksum_type=sha256&source_permissions=ignore";
+    let asked = ["no", "p"].map(|name| format!("GET /puppet/v3/file_metadata/modules/m/{name}?{query}"));
+    assert_eq!(server.asked()[1..], asked);
+    assert_eq!(fetched(&client, hello()).await.unwrap().unwrap(), "hello");
+    assert!(server.asked()[0].starts_with("GET /puppet/v3/file_content/modules/m/p"));
+}
+
+#[tokio::test]
 async fn facts_are_encoded_twice_in_the_form() {
     let server = Scripted::default();
     server.answers("catalog/n1", 200, mixed());
@@ -216,37 +230,12 @@ async fn the_server_is_told_what_permissions_are_used_for() {
     }
 }
 
-fn report() -> Report {
-    Report {
-        host: "n1".parse().unwrap(),
-        environment: "production".parse().unwrap(),
-        transaction_uuid: "0".repeat(32),
-        report_format: REPORT_FORMAT,
-        time_unix_nanos: 0,
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Unchanged,
-        transaction_completed: true,
-        noop: false,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
-}
-
 #[tokio::test]
 async fn a_report_is_taken_when_the_status_says_so() {
     let server = Scripted::default();
     // Longer than any list of processors.
     server.answers("report/n1", 204, vec![b'x'; 1 << 20]);
-    server.client().report(&report()).await.unwrap();
+    server.client().report(&samples::report("n1")).await.unwrap();
     for (status, code) in [
         (403, RefusalCode::Forbidden),
         (413, RefusalCode::BadRequest),
@@ -254,7 +243,9 @@ async fn a_report_is_taken_when_the_status_says_so() {
         (500, RefusalCode::Internal),
     ] {
         server.answers("report/n1", status, "no");
-        let CallError::Refused(refusal) = server.client().report(&report()).await.unwrap_err() else { panic!("{status}") };
+        let CallError::Refused(refusal) = server.client().report(&samples::report("n1")).await.unwrap_err() else {
+            panic!("{status}")
+        };
         assert_eq!(refusal.code, code, "{status}");
     }
 }

@@ -11,23 +11,12 @@ use super::streams::{read, read_all};
 use crate::client::{CallError, Client};
 use crate::error::TransportErrorKind;
 use crate::protocol::limits::MAX_SMALL_MESSAGE_BYTES;
-use crate::protocol::report::{CachedCatalogStatus, REPORT_FORMAT};
-use crate::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, Operation, ProtocolVersion, Refusal, RefusalCode, Report, RunStatus, SubmitFacts,
-    Value, codec,
-};
+use crate::protocol::{CatalogReply, CheckIn, Digest, Fetch, Operation, Refusal, RefusalCode, Report, SubmitFacts, Value, codec};
+use crate::testing::samples;
 use crate::transport::{Request, Status, Transport as _};
 
 pub(super) fn check_in(feature: &str) -> CheckIn {
-    CheckIn {
-        protocol: ProtocolVersion::CURRENT,
-        certname: "node1".parse().expect("a valid name"),
-        environment: "production".parse().expect("a valid name"),
-        held: None,
-        features: vec![feature.to_owned()],
-        wait_seconds: 0,
-        at_least: None,
-    }
+    CheckIn { features: vec![feature.to_owned()], ..samples::check_in("node1") }
 }
 
 pub(super) fn fetch(asked: impl IntoIterator<Item = Asked>) -> Fetch {
@@ -36,28 +25,7 @@ pub(super) fn fetch(asked: impl IntoIterator<Item = Asked>) -> Fetch {
 }
 
 fn report(noop: bool) -> Report {
-    Report {
-        host: check_in("").certname,
-        environment: check_in("").environment,
-        transaction_uuid: "0".repeat(32),
-        report_format: REPORT_FORMAT,
-        time_unix_nanos: 0,
-        catalog_id: None,
-        code_id: None,
-        version: None,
-        cached_catalog_status: CachedCatalogStatus::NotUsed,
-        configuration_version: None,
-        given_code_id: None,
-        catalog_uuid: None,
-        status: RunStatus::Unchanged,
-        transaction_completed: true,
-        noop,
-        noop_pending: false,
-        corrective_change: false,
-        metrics: BTreeMap::new(),
-        logs: Vec::new(),
-        resource_statuses: Vec::new(),
-    }
+    Report { noop, ..samples::report("node1") }
 }
 
 pub(super) async fn all_operations_round_trip(subject: Subject<'_>) {

@@ -163,3 +163,14 @@ fn all_sources_together() {
     assert_eq!(shown(&resource), expected);
     assert_eq!(resource.parameter("sourceselect"), None);
 }
+
+#[test]
+fn a_piece_of_a_file_is_what_a_link_points_to() {
+    let piece = |source: Value| Resource::new("Concat_fragment", "p").with("target", "/x").with("source", source);
+    let found = resolve(piece("puppet:///modules/app/tree/to-a".into())).unwrap();
+    assert_eq!(shown(&found), [" = tree/a"]);
+    let list = ["/etc/own", "puppet:///modules/app/none", "puppet:///modules/app/other/a"].map(Value::from).to_vec();
+    let found = resolve(piece(list.into())).unwrap();
+    assert_eq!(found.resolved.as_ref().unwrap().uri.as_deref(), Some("puppet:///modules/app/other/a"));
+    assert!(resolve(piece("puppet:///modules/app/none".into())).unwrap_err().contains("puppet:///modules/app/none"));
+}

@@ -74,6 +74,7 @@ def set_up
   Puppet::ApplicationSupport.push_application_context(Puppet::Util::RunMode[:server], :local)
   Puppet::Node::Facts.indirection.terminus_class = :memory
   Puppet::Node.indirection.terminus_class = :plain
+  extension_names
 end
 
 def environment
@@ -102,9 +103,22 @@ def build_node(request, into)
   node
 end
 
+# Names that the site gives to extensions of certificates (custom_trusted_oid_mapping.yaml), by identifier.
+def extension_names
+  @extension_names ||= begin
+    mapped = Puppet::SSL::Oids.parse_custom_oid_file(Puppet[:trusted_oid_mapping_file])
+    Array(mapped).to_h { |oid, name, _| [oid, name] }
+  end
+end
+
+def trusted_information(request)
+  extensions = (request['extensions'] || {}).transform_keys { |name| extension_names.fetch(name, name) }
+  Puppet::Context::TrustedInformation.new('remote', request['certname'], extensions)
+end
+
 def compile(request, into)
   node = build_node(request, into)
-  trusted = Puppet::Context::TrustedInformation.new('remote', request['certname'], request['extensions'] || {})
+  trusted = trusted_information(request)
   node.trusted_data = trusted.to_h
   Puppet.override({ trusted_information: trusted, current_environment: into }, 'a compile') do
     catalog = into.with_text_domain { Puppet::Parser::Compiler.compile(node, request['code_id']) }
