@@ -8,6 +8,7 @@ mod contents;
 mod finish;
 mod plan;
 mod remembered;
+mod ruby;
 mod settled;
 mod state;
 mod transaction_store;
@@ -40,6 +41,7 @@ pub(crate) use check_in::wait_for_news;
 use check_in::Found;
 use contents::Contents;
 use plan::Plan;
+use ruby::Ruby;
 use settled::ToSettle;
 use state::State;
 
@@ -57,6 +59,8 @@ struct Run<'a, T> {
     fact_generation: OnceLock<Duration>,
     messages: Vec<String>,
     fetched: Fetched,
+    /// What runs types that only Ruby has.
+    ruby: Ruby,
     /// Cancels the run when it takes too long.
     timer: Option<AbortOnDropHandle<()>>,
 }
@@ -89,6 +93,7 @@ pub(crate) async fn run<T: Transport>(
         fact_generation: OnceLock::new(),
         messages: Vec::new(),
         fetched: Fetched::default(),
+        ruby: Ruby::default(),
         timer,
     };
     run.begin(Phase::Lock);
@@ -124,7 +129,7 @@ impl<T: Transport> Run<'_, T> {
         self.check_only_catalog(&found)?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(mut catalog) = found.catalog.take() {
-            let plan = plan::plan(self, &mut catalog)?;
+            let plan = plan::plan(self, &mut catalog).await?;
             self.begin(Phase::Scan);
             return self.converge(state, plan, catalog, found).await;
         }
@@ -137,7 +142,7 @@ impl<T: Transport> Run<'_, T> {
         let mut catalog = self.read_catalog(state, &mut found).await?;
         // It may have been asked for again.
         self.check_only_catalog(&found)?;
-        let plan = plan::plan(self, &mut catalog)?;
+        let plan = plan::plan(self, &mut catalog).await?;
         self.converge(state, plan, catalog, found).await
     }
 
@@ -249,7 +254,7 @@ impl<T: Transport> Run<'_, T> {
             remembered: &remembered,
             resources: &contents.resources,
             places: Places::new(&contents.resources, &contents.edges),
-            providers: &self.inner.providers,
+            providers: &plan.providers,
             context: &context,
             options: &options,
             prior,
@@ -258,6 +263,7 @@ impl<T: Transport> Run<'_, T> {
             result: EngineResult { witnesses, ..EngineResult::default() },
         };
         let result = engine.run().await;
+        self.end_ruby().await;
         Ok((result, context))
     }
 }
