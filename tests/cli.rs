@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use direct_puppet_tests::authority::Authority;
@@ -64,7 +66,7 @@ fn publish_run_plan_drift_and_undo_over_real_sockets() {
 }
 
 /// Returns `direct-puppet` in a directory with a root and a catalog of Puppet's with one file.
-fn in_directory(dir: &std::path::Path, path: &str) -> Command {
+fn in_directory(dir: &Path, path: &str) -> Command {
     fs::create_dir_all(dir.join("root")).unwrap();
     let catalog = serde_json::json!({"name": "n1", "environment": "production", "edges": [], "resources": [
         {"type": "File", "title": path, "parameters": {"content": "x"}},
@@ -169,4 +171,41 @@ fn what_a_run_prints_has_one_shape_whatever_happened() {
     let mut help = Command::new(&binaries().agent);
     help.arg("--help");
     assert_eq!(run(help).status.code(), Some(0));
+}
+
+#[test]
+fn ruby_is_started_only_when_it_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = dir.path().join("catalog.json");
+    let odd = serde_json::json!({"type": "Dpt_odd", "title": "x", "kind": "compilable_type", "parameters": {}});
+    let whole = serde_json::json!({"name": "n1.test", "catalog_format": 2, "resources": [odd], "edges": []});
+    fs::write(&catalog, whole.to_string()).unwrap();
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/tests/data/ruby/lib").canonicalize().unwrap();
+    let apply = |options: &[&str], library: &Path| {
+        let mut command = Command::new(&binaries().agent);
+        command.arg("apply").arg("--catalog").arg(&catalog).arg("--state-dir").arg(dir.path().join("state"));
+        command.args(options).arg("--ruby-lib").arg(library).arg("--json");
+        let output = run(command);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), said)
+    };
+    let (code, said) = apply(&["--no-ruby"], &library);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("there is no type Dpt_odd here") && said.contains("\"ruby_started\": 0"), "{said}");
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, said) = apply(&[], &open);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("open: anybody may write to it"), "{said}");
+    let (code, said) = apply(&[], &dir.path().join("missing"));
+    assert!(code == Some(1) && said.contains("missing: No such file or directory"), "{said}");
+    let mut ruby = Command::new("ruby");
+    if !ruby.args(["-e", "require 'puppet'"]).output().is_ok_and(|output| output.status.success()) {
+        println!("LEFT OUT: a type in Ruby, which needs Ruby with Puppet's library: install puppet-agent and run the test again");
+        return;
+    }
+    let (code, said) = apply(&[], &library);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("state changed 'even' to 'odd'") && said.contains("\"ruby_started\": 1"), "{said}");
 }

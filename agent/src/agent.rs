@@ -16,6 +16,8 @@ use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
+#[cfg(feature = "providers")]
+use crate::provider::ruby::RubyOptions;
 use crate::puppet_catalog::PuppetCatalog;
 use crate::report_processor::ReportProcessor;
 use crate::run::Kept;
@@ -107,7 +109,9 @@ pub(crate) struct Inner<T> {
     pub(crate) environment: Environment,
     pub(crate) root: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(crate) providers: HashMap<String, Arc<dyn Provider>>,
+    pub(crate) providers: Arc<HashMap<String, Arc<dyn Provider>>>,
+    #[cfg(feature = "providers")]
+    pub(crate) ruby: Option<RubyOptions>,
     pub(crate) system: Arc<dyn System>,
     pub(crate) threads: usize,
     pub(crate) reproof_interval: Duration,
@@ -143,6 +147,8 @@ impl Agent<()> {
             root: PathBuf::from("/"),
             state_dir: None,
             providers: HashMap::new(),
+            #[cfg(feature = "providers")]
+            ruby: None,
             system: Arc::new(RealSystem::default()),
             threads: 0,
             reproof_interval: Duration::from_secs(12 * 3600),
@@ -299,6 +305,8 @@ pub struct AgentBuilder<T> {
     root: PathBuf,
     state_dir: Option<PathBuf>,
     providers: HashMap<String, Arc<dyn Provider>>,
+    #[cfg(feature = "providers")]
+    ruby: Option<RubyOptions>,
     system: Arc<dyn System>,
     threads: usize,
     reproof_interval: Duration,
@@ -321,6 +329,8 @@ impl<T> AgentBuilder<T> {
             root: self.root,
             state_dir: self.state_dir,
             providers: self.providers,
+            #[cfg(feature = "providers")]
+            ruby: self.ruby,
             system: self.system,
             threads: self.threads,
             reproof_interval: self.reproof_interval,
@@ -366,6 +376,15 @@ impl<T> AgentBuilder<T> {
     #[must_use]
     pub fn provider(mut self, provider: impl Provider) -> Self {
         self.providers.insert(provider.resource_type().to_owned(), Arc::new(provider));
+        self
+    }
+
+    /// Hands resources of types that nothing else manages to Ruby, where it is with Puppet's library: see
+    /// [`provider::ruby`](crate::provider::ruby). Default: such resources fail.
+    #[cfg(feature = "providers")]
+    #[must_use]
+    pub fn ruby(mut self, options: RubyOptions) -> Self {
+        self.ruby = Some(options);
         self
     }
 
@@ -484,7 +503,9 @@ impl<T: Transport> AgentBuilder<T> {
                 environment: self.environment,
                 root: self.root,
                 state_dir,
-                providers: self.providers,
+                providers: Arc::new(self.providers),
+                #[cfg(feature = "providers")]
+                ruby: self.ruby,
                 system: self.system,
                 threads: self.threads,
                 reproof_interval: self.reproof_interval,

@@ -84,6 +84,8 @@ pub struct Outcome {
     pub scan: ScanCounters,
     /// What the transport carried.
     pub wire: WireCounters,
+    /// How many Ruby processes were started, for types that only Ruby has.
+    pub ruby_started: u64,
     /// Warnings and errors for people, in order.
     pub messages: Vec<String>,
     /// The report, as it was or will be sent; its events are serialised, as `events`.

@@ -27,6 +27,10 @@ pub(crate) struct Config {
     pub(crate) report_to: Vec<ReportTo>,
     #[serde(default)]
     pub(crate) provider_dir: Vec<PathBuf>,
+    pub(crate) ruby: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) ruby_lib: Vec<PathBuf>,
+    pub(crate) no_ruby: Option<bool>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) ssldir: Option<PathBuf>,
     pub(crate) server: Option<String>,

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use direct_puppet_agent::facts::ExternalFacts;
 use direct_puppet_agent::provider::executable::ExecutableProvider;
+use direct_puppet_agent::provider::ruby::RubyOptions;
 use direct_puppet_agent::system::{RealSystem, hostname};
 use direct_puppet_agent::{Agent, AgentBuilder, Compression, DEFAULT_STATE_DIR};
 use direct_puppet_transport::Transport;
@@ -40,6 +41,15 @@ pub(crate) struct Common {
     /// Directory with programs that manage types of your own, as level.py for Level; can be given again
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) provider_dir: Vec<PathBuf>,
+    /// Ruby with Puppet's library, for types that exist only in Ruby [default: that of puppet-agent or openvox-agent, else ruby]
+    #[arg(long, global = true, value_name = "PROGRAM")]
+    pub(crate) ruby: Option<PathBuf>,
+    /// Directory with types and providers in Ruby, in place of Puppet's libdir; can be given again
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) ruby_lib: Vec<PathBuf>,
+    /// Start no Ruby: resources of types that exist only there fail
+    #[arg(long, global = true)]
+    pub(crate) no_ruby: bool,
     /// Configuration file in TOML, with these options as keys
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -98,6 +108,11 @@ impl Common {
         if self.provider_dir.is_empty() {
             self.provider_dir = config.provider_dir;
         }
+        self.ruby = self.ruby.or(config.ruby);
+        if self.ruby_lib.is_empty() {
+            self.ruby_lib = config.ruby_lib;
+        }
+        self.no_ruby |= config.no_ruby.unwrap_or_default();
         if self.report_to.is_empty() {
             self.report_to = config.report_to;
         }
@@ -154,7 +169,27 @@ impl Common {
                 programs.with_context(|| format!("could not take the programs of the provider directory {}", dir.display()))?;
             builder = programs.into_iter().fold(builder, |builder, program| builder.provider(program));
         }
+        if let Some(ruby) = self.ruby_options()? {
+            builder = builder.ruby(ruby);
+        }
         Ok(builder.build()?)
+    }
+
+    /// Returns how types that exist only in Ruby are applied; `None` when they are not to be.
+    fn ruby_options(&self) -> anyhow::Result<Option<RubyOptions>> {
+        if self.no_ruby {
+            return Ok(None);
+        }
+        let absolute =
+            |path: &PathBuf| std::path::absolute(path).with_context(|| format!("could not make {} absolute", path.display()));
+        let mut options = RubyOptions::default();
+        options.program = match &self.ruby {
+            Some(program) if program.components().count() > 1 => Some(absolute(program)?),
+            other => other.clone(),
+        };
+        options.libraries = self.ruby_lib.iter().map(absolute).collect::<anyhow::Result<_>>()?;
+        options.check().context("could not use what --ruby and --ruby-lib name (--no-ruby does without)")?;
+        Ok(Some(options))
     }
 
     /// Returns this machine, with the facts that were given beside its own.

@@ -1,5 +1,6 @@
 //! The metaparameter `audit`: properties are compared with what the last run saw, and never changed for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ const REDACTED: &str = "[redacted]";
 /// A property that holds something else than when it was last seen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Audit {
-    pub(super) property: std::borrow::Cow<'static, str>,
+    pub(super) property: Cow<'static, str>,
     previous: String,
     now: String,
     is_secret: bool,
@@ -59,24 +60,24 @@ impl Engine<'_> {
             self.result.messages.push(reason);
             return Ok(Vec::new());
         };
-        let named: BTreeMap<&'static str, String> =
+        let named: BTreeMap<Cow<'static, str>, String> =
             values.into_iter().filter(|(name, _)| wanted.iter().any(|wanted| wanted == name || *wanted == "all")).collect();
         for unknown in wanted.iter().filter(|wanted| **wanted != "all" && !named.contains_key(**wanted)) {
             self.result.messages.push(format!("{reference}: audit names {unknown}, which is no property that can be audited"));
         }
         let before = self.remembered.audited.get(&reference);
         let mut audits = Vec::new();
-        for (&name, now) in &named {
-            if let Some(previous) = before.and_then(|before| before.get(name)).filter(|previous| *previous != now) {
+        for (name, now) in &named {
+            if let Some(previous) = before.and_then(|before| before.get(&**name)).filter(|previous| *previous != now) {
                 audits.push(Audit {
-                    property: name.into(),
+                    property: name.clone(),
                     previous: previous.clone(),
                     now: now.clone(),
                     is_secret: resource.parameter(name).is_some_and(Value::is_sensitive),
                 });
             }
         }
-        let named = named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let named = named.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
         self.result.remembered.audited.insert(reference, named);
         Ok(audits)
     }

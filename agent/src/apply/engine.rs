@@ -335,7 +335,10 @@ impl Engine<'_> {
         if noop || changes.is_empty() {
             return None;
         }
-        let all_failed = |reason: String| Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect() };
+        let all_failed = |reason: String| {
+            let failures = (0..changes.len()).map(|at| (at, reason.clone())).collect();
+            Applied { failures, ..Applied::default() }
+        };
         Some(match self.limited(resource, provider.apply(self.context, resource, changes)).await {
             Ok(applied) => applied,
             Err(error) => all_failed(error_chain(&error)),
@@ -346,17 +349,24 @@ impl Engine<'_> {
         &mut self,
         (resource, loglevel): (&Resource, Option<LogLevel>),
         changes: Vec<Change>,
-        applied: Option<Applied>,
+        mut applied: Option<Applied>,
         statuses: &mut Statuses,
     ) {
+        let provider = self.providers.get(&resource.resource_type);
+        let tells_parameters = provider.is_none_or(|provider| provider.tells_parameters());
         for (at, mut change) in changes.into_iter().enumerate() {
+            if let Some(message) = applied.as_mut().and_then(|applied| applied.messages.remove(&at))
+                && let Some(wording) = &mut change.wording
+            {
+                wording.done = message;
+            }
             let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
             if let Some(reason) = failure {
                 self.result.messages.push(format!("{}: {}: {reason}", change.resource, change.property));
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let left = self.prior.value_left(resource, &change).map(Cow::into_owned);
+            let left = self.prior.value_left(resource, &change, tells_parameters).map(Cow::into_owned);
             let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
             if event.status != EventStatus::Success {
                 let value = left.unwrap_or_else(|| event.previous_value.to_string());

@@ -9,6 +9,8 @@ use std::collections::{BinaryHeap, HashMap};
 use direct_puppet_transport::protocol::path::PathError;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
+use crate::provider::AutoRelation;
+
 /// Why resources cannot be put in order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -76,6 +78,8 @@ pub(crate) struct Relations<'a> {
     pub(crate) is_container: &'a dyn Fn(&Resource) -> bool,
     /// What the one at an index comes after without being asked.
     pub(crate) autorequire: &'a dyn Fn(usize) -> Vec<ResourceRef>,
+    /// What else the one at an index is ordered by without being asked.
+    pub(crate) autorelations: &'a dyn Fn(usize) -> Vec<AutoRelation>,
     /// By which other title the one at an index may be named.
     pub(crate) alias: &'a dyn Fn(usize) -> Option<String>,
 }
@@ -142,7 +146,7 @@ impl Graph {
         add_aliases(catalog, &mut index, relations.alias)?;
         graph.add_edges(catalog, &index);
         graph.add_relationships(catalog, &index)?;
-        graph.add_autorequires(catalog, &index, relations.autorequire);
+        graph.add_autorelations(catalog, &index, relations);
         graph.order = graph.sort(catalog)?;
         Ok(graph)
     }
@@ -230,17 +234,32 @@ impl Graph {
         Ok(())
     }
 
-    /// Adds autorequires, each unless the opposite has been asked for: then the explicit relationship wins, as in Puppet.
-    fn add_autorequires(&mut self, catalog: &Catalog, index: &Index<'_>, autorequire: &dyn Fn(usize) -> Vec<ResourceRef>) {
+    /// Adds autorequires and the like, each unless that order or the opposite has been asked for: then the explicit relationship wins, as in
+    /// Puppet.
+    fn add_autorelations(&mut self, catalog: &Catalog, index: &Index<'_>, relations: &Relations<'_>) {
         for at in 0..catalog.resources.len() {
-            for reference in autorequire(at) {
-                let Some(other) = index.find(&reference).filter(|&other| other != at) else { continue };
-                let (from, to) = (index.ends[other].1, index.ends[at].0);
-                let opposite = self.links[index.ends[at].1].iter().any(|link| link.to == index.ends[other].0);
-                if !opposite {
-                    self.links[from].push(Link { to, carries: Carries::Nothing });
+            for reference in (relations.autorequire)(at) {
+                if let Some(other) = index.find(&reference) {
+                    self.add_autorelation((other, at), Carries::Nothing, index);
                 }
             }
+            for relation in (relations.autorelations)(at) {
+                let (reference, is_first, carries) = match &relation {
+                    AutoRelation::Before(other) => (other, true, Carries::Nothing),
+                    AutoRelation::Notify(other) => (other, true, Carries::Changes),
+                    AutoRelation::Subscribe(other) => (other, false, Carries::Changes),
+                };
+                if let Some(other) = index.find(reference) {
+                    self.add_autorelation(if is_first { (at, other) } else { (other, at) }, carries, index);
+                }
+            }
+        }
+    }
+
+    fn add_autorelation(&mut self, (from, to): (usize, usize), carries: Carries, index: &Index<'_>) {
+        let goes = |from: usize, to: usize| self.links[index.ends[from].1].iter().any(|link| link.to == index.ends[to].0);
+        if from != to && !goes(from, to) && !goes(to, from) {
+            self.links[index.ends[from].1].push(Link { to: index.ends[to].0, carries });
         }
     }
 
@@ -350,7 +369,8 @@ mod tests {
         autorequire: &dyn Fn(usize) -> Vec<ResourceRef>,
         alias: &dyn Fn(usize) -> Option<String>,
     ) -> Result<Graph, GraphError> {
-        Graph::new(catalog, &Relations { is_container: &Resource::is_container, autorequire, alias })
+        let relations = Relations { is_container: &Resource::is_container, autorequire, autorelations: &|_| Vec::new(), alias };
+        Graph::new(catalog, &relations)
     }
 
     fn titles(catalog: &Catalog) -> Vec<&str> {
@@ -421,6 +441,33 @@ mod tests {
     fn unknown_targets_are_named() {
         let error = graph(&catalog(vec![Resource::new("T", "a").with("notify", "T[zz]")], &[])).unwrap_err();
         assert_eq!(error.to_string(), "T[a]: notify names T[zz], which is not in the catalog");
+    }
+
+    #[test]
+    fn automatic_relationships_order_and_notify() {
+        let resources = |last: Resource| vec![Resource::new("T", "a"), Resource::new("T", "b"), Resource::new("T", "c"), last];
+        let places = |last: Resource, relation: &dyn Fn(ResourceRef) -> AutoRelation| {
+            let catalog = catalog(resources(last), &[]);
+            let autorelations = |at: usize| if at == 3 { vec![relation("T[b]".parse().unwrap())] } else { Vec::new() };
+            let relations = Relations {
+                is_container: &Resource::is_container,
+                autorequire: &|_| Vec::new(),
+                autorelations: &autorelations,
+                alias: &|_| None,
+            };
+            let graph = Graph::new(&catalog, &relations).unwrap();
+            let order: Vec<usize> = graph.order().map(|(id, _)| id).collect();
+            let heard = |id: usize| graph.notified_by(id).collect::<Vec<_>>();
+            (order, heard(1), heard(3))
+        };
+        let plain = || Resource::new("T", "d");
+        assert_eq!(places(plain(), &AutoRelation::Before), (vec![0, 2, 3, 1], vec![], vec![]));
+        assert_eq!(places(plain(), &AutoRelation::Notify), (vec![0, 2, 3, 1], vec![], vec![1]));
+        assert_eq!(places(plain(), &AutoRelation::Subscribe), (vec![0, 1, 2, 3], vec![3], vec![]));
+        // What was asked for stays as it was, in either direction.
+        let required = || Resource::new("T", "d").with("require", "T[b]");
+        assert_eq!(places(required(), &AutoRelation::Subscribe), (vec![0, 1, 2, 3], vec![], vec![]));
+        assert_eq!(places(required(), &AutoRelation::Notify), (vec![0, 1, 2, 3], vec![], vec![]));
     }
 
     #[test]

@@ -42,8 +42,14 @@ pub(crate) struct Prior {
 }
 
 impl Prior {
-    /// Returns the value that the last run left, `None` if that is not known.
-    pub(super) fn value_left<'a>(&'a self, declared: &Resource, change: &'a Change) -> Option<Cow<'a, str>> {
+    /// Returns the value that the last run left, `None` if that is not known. What an earlier catalog wanted otherwise is known only where changes
+    /// tell values as parameters have them.
+    pub(super) fn value_left<'a>(
+        &'a self,
+        declared: &Resource,
+        change: &'a Change,
+        tells_parameters: bool,
+    ) -> Option<Cow<'a, str>> {
         if self.resources.is_empty() {
             return None;
         }
@@ -64,7 +70,7 @@ impl Prior {
         if is_same(before, declared) || own == change.resource && wants_the_same(before, declared, &change.property) {
             return Some(change.desired.as_ref().into());
         }
-        if own == change.resource { wanted(before, &change.property).map(Into::into) } else { None }
+        if own == change.resource && tells_parameters { wanted(before, &change.property).map(Into::into) } else { None }
     }
 
     /// Returns what is still true of a resource that this run does not look at, to be kept; `None` if the catalog says it all.
@@ -149,16 +155,22 @@ mod tests {
         let file = |mode: &str| Resource::new("File", "/a").with("ensure", "file").with("mode", mode);
         let before = prior(&file("640"));
         let left = |declared: &Resource, found: &'static str| {
-            before.value_left(declared, &change(declared, "mode", found, "0600")).map(Cow::into_owned)
+            before.value_left(declared, &change(declared, "mode", found, "0600"), true).map(Cow::into_owned)
         };
         assert_eq!(left(&file("640"), "0777").as_deref(), Some("0600"), "what is wanted now was wanted then");
         assert_eq!(left(&file("0600"), "0640").as_deref(), Some("0640"), "another mode was wanted");
-        assert_eq!(prior(&file("u+x")).value_left(&file("0600"), &change(&file("0600"), "mode", "0640", "0600")), None);
+        assert_eq!(prior(&file("u+x")).value_left(&file("0600"), &change(&file("0600"), "mode", "0640", "0600"), true), None);
         assert_eq!(left(&Resource::new("File", "/b"), "0777"), None, "it is new");
+        // Where parameters are not what changes tell, only what was wanted then as now is known.
+        let unlike = |mode: &str| {
+            let declared = file(mode);
+            before.value_left(&declared, &change(&declared, "mode", "0640", "0600"), false).map(Cow::into_owned)
+        };
+        assert_eq!((unlike("640").as_deref(), unlike("0600")), (Some("0600"), None));
         // Another parameter does not count.
         let with_owner = file("640").with("owner", "root");
         assert_eq!(left(&with_owner, "0777").as_deref(), Some("0600"));
-        assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600")), None);
+        assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600"), true), None);
     }
 
     fn returned(value: &str) -> LeftValues {
@@ -170,12 +182,12 @@ mod tests {
         let exec = Resource::new("Exec", "x");
         let mut before = prior(&exec);
         let found = change(&exec, "returns", "notrun", "0");
-        assert_eq!(before.value_left(&exec, &found).as_deref(), Some("0"));
+        assert_eq!(before.value_left(&exec, &found, true).as_deref(), Some("0"));
         before.left = [("Exec[x]".to_owned(), returned("notrun"))].into();
-        assert_eq!(before.value_left(&exec, &found).as_deref(), Some("notrun"));
+        assert_eq!(before.value_left(&exec, &found, true).as_deref(), Some("notrun"));
         assert_eq!(before.kept(&exec), Some(returned("notrun")));
         before.left = [("Exec[x]".to_owned(), LeftValues::default())].into();
-        assert_eq!(before.value_left(&exec, &found), None);
+        assert_eq!(before.value_left(&exec, &found, true), None);
         before.left.clear();
         assert_eq!(before.kept(&exec), None);
         assert_eq!(before.kept(&Resource::new("Exec", "x").with("command", "y")), Some(LeftValues::default()));
@@ -185,8 +197,8 @@ mod tests {
     fn what_a_resource_generates_follows_it() {
         let tree = Resource::new("File", "/t").with("recurse", true);
         let child = Change { resource: "File[/t/c]".parse().unwrap(), ..change(&tree, "content", "x", "y") };
-        assert_eq!(prior(&tree).value_left(&tree, &child).as_deref(), Some("y"));
+        assert_eq!(prior(&tree).value_left(&tree, &child, true).as_deref(), Some("y"));
         let other = Resource::new("File", "/t").with("recurse", true).with("source", "puppet:///modules/m/t");
-        assert_eq!(prior(&tree).value_left(&other, &child), None);
+        assert_eq!(prior(&tree).value_left(&other, &child, true), None);
     }
 }

@@ -90,7 +90,20 @@ pub(super) enum CommandError {
 }
 
 /// Kills the process group of a command that was not waited for to its end.
-struct Group(Option<Pid>);
+#[derive(Debug)]
+pub(super) struct Group(Option<Pid>);
+
+impl Group {
+    /// Returns the group that a command began.
+    pub(super) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+
+    /// Leaves alone what the command, which has ended, left running: it is meant to stay.
+    pub(super) const fn leave(&mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -123,8 +136,7 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
         .kill_on_drop(true)
         .spawn()
         .map_err(start_error)?;
-    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut group = Group(leader);
+    let mut group = Group::of(&child);
     let limit = spec.time_limit;
     let room = spec.whole_output_bytes.map_or(MAX_OUTPUT_BYTES, |limit| limit.saturating_add(1));
     let expired = async {
@@ -138,8 +150,7 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
         () = expired => return Err(CommandError::TimedOut { program: name, limit: limit.unwrap_or_default() }),
         () = cancel.cancelled() => return Err(CommandError::Cancelled { program: name }),
     };
-    // It has ended; a daemon that it left behind is meant to stay.
-    group.0 = None;
+    group.leave();
     match spec.whole_output_bytes {
         Some(limit_bytes) if output.stdout_bytes > limit_bytes => Err(CommandError::TooLong { program: name, limit_bytes }),
         _ => Ok(output),

@@ -46,6 +46,8 @@ mod record;
 #[cfg(feature = "providers")]
 mod resources;
 #[cfg(feature = "providers")]
+pub mod ruby;
+#[cfg(feature = "providers")]
 mod ruby_regex;
 #[cfg(feature = "providers")]
 mod schedule;
@@ -127,6 +129,8 @@ pub struct Checked {
 pub struct Applied {
     /// By index into the changes given: those that failed, and why. All others were made and are durable.
     pub failures: BTreeMap<usize, String>,
+    /// By index, what is told of changes that were made, where [`Wording::done`] could not say it before.
+    pub messages: BTreeMap<usize, String>,
 }
 
 /// Why a resource could not be validated, checked or applied as a whole.
@@ -154,6 +158,12 @@ pub enum ProviderError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is wrong, in the words of what manages the resource; nothing is put before it.
+    #[error("{message}")]
+    Said {
+        /// All that is told.
+        message: String,
+    },
     /// It took longer than resources may; what it was doing was given up.
     #[error("{resource}: took longer than {limit:?} and was given up")]
     TimedOut {
@@ -168,6 +178,17 @@ pub enum ProviderError {
         /// The resource.
         resource: ResourceRef,
     },
+}
+
+/// What a resource is ordered by without being asked, besides what comes before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AutoRelation {
+    /// It comes before another (autobefore).
+    Before(ResourceRef),
+    /// It comes before another, which hears of its changes (autonotify).
+    Notify(ResourceRef),
+    /// It comes after another, and hears of its changes (autosubscribe).
+    Subscribe(ResourceRef),
 }
 
 /// What [`Provider::autorequirer`] returns.
@@ -205,6 +226,11 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// each does so once.
     fn autorequirer<'a>(&'a self, catalog: &'a Catalog) -> Autorequirer<'a> {
         Box::new(|resource| self.autorequire(resource, catalog))
+    }
+
+    /// Returns what else the resource is ordered by without being asked. Each is looked up as by [`Provider::autorequire`].
+    fn autorelations(&self, _resource: &Resource) -> Vec<AutoRelation> {
+        Vec::new()
     }
 
     /// Returns another title by which references may name the resource, as the path of a file whose title is something else.
@@ -292,7 +318,7 @@ pub trait Provider: Debug + Send + Sync + 'static {
         &self,
         _context: &Context,
         _resource: &Arc<Resource>,
-    ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
+    ) -> Result<Option<BTreeMap<Cow<'static, str>, String>>, ProviderError> {
         Ok(None)
     }
 
@@ -322,6 +348,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Returns whether a resource that was applied is in sync until somebody changes something, so that a difference found later is drift.
     /// What is never in sync, as a message, says no.
     fn converges(&self) -> bool {
+        true
+    }
+
+    /// Returns whether changes tell values as parameters have them, so that what an earlier catalog wanted can be compared with what is there. Default:
+    /// they do. Otherwise, what is found after a property was wanted otherwise is never drift.
+    fn tells_parameters(&self) -> bool {
         true
     }
 

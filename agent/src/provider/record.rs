@@ -238,7 +238,7 @@ fn fail(resource: &Resource, attempt: &str, error: crate::fs::FsError) -> Provid
 pub(super) fn applied(changes: &[Change], result: Result<(), String>) -> Applied {
     match result {
         Ok(()) => Applied::default(),
-        Err(reason) => Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect() },
+        Err(reason) => Applied { failures: (0..changes.len()).map(|at| (at, reason.clone())).collect(), ..Applied::default() },
     }
 }
 

@@ -61,7 +61,7 @@ impl<T: Transport> Run<'_, T> {
         let mut carried = HashSet::new();
         let mut needed = Missing::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
-            let Some(provider) = self.inner.providers.get(&resource.resource_type) else { continue };
+            let Some(provider) = plan.providers.get(&resource.resource_type) else { continue };
             if resource.is_container() || plan.refused.contains_key(&at) {
                 continue;
             }

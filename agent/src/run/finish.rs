@@ -149,6 +149,7 @@ impl<T: Transport> Run<'_, T> {
             resources: result.counters,
             scan: scanned,
             wire: self.wire(),
+            ruby_started: self.ruby.started(),
             messages: std::mem::take(&mut self.messages),
             report,
             diffs: result.diffs,

@@ -8,6 +8,7 @@ mod contents;
 mod finish;
 mod plan;
 mod remembered;
+mod ruby;
 mod settled;
 mod state;
 mod transaction_store;
@@ -40,6 +41,7 @@ pub(crate) use check_in::wait_for_news;
 use check_in::Found;
 use contents::Contents;
 use plan::Plan;
+use ruby::Ruby;
 pub(crate) use settled::Kept;
 use settled::ToSettle;
 use state::State;
@@ -58,6 +60,8 @@ struct Run<'a, T> {
     fact_generation: OnceLock<Duration>,
     messages: Vec<String>,
     fetched: Fetched,
+    /// What runs types that only Ruby has.
+    ruby: Ruby,
     /// Cancels the run when it takes too long.
     timer: Option<AbortOnDropHandle<()>>,
 }
@@ -90,6 +94,7 @@ pub(crate) async fn run<T: Transport>(
         fact_generation: OnceLock::new(),
         messages: Vec::new(),
         fetched: Fetched::default(),
+        ruby: Ruby::default(),
         timer,
     };
     run.begin(Phase::Lock);
@@ -131,7 +136,7 @@ impl<T: Transport> Run<'_, T> {
         self.check_only_catalog(&found)?;
         self.inner.sink.send(RunEvent::Catalog { catalog_id: found.source.held.catalog_id, answer: found.source.answer });
         if let Some(mut catalog) = found.catalog.take() {
-            let plan = plan::plan(self, &mut catalog)?;
+            let plan = plan::plan(self, &mut catalog).await?;
             self.begin(Phase::Scan);
             return self.converge(state, plan, catalog, found).await;
         }
@@ -145,7 +150,7 @@ impl<T: Transport> Run<'_, T> {
         let mut catalog = self.read_catalog(state, &mut found).await?;
         // It may have been asked for again.
         self.check_only_catalog(&found)?;
-        let plan = plan::plan(self, &mut catalog)?;
+        let plan = plan::plan(self, &mut catalog).await?;
         self.converge(state, plan, catalog, found).await
     }
 
@@ -257,7 +262,7 @@ impl<T: Transport> Run<'_, T> {
             remembered: &remembered,
             resources: &contents.resources,
             places: Places::new(&contents.resources, &contents.edges),
-            providers: &self.inner.providers,
+            providers: &plan.providers,
             context: &context,
             options: &options,
             prior,
@@ -266,6 +271,7 @@ impl<T: Transport> Run<'_, T> {
             result: EngineResult { witnesses, ..EngineResult::default() },
         };
         let result = engine.run().await;
+        self.end_ruby().await;
         Ok((result, context))
     }
 }

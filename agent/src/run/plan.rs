@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
 
+use super::ruby::Providers;
 use super::{Run, own_state};
 use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
-use crate::provider::Autorequirer;
+use crate::provider::{Autorequirer, Provider};
 use crate::puppet_catalog::evaluate_deferred;
 
 /// Where a dependency cycle is drawn, below the state directory: Puppet's name.
@@ -18,6 +20,8 @@ const CYCLES_DOT: &str = "graphs/cycles.dot";
 
 /// A catalog in order.
 pub(super) struct Plan {
+    /// Those of this run: types that only Ruby has are among them.
+    pub(super) providers: Providers,
     pub(super) graph: Graph,
     pub(super) managed: HashSet<TreePath>,
     /// By index, resources that cannot be managed, and why.
@@ -28,11 +32,20 @@ pub(super) struct Plan {
 }
 
 /// Puts a catalog in order.
-pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) -> Result<Plan, RunError> {
+pub(super) async fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) -> Result<Plan, RunError> {
     let unusable = evaluate_deferred(catalog);
-    let catalog: &Catalog = catalog;
-    let providers = &run.inner.providers;
-    let mut refused = refused(run, catalog, &unusable)?;
+    let providers = run.hand_over(catalog, &unusable).await;
+    in_order(run, catalog, &unusable, providers)
+}
+
+fn in_order<T: Transport>(
+    run: &mut Run<'_, T>,
+    catalog: &Catalog,
+    unusable: &BTreeMap<ResourceRef, String>,
+    of_run: Providers,
+) -> Result<Plan, RunError> {
+    let providers = &*of_run;
+    let mut refused = refused(run, catalog, unusable, providers)?;
     let mut bad_paths = HashMap::new();
     let mut managed = managed_paths(catalog, &mut bad_paths)?;
     for (at, error) in bad_paths {
@@ -53,12 +66,25 @@ pub(super) fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) ->
         let resource = provider(at).map(|(_, resource)| resource);
         resource.and_then(|resource| Some(autorequirers.get(resource.resource_type.as_str())?(resource))).unwrap_or_default()
     };
+    let autorelations = |at: usize| provider(at).map(|(provider, resource)| provider.autorelations(resource)).unwrap_or_default();
     let alias = |at: usize| provider(at).and_then(|(provider, resource)| provider.alias(resource));
-    let relations = Relations { is_container: &Resource::is_container, autorequire: &autorequire, alias: &alias };
-    match Graph::new(catalog, &relations) {
-        Ok(graph) => {
-            Ok(Plan { graph, managed, refused, metaparameters: handed_down(catalog), schedules: Schedules::of(catalog) })
-        }
+    let relations = Relations {
+        is_container: &Resource::is_container,
+        autorequire: &autorequire,
+        autorelations: &autorelations,
+        alias: &alias,
+    };
+    let graph = Graph::new(catalog, &relations);
+    drop(autorequirers);
+    match graph {
+        Ok(graph) => Ok(Plan {
+            graph,
+            managed,
+            refused,
+            metaparameters: handed_down(catalog),
+            schedules: Schedules::of(catalog),
+            providers: of_run,
+        }),
         Err(error) => {
             draw(run, &error);
             Err(error.into())
@@ -71,8 +97,8 @@ fn refused<T: Transport>(
     run: &Run<'_, T>,
     catalog: &Catalog,
     deferred: &BTreeMap<ResourceRef, String>,
+    providers: &HashMap<String, Arc<dyn Provider>>,
 ) -> Result<HashMap<usize, String>, RunError> {
-    let providers = &run.inner.providers;
     let given = run.options.catalog.as_deref().map(|given| &given.unusable);
     let mut refused = HashMap::new();
     for (at, resource) in catalog.resources.iter().enumerate() {
@@ -94,7 +120,8 @@ fn refused<T: Transport>(
         }
         let valid = match providers.get(&resource.resource_type) {
             Some(provider) => metaparameters.and_then(|()| provider.validate(resource)).map_err(RunError::from),
-            None => Err(no_provider(resource, providers.keys())),
+            // What only Ruby has is there for this catalog alone: that is no help.
+            None => Err(no_provider(resource, run.inner.providers.keys())),
         };
         match valid {
             Ok(()) => {}

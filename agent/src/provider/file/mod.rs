@@ -37,6 +37,7 @@ pub(super) mod tests;
 mod validate_cmd;
 mod witnesses;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -113,9 +114,10 @@ impl Provider for FileProvider {
         &self,
         context: &Context,
         resource: &Arc<Resource>,
-    ) -> Result<Option<BTreeMap<&'static str, String>>, ProviderError> {
+    ) -> Result<Option<BTreeMap<Cow<'static, str>, String>>, ProviderError> {
         let (context, resource) = (context.clone(), Arc::clone(resource));
-        blocking(resource.reference(), move || audit::audited(&context, &resource).map(Some)).await
+        let audited = blocking(resource.reference(), move || audit::audited(&context, &resource)).await?;
+        Ok(Some(audited.into_iter().map(|(name, value)| (name.into(), value)).collect()))
     }
 
     fn settles(&self) -> Option<&str> {

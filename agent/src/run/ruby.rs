@@ -1,0 +1,110 @@
+//! Which resources of a catalog are handed to Ruby, because nothing else manages their types.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use direct_puppet_transport::Transport;
+use direct_puppet_transport::protocol::{Catalog, ResourceRef};
+
+use super::Run;
+use crate::provider::Provider;
+
+/// The providers of one run, by type.
+pub(super) type Providers = Arc<HashMap<String, Arc<dyn Provider>>>;
+
+/// What a run keeps of Ruby.
+#[derive(Debug, Default)]
+pub(super) struct Ruby {
+    #[cfg(feature = "providers")]
+    types: Option<Arc<crate::provider::ruby::RubyTypes>>,
+    started: Arc<AtomicU64>,
+}
+
+impl Ruby {
+    /// Returns how many processes were started.
+    pub(super) fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(not(feature = "providers"))]
+impl<T: Transport> Run<'_, T> {
+    pub(super) async fn hand_over(&mut self, _catalog: &Catalog, _unusable: &BTreeMap<ResourceRef, String>) -> Providers {
+        Arc::clone(&self.inner.providers)
+    }
+
+    pub(super) async fn end_ruby(&self) {}
+}
+
+#[cfg(feature = "providers")]
+impl<T: Transport> Run<'_, T> {
+    /// Returns the agent's own providers, and beside them those of types that only Ruby has. `unusable` are resources that cannot be managed anyway.
+    pub(super) async fn hand_over(&mut self, catalog: &Catalog, unusable: &BTreeMap<ResourceRef, String>) -> Providers {
+        use crate::provider::ruby::{Handed, Run as OfRun, hand_over};
+        let own = Arc::clone(&self.inner.providers);
+        let Some(options) = &self.inner.ruby else { return own };
+        let wanted = self.unmanaged(catalog, unusable);
+        if wanted.is_empty() {
+            return own;
+        }
+        if self.inner.root != std::path::Path::new("/") {
+            let root = self.inner.root.display().to_string();
+            self.warn(format!("types in Ruby are left out: they manage the running system, not what is below {root}"));
+            return own;
+        }
+        let of_run = OfRun {
+            noop: self.options.noop,
+            show_diff: self.options.show_diff,
+            cancel: &self.cancel,
+            started: &self.ruby.started,
+        };
+        match hand_over(options, catalog, &wanted, of_run).await {
+            Handed::Types { providers, types, unknown } => {
+                self.ruby.types = Some(types);
+                if let Some(unknown) = unknown {
+                    self.warn(unknown);
+                }
+                let mut all = HashMap::clone(&own);
+                for provider in providers {
+                    all.insert(provider.resource_type().to_owned(), Arc::new(provider));
+                }
+                Arc::new(all)
+            }
+            Handed::NotHere(reason) => {
+                tracing::debug!("types in Ruby are left out: {reason}");
+                own
+            }
+            Handed::Failed(reason) => {
+                self.warn(format!("types in Ruby are left out: {reason}"));
+                own
+            }
+        }
+    }
+
+    /// Returns the indices of resources that have a type which nothing manages, and nothing else that is wrong.
+    fn unmanaged(&self, catalog: &Catalog, unusable: &BTreeMap<ResourceRef, String>) -> Vec<usize> {
+        let given = self.options.catalog.as_deref().map(|given| &given.unusable);
+        let mut wanted = Vec::new();
+        for (at, resource) in catalog.resources.iter().enumerate() {
+            if resource.is_container() || self.inner.providers.contains_key(&resource.resource_type) {
+                continue;
+            }
+            let reference = resource.reference();
+            let is_unusable = resource.unusable.is_some()
+                || unusable.contains_key(&reference)
+                || given.is_some_and(|given| given.contains_key(&reference));
+            if !is_unusable {
+                wanted.push(at);
+            }
+        }
+        wanted
+    }
+
+    /// Has Ruby come to its end, before the report.
+    pub(super) async fn end_ruby(&self) {
+        if let Some(types) = &self.ruby.types {
+            types.end(&self.cancel).await;
+        }
+    }
+}
