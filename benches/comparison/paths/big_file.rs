@@ -25,13 +25,7 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.rounds, contenders);
     let [ours, map] = &series[..] else { unreachable!("two contenders") };
-    rows.speed(
-        ours,
-        map,
-        Basis::Wall,
-        Goal::AtLeast(0.9),
-        "start of the process and loading the catalog are in it",
-    );
+    rows.speed(ours, map, Basis::Wall, Goal::AtLeast(0.9), "start of the process and loading the catalog are in it");
     Ok(())
 }
 

@@ -149,7 +149,12 @@ fn handshakes(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
             let why = "sessions are not resumed: whoever resumes one shows no certificate, which may have been revoked since";
             rows.not_built(&series.name, goal, Some(Unit::Milliseconds), why);
         } else {
-            rows.limit((&series.name, figure), Unit::Milliseconds, goal, "signatures: the handshake's two, and the check of the node's certificate");
+            rows.limit(
+                (&series.name, figure),
+                Unit::Milliseconds,
+                goal,
+                "signatures: the handshake's two, and the check of the node's certificate",
+            );
         }
     }
     let connections = if bench.is_quick { 500 } else { 4000 };

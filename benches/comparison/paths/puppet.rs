@@ -43,7 +43,13 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(Rounds { count: 1, warm_up: false }, contenders);
     let [ours, theirs] = &series[..] else { unreachable!("two contenders") };
-    rows.ratio(ours, theirs, Basis::Cpu, Goal::AtMost(1.0 / 200.0), "nine tenths are the kernel's, above all the making of three names for each file; see the first apply");
+    rows.ratio(
+        ours,
+        theirs,
+        Basis::Cpu,
+        Goal::AtMost(1.0 / 200.0),
+        "nine tenths are the kernel's, above all the making of three names for each file; see the first apply",
+    );
 
     let node = site.node(bench)?;
     node.apply()?;
@@ -54,7 +60,13 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.few_rounds(), contenders);
     let [ours, theirs] = &series[..] else { unreachable!("two contenders") };
-    rows.ratio(ours, theirs, Basis::Cpu, Goal::AtMost(1.0 / 500.0), "the start of the process and the check-in, which do not depend on the number of files");
+    rows.ratio(
+        ours,
+        theirs,
+        Basis::Cpu,
+        Goal::AtMost(1.0 / 500.0),
+        "the start of the process and the check-in, which do not depend on the number of files",
+    );
     Ok(())
 }
 

@@ -87,7 +87,8 @@ impl Directories {
                 return Err(WatchError::FileSystem(shown(), file_system));
             }
             let by_descriptor = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
-            let number = inotify::add_watch(kernel, by_descriptor, if wanted.has_entries { ALL } else { NAMES }).map_err(failed)?;
+            let number =
+                inotify::add_watch(kernel, by_descriptor, if wanted.has_entries { ALL } else { NAMES }).map_err(failed)?;
             watched.entry(number).or_default().push(Directory { path, wanted });
         }
         Ok(Self(watched))
