@@ -37,6 +37,13 @@ impl Settled {
         Ok(Self { _site: site, node, list, repository: dir.path().join("git"), copy: dir.path().join("copy"), _dir: dir })
     }
 
+    /// Stops the server and begins to remove what is on the disk, which is not waited for.
+    pub(super) fn remove_meanwhile(self) {
+        let Self { _site: Site { serving, dir, .. }, node, _dir: own, .. } = self;
+        drop(serving);
+        std::thread::spawn(move || drop((dir, node, own)));
+    }
+
     /// As [`Settled::new`], with the tree of the other benches.
     pub(super) fn tree(bench: &Bench, files: usize) -> anyhow::Result<Self> {
         Self::new(bench, |tree| Ok(make_tree(tree, files).map(drop)?))
