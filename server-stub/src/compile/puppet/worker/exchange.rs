@@ -183,8 +183,14 @@ impl<'a> Exchange<'a> {
 fn line(mut socket: &UnixStream) -> io::Result<String> {
     let mut text = String::new();
     let mut byte = [0];
-    while text.len() < MAX_LINE_BYTES && socket.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        text.push(char::from(byte[0]));
+    while text.len() < MAX_LINE_BYTES {
+        match socket.read(&mut byte) {
+            Ok(1) if byte[0] != b'\n' => text.push(char::from(byte[0])),
+            Ok(_) => break,
+            // Reads with a limit are not begun again by the kernel after a signal (signal(7)): another child may have ended.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(text)
 }
