@@ -18,6 +18,8 @@ const SITE: &str = "node default {
   concat::fragment { 'link': target => '/etc/whole', source => 'puppet:///modules/app/link', order => '03' }
   concat::fragment { 'first': target => '/etc/whole', order => '04',
     source => ['/etc/own', 'puppet:///modules/app/none', 'puppet:///modules/app/other', 'puppet:///modules/app/piece'] }
+  concat { '/etc/gone': ensure => absent }
+  concat::fragment { 'of what is gone': target => '/etc/gone', source => 'puppet:///modules/app/none' }
 }
 ";
 

@@ -23,10 +23,14 @@ pub(super) fn read(
     let modules = modules.into_iter().map(|(name, path)| (name, checkout.tree_path(&path))).collect();
     let sources = Sources { manifest: &request.code.manifest, modules };
     let mut missing = None;
-    let read = PuppetCatalog::from_compiler(document, &mut |resource| {
-        sources.resolve(resource).inspect_err(|_| {
+    let read = PuppetCatalog::from_compiler(document, &mut |resource| match sources.resolve(resource) {
+        Ok(()) => Ok(()),
+        Err(reason) if resource.resource_type == "File" => {
             missing.get_or_insert_with(|| resource.reference());
-        })
+            Err(reason)
+        }
+        // A piece that is not there fails what is made of it, on the node, as with a Puppet Server; many pieces are of nothing.
+        Err(_) => Ok(()),
     });
     let PuppetCatalog { mut catalog, unusable, .. } = read.map_err(|error| fail(chain(&error)))?;
     for resource in &mut catalog.resources {
