@@ -87,7 +87,8 @@ impl<T: Transport> Run<'_, T> {
         let given = self.options.catalog.as_deref().map(|given| &given.unusable);
         let mut wanted = Vec::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
-            if resource.is_container() || self.inner.providers.contains_key(&resource.resource_type) {
+            let of_ruby = is_name_of_type(&resource.resource_type);
+            if resource.is_container() || !of_ruby || self.inner.providers.contains_key(&resource.resource_type) {
                 continue;
             }
             let reference = resource.reference();
@@ -105,6 +106,34 @@ impl<T: Transport> Run<'_, T> {
     pub(super) async fn end_ruby(&self) {
         if let Some(types) = &self.ruby.types {
             types.end(&self.cancel).await;
+        }
+    }
+}
+
+/// Whether Ruby may look for a type of this name: it does so by the name of a file.
+#[cfg(feature = "providers")]
+fn is_name_of_type(name: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.bytes().all(is_word) && name.starts_with(|first: char| first.is_ascii_uppercase())
+}
+
+#[cfg(all(test, feature = "providers"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_word() {
+        for (name, is_one) in [
+            ("Level", true),
+            ("A2mod", true),
+            ("Mysql_user", true),
+            ("", false),
+            ("level", false),
+            ("../Level", false),
+            ("A::B", false),
+            ("A/b", false),
+        ] {
+            assert_eq!(is_name_of_type(name), is_one, "{name}");
         }
     }
 }

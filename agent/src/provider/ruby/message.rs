@@ -120,9 +120,20 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Reads an answer. Only an object is one.
-    pub(super) fn read(bytes: &[u8]) -> serde_json::Result<Self> {
+    /// Reads an answer. Only an object is one, with why there is none or with what was asked for.
+    pub(super) fn read(bytes: &[u8], call: &str) -> serde_json::Result<Self> {
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
+        let wanted = match call {
+            "load" => "resources",
+            "check" => "changes",
+            "apply" => "made",
+            "refresh" => "refreshed",
+            "audit" => "values",
+            _ => "log",
+        };
+        if !object.contains_key(wanted) && !object.contains_key("error") {
+            return Err(serde::de::Error::custom(format!("there is no {wanted} in it")));
+        }
         serde_json::from_value(object.into())
     }
 }
@@ -216,12 +227,23 @@ mod tests {
     fn answers_have_what_belongs_to_them() {
         let answer = Answer::read(
             br#"{"changes":[{"property":"a","secret":false,"broken":null,"previous":"1","desired":"2","is":"1","should":"'2'"}],"log":[["warning","x"]]}"#,
+            "check",
         )
         .unwrap();
         assert_eq!((answer.changes.len(), answer.log[0].1.as_str(), answer.error), (1, "x", None));
-        for bad in [r#"{"changes":1}"#, r#"{"resources":[{"relations":[{"kind":"x","other":["a","b"]}]}]}"#, "[]", "null", "puts"]
-        {
-            assert!(Answer::read(bad.as_bytes()).is_err(), "{bad}");
+        for bad in [
+            r#"{"changes":1,"log":[]}"#,
+            r#"{"log":[],"resources":[{"relations":[{"kind":"x","other":["a","b"]}]}]}"#,
+            "[]",
+            "null",
+            "puts",
+        ] {
+            assert!(Answer::read(bad.as_bytes(), "end").is_err(), "{bad}");
+        }
+        // The answer to another question is none.
+        for call in ["load", "check", "refresh", "audit"] {
+            assert!(Answer::read(br#"{"made":[{"message":"x"}],"log":[]}"#, call).is_err(), "{call}");
+            assert!(Answer::read(br#"{"error":"x","log":[]}"#, call).is_ok(), "{call}");
         }
     }
 }

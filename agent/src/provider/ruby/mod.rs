@@ -11,7 +11,7 @@
 //! * A catalog without such types starts nothing.
 //! * The process has a group of its own and an environment with nothing but `PATH`, `LC_ALL` and `HOME`. What types write to standard output or
 //!   error is read and let go; what is said to the agent goes over a pipe that they do not have.
-//! * When a resource takes longer than it may, or the run is cancelled, the process is killed with all that it started. Whenever it ends,
+//! * When a resource takes longer than it may, or half a minute more when the run is cancelled, the process is killed with its group. Whenever it ends,
 //!   that one resource fails, and the next one gets a new process. At the end of a run, what types have left running goes on.
 //! * Neither the program nor a library directory may be one that anybody can write to.
 //! * Values and messages from Ruby are text of bounded length in UTF-8. Secrets are cut out of them; why a resource with a secret failed is
@@ -142,7 +142,8 @@ impl Provider for RubyProvider {
             let reason = secrets.hide_reason(reason);
             return Err(ProviderError::Said { message: format!("{}: Could not evaluate: {reason}", resource.reference()) });
         }
-        if let Some(broken) = answer.changes.iter().find(|_| context.options().noop).and_then(|found| found.broken.clone()) {
+        let is_noop = context.options().noop || resource.parameter("noop").and_then(Value::as_bool) == Some(true);
+        if let Some(broken) = answer.changes.iter().filter(|_| is_noop).find_map(|found| found.broken.clone()) {
             // What cannot be compared would not be changed either.
             let reason = secrets.hide_reason(broken);
             return Err(ProviderError::Said { message: format!("{}: Could not evaluate: {reason}", resource.reference()) });

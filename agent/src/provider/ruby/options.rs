@@ -20,7 +20,7 @@ pub struct RubyOptions {
     pub libraries: Vec<PathBuf>,
     /// Settings of Puppet, as `vardir`, in place of those in `puppet.conf`. Default: none.
     pub settings: Vec<(String, String)>,
-    /// How long Ruby may take to load the library. Default: two minutes.
+    /// How long Ruby may take to load the library, and then to make all resources of a catalog. Default: two minutes each.
     pub start_limit: Duration,
     /// How long one check, one change or one refresh may take; the limit of the run for each resource may be shorter. Default: an hour.
     pub call_limit: Duration,

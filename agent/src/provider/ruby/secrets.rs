@@ -5,6 +5,9 @@ use direct_puppet_transport::protocol::{Resource, Value};
 /// What stands for a secret.
 pub(super) const REDACTED: &str = "[redacted]";
 
+/// A line of a secret is one by itself from so many bytes on: shorter ones, as `}`, stand anywhere.
+const SHORTEST_LINE: usize = 8;
+
 /// Longest text that is kept, in bytes. The program cuts its own: this is for one that does not.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
@@ -24,6 +27,8 @@ impl Secrets {
     pub(super) fn of(resource: &Resource) -> Self {
         let mut texts = Vec::new();
         resource.parameters.values().for_each(|value| gather(value, false, &mut texts));
+        let otherwise: Vec<String> = texts.iter().flat_map(|text| spelled_otherwise(text)).collect();
+        texts.extend(otherwise);
         texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
         texts.dedup();
         Self { texts }
@@ -70,6 +75,19 @@ fn gather(value: &Value, is_secret: bool, into: &mut Vec<String>) {
     }
 }
 
+/// Returns how types and Puppet may say a text: without spaces around it, line by line, in JSON, in Ruby's and Puppet's quotes.
+fn spelled_otherwise(text: &str) -> Vec<String> {
+    let trimmed = text.trim();
+    let json = serde_json::to_string(trimmed).unwrap_or_default();
+    let json = json.get(1..json.len().saturating_sub(1)).unwrap_or_default().to_owned();
+    // As `inspect` has it.
+    let inspected = json.replace("#{", "\\#{").replace("#$", "\\#$").replace("#@", "\\#@");
+    let quoted = trimmed.replace('\\', "\\\\").replace('\'', "\\'");
+    let only_quotes = trimmed.replace('\'', "\\'");
+    let lines = trimmed.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE).map(str::to_owned);
+    [trimmed.to_owned(), json, inspected, quoted, only_quotes].into_iter().filter(|text| !text.is_empty()).chain(lines).collect()
+}
+
 fn short(mut text: String) -> String {
     if text.len() > MAX_TEXT_BYTES {
         let end = (0..=MAX_TEXT_BYTES).rev().find(|&at| text.is_char_boundary(at)).unwrap_or_default();
@@ -102,6 +120,27 @@ mod tests {
         assert!(!format!("{secrets:?}").contains("tre"));
         let none = Secrets::of(&Resource::new("Level", "a").with("comment", "open"));
         assert_eq!((none.are_there(), none.hide_reason("open".to_owned())), (false, "open".to_owned()));
+    }
+
+    #[test]
+    fn secrets_are_hidden_however_they_are_spelled() {
+        for (secret, said) in [
+            ("hunter2\n", "was hunter2 before"),
+            ("hunt\"er2", r#"["hunt\"er2"]"#),
+            (r"a\b", r#"["a\\b"]"#),
+            ("o'brien", r"'o\'brien'"),
+            (
+                "-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----\n",
+                r"key -----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----\n",
+            ),
+            ("-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----\n", "line MIIEvQIBADAN"),
+        ] {
+            let hidden = Secrets::of(&Resource::new("Level", "a").with("password", sensitive(secret))).hide(said.to_owned());
+            assert!(hidden.contains(REDACTED), "{secret}: {hidden}");
+            for part in ["hunter2", "er2", "brien", "MIIE", "a\\"] {
+                assert!(!hidden.contains(part), "{secret}: {hidden}");
+            }
+        }
     }
 
     #[test]

@@ -26,13 +26,21 @@ pub(super) fn library(dir: &Path) -> io::Result<()> {
     if !std::fs::metadata(dir)?.is_dir() {
         return refuse(dir, "it is no directory");
     }
-    for (count, entry) in WalkDir::new(dir).follow_links(false).into_iter().enumerate() {
-        let entry = entry.map_err(io::Error::from)?;
+    for (count, entry) in WalkDir::new(dir).follow_links(true).into_iter().enumerate() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // A link to a directory above, which is looked at already, and one that leads nowhere.
+            Err(error) if error.loop_ancestor().is_some() => continue,
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => continue,
+            Err(error) => return Err(error.into()),
+        };
         if count > MOST_ENTRIES {
             return refuse(dir, "it has more than 200,000 entries: name a directory of libraries alone");
         }
-        // What a link leads to is looked at where the link itself could be replaced: in its directory.
-        if !entry.file_type().is_symlink() && is_open(&entry.metadata().map_err(io::Error::from)?.permissions()) {
+        if entry.path_is_symlink() {
+            above(entry.path())?;
+        }
+        if is_open(&entry.metadata().map_err(io::Error::from)?.permissions()) {
             return refuse(entry.path(), "anybody may write to it: take that permission away");
         }
     }
@@ -106,6 +114,23 @@ mod tests {
         set(&library_dir, 0o777);
         assert!(library(&link).is_err());
         set(&library_dir, 0o755);
+        // So does what a link in it leads to, be it a file or a directory; where one leads in a circle or nowhere, nothing does.
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("other.rb"), "").unwrap();
+        for (name, target) in [("other.rb", elsewhere.join("other.rb")), ("more", elsewhere.clone())] {
+            std::os::unix::fs::symlink(&target, types.join(name)).unwrap();
+            library(&library_dir).unwrap();
+            set(&target, 0o777);
+            assert!(library(&library_dir).is_err(), "{name}");
+            set(&target, 0o755);
+        }
+        set(&elsewhere, 0o777);
+        assert!(library(&library_dir).is_err());
+        set(&elsewhere, 0o755);
+        std::os::unix::fs::symlink(&library_dir, types.join("circle")).unwrap();
+        std::os::unix::fs::symlink("nowhere", types.join("nowhere")).unwrap();
+        library(&library_dir).unwrap();
         // As in /tmp.
         set(dir.path(), 0o1777);
         library(&library_dir).unwrap();

@@ -120,11 +120,13 @@ fn question(catalog: &Catalog, wanted: &[usize]) -> serde_json::Result<Vec<u8>> 
 impl RubyTypes {
     /// Has the process come to its end, if there is one.
     pub(crate) async fn end(&self, cancel: &CancellationToken) {
-        let Some(mut worker) = self.take().filter(|_| !cancel.is_cancelled()) else { return };
-        let patience = Patience { limit: self.options.call_limit.min(Duration::from_secs(60)), cancel };
+        let Some(mut worker) = self.take() else { return };
+        // Also of a run that was cancelled: types may have something to close.
+        let limit = Duration::from_secs(if cancel.is_cancelled() { 5 } else { 60 });
+        let patience = Patience { limit: self.options.call_limit.min(limit), cancel: &CancellationToken::new() };
         match worker.ask(Some(br#"{"call":"end"}"#), patience).await {
             Ok(answer) => {
-                if let Ok(answer) = Answer::read(&answer) {
+                if let Ok(answer) = Answer::read(&answer, "end") {
                     self.tell(&answer);
                 }
                 worker.end().await;
@@ -148,7 +150,12 @@ impl RubyTypes {
         resource: &Resource,
         cancel: &CancellationToken,
     ) -> Result<Answer, WorkerError> {
-        let patience = Patience { limit: self.options.call_limit, cancel };
+        if cancel.is_cancelled() {
+            return Err(WorkerError::Cancelled);
+        }
+        // What is in work comes to its end: the engine gives it up, and drops this, when it does not.
+        let never = CancellationToken::new();
+        let patience = Patience { limit: self.options.call_limit, cancel: if call == "audit" { cancel } else { &never } };
         let (at, _) = self
             .loaded
             .get(&resource.reference())
@@ -160,7 +167,7 @@ impl RubyTypes {
             None => self.start(patience).await.map_err(|error| self.without_secrets(error))?.0,
         };
         let answer = worker.ask(Some(&question), patience).await.map_err(|error| self.without_secrets(error))?;
-        let answer = Answer::read(&answer)?;
+        let answer = Answer::read(&answer, call)?;
         *self.lock() = Some(worker);
         self.tell(&answer);
         Ok(answer)
@@ -185,7 +192,7 @@ impl RubyTypes {
             let looked = tokio::task::spawn_blocking(looked).await.map_err(std::io::Error::other)?;
             looked.map_err(|error| WorkerError::Load(error.to_string()))?;
         }
-        let answer = Answer::read(&worker.ask(Some(&self.load.0), patience).await?)?;
+        let answer = Answer::read(&worker.ask(Some(&self.load.0), starting).await?, "load")?;
         self.tell(&answer);
         match answer.error {
             Some(reason) => Err(WorkerError::Load(if self.has_secrets { "[redacted]".to_owned() } else { reason })),

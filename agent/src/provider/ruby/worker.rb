@@ -30,12 +30,17 @@ LONGEST = 16_384
 # Most lines of the log that go with an answer.
 MOST_LINES = 50
 
+# What a type forks and does not replace is no second worker.
+OWN = Process.pid
+
 def write_frame(message)
+  exit!(70) unless Process.pid == OWN
   bytes = JSON.generate(message, max_nesting: 200)
   ANSWERS.write([bytes.bytesize].pack('N'), bytes)
 end
 
 def read_frame
+  exit!(70) unless Process.pid == OWN
   head = QUESTIONS.read(4)
   return nil unless head && head.bytesize == 4
 
@@ -162,7 +167,9 @@ class Types
   def known
     @made.map do |made|
       made.is_a?(Hash) ? made : describe(made)
-    rescue StandardError, ScriptError => e
+    rescue SignalException
+      raise
+    rescue Exception => e # rubocop:disable Lint/RescueException
       { 'known' => true, 'error' => told(e) }
     end
   end
@@ -234,16 +241,21 @@ class Types
   end
 
   def make(item)
-    type = Puppet::Type.type(item['type'])
+    # It names a file below the library.
+    type = Puppet::Type.type(item['type']) if item['type'].match?(/\A[A-Z][A-Za-z0-9_]*\z/)
     return { 'known' => false } unless type
 
     data = item.merge('kind' => 'compilable_type')
     resource = Puppet::Resource.from_data_hash(data)
     resource.catalog = @catalog
     made = type.new(resource)
+    raise 'it is for devices only, not for hosts' unless made.appliable_to_host?
+
     @catalog.add_resource(made)
     made
-  rescue StandardError, ScriptError => e
+  rescue SignalException
+    raise
+  rescue Exception => e # rubocop:disable Lint/RescueException
     { 'known' => true, 'error' => told(e) }
   end
 
