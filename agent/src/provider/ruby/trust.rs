@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use walkdir::WalkDir;
 
 /// Most entries of a library directory that are looked at.
@@ -31,7 +32,7 @@ pub(super) fn library(dir: &Path) -> io::Result<()> {
             Ok(entry) => entry,
             // A link to a directory above, which is looked at already, and one that leads nowhere.
             Err(error) if error.loop_ancestor().is_some() => continue,
-            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => continue,
+            Err(error) if error.io_error().is_some_and(leads_nowhere) => continue,
             Err(error) => return Err(error.into()),
         };
         if count > MOST_ENTRIES {
@@ -45,6 +46,10 @@ pub(super) fn library(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::LOOP))
 }
 
 /// Looks at a path and all directories above, as it is written and as links lead.
@@ -129,7 +134,9 @@ mod tests {
         assert!(library(&library_dir).is_err());
         set(&elsewhere, 0o755);
         std::os::unix::fs::symlink(&library_dir, types.join("circle")).unwrap();
-        std::os::unix::fs::symlink("nowhere", types.join("nowhere")).unwrap();
+        for (name, target) in [("nowhere", "not there"), ("itself", "itself")] {
+            std::os::unix::fs::symlink(target, types.join(name)).unwrap();
+        }
         library(&library_dir).unwrap();
         // As in /tmp.
         set(dir.path(), 0o1777);
