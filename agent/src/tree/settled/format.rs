@@ -245,9 +245,9 @@ impl Encoded {
             let middle = low.midpoint(high);
             let group = self.group(middle)?;
             if (until_nul(group.directory), until_nul(group.names)) <= (directory, name) {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         let number = low.checked_sub(1)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -79,8 +79,9 @@ impl Directories {
             let file_system = rustix::fs::fstatfs(&opened).map_err(failed)?.f_type;
             #[allow(
                 clippy::cast_sign_loss,
+                clippy::cast_possible_truncation,
                 clippy::unnecessary_cast,
-                reason = "its type differs between architectures; numbers of 32 bits"
+                reason = "numbers of 32 bits, in types that differ between architectures"
             )]
             let file_system = u64::from(file_system as u32);
             if !LOCAL.contains(&file_system) {
