@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod binaries;
+pub mod guest;
 pub mod link;
 pub mod namespaces;
 pub mod postgres;
