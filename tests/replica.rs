@@ -9,6 +9,7 @@ use std::process::Output;
 
 use direct_puppet_tests::authority::Authority;
 use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
 
@@ -139,8 +140,6 @@ fn a_certificate_of_a_foreign_authority_does_not_follow_whatever_name_is_in_it()
     assert_eq!(run_at(&right, "root2").status.code(), Some(2));
 }
 
-/// Files of the tree of which three change.
-const FILES: usize = 60_000;
 /// What a publish of three files, or bringing them, may add to the memory of a server, in bytes, however many files there are: pieces of a
 /// listing, and the parts of the manifest that change. A listing that is held as a whole takes twice as much.
 const MEMORY_BYTES: u64 = 20 << 20;
@@ -155,8 +154,10 @@ fn memory(of: &Serving, figure: &str) -> u64 {
 #[test]
 fn a_small_change_takes_no_memory_for_the_rest_of_the_tree() {
     let servers = Servers::new();
+    // The long campaign has ten times as many files, and allows the same.
+    let count = campaign(600_000);
     let path = |number: usize| servers.site.environment().join(format!("data/d{:02}/{number}", number % 60));
-    for number in 0..FILES {
+    for number in 0..count {
         fs::create_dir_all(path(number).parent().unwrap()).unwrap();
         fs::write(path(number), number.to_string()).unwrap();
     }
@@ -186,14 +187,14 @@ fn a_small_change_takes_no_memory_for_the_rest_of_the_tree() {
         fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
         memory(server, "VmRSS:")
     });
-    (0..3).for_each(|number| fs::write(path(number * 20_000), "changed").unwrap());
+    (0..3).for_each(|number| fs::write(path(number * count / 3), "changed").unwrap());
     let published = json(&primary.verb(&["publish"]));
     assert_eq!(published["environments"][0]["new_contents"], 1, "{published}");
     assert!(published["environments"][0]["files_read"].as_u64().unwrap() < 10, "{published}");
     arrived(&primary, &replica);
     for ((server, name), before) in [(&primary, "primary"), (&replica, "replica")].into_iter().zip(before) {
         let added = memory(server, "VmHWM:").saturating_sub(before);
-        println!("3 of {FILES} files changed: {added} bytes of memory added at the {name}, to {before}");
+        println!("3 of {count} files changed: {added} bytes of memory added at the {name}, to {before}");
         assert!(added <= MEMORY_BYTES, "{added} bytes at the {name}");
     }
 }

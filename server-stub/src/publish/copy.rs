@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Seek as _};
 use std::iter::Peekable;
 use std::path::Path;
@@ -12,14 +11,14 @@ use std::time::SystemTime;
 
 use direct_puppet_agent::fs::{FileKind, FsError, Root};
 use direct_puppet_agent::store::Batch;
-use direct_puppet_agent::tree::{Pool, TreeEntry, WalkError, WalkOptions, list_in_pieces};
+use direct_puppet_agent::tree::{Pool, TreeEntry};
 use direct_puppet_transport::protocol::manifest::Entries;
 use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath};
 use rayon::prelude::*;
 
 use super::index::{Recorded, StagingIndex};
-use super::revision::DEPLOY_RECORDS;
+use super::listing::{Listing, list};
 use crate::disk;
 use crate::error::ServerError;
 use crate::server::Server;
@@ -49,60 +48,23 @@ impl Copied {
     }
 }
 
-/// What a listing was, in eight bytes for each entry: paths are in the manifest that is made of it, in the same order.
-#[derive(Default)]
-struct Listing {
-    marks: Vec<u64>,
-    hasher: RandomState,
-}
-
-impl Listing {
-    fn add(&mut self, piece: &[TreeEntry]) {
-        let hasher = &self.hasher;
-        self.marks.extend(piece.iter().map(|entry| mark(hasher, entry)));
-    }
-
-    /// Lists again, and returns the paths that came, went or changed since.
-    fn changed(&self, entries: Entries<'_>, dir: &Path, pool: &Pool) -> Result<Vec<String>, ServerError> {
-        let mut before = entries.zip(&self.marks).peekable();
-        let mut paths = Vec::new();
-        list(dir, pool, |piece| {
-            for entry in piece {
-                while let Some((gone, _)) = before.next_if(|(before, _)| before.path < entry.path) {
-                    paths.push(gone.path.to_string());
-                }
-                let before = before.next_if(|(before, _)| before.path == entry.path);
-                if before.is_none_or(|(_, before)| *before != mark(&self.hasher, &entry)) {
-                    paths.push(entry.path.to_string());
-                }
-            }
-            Ok(())
-        })?;
-        paths.extend(before.map(|(gone, _)| gone.path.to_string()));
-        Ok(paths)
-    }
-}
-
 /// Returns the directory of a path as bytes.
 fn above(path: &TreePath) -> &[u8] {
     let bytes = path.as_bytes();
     &bytes[..bytes.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
 }
 
-fn mark(hasher: &RandomState, entry: &TreeEntry) -> u64 {
-    hasher.hash_one((&entry.stat, &entry.target))
-}
-
 /// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. `before` is what
 /// it was when it was last published: what did not change since is not in memory again. Blocking.
 pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, before: &Manifest) -> Result<Copied, ServerError> {
-    let mut index = StagingIndex::open(&server.environments.dir(environment), SystemTime::now())?;
+    let begun = SystemTime::now();
+    let mut index = StagingIndex::open(&server.environments.dir(environment), begun)?;
     let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let root = Root::open(dir).map_err(unreadable)?;
     let counts = Counts::default();
     let batch = server.store.batch();
     let copier = Copier { server, root: &root, batch: &batch, counts: &counts };
-    let (mut listed, mut delta, mut problems, mut files) = (Listing::default(), Delta::since(before), Vec::new(), 0);
+    let (mut listed, mut delta, mut problems, mut files) = (Listing::new(begun), Delta::since(before), Vec::new(), 0);
     let each = |piece: Vec<TreeEntry>| {
         problems.extend(piece.iter().filter_map(problem));
         if !problems.is_empty() {
@@ -193,25 +155,6 @@ impl<'a> Delta<'a> {
     }
 }
 
-impl From<WalkError> for ServerError {
-    fn from(error: WalkError) -> Self {
-        Self::Staging { path: error.path, source: error.source }
-    }
-}
-
-/// Lists staging, a piece at a time.
-fn list(dir: &Path, pool: &Pool, each: impl FnMut(Vec<TreeEntry>) -> Result<(), ServerError>) -> Result<(), ServerError> {
-    let is_left_out = |path: &TreePath, kind: FileKind| match kind {
-        FileKind::Directory => is_checkout(path),
-        _ => DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
-    };
-    let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
-    match list_in_pieces(dir, &options, pool, each)?.into_iter().next() {
-        Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
-        None => Ok(()),
-    }
-}
-
 fn unreadable(error: FsError) -> ServerError {
     ServerError::Staging { path: error.path, source: error.source }
 }
@@ -220,11 +163,6 @@ fn unreadable(error: FsError) -> ServerError {
 fn read_again(mut file: &File) -> io::Result<u64> {
     file.rewind()?;
     io::copy(&mut file, &mut io::sink())
-}
-
-/// Whether a directory is what a checkout keeps about itself. Below `files` it is a content for nodes like any other.
-fn is_checkout(path: &TreePath) -> bool {
-    path.name() == Some(b".git") && !path.as_bytes().split(|&byte| byte == b'/').any(|name| name == b"files")
 }
 
 /// Says why an entry cannot be published.

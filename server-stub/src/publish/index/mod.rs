@@ -101,10 +101,7 @@ impl StagingIndex {
     /// Takes what an entry turned out to be: a file with a content, as far as its metadata were old enough when the listing began, or
     /// something else.
     pub(super) fn found(&mut self, entry: &TreeEntry, recorded: Recorded, digest: Option<Digest>) {
-        let is_old = |time: Time| {
-            let blur = if time.nanos == 0 { COARSE_BLUR } else { CLOCK_BLUR };
-            time < time_of(self.begun - blur)
-        };
+        let is_old = |time: Time| is_before(time, self.begun);
         let found = match digest {
             Some(digest) if recorded == Recorded::Proved(digest) => return,
             Some(digest) if is_old(entry.stat.mtime) && is_old(entry.stat.ctime) => Some((entry.stat, digest)),
@@ -147,6 +144,12 @@ impl StagingIndex {
         let all = Merged::new(before, self.notes);
         Ok(write_state_with(&self.path, 0o600, |file| write_base(all, file))?)
     }
+}
+
+/// Whether a time of a file is before one of this clock, however much the file system blurs it.
+pub(super) fn is_before(time: Time, other: SystemTime) -> bool {
+    let blur = if time.nanos == 0 { COARSE_BLUR } else { CLOCK_BLUR };
+    time < time_of(other - blur)
 }
 
 fn time_of(time: SystemTime) -> Time {
