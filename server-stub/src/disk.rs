@@ -120,6 +120,15 @@ pub(crate) fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>
     Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
+/// Returns the numbers, from 1 on, of the lines of a JSON-lines file that are whole and cannot be read.
+pub(crate) fn damaged_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<usize>, ServerError> {
+    let text = read(path)?.unwrap_or_default();
+    let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+    let is_damaged = |line: &[u8]| serde_json::from_slice::<T>(line).is_err();
+    let lines = text[..whole].split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty() && is_damaged(line));
+    Ok(lines.map(|(at, _)| at + 1).collect())
+}
+
 /// Removes what follows the last whole line of a JSON-lines file, so that the next line does not run into it.
 pub(crate) fn cut_torn_line(path: &Path) -> Result<(), ServerError> {
     let Some(text) = read(path)? else { return Ok(()) };
@@ -174,6 +183,10 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), [&whole[..], b"\"next\"\n"].concat(), "{torn}");
         }
         assert_eq!(read_json_lines::<String>(&path).unwrap(), ["one", "next", "next", "next"]);
+        assert!(damaged_json_lines::<String>(&path).unwrap().is_empty());
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, whole.replacen("next", "ne\"xt", 1) + "\"to").unwrap();
+        assert_eq!(damaged_json_lines::<String>(&path).unwrap(), [2]);
         std::fs::write(&path, "torn from the first byte on").unwrap();
         append_json(&path, &"one").unwrap();
         assert_eq!(read_json_lines::<String>(&path).unwrap(), ["one"]);

@@ -125,6 +125,12 @@ pub enum ServerError {
         /// Its longest.
         limit: usize,
     },
+    /// An id of a request that is empty.
+    #[error("request_id is empty: give one that no other publish has, or none")]
+    EmptyRequestId,
+    /// A publish, a rollback or a collection does not come to its end while a promotion waits for it.
+    #[error("a publish, a rollback or a collection is under way here, and nothing was changed: promote when it has ended")]
+    Working,
     /// Staging changed while it was copied.
     #[error("staging changed while it was copied, publish again when it is still: {}", list(paths))]
     Unstable {
@@ -178,7 +184,8 @@ impl ServerError {
             Self::Staging { .. } => "staging",
             Self::NoStaging => "no_staging",
             Self::Unpublishable { .. } => "unpublishable",
-            Self::TooLong { .. } => "bad_request",
+            Self::TooLong { .. } | Self::EmptyRequestId => "bad_request",
+            Self::Working => "working",
             Self::Unstable { .. } => "unstable",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
             Self::Compile(CompileError { kind: CompileErrorKind::Server, .. }) => "compiler",

@@ -10,10 +10,10 @@ use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Di
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::server::now;
 
-/// How many catalogs of one environment a node keeps: the live one, and the one before, which agents may still be fetching.
+/// How many catalogs of one environment a node keeps, beside the one that it holds: the live one, and the one before, which agents may still be fetching.
 const KEPT_CATALOGS: usize = 2;
 
 /// How many nodes' files may be written at once; more than disks do in parallel.
@@ -49,7 +49,7 @@ struct NodeFile {
     /// What the node last said, or reported, that it holds.
     catalog_id: Option<CatalogId>,
     code_id: Option<CodeId>,
-    /// Newest last.
+    /// The one that was given last stands last.
     catalogs: Vec<CompiledCatalog>,
 }
 
@@ -139,7 +139,58 @@ impl Nodes {
         self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
     }
 
-    /// Returns the catalog that was last compiled for a node in an environment.
+    /// Returns the catalog that a node says it holds, as far as it is kept.
+    pub(crate) fn held_catalog(&self, certname: &Certname, environment: &Environment) -> Option<CompiledCatalog> {
+        let nodes = self.lock();
+        let file = &nodes.get(certname)?.file;
+        let is_it =
+            |catalog: &&CompiledCatalog| Some(catalog.catalog_id) == file.catalog_id && catalog.environment == *environment;
+        file.catalogs.iter().rev().find(is_it).cloned()
+    }
+
+    /// Returns the catalog that `code_id` made for a node, whether it is forgotten or not.
+    pub(crate) fn catalog_of(&self, certname: &Certname, environment: &Environment, code_id: CodeId) -> Option<CompiledCatalog> {
+        let is_it = |catalog: &&CompiledCatalog| catalog.code_id == code_id && catalog.environment == *environment;
+        self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
+    }
+
+    /// Returns all catalogs that are kept.
+    pub(crate) fn catalogs(&self) -> Vec<(Certname, CompiledCatalog)> {
+        let nodes = self.lock();
+        let of_node = |(certname, node): (&Certname, &Node)| {
+            node.file.catalogs.iter().map(|catalog| (certname.clone(), catalog.clone())).collect::<Vec<_>>()
+        };
+        nodes.iter().flat_map(of_node).collect()
+    }
+
+    /// Notes that a node is given a catalog, which counts as its newest from now on, whenever it was compiled. Blocking, where it was not
+    /// that before.
+    pub(crate) fn given(&self, certname: &Certname, catalog_id: CatalogId) {
+        let is_it = |catalog: &CompiledCatalog| catalog.catalog_id == catalog_id;
+        {
+            let nodes = self.lock();
+            let Some(node) = nodes.get(certname) else { return };
+            let Some(at) = node.file.catalogs.iter().position(is_it) else { return };
+            let environment = &node.file.catalogs[at].environment;
+            if node.file.catalogs[at + 1..].iter().all(|later| later.environment != *environment) {
+                return;
+            }
+        }
+        let _turn = self.turn(certname);
+        let file = {
+            let mut nodes = self.lock();
+            let Some(node) = nodes.get_mut(certname) else { return };
+            let Some(at) = node.file.catalogs.iter().position(is_it) else { return };
+            let catalog = node.file.catalogs.remove(at);
+            node.file.catalogs.push(catalog);
+            node.file.clone()
+        };
+        if let Err(error) = disk::write_json_cache(&self.node_dir(certname).join("node.json"), &file) {
+            tracing::warn!(%certname, "a restart does not know which catalog was given last: {}", chain(&error));
+        }
+    }
+
+    /// Returns the catalog that a node was last given in an environment.
     pub(crate) fn newest_catalog(&self, certname: &Certname, environment: &Environment) -> Option<CompiledCatalog> {
         let nodes = self.lock();
         nodes.get(certname)?.file.catalogs.iter().rev().find(|catalog| catalog.environment == *environment).cloned()
@@ -318,6 +369,11 @@ impl Nodes {
         self.lock().get(certname).map(Node::summary)
     }
 
+    /// Returns where a catalog lies.
+    pub(crate) fn path_of(&self, certname: &Certname, catalog_id: CatalogId) -> PathBuf {
+        catalog_path(&self.node_dir(certname), catalog_id)
+    }
+
     /// The directory of a node: named by the digest of its name, never by the name.
     fn node_dir(&self, certname: &Certname) -> PathBuf {
         self.dir.join(Digest::of(certname.as_str().as_bytes()).to_hex())
@@ -366,8 +422,10 @@ impl Node {
         let before = ids(catalogs);
         let here = catalogs.iter().filter(|catalog| catalog.environment == environment).count();
         let mut surplus = here.saturating_sub(KEPT_CATALOGS);
+        // What the node holds stays as well: a rollback may make it current again.
+        let held = self.file.catalog_id;
         catalogs.retain(|catalog| {
-            let goes = catalog.environment == environment && surplus > 0;
+            let goes = catalog.environment == environment && surplus > 0 && Some(catalog.catalog_id) != held;
             surplus -= usize::from(goes);
             !goes
         });

@@ -68,6 +68,8 @@ pub struct EnvironmentRollout {
 pub(crate) struct Gate {
     path: PathBuf,
     rollout: watch::Sender<Rollout>,
+    /// Held while an administrator sets some of them, so that of two at once neither takes back what the other set.
+    setting: std::sync::Mutex<()>,
     /// Held while they are written: an administrator sets them while they are heard of from another server.
     writing: std::sync::Mutex<()>,
     /// When the next node may be woken.
@@ -96,6 +98,7 @@ impl Gate {
         Ok(Self {
             path,
             rollout: watch::channel(rollout).0,
+            setting: std::sync::Mutex::default(),
             writing: std::sync::Mutex::default(),
             next,
             waiting: watch::channel(0).0,
@@ -162,6 +165,7 @@ impl Server {
         }
         self.refuse_as_replica()?;
         check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
+        let _turn = self.gate.setting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.catch_up_rollout()?;
         let mut rollout = self.gate.rollout();
         rollout.per_second = request.per_second.unwrap_or(rollout.per_second);

@@ -26,6 +26,9 @@ const MAX_WAIT: Duration = Duration::from_secs(600);
 /// When to ask a server again that could not ask others, in seconds.
 pub(crate) const UNCONFIRMED_SECONDS: u32 = 5;
 
+/// How long a server that stops takes to confirm what it tells those who waited.
+const STOPPING_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Compiles that may wait at once; each holds the facts of a node.
 const MAX_FLIGHTS: usize = 10_000;
 
@@ -101,11 +104,11 @@ impl Server {
     }
 
     pub(crate) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
-        let unconfirmed = self.confirmed(request).await?;
+        let mut unconfirmed = self.confirmed(request).await?;
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let mut changes = self.environments.changes();
-        let mut is_its_turn = false;
+        let (mut is_its_turn, mut is_over) = (false, request.wait_seconds == 0);
         loop {
             changes.mark_unchanged();
             let code = self.live(&request.environment)?;
@@ -117,35 +120,48 @@ impl Server {
             {
                 if request.wait_seconds == 0 {
                     self.refuse_while_paused(&request.environment)?;
+                } else if is_over {
+                    // Who waits is told of new code when it is his turn; until then he keeps what he has.
+                    let (code_id, version) = (held.code_id, held.version);
+                    return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds: unconfirmed });
                 } else {
-                    // Who waits is told of new code when it is his turn; until then nothing is new.
-                    let not_yet = || CatalogReply::Current {
-                        code_id: held.code_id,
-                        version: held.version,
-                        unconfirmed_seconds: unconfirmed,
-                    };
                     tokio::select! {
                         biased;
-                        () = self.stopping.cancelled() => return Ok(not_yet()),
+                        () = self.stopping.cancelled() => is_over = true,
                         () = self.gate.turn() => is_its_turn = true,
-                        () = tokio::time::sleep_until(deadline) => return Ok(not_yet()),
+                        () = tokio::time::sleep_until(deadline) => is_over = true,
                     }
+                    unconfirmed = self.confirmed_again(request).await?;
                     continue;
                 }
             }
             self.adopt(request, &code).await?;
             let reply = self.reply(request, &code, unconfirmed)?;
             let is_current = matches!(reply, CatalogReply::Current { .. });
-            if is_news || !is_current || tokio::time::Instant::now() >= deadline {
+            if is_news || !is_current || is_over {
                 return Ok(reply);
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(reply),
+                () = tokio::time::sleep_until(deadline) => is_over = true,
                 // Whoever waits is told that nothing is new, and asks again where somebody answers.
-                () = self.stopping.cancelled() => return Ok(reply),
+                () = self.stopping.cancelled() => is_over = true,
             }
+            unconfirmed = self.confirmed_again(request).await?;
         }
+    }
+
+    /// Confirms once more, after a wait: what was confirmed before it may have been replaced since.
+    async fn confirmed_again(&self, request: &CheckIn) -> Result<Option<u32>, Refusal> {
+        // Boxed, so that those who wait do not pay for it.
+        let again = Box::pin(self.confirmed(request));
+        if !self.stopping.is_cancelled() {
+            return again.await;
+        }
+        tokio::time::timeout(STOPPING_PATIENCE, again).await.unwrap_or_else(|_| {
+            let stale = Refusal::new(RefusalCode::Stale, "this server is stopping: ask again, or another server");
+            Err(Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..stale })
+        })
     }
 
     /// While a rollout is paused, a node that has other code keeps it.
@@ -248,10 +264,14 @@ impl Server {
         let (code_id, version) = (code.version.code_id, code.version.version);
         let catalog_id = compiled.catalog_id;
         if check_in.held.is_some_and(|held| held.catalog_id == catalog_id) {
+            self.nodes.given(&check_in.certname, catalog_id);
             return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds });
         }
         match self.nodes.read(&check_in.certname, catalog_id) {
-            Some(catalog) => Ok(CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog }),
+            Some(catalog) => {
+                self.nodes.given(&check_in.certname, catalog_id);
+                Ok(CatalogReply::Catalog { catalog_id, code_id, version, unconfirmed_seconds, catalog })
+            }
             // Gone or damaged on disk: then it is made again.
             None => {
                 tracing::error!(certname = %check_in.certname, %catalog_id, "a catalog is gone or damaged on disk: it is compiled again");

@@ -170,6 +170,9 @@ fn refusal(error: &ServerError) -> Refusal {
             let message = format!("{}: try again, or ask another server", chain(error));
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
         }
+        ServerError::Working => {
+            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, error.to_string()) }
+        }
         other => internal(other),
     }
 }

@@ -12,7 +12,7 @@ use direct_puppet_transport::protocol::{
 };
 
 use super::identity::is_named;
-use super::internal;
+use super::{internal, refusal};
 use crate::blocking;
 use crate::code::Code;
 use crate::error::{ServerError, chain};
@@ -63,7 +63,7 @@ impl Server {
                 tracing::warn!(%name, "{error}");
                 Err(Refusal::new(RefusalCode::BadRequest, error.to_string()))
             }
-            heard => heard.map_err(|error| internal(&error)),
+            heard => heard.map_err(|error| refusal(&error)),
         }
     }
 

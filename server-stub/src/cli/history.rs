@@ -81,7 +81,7 @@ pub(super) async fn rollback(arguments: RollbackArguments) -> anyhow::Result<u8>
     if data.json {
         print_json(&result)?;
     } else {
-        print_line(&super::publish::line(&result));
+        print_line(&super::publish::line(&result, "is"));
     }
     Ok(0)
 }

@@ -47,17 +47,19 @@ pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
         request_id: arguments.request_id,
         dry_run: arguments.dry_run,
     };
+    let is = if request.dry_run { "would be" } else { "is" };
     let staging = arguments.staging.as_deref();
     let results: Vec<EnvironmentResult> = admin::ask(&arguments.data.data, staging, Question::Publish(request)).await?;
     if arguments.data.json {
         super::print_json(&serde_json::json!({ "environments": results }))?;
     } else {
-        results.iter().for_each(|result| super::print_line(&line(result)));
+        results.iter().for_each(|result| super::print_line(&line(result, is)));
     }
     Ok(u8::from(results.iter().any(|result| result.error.is_some())))
 }
 
-pub(super) fn line(result: &EnvironmentResult) -> String {
+/// Says what became of an environment; `is` is the verb of what was made live.
+pub(super) fn line(result: &EnvironmentResult, is: &str) -> String {
     let EnvironmentResult { environment, files, new_contents, .. } = result;
     let code_id = result.code_id.map(|id| id.to_string()).unwrap_or_else(|| "nothing".to_owned());
     let note = result.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
@@ -65,7 +67,7 @@ pub(super) fn line(result: &EnvironmentResult) -> String {
         Some(error) => format!("{environment}: refused, {code_id} stays live: {}", error.message),
         None if result.changed => {
             format!(
-                "{environment}: {code_id} is live as {}.{}, {files} files, {new_contents} new contents{note}",
+                "{environment}: {code_id} {is} live as {}.{}, {files} files, {new_contents} new contents{note}",
                 result.epoch, result.sequence
             )
         }

@@ -1,6 +1,7 @@
 //! Published code: which is live in each environment, and everything that ever was.
 
 mod answered;
+mod history;
 pub(crate) mod links;
 pub(crate) mod parts;
 pub(crate) mod tree;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_state};
+use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
     CodeId, Digest, EntryKind, Environment, Manifest, ManifestEntry, PublishedVersion, TreePath, VersionCounter,
@@ -29,6 +30,9 @@ const MAX_MANIFEST_BYTES: u64 = 1 << 30;
 
 /// The format of `live.json`.
 const FORMAT: u32 = 1;
+
+/// The file of an environment's versions, a line for each.
+const HISTORY: &str = "history.jsonl";
 
 /// Who published.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,15 +76,6 @@ pub struct Version {
     /// Where each epoch before its own ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lineage: Vec<VersionCounter>,
-}
-
-/// Codes whose manifests were collected.
-const COLLECTED: &str = "collected.jsonl";
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Forgotten {
-    code_id: CodeId,
-    time_unix_seconds: u64,
 }
 
 impl Version {
@@ -186,8 +181,8 @@ pub(crate) struct Environments {
     dir: PathBuf,
     store: Store,
     live: ArcSwap<HashMap<Environment, Arc<Code>>>,
-    /// Environments whose live code was damaged when the server started, with where it stood.
-    lost: HashMap<Environment, VersionCounter>,
+    /// Environments whose live code was damaged when the server started, with what was live.
+    lost: HashMap<Environment, Version>,
     /// How requests to publish were answered.
     pub(crate) answers: Answers,
     changed: watch::Sender<u64>,
@@ -212,13 +207,13 @@ impl Environments {
             answers.load(&environment, loaded.as_ref().ok().and_then(Option::as_ref).map(|code| &code.version))?;
             match loaded {
                 Ok(Some(code)) => {
-                    mend_history(&dir.join(environment.as_str()).join("history.jsonl"), &code.version)?;
+                    history::mend(&dir.join(environment.as_str()).join(HISTORY), &code.version)?;
                     live.insert(environment, Arc::new(code));
                 }
                 Ok(None) => {}
                 // Nothing incomplete is served, and nothing else suffers. What comes next stands above what was live.
                 Err(error @ ServerError::Damaged { .. }) => {
-                    let Some(last) = last_version(&dir.join(environment.as_str())) else { return Err(error) };
+                    let Some(last) = history::last_version(&dir.join(environment.as_str())) else { return Err(error) };
                     tracing::error!("environment {environment} is not served until it is published again: {}", chain(&error));
                     lost.insert(environment, last);
                 }
@@ -260,7 +255,32 @@ impl Environments {
 
     /// Whether the code of an environment was damaged when the server started, and was not published since.
     pub(crate) fn is_lost(&self, environment: &Environment) -> bool {
-        self.live(environment).is_none() && self.lost.contains_key(environment)
+        self.lost(environment).is_some()
+    }
+
+    /// Returns the version of an environment that was damaged when the server started, and was not published since.
+    pub(crate) fn lost(&self, environment: &Environment) -> Option<&Version> {
+        self.lost.get(environment).filter(|_| self.live(environment).is_none())
+    }
+
+    /// Returns the versions of all environments that are lost, by name.
+    pub(crate) fn all_lost(&self) -> Vec<&Version> {
+        let mut all: Vec<&Version> = self.lost.keys().filter_map(|environment| self.lost(environment)).collect();
+        all.sort_by(|a, b| a.environment.cmp(&b.environment));
+        all
+    }
+
+    /// Returns what is live in an environment, or was when it was damaged.
+    pub(crate) fn last(&self, environment: &Environment) -> Option<Version> {
+        self.live(environment).map(|code| code.version.clone()).or_else(|| self.lost(environment).cloned())
+    }
+
+    /// Returns what is live in all environments, or was where that is damaged, by name.
+    pub(crate) fn all_last(&self) -> Vec<Version> {
+        let live = self.all_live().into_iter().map(|code| code.version.clone());
+        let mut all: Vec<Version> = live.chain(self.all_lost().into_iter().cloned()).collect();
+        all.sort_by(|a, b| a.environment.cmp(&b.environment));
+        all
     }
 
     /// Returns the versions here that become no part of the history of `next` when that becomes live, if they were part of it before.
@@ -276,8 +296,7 @@ impl Environments {
 
     /// Returns the counter of the next version of an environment, in this epoch or the environment's own.
     pub(crate) fn next(&self, environment: &Environment, epoch: u64) -> VersionCounter {
-        let live = self.live(environment).map(|code| code.version.version);
-        let last = live.or_else(|| self.lost.get(environment).copied()).unwrap_or_default();
+        let last = self.last(environment).map(|last| last.version).unwrap_or_default();
         match epoch > last.epoch {
             true => VersionCounter { epoch, sequence: 1 },
             false => VersionCounter { sequence: last.sequence + 1, ..last },
@@ -287,7 +306,11 @@ impl Environments {
     /// Returns the highest epoch of any code.
     pub(crate) fn epoch(&self) -> u64 {
         let live = self.live.load();
-        live.values().map(|code| code.version.version.epoch).chain(self.lost.values().map(|last| last.epoch)).max().unwrap_or(0)
+        live.values()
+            .map(|code| code.version.version.epoch)
+            .chain(self.lost.values().map(|last| last.version.epoch))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Has everybody look who waits for a switch.
@@ -323,10 +346,10 @@ impl Environments {
         // A new environment's own name must last as well; `write_state` sees to what lies within.
         disk::sync_dir(&self.dir)?;
         disk::sync_dir(&dir)?;
-        let history = dir.join("history.jsonl");
+        let history = dir.join(HISTORY);
         if let Some(before) = self.live(&environment) {
             // Its own line may be missing, when the disk was full then.
-            mend_history(&history, &before.version)?;
+            history::mend(&history, &before.version)?;
         }
         self.keep_manifest(&environment, &code.manifest)?;
         disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
@@ -352,56 +375,34 @@ impl Environments {
         read_manifest(&manifest_path(&self.dir(environment), code_id), code_id, &self.store)
     }
 
+    /// Reads the live manifest from the disk, with all that it is written in; whatever is damaged is written again, from memory. Returns what
+    /// was. Blocking.
+    pub(crate) fn reread(&self, live: &Code) -> Result<Option<String>, ServerError> {
+        let (environment, code_id) = (&live.version.environment, live.version.code_id);
+        let path = manifest_path(&self.dir(environment), code_id);
+        let read = || -> Result<(), ServerError> {
+            for part in self.manifest_parts(environment, code_id)? {
+                // Moved aside if it is damaged, so that it is written again.
+                self.store.has_verified(&part)?;
+            }
+            let missing = || ServerError::Damaged { path: path.clone(), reason: "it is missing".to_owned() };
+            read_manifest(&path, code_id, &self.store)?.ok_or_else(missing).map(drop)
+        };
+        match read() {
+            Ok(()) => Ok(None),
+            Err(error @ ServerError::Damaged { .. }) => {
+                self.keep_manifest(environment, &live.manifest)?;
+                Ok(Some(format!("{}; it was written again", chain(&error))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Returns the contents that a manifest is written in. Blocking.
     pub(crate) fn manifest_parts(&self, environment: &Environment, code_id: CodeId) -> Result<Vec<Digest>, ServerError> {
         let path = manifest_path(&self.dir(environment), code_id);
         let Some(bytes) = disk::read(&path)? else { return Ok(Vec::new()) };
         parts::parts(&bytes).map_err(|reason| ServerError::Damaged { path, reason })
-    }
-
-    /// Removes the manifest of a code that is not live, and says so first. Blocking.
-    pub(crate) fn forget(&self, environment: &Environment, code_id: CodeId) -> Result<(), ServerError> {
-        let dir = self.dir(environment);
-        disk::append_json(&dir.join(COLLECTED), &Forgotten { code_id, time_unix_seconds: crate::server::now() })?;
-        let path = manifest_path(&dir, code_id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FsError::new(&path, "remove", error).into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the codes that were collected, and not published again since. Blocking.
-    pub(crate) fn collected(&self, environment: &Environment) -> Result<HashSet<CodeId>, ServerError> {
-        let dir = self.dir(environment);
-        let forgotten: Vec<Forgotten> = disk::read_json_lines(&dir.join(COLLECTED))?;
-        let codes = forgotten.into_iter().map(|forgotten| forgotten.code_id);
-        Ok(codes.filter(|code_id| !manifest_path(&dir, *code_id).exists()).collect())
-    }
-
-    /// Returns the history of an environment, oldest first. Blocking.
-    pub(crate) fn history(&self, environment: &Environment) -> Result<Vec<Version>, ServerError> {
-        let path = self.dir(environment).join("history.jsonl");
-        let mut history: Vec<Version> = disk::read_json_lines(&path)?;
-        // The switch was made and its line could not be written.
-        if let Some(live) = self.live(environment)
-            && history.last().is_none_or(|last| last.version < live.version.version)
-        {
-            history.push(live.version.clone());
-        }
-        // Lines of what was published elsewhere were written when it was heard of.
-        history.sort_by_key(|version| version.version);
-        history.dedup_by_key(|version| version.version);
-        Ok(history)
-    }
-
-    /// Writes lines of versions that were published elsewhere and never live here. Blocking.
-    pub(crate) fn learn(&self, environment: &Environment, versions: &[Version]) -> Result<(), ServerError> {
-        let known: HashSet<VersionCounter> = self.history(environment)?.iter().map(|version| version.version).collect();
-        let path = self.dir(environment).join("history.jsonl");
-        for version in versions.iter().filter(|version| !known.contains(&version.version)) {
-            disk::append_json(&path, version)?;
-        }
-        Ok(())
     }
 
     /// Writes a manifest: what the live one does not have of it. Blocking.
@@ -430,23 +431,6 @@ impl Environments {
         }
         written
     }
-}
-
-/// Returns where an environment stood, as far as any file of it can still be read.
-fn last_version(dir: &Path) -> Option<VersionCounter> {
-    let live = disk::read_json::<LiveFile>(&dir.join("live.json")).ok().flatten().map(|live| live.version.version);
-    let history: Vec<Version> = disk::read_json_lines(&dir.join("history.jsonl")).unwrap_or_default();
-    live.max(history.last().map(|last| last.version))
-}
-
-/// Ends what a crash in the middle of [`Environments::switch`] left: half a line is cut off, and the live version gets its line.
-fn mend_history(path: &Path, live: &Version) -> Result<(), ServerError> {
-    disk::cut_torn_line(path)?;
-    let history: Vec<Version> = disk::read_json_lines(path)?;
-    if history.last().is_none_or(|last| last.version < live.version) {
-        disk::append_json(path, live)?;
-    }
-    Ok(())
 }
 
 fn manifest_path(dir: &Path, code_id: CodeId) -> PathBuf {

@@ -84,13 +84,22 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a manifest that stays cannot be read: then no content is removed.
+    /// When a manifest that stays cannot be read, or an environment is damaged: then no content is removed.
     pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         // What is brought is in the store before anything refers to it.
         let _no_bringing = self.upstream.as_ref().map(|upstream| upstream.wait_until_nothing_is_brought());
         // A compile puts contents into the store before the catalog that names them is kept.
         let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lost) = self.environments.all_lost().first() {
+            // What its versions need is not known.
+            let path = self.environments.dir(&lost.environment);
+            let reason = format!(
+                "environment {} was damaged: publish it again, or roll back, before anything is collected",
+                lost.environment
+            );
+            return Err(ServerError::Damaged { path, reason });
+        }
         let used = self.nodes.codes();
         let horizon = now().saturating_sub(request.grace_seconds);
         let mut done = Collected::default();
@@ -103,6 +112,7 @@ impl Server {
             // Times are whole seconds: without a grace period nothing that was replaced is kept for its time.
             let fresh = if request.grace_seconds == 0 { HashSet::new() } else { fresh(&history, horizon) };
             let codes: BTreeSet<CodeId> = history.iter().map(|version| version.code_id).collect();
+            let named: HashSet<CodeId> = codes.iter().copied().collect();
             for code_id in codes.into_iter().filter(|code_id| !collected.contains(code_id)) {
                 if code_id != live.version.code_id && !fresh.contains(&code_id) && !used.contains(&code_id) {
                     if !request.dry_run {
@@ -122,6 +132,21 @@ impl Server {
                     reason: format!("the manifest of {code_id} is missing: run verify before anything is collected"),
                 })?;
                 reachable.extend(contents(&manifest).map(|(_, digest)| digest));
+                reachable.extend(self.environments.manifest_parts(environment, code_id)?);
+            }
+            // Where the history does not tell, what it may have told of stays; else what an unfinished publish left goes like a version.
+            let is_told = self.environments.damaged_lines(environment)?.is_empty();
+            for (code_id, written) in self.environments.unnamed(environment, &named)? {
+                if is_told && !used.contains(&code_id) && (request.grace_seconds == 0 || written < horizon) {
+                    if !request.dry_run {
+                        self.environments.forget(environment, code_id)?;
+                    }
+                    continue;
+                }
+                done.kept += 1;
+                if let Some(manifest) = self.environments.manifest(environment, code_id)? {
+                    reachable.extend(contents(&manifest).map(|(_, digest)| digest));
+                }
                 reachable.extend(self.environments.manifest_parts(environment, code_id)?);
             }
         }

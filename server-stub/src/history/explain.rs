@@ -35,7 +35,7 @@ pub struct Explanation {
     pub is_left_out: bool,
     /// Nodes that said they have this code.
     pub nodes: Vec<Certname>,
-    /// The catalog of the node that was asked for.
+    /// The catalog of the node that was asked for; `None` also when none of that version is kept.
     pub catalog: Option<CatalogOrigin>,
     /// What manages the path that was asked for; `None` also when nothing does.
     pub origin: Option<Origin>,
@@ -59,24 +59,35 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When there is no such version, or nothing is known of such a node.
+    /// When there is no such version, nothing is known of such a node, or its catalog is damaged.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ServerError> {
         let nodes = self.nodes()?;
-        let compiled = match &request.node {
+        let environment = &request.environment;
+        // What it says it holds, or what it was last given.
+        let of_node = match &request.node {
             Some(node) => {
-                let newest = self.nodes.newest_catalog(node, &request.environment);
-                Some(newest.ok_or_else(|| ServerError::UnknownNode { certname: node.to_string() })?)
+                let held = self.nodes.held_catalog(node, environment).or_else(|| self.nodes.newest_catalog(node, environment));
+                Some(held.ok_or_else(|| ServerError::UnknownNode { certname: node.to_string() })?)
             }
             None => None,
         };
-        let of_node = compiled.as_ref().map(|compiled| VersionName::Code(compiled.code_id));
-        let name = request.version.or(of_node).unwrap_or(VersionName::Live);
-        let version = self.find_version(&request.environment, name)?;
-        let live = self.find_version(&request.environment, VersionName::Live)?;
+        let name = request.version.or(of_node.as_ref().map(|compiled| VersionName::Code(compiled.code_id)));
+        let version = self.find_version(environment, name.unwrap_or(VersionName::Live))?;
+        let live = self.find_version(environment, VersionName::Live)?;
         let has_it = nodes.into_iter().filter(|node| node.code_id == Some(version.code_id));
+        let compiled = match (&request.node, of_node) {
+            (Some(node), Some(of_node)) if of_node.code_id != version.code_id => {
+                self.nodes.catalog_of(node, environment, version.code_id)
+            }
+            (_, of_node) => of_node,
+        };
         let origin = match (&request.node, &compiled, &request.path) {
             (Some(node), Some(compiled), Some(path)) => {
-                self.nodes.decoded(node, compiled.catalog_id).and_then(|catalog| origin(&catalog, path))
+                let catalog = self.nodes.decoded(node, compiled.catalog_id).ok_or_else(|| ServerError::Damaged {
+                    path: self.nodes.path_of(node, compiled.catalog_id),
+                    reason: "the catalog is gone or damaged: it is compiled again when the node asks".to_owned(),
+                })?;
+                origin(&catalog, path)
             }
             _ => None,
         };

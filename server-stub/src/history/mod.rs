@@ -102,8 +102,7 @@ impl Server {
     /// When the history cannot be read.
     pub fn versions(&self, environment: Option<&Environment>) -> Result<Vec<Listed>, ServerError> {
         let (mut versions, orphans) = (Vec::new(), self.orphans());
-        for code in self.environments.all_live() {
-            let live = &code.version;
+        for live in &self.environments.all_last() {
             if environment.is_none_or(|wanted| *wanted == live.environment) {
                 self.learn(&live.environment)?;
                 let is_orphan = orphans.contains(&live.environment);
@@ -123,10 +122,10 @@ impl Server {
     ///
     /// When there is none of that name, or the history cannot be read.
     pub fn find_version(&self, environment: &Environment, name: VersionName) -> Result<Version, ServerError> {
-        let live = self.environments.live(environment);
+        let live = self.environments.last(environment);
         let live = live.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: "live".to_owned() })?;
         let is_it = |version: &Version| match name {
-            VersionName::Live => version.version == live.version.version,
+            VersionName::Live => version.version == live.version,
             VersionName::Counter(counter) => version.version == counter,
             VersionName::Code(code_id) => version.code_id == code_id,
         };

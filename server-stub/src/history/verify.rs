@@ -32,7 +32,7 @@ pub struct Problem {
     pub environment: Environment,
     /// In this code.
     pub code_id: CodeId,
-    /// The file of the code; none for the manifest itself.
+    /// The file of the code; none for the manifest itself, the history, and catalogs.
     pub path: Option<String>,
     /// What is wrong.
     pub reason: String,
@@ -49,7 +49,7 @@ impl Server {
         self.verify()
     }
 
-    /// Reads every manifest and every content of every version that was not collected; where servers share a store, what this one has
+    /// Reads every manifest and every content of every version that was not collected, and every catalog that is kept; where servers share a store, what this one has
     /// of it, and what is there. Blocking, for as long as that takes; others
     /// go on meanwhile.
     ///
@@ -61,19 +61,35 @@ impl Server {
         // Each content once: whether it is good.
         let mut known: HashMap<Digest, bool> = HashMap::new();
         let is_copy = self.role.others() == Others::Store;
-        for live in self.environments.all_live() {
-            let environment = &live.version.environment;
+        for last in self.environments.all_last() {
+            let environment = &last.environment;
+            let about = |code_id: CodeId, path: Option<String>, reason: String| Problem {
+                environment: environment.clone(),
+                code_id,
+                path,
+                reason,
+            };
+            for line in self.environments.damaged_lines(environment)? {
+                let reason = format!("line {line} of its history is damaged: the version that it told of is not listed any more");
+                verified.problems.push(about(last.code_id, None, reason));
+            }
+            let reread = match self.environments.live(environment) {
+                Some(live) => self.environments.reread(&live)?,
+                None => {
+                    Some("it was damaged when the server started, and is not served: publish it again, or roll back".to_owned())
+                }
+            };
+            verified.problems.extend(reread.map(|reason| about(last.code_id, None, reason)));
             let collected = self.environments.collected(environment)?;
             let history = self.environments.history(environment)?;
             let codes: HashSet<CodeId> =
                 history.iter().map(|version| version.code_id).filter(|code_id| !collected.contains(code_id)).collect();
             for code_id in codes {
-                let problem =
-                    |path: Option<String>, reason: String| Problem { environment: environment.clone(), code_id, path, reason };
+                let problem = |path: Option<String>, reason: String| about(code_id, path, reason);
                 let manifest = match self.environments.manifest(environment, code_id) {
                     Ok(Some(manifest)) => manifest,
                     // It was live elsewhere.
-                    Ok(None) if is_copy && code_id != live.version.code_id => continue,
+                    Ok(None) if is_copy && code_id != last.code_id => continue,
                     Ok(None) => {
                         verified.problems.push(problem(None, "its manifest is missing".to_owned()));
                         continue;
@@ -85,24 +101,17 @@ impl Server {
                 };
                 verified.versions += 1;
                 for (path, digest) in contents(&manifest) {
-                    if is_copy && code_id != live.version.code_id && !self.store.has(&digest) {
+                    if is_copy && code_id != last.code_id && !self.store.has(&digest) {
                         continue;
                     }
-                    let is_good = match known.get(&digest) {
-                        Some(is_good) => *is_good,
-                        None => {
-                            let is_good = self.store.has_verified(&digest)?;
-                            known.insert(digest, is_good);
-                            is_good
-                        }
-                    };
-                    if !is_good {
+                    if !self.is_good(digest, &mut known)? {
                         self.mending.want(digest);
                         verified.problems.push(problem(Some(path), format!("content {digest} is missing or was damaged")));
                     }
                 }
             }
         }
+        self.verify_catalogs(&mut verified, &mut known)?;
         verified.contents = known.len() as u64;
         if let Some(shared) = &self.shared {
             let mut there = Verified::default();
@@ -110,5 +119,45 @@ impl Server {
             verified.in_store = Some(Box::new(there));
         }
         Ok(verified)
+    }
+
+    /// Reads the catalogs of all nodes, and what compiling them made. One that is damaged is compiled again.
+    fn verify_catalogs(&self, verified: &mut Verified, known: &mut HashMap<Digest, bool>) -> Result<(), ServerError> {
+        for (certname, compiled) in self.nodes.catalogs() {
+            let mut reason = None;
+            match self.nodes.decoded(&certname, compiled.catalog_id) {
+                None => reason = Some("is gone or damaged".to_owned()),
+                Some(catalog) => {
+                    for (digest, _) in catalog.contents() {
+                        if !self.is_good(digest, known)? {
+                            self.mending.want(digest);
+                            reason = Some(format!("names content {digest}, which is missing or was damaged"));
+                        }
+                    }
+                }
+            }
+            // One that a compile or a collection has replaced meanwhile is no problem.
+            if let Some(reason) = reason.filter(|_| self.nodes.has_catalog(&certname, compiled.catalog_id)) {
+                self.nodes.lose(&certname, compiled.catalog_id);
+                let reason = format!("the catalog {} of node {certname} {reason}: it is compiled again", compiled.catalog_id);
+                verified.problems.push(Problem {
+                    environment: compiled.environment,
+                    code_id: compiled.code_id,
+                    path: None,
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a content is whole, read once.
+    fn is_good(&self, digest: Digest, known: &mut HashMap<Digest, bool>) -> Result<bool, ServerError> {
+        if let Some(is_good) = known.get(&digest) {
+            return Ok(*is_good);
+        }
+        let is_good = self.store.has_verified(&digest)?;
+        known.insert(digest, is_good);
+        Ok(is_good)
     }
 }

@@ -35,10 +35,14 @@ pub(crate) fn check_words(message: &str, author: &Author) -> Result<(), ServerEr
     check_text("author.email", &author.email, MAX_AUTHOR_BYTES)
 }
 
-/// Refuses a request in which anything is too long.
+/// Refuses a request in which anything is too long, or an id that is none.
 pub(super) fn check_request(request: &PublishRequest) -> Result<(), ServerError> {
     check_words(&request.message, &request.author)?;
     check_text("revision", request.revision.as_deref().unwrap_or_default(), MAX_REVISION_BYTES)?;
+    if request.request_id.as_deref() == Some("") {
+        // As a variable that is not set: every publish after the first would be taken for the same.
+        return Err(ServerError::EmptyRequestId);
+    }
     check_text("request_id", request.request_id.as_deref().unwrap_or_default(), MAX_REQUEST_ID_BYTES)
 }
 

@@ -9,6 +9,7 @@
 mod copy;
 mod index;
 mod limits;
+mod listing;
 mod revision;
 
 use std::sync::PoisonError;
@@ -158,13 +159,15 @@ fn attempt(
 ) -> Result<Option<EnvironmentResult>, ServerError> {
     let live = server.environments.live(environment);
     let before = live.as_ref().map(|code| &code.version);
-    if let (Some(request_id), Some(before)) = (&request.request_id, before)
+    // Who only wants to know what would happen is told that, whatever was published under the same id.
+    let request_id = request.request_id.as_ref().filter(|_| !request.dry_run);
+    if let (Some(request_id), Some(before)) = (request_id, before)
         && let Some(done) = server.environments.answers.find(environment, request_id)
         && !before.leaves_out(done.version)
     {
         return Ok(Some(answered(environment.clone(), &done)));
     }
-    if request.request_id.is_some()
+    if request_id.is_some()
         && let Some(done) = server
             .environments
             .history(environment)?
@@ -182,6 +185,7 @@ fn attempt(
         let path = server.options.staging.dir_of(environment).unwrap_or_default();
         return Err(ServerError::NoEnvironment { environment: environment.clone(), path });
     };
+    revision::refuse_failed_deploy(&dir)?;
     let base = live.as_ref().map(|code| code.manifest.clone()).unwrap_or_default();
     let copied = copy::copy(server, environment, &dir, &base)?;
     let code_id = match before {
@@ -212,7 +216,7 @@ fn attempt(
         request_id: request.request_id.clone(),
         files: copied.files,
         new_contents: copied.new_contents,
-        lineage: before.map(|before| before.lineage.clone()).unwrap_or_default(),
+        lineage: server.environments.last(environment).map(|last| last.lineage).unwrap_or_default(),
     };
     let code = Code::new(version.clone(), copied.manifest, server.store.clone());
     server.options.compiler.check(&code)?;

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::error::ServerError;
+
 /// What deploy tools write about a deploy, at the top of an environment.
 pub(super) const DEPLOY_RECORDS: [&str; 2] = [".r10k-deploy.json", ".g10k-deploy.json"];
 
@@ -19,6 +21,23 @@ pub(super) const MAX_REVISION_BYTES: usize = 200;
 #[derive(Deserialize)]
 struct DeployRecord {
     signature: Option<String>,
+    /// `false` when the tool did not come to its end; both write it.
+    deploy_success: Option<bool>,
+}
+
+/// Refuses what a deploy tool says it could not deploy as a whole. Blocking.
+pub(super) fn refuse_failed_deploy(dir: &Path) -> Result<(), ServerError> {
+    let has_failed = |name: &&&str| {
+        let record = read(&dir.join(name)).and_then(|text| serde_json::from_slice::<DeployRecord>(&text).ok());
+        record.is_some_and(|record| record.deploy_success == Some(false))
+    };
+    match DEPLOY_RECORDS.iter().find(has_failed) {
+        Some(name) => {
+            let problem = format!("{name} (its tool says that the deploy failed: deploy again, then publish)");
+            Err(ServerError::Unpublishable { paths: vec![problem] })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Returns the revision that `dir` says it is of; `None` when nothing there says so. Blocking.
@@ -84,6 +103,10 @@ mod tests {
         assert_eq!(revision(&environment), Some(two.clone()));
         fs::write(environment.join(".r10k-deploy.json"), r#"{"name":"production","signature":"abc","started_at":"x"}"#).unwrap();
         assert_eq!(revision(&environment), Some("abc".to_owned()));
+        assert!(refuse_failed_deploy(&environment).is_ok());
+        fs::write(environment.join(".r10k-deploy.json"), r#"{"name":"production","signature":"abc","deploy_success":false}"#)
+            .unwrap();
+        assert!(refuse_failed_deploy(&environment).unwrap_err().paths()[0].starts_with(".r10k-deploy.json"));
         // Damaged, or odd: the next one is asked, or nobody.
         fs::write(environment.join(".r10k-deploy.json"), "{").unwrap();
         assert_eq!(revision(&environment), Some(two));

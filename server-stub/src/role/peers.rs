@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::{Certname, ProtocolVersion, PublishedVersion, SyncEpoch, SyncEpochReply};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Role, Trust};
 use crate::blocking;
+use crate::code::Version;
 use crate::error::{ServerError, chain};
 use crate::server::Server;
 #[cfg(test)]
@@ -18,6 +19,9 @@ use crate::tests::sim::{Bug, is_planted};
 
 /// How long a peer may take to say which epoch it knows.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a lock is looked at that cannot be waited for without end.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How long peers that did not answer are left alone.
 const PACE: Duration = Duration::from_secs(1);
@@ -67,10 +71,24 @@ impl Hearing {
         }
         let this = self.clone();
         let hear = move || {
-            let _turn = this.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            // Who asks waits no longer than PATIENCE: what happened after that would leave no primary at all.
+            let Some(_turn) = lock_within(&this.publishing, PATIENCE / 2) else { return Err(ServerError::Working) };
             this.role.hear(epoch, trust)
         };
         blocking::run(hear).await?
+    }
+}
+
+/// Takes a lock if that is possible within a time. Blocking.
+fn lock_within(lock: &Mutex<()>, time: Duration) -> Option<MutexGuard<'_, ()>> {
+    let begun = std::time::Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(turn) => return Some(turn),
+            Err(TryLockError::Poisoned(turn)) => return Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > time => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_EVERY),
+        }
     }
 }
 
@@ -124,6 +142,7 @@ impl Server {
                     result = Err(ServerError::Unconfirmed { reason });
                 }
                 Ok(reply) => {
+                    self.bring_lost(transport, &reply.live).await;
                     if let Err(error) = self.hear(reply.epoch).await {
                         let reason = format!("{}: {}", transport.endpoint(), chain(&error));
                         result = Err(ServerError::Unconfirmed { reason });
@@ -133,6 +152,23 @@ impl Server {
             }
         }
         result
+    }
+
+    /// Brings the code of environments that were damaged here, where a peer has the very version.
+    async fn bring_lost(&self, transport: &Arc<dyn Transport>, live: &[PublishedVersion]) {
+        let Some(upstream) = &self.upstream else { return };
+        for published in live {
+            let is_it = |lost: &&Version| lost.version == published.version && lost.code_id == published.code_id;
+            if self.environments.lost(&published.environment).filter(is_it).is_none() {
+                continue;
+            }
+            match upstream.take(transport, published.clone()).await {
+                Ok(()) => {
+                    tracing::warn!("environment {} is served again: {} had it", published.environment, transport.endpoint())
+                }
+                Err(reason) => tracing::warn!("environment {} was not brought: {reason}", published.environment),
+            }
+        }
     }
 
     /// Hears of an epoch: a primary with a lower one ends the publish that is under way, and is none any more.

@@ -258,7 +258,7 @@ fn status_of_code(code: &str) -> StatusCode {
     match code {
         "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "bad_request" => StatusCode::BAD_REQUEST,
-        "unconfirmed" | "outcome_unknown" => StatusCode::SERVICE_UNAVAILABLE,
+        "unconfirmed" | "outcome_unknown" | "working" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" | "staging" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

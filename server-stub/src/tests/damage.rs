@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 
 use super::role::Two;
 use super::*;
+use crate::ServerError;
 
 /// Fetches a content; tells whether it came.
 async fn comes(server: &Server, name: &str, digest: Digest) -> bool {
@@ -103,6 +104,80 @@ async fn an_environment_whose_code_is_damaged_is_not_served_until_it_is_publishe
     submit(&server, "n1", Some(held), "Linux").await.unwrap();
 }
 
+/// Turns a bit in the manifest that is live in an environment.
+fn damage_live(world: &World, server: &Server) {
+    let path = world.data().join("code/production/manifests").join(live(server).version.code_id.digest().to_hex());
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn while_an_environment_is_damaged_nothing_is_collected_and_it_can_be_rolled_back() {
+    use crate::history::{CollectRequest, RollbackRequest};
+    let world = World::new();
+    let server = world.open();
+    let first = publish_all(&server).await;
+    world.stage("modules/app/files/tree/a", "content b");
+    let second = publish_all(&server).await;
+    damage_live(&world, &server);
+    drop(server);
+    let server = world.open();
+    let verified = server.verify().unwrap();
+    let is_told = |problem: &crate::history::Problem| Some(problem.code_id) == second.code_id;
+    assert!(!verified.problems.is_empty() && verified.problems.iter().all(is_told), "{verified:?}");
+    let now = CollectRequest { grace_seconds: 0, dry_run: false };
+    assert!(matches!(server.collect(now), Err(ServerError::Damaged { .. })));
+    assert_eq!(server.versions(None).unwrap().len(), 2);
+    let request = RollbackRequest {
+        environment: Environment::default(),
+        to: "1.1".parse().unwrap(),
+        message: String::new(),
+        author: crate::code::Author::default(),
+    };
+    let back = server.rollback(request).await.unwrap();
+    assert_eq!((back.code_id, back.sequence), (first.code_id, 3));
+    compiled(&server, "n1").await;
+    server.collect(now).unwrap();
+    assert_eq!(server.verify().unwrap().problems, []);
+}
+
+#[tokio::test]
+async fn a_primary_whose_environment_is_damaged_has_it_from_a_peer() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    damage_live(&two.a, &a);
+    two.stop_a(a);
+    let a = two.start_a();
+    assert!(a.environments.is_lost(&Environment::default()));
+    compiled(&a, "n1").await;
+    assert_eq!((live(&a).version.code_id, live(&a).version.version), (held.code_id, held.version));
+    assert_eq!(a.verify().unwrap().problems, []);
+    assert!(is_current(&b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_catalog_or_what_compiling_it_made_is_verified_too() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    compiled(&server, "n1").await;
+    assert_eq!(server.verify().unwrap().problems, []);
+    let rendered = server.store.path_of(&Digest::of(b"n1 runs Linux\n"));
+    for path in [rendered, file_of(&world, "n1", ".catalog")] {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let verified = server.verify().unwrap();
+        assert!(verified.problems.len() == 1 && verified.problems[0].reason.contains("node n1"), "{verified:?}");
+        compiled(&server, "n1").await;
+        assert_eq!(server.verify().unwrap().problems, []);
+    }
+    assert_eq!(world.compiles(), 3);
+}
+
 #[tokio::test]
 async fn what_is_damaged_on_one_server_is_brought_from_another() {
     let two = Two::new();
@@ -170,7 +245,7 @@ async fn what_a_later_program_wrote_is_left_alone() {
         fs::write(&path, text.replacen("\"format\": 1", "\"format\": 2", 1)).unwrap();
         let staging = Staging::Environments(world.dir.path().join("staging"));
         let error = Server::open(ServerOptions::new(world.data(), staging)).unwrap_err();
-        assert!(matches!(&error, crate::ServerError::Format { path: at, format: 2 } if *at == path), "{error}");
+        assert!(matches!(&error, ServerError::Format { path: at, format: 2 } if *at == path), "{error}");
         fs::write(&path, text).unwrap();
     }
     world.open();

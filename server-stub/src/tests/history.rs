@@ -102,7 +102,9 @@ async fn a_flipped_bit_is_found_and_the_next_publish_heals_it() {
         server.environments.dir(&environment()).join("manifests").join(live(&server).version.code_id.digest().to_hex()),
     )
     .unwrap();
-    assert_eq!(server.verify().unwrap().problems, [], "what is live is known");
+    let verified = server.verify().unwrap();
+    assert!(verified.problems.len() == 1 && verified.problems[0].reason.contains("written again"), "{:?}", verified.problems);
+    assert_eq!(server.verify().unwrap().problems, [], "what is live is known, and was written from memory");
 }
 
 #[tokio::test]
@@ -136,6 +138,69 @@ async fn what_nothing_refers_to_is_collected_and_nothing_else() {
     publish_all(&server).await;
     assert_eq!(server.verify().unwrap().problems, []);
     server.diff(&environment(), name("1.1"), name("1.2")).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_line_of_the_history_told_of_stays_though_it_is_damaged() {
+    let world = World::new();
+    let server = world.open();
+    for number in 0..3 {
+        world.stage("modules/app/files/tree/a", format!("content {number}"));
+        publish_all(&server).await;
+    }
+    let path = world.data().join("code/production/history.jsonl");
+    let lines = fs::read_to_string(&path).unwrap();
+    let damaged: Vec<String> =
+        lines.lines().enumerate().map(|(at, line)| if at == 1 { line.replacen('{', "z", 1) } else { line.to_owned() }).collect();
+    fs::write(&path, damaged.join("\n") + "\n").unwrap();
+    let verified = server.verify().unwrap();
+    assert!(verified.problems.len() == 1 && verified.problems[0].reason.starts_with("line 2 of its history"), "{verified:?}");
+    for request in [CollectRequest::default(), NOW] {
+        server.collect(request).unwrap();
+        assert!(server.store.has(&Digest::of(b"content 1")), "{request:?}");
+    }
+    // With its history whole again, what is not needed goes.
+    fs::write(&path, lines).unwrap();
+    server.collect(NOW).unwrap();
+    assert!(!server.store.has(&Digest::of(b"content 1")));
+}
+
+#[tokio::test]
+async fn a_node_that_went_back_is_explained_by_what_it_has() {
+    use crate::history::ExplainRequest;
+    let world = World::new();
+    let server = world.open();
+    let ask = ExplainRequest {
+        environment: environment(),
+        version: None,
+        node: Some("n1".parse().unwrap()),
+        path: Some("/srv/app/a".to_owned()),
+    };
+    let of = |content: &str| Some(Digest::of(content.as_bytes()));
+    let first = publish_all(&server).await;
+    let held = compiled(&server, "n1").await.0;
+    world.stage("modules/app/files/tree/a", "content b");
+    let second = publish_all(&server).await;
+    compiled(&server, "n1").await;
+    assert_eq!(server.explain(&ask).unwrap().origin.unwrap().digest, of("content b"));
+    let request = RollbackRequest {
+        environment: environment(),
+        to: name("1.1"),
+        message: String::new(),
+        author: crate::code::Author::default(),
+    };
+    server.rollback(request).await.unwrap();
+    // It was compiled before, and is given again.
+    assert_eq!(compiled(&server, "n1").await.0.catalog_id, held.catalog_id);
+    let found = server.explain(&ask).unwrap();
+    assert_eq!((Some(found.version.code_id), found.origin.unwrap().digest), (first.code_id, of("content a")));
+    // Of a version that is named, its own catalog tells.
+    let found =
+        server.explain(&ExplainRequest { version: Some(VersionName::Code(second.code_id.unwrap())), ..ask.clone() }).unwrap();
+    assert_eq!(found.origin.unwrap().digest, of("content b"));
+    drop(server);
+    let server = world.open();
+    assert_eq!(server.explain(&ask).unwrap().origin.unwrap().digest, of("content a"), "a restart remembers");
 }
 
 #[tokio::test]

@@ -38,6 +38,12 @@ async fn a_dry_run_and_a_repeated_request_leave_live_alone() {
     let again = publish(&server, request).await;
     assert_eq!((again.code_id, again.sequence, again.changed), (first.code_id, 1, true));
     assert_eq!(server.versions(None).unwrap().len(), 1);
+    // What would happen is told, whatever was published under the id.
+    let dry = PublishRequest { request_id: Some("r1".to_owned()), dry_run: true, ..PublishRequest::default() };
+    let dry = publish(&server, dry).await;
+    assert!(dry.changed && dry.code_id != first.code_id, "{dry:?}");
+    let unset = PublishRequest { request_id: Some(String::new()), ..PublishRequest::default() };
+    assert!(matches!(server.publish(unset).await, Err(crate::ServerError::EmptyRequestId)));
 }
 
 #[tokio::test]

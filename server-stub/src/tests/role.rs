@@ -59,6 +59,10 @@ impl Two {
         server
     }
 
+    pub(super) fn stop_a(&self, server: Arc<Server>) {
+        Self::stop(&self.port_a, server);
+    }
+
     fn stop(port: &Port, server: Arc<Server>) {
         *port.0.lock().unwrap() = None;
         drop(Arc::into_inner(server).expect("nobody else holds the server"));
@@ -207,6 +211,43 @@ async fn two_who_are_promoted_at_once_begin_different_epochs() {
         server.confirm().await.unwrap();
     }
     assert_eq!(servers.iter().filter(|server| server.role.is_primary()).count(), 1);
+}
+
+/// Whoever asks waits no longer: what it does later would leave no primary.
+#[tokio::test]
+async fn a_promotion_that_meets_a_publish_changes_nothing() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    let publishing = Arc::clone(&a.publishing);
+    let turn = publishing.lock().unwrap();
+    let refused = promote(&b, false).await.unwrap_err();
+    assert!(matches!(&refused, ServerError::NotPromoted { reason } if reason.contains("is under way")), "{refused}");
+    drop(turn);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(a.role.is_primary() && !b.role.is_primary());
+    publish_all(&a).await;
+    promote(&b, false).await.unwrap();
+    assert!(!a.role.is_primary() && b.role.is_primary());
+}
+
+/// What was confirmed when a wait began may have been replaced when it ends.
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_is_answered_from_what_is_confirmed_then() {
+    let two = Two::new();
+    let a = two.start_a();
+    let b = two.start_b_with(|options| options.unconfirmed_for = std::time::Duration::from_secs(20));
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    let wait = |wait_seconds: u32| CheckIn { wait_seconds, ..check_in("n1", Some(held)) };
+    assert!(b.check_in(&Peer::InProcess, wait(5)).await.is_ok());
+    Two::stop(&two.port_a, a);
+    let reply = b.check_in(&Peer::InProcess, wait(10)).await.unwrap();
+    let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
+    assert!((10..=12).contains(&seconds), "{seconds}");
+    let refusal = b.check_in(&Peer::InProcess, wait(40)).await.unwrap_err();
+    assert_eq!(refusal.code, RefusalCode::Stale);
 }
 
 #[tokio::test(start_paused = true)]

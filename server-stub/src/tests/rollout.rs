@@ -50,6 +50,23 @@ async fn waiting_nodes_are_woken_at_the_rate_that_was_set() {
     assert_eq!(server.rollout().unwrap().waiting, 0);
 }
 
+#[tokio::test]
+async fn of_two_who_set_something_at_once_neither_takes_back_what_the_other_set() {
+    let world = World::new();
+    let server = world.open();
+    for round in 1..=20 {
+        let (pause, rate) = (pause(&round.to_string()), RolloutRequest { per_second: Some(round), ..RolloutRequest::default() });
+        std::thread::scope(|scope| {
+            for request in [&pause, &rate] {
+                let server = &server;
+                scope.spawn(move || server.set_rollout(request, "test").unwrap());
+            }
+        });
+        let set = server.rollout().unwrap().rollout;
+        assert_eq!(set, Rollout { per_second: round, paused: Some(round.to_string()) });
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_it_is_paused_nodes_keep_what_they_have() {
     let world = World::new();

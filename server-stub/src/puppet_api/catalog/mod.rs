@@ -12,6 +12,7 @@ use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{
     Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
 };
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 
 use super::answer::{self, Failure, JSON, RICH_JSON};
@@ -46,7 +47,12 @@ struct Given {
     catalog_id: CatalogId,
     code_id: CodeId,
     catalog: Bytes,
+    /// For how long this server could not confirm, with its primary, that the code is live, in seconds.
+    unconfirmed_seconds: Option<u32>,
 }
+
+/// Says in an answer for how many seconds it could not be confirmed that the code is live; agents of Puppet pass it over.
+const UNCONFIRMED: HeaderName = HeaderName::from_static("x-direct-puppet-unconfirmed-seconds");
 
 impl Api {
     pub(super) async fn catalog(&self, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
@@ -56,9 +62,13 @@ impl Api {
         let read = blocking::run(move || Wanted::of(&asked, is_rich)).await;
         let wanted = read.map_err(|error| Failure::internal(&error))??;
         let given = self.given(&wanted, peer).await?;
+        let unconfirmed_seconds = given.unconfirmed_seconds;
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
-        response.headers_mut().insert("x-puppet-compiler-name", hyper::header::HeaderValue::from_static("direct-puppet"));
+        response.headers_mut().insert("x-puppet-compiler-name", HeaderValue::from_static("direct-puppet"));
+        if let Some(seconds) = unconfirmed_seconds {
+            response.headers_mut().insert(UNCONFIRMED, HeaderValue::from(seconds));
+        }
         Ok(response)
     }
 
@@ -83,8 +93,8 @@ impl Api {
                 self.server.nodes.seen(certname, environment, known);
                 reply = answered?;
             }
-            if let CatalogReply::Catalog { catalog_id, code_id, catalog, .. } = reply {
-                return Ok(Given { catalog_id, code_id, catalog });
+            if let CatalogReply::Catalog { catalog_id, code_id, catalog, unconfirmed_seconds, .. } = reply {
+                return Ok(Given { catalog_id, code_id, catalog, unconfirmed_seconds });
             }
         }
         Err(Failure::server("the catalog was lost from this server's disk: try again"))
@@ -107,14 +117,14 @@ impl Api {
             let held = reported.and_then(|code_id| nodes.catalog(&certname, &environment, code_id));
             let held = held.or_else(|| nodes.newest_catalog(&certname, &environment))?;
             let catalog = nodes.read(&certname, held.catalog_id)?;
-            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog })
+            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds: None })
         };
         blocking::run(find).await.map_err(|error| Failure::internal(&error))
     }
 
     async fn rendered(&self, wanted: &Wanted, given: Given) -> Result<Bytes, Failure> {
         let (environment, certname) = (&wanted.check_in.environment, &wanted.check_in.certname);
-        let Given { catalog_id, code_id, catalog } = given;
+        let Given { catalog_id, code_id, catalog, .. } = given;
         let checksum = wanted.checksum.map_or("", Kind::name);
         // The certname is in the catalog, and so in its id.
         let key = format!("catalog {catalog_id} {code_id} {} {checksum}", wanted.is_rich);
