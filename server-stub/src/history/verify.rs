@@ -123,14 +123,15 @@ impl Server {
 
     /// Reads the catalogs of all nodes, and what compiling them made. One that is damaged is compiled again.
     fn verify_catalogs(&self, verified: &mut Verified, known: &mut HashMap<Digest, bool>) -> Result<(), ServerError> {
+        // What is wrong with these is told already, and mended without a compile.
+        let of_code: HashSet<Digest> = known.keys().copied().collect();
         for (certname, compiled) in self.nodes.catalogs() {
             let mut reason = None;
             match self.nodes.decoded(&certname, compiled.catalog_id) {
                 None => reason = Some("is gone or damaged".to_owned()),
                 Some(catalog) => {
-                    for (digest, _) in catalog.contents() {
+                    for (digest, _) in catalog.contents().filter(|(digest, _)| !of_code.contains(digest)) {
                         if !self.is_good(digest, known)? {
-                            self.mending.want(digest);
                             reason = Some(format!("names content {digest}, which is missing or was damaged"));
                         }
                     }
