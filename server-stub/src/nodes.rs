@@ -30,12 +30,26 @@ pub(crate) struct CompiledCatalog {
     pub(crate) code_id: CodeId,
     /// Digest of the facts that were used.
     pub(crate) facts: Digest,
+    /// Digest of the extensions that were used; none in what was written before these counted, which holds for any.
+    #[serde(default)]
+    pub(crate) extensions: Option<Digest>,
     /// Name and version of the compiler.
     pub(crate) compiler: String,
     /// No check-in is answered from it any more; its contents are still served to who is fetching them.
     #[serde(default)]
     pub(crate) is_forgotten: bool,
     pub(crate) time_unix_seconds: u64,
+}
+
+impl CompiledCatalog {
+    /// Whether it answers one whose certificate has extensions with this digest. One that shows no certificate claims nothing, so that a
+    /// node that is asked for both ways, over TLS and on a Unix socket, does not have its catalog compiled in turns.
+    pub(crate) fn holds_for(&self, extensions: Option<Digest>) -> bool {
+        match (self.extensions, extensions) {
+            (Some(compiled), Some(shown)) => compiled == shown,
+            _ => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,12 +145,23 @@ impl Nodes {
     }
 
     /// Returns the catalog that `code_id` made for a node, unless it was forgotten. Another version of the compiler is no cause
-    /// to compile: only code and administrators are.
+    /// to compile: only code, a certificate with other extensions, and administrators are.
     pub(crate) fn catalog(&self, certname: &Certname, environment: &Environment, code_id: CodeId) -> Option<CompiledCatalog> {
         let is_it = |catalog: &&CompiledCatalog| {
             catalog.code_id == code_id && catalog.environment == *environment && !catalog.is_forgotten
         };
         self.lock().get(certname)?.file.catalogs.iter().rev().find(is_it).cloned()
+    }
+
+    /// As [`Self::catalog`], for one whose certificate says this; see [`CompiledCatalog::holds_for`].
+    pub(crate) fn catalog_for(
+        &self,
+        certname: &Certname,
+        environment: &Environment,
+        code_id: CodeId,
+        extensions: Option<Digest>,
+    ) -> Option<CompiledCatalog> {
+        self.catalog(certname, environment, code_id).filter(|catalog| catalog.holds_for(extensions))
     }
 
     /// Returns the catalog that a node says it holds, as far as it is kept.

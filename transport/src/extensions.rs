@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::protocol::Digest;
+
 /// Identifiers that Puppet has named, as in its `lib/puppet/ssl/oids.rb` (8.11).
 const NAMES: [(&str, &str); 30] = [
     ("1.3.6.1.4.1.34380.1.1.1", "pp_uuid"),
@@ -55,39 +57,65 @@ pub fn oid_of(name: &str) -> Option<&'static str> {
     NAMES.iter().find_map(|(oid, known)| (*known == name).then_some(*oid))
 }
 
-/// The Puppet extensions of a certificate, by the name that Puppet has given to one, else by dotted identifier. Cheap to clone.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Extensions(Arc<BTreeMap<String, String>>);
+/// The Puppet extensions of a certificate, by the name that Puppet has given to one, else by dotted identifier. Cheap to clone, and to
+/// compare with others by digest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Extensions(Arc<All>);
+
+#[derive(PartialEq, Eq)]
+struct All {
+    by_name: BTreeMap<String, String>,
+    digest: Digest,
+}
 
 impl Extensions {
     /// Returns the value of one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.by_name.get(name).map(String::as_str)
     }
 
     /// Returns all of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.by_name.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Returns a digest of all names and values, which is made once, with these.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.0.digest
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.by_name.is_empty()
+    }
+}
+
+impl Default for Extensions {
+    fn default() -> Self {
+        std::iter::empty().collect()
     }
 }
 
 impl FromIterator<(String, String)> for Extensions {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(all: I) -> Self {
-        Self(Arc::new(all.into_iter().collect()))
+        let by_name: BTreeMap<String, String> = all.into_iter().collect();
+        let mut bytes = Vec::new();
+        for text in by_name.iter().flat_map(|(name, value)| [name, value]) {
+            // With its length before it, no text runs into the next.
+            bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Self(Arc::new(All { by_name, digest: Digest::of(&bytes) }))
     }
 }
 
 /// Names alone: a value may be a `pp_preshared_key`, and peers are written to logs.
 impl Debug for Extensions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.0.by_name.keys()).finish()
     }
 }
 
@@ -109,6 +137,19 @@ mod tests {
         for (oid, name) in NAMES {
             assert_eq!((name_of(oid), oid_of(name)), (Some(name), Some(oid)));
         }
+    }
+
+    #[test]
+    fn digests_differ_where_extensions_do() {
+        let of = |pairs: &[(&str, &str)]| -> Extensions {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let some = [of(&[]), of(&[("a", "bc")]), of(&[("ab", "c")]), of(&[("a", "b"), ("c", "")]), of(&[("a", "b"), ("c", "d")])];
+        for (at, one) in some.iter().enumerate() {
+            assert_eq!(some.iter().filter(|other| other.digest() == one.digest()).count(), 1, "{at}");
+        }
+        assert_eq!(of(&[("c", "d"), ("a", "b")]).digest(), some[4].digest());
+        assert_eq!(Extensions::default().digest(), some[0].digest());
     }
 
     #[test]

@@ -64,6 +64,15 @@ impl Peer {
             _ => Extensions::default(),
         }
     }
+
+    /// Returns the digest of what the certificate says; `None` where there is no certificate, which says nothing either way.
+    #[must_use]
+    pub fn extensions_digest(&self) -> Option<Digest> {
+        match self {
+            Self::Certificate { extensions, .. } => Some(extensions.digest()),
+            _ => None,
+        }
+    }
 }
 
 /// A content on its way out.

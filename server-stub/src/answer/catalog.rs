@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use direct_puppet_transport::Extensions;
+use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{
     CatalogReply, Certname, CheckIn, CodeId, Digest, EntryKind, Environment, Refusal, RefusalCode, SubmitFacts, codec,
 };
@@ -42,21 +42,37 @@ type Key = (Certname, Environment, CodeId);
 type Flight = Shared<BoxFuture<'static, Result<CompiledCatalog, Refusal>>>;
 
 /// Compiles under way, and those that failed: a node whose code does not compile is not compiled again until there is other
-/// code, or an administrator says so.
+/// code, its certificate has other extensions, or an administrator says so.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Flights(Arc<Mutex<HashMap<Key, Flight>>>);
+pub(crate) struct Flights(Arc<Mutex<HashMap<Key, Flying>>>);
+
+/// A compile with the digest of the extensions that it has in it. One with others takes its place, and the old one ends for those who wait.
+#[derive(Debug)]
+struct Flying {
+    extensions: Digest,
+    flight: Flight,
+}
+
+impl Flying {
+    /// Whether its result is for one whose certificate says this; as [`CompiledCatalog::holds_for`].
+    fn holds_for(&self, extensions: Option<Digest>) -> bool {
+        extensions.is_none_or(|shown| shown == self.extensions)
+    }
+}
 
 impl Flights {
     /// Returns why a compile failed, if it did.
-    fn failure(&self, key: &Key) -> Option<Refusal> {
-        self.lock().get(key)?.peek()?.as_ref().err().cloned()
+    fn failure(&self, key: &Key, extensions: Option<Digest>) -> Option<Refusal> {
+        let flights = self.lock();
+        flights.get(key).filter(|flying| flying.holds_for(extensions))?.flight.peek()?.as_ref().err().cloned()
     }
 
     /// Ends a flight. A catalog is with its node by now; what went wrong in the server may go right the next time.
-    fn land(&self, key: &Key, result: &Result<CompiledCatalog, Refusal>) {
+    fn land(&self, key: &Key, extensions: Digest, result: &Result<CompiledCatalog, Refusal>) {
         let is_final = matches!(result, Err(refusal) if refusal.code == RefusalCode::CompileFailed);
-        if !is_final {
-            self.lock().remove(key);
+        let mut flights = self.lock();
+        if !is_final && flights.get(key).is_some_and(|flying| flying.extensions == extensions) {
+            flights.remove(key);
         }
     }
 
@@ -65,7 +81,7 @@ impl Flights {
         self.lock().retain(|(name, _, _), _| name != certname);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,7 +119,8 @@ impl Server {
         Ok(confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
 
-    pub(crate) async fn answer_check_in(&self, request: &CheckIn) -> Result<CatalogReply, Refusal> {
+    pub(crate) async fn answer_check_in(&self, peer: &Peer, request: &CheckIn) -> Result<CatalogReply, Refusal> {
+        let extensions = peer.extensions_digest();
         let mut unconfirmed = self.confirmed(request).await?;
         self.nodes.seen(&request.certname, &request.environment, request.held.map(|held| (held.catalog_id, held.code_id)));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
@@ -135,8 +152,8 @@ impl Server {
                     continue;
                 }
             }
-            self.adopt(request, &code).await?;
-            let reply = self.reply(request, &code, unconfirmed)?;
+            self.adopt(request, &code, extensions).await?;
+            let reply = self.reply(request, &code, extensions, unconfirmed)?;
             let is_current = matches!(reply, CatalogReply::Current { .. });
             if is_news || !is_current || is_over {
                 return Ok(reply);
@@ -171,21 +188,22 @@ impl Server {
         Err(Refusal::new(RefusalCode::Busy, message))
     }
 
-    /// Answers who has sent facts. `extensions` are those of his certificate, and count as the facts do: when they are compiled.
-    pub(crate) async fn answer_facts(&self, request: &SubmitFacts, extensions: Extensions) -> Result<CatalogReply, Refusal> {
+    /// Answers who has sent facts. The extensions of his certificate are compiled with them, and others are cause to compile.
+    pub(crate) async fn answer_facts(&self, peer: &Peer, request: &SubmitFacts) -> Result<CatalogReply, Refusal> {
+        let extensions = peer.extensions_digest();
         let check_in = &request.check_in;
         let unconfirmed = self.confirmed(check_in).await?;
         let code = self.live(&check_in.environment)?;
         if check_in.at_least.is_none() && check_in.held.is_some_and(|held| held.code_id != code.version.code_id) {
             self.refuse_while_paused(&check_in.environment)?;
         }
-        self.adopt(check_in, &code).await?;
-        let reply = self.reply(check_in, &code, unconfirmed)?;
+        self.adopt(check_in, &code, extensions).await?;
+        let reply = self.reply(check_in, &code, extensions, unconfirmed)?;
         if reply != CatalogReply::FactsNeeded {
             // Somebody's facts have been compiled with this code already: changed facts are no cause to do it again.
             return Ok(reply);
         }
-        let compiled = match self.board(request, extensions, &code)? {
+        let compiled = match self.board(peer, request, &code)? {
             Boarded::Flight(flight) => flight.await?,
             Boarded::Landed(compiled) => compiled,
         };
@@ -193,32 +211,35 @@ impl Server {
     }
 
     /// Joins the compile of this node and code, or begins it. It goes on when the caller goes away, so that it is never begun twice.
-    fn board(&self, request: &SubmitFacts, extensions: Extensions, code: &Arc<Code>) -> Result<Boarded, Refusal> {
+    fn board(&self, peer: &Peer, request: &SubmitFacts, code: &Arc<Code>) -> Result<Boarded, Refusal> {
+        let (shown, extensions) = (peer.extensions_digest(), peer.extensions());
         let check_in = &request.check_in;
         let key: Key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
         let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&key) {
-            return Ok(Boarded::Flight(flight.clone()));
+        if let Some(flying) = flights.get(&key).filter(|flying| flying.holds_for(shown)) {
+            return Ok(Boarded::Flight(flying.flight.clone()));
         }
         // A flight lands after its catalog is with the node: under this lock it is in one place or the other.
-        if let Some(compiled) = self.nodes.catalog(&key.0, &key.1, key.2) {
+        if let Some(compiled) = self.nodes.catalog_for(&key.0, &key.1, key.2, shown) {
             return Ok(Boarded::Landed(compiled));
         }
-        flights.retain(|(name, place, _), flight| *name != key.0 || *place != key.1 || flight.peek().is_none());
-        if flights.len() >= MAX_FLIGHTS && flights.values().filter(|flight| flight.peek().is_none()).count() >= MAX_FLIGHTS {
+        flights.retain(|(name, place, _), flying| *name != key.0 || *place != key.1 || flying.flight.peek().is_none());
+        if flights.len() >= MAX_FLIGHTS && flights.values().filter(|flying| flying.flight.peek().is_none()).count() >= MAX_FLIGHTS
+        {
             let busy = Refusal::new(RefusalCode::Busy, "too many catalogs wait to be compiled");
             return Err(Refusal { retry_after_seconds: Some(BUSY_SECONDS), ..busy });
         }
         let (certname, facts) = (key.0.clone(), request.facts.clone());
         let compile = CompileRequest { certname, code: Arc::clone(code), facts, extensions };
+        let extensions = compile.extensions.digest();
         let (work, all, own) = (self.compile(compile), self.flights.clone(), key.clone());
         let task = tokio::spawn(async move {
             let result = work.await;
-            all.land(&own, &result);
+            all.land(&own, extensions, &result);
             result
         });
         let flight = async move { task.await.unwrap_or_else(|error| Err(internal(&error))) }.boxed().shared();
-        flights.insert(key, flight.clone());
+        flights.insert(key, Flying { extensions, flight: flight.clone() });
         Ok(Boarded::Flight(flight))
     }
 
@@ -233,23 +254,29 @@ impl Server {
     }
 
     /// Brings the catalog that another server has compiled for a node from this code, where they share a store.
-    async fn adopt(&self, check_in: &CheckIn, code: &Code) -> Result<(), Refusal> {
+    async fn adopt(&self, check_in: &CheckIn, code: &Code, extensions: Option<Digest>) -> Result<(), Refusal> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let (certname, environment, code_id) = (&check_in.certname, &check_in.environment, code.version.code_id);
-        if self.nodes.catalog(certname, environment, code_id).is_none() {
+        if self.nodes.catalog_for(certname, environment, code_id, extensions).is_none() {
             // Boxed, so that those who wait do not pay for it.
-            Box::pin(shared.adopt(certname, environment, code_id)).await.map_err(|error| refusal(&error))?;
+            Box::pin(shared.adopt(certname, environment, code_id, extensions)).await.map_err(|error| refusal(&error))?;
         }
         Ok(())
     }
 
     /// Answers from what is compiled already.
-    fn reply(&self, check_in: &CheckIn, code: &Code, unconfirmed: Option<u32>) -> Result<CatalogReply, Refusal> {
-        match self.nodes.catalog(&check_in.certname, &check_in.environment, code.version.code_id) {
+    fn reply(
+        &self,
+        check_in: &CheckIn,
+        code: &Code,
+        extensions: Option<Digest>,
+        unconfirmed: Option<u32>,
+    ) -> Result<CatalogReply, Refusal> {
+        match self.nodes.catalog_for(&check_in.certname, &check_in.environment, code.version.code_id, extensions) {
             Some(compiled) => self.deliver(check_in, code, &compiled, unconfirmed),
             None => {
                 let key = (check_in.certname.clone(), check_in.environment.clone(), code.version.code_id);
-                self.flights.failure(&key).map_or(Ok(CatalogReply::FactsNeeded), Err)
+                self.flights.failure(&key, extensions).map_or(Ok(CatalogReply::FactsNeeded), Err)
             }
         }
     }
@@ -304,6 +331,7 @@ impl Server {
                 catalog_id,
                 code_id: compile.code.version.code_id,
                 facts,
+                extensions: Some(compile.extensions.digest()),
                 compiler: compiler.name_and_version().to_owned(),
                 is_forgotten: false,
                 time_unix_seconds: now(),

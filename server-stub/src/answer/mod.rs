@@ -35,13 +35,13 @@ const UUID_DIGITS: usize = 32;
 impl Handler for Server {
     async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
         acts_for(peer, &request.certname)?;
-        let reply = self.answer_check_in(&request).await?;
+        let reply = self.answer_check_in(peer, &request).await?;
         Ok(self.pack_reply(&request, reply).await)
     }
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
         acts_for(peer, &request.check_in.certname)?;
-        let reply = self.answer_facts(&request, peer.extensions()).await?;
+        let reply = self.answer_facts(peer, &request).await?;
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
 

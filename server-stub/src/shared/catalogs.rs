@@ -28,18 +28,26 @@ pub(super) struct CatalogRecord {
 }
 
 impl Shared {
-    /// Brings the catalog that another server has compiled, with its contents; that there is none is no error.
+    /// Brings the catalog that another server has compiled, with its contents; that there is none is no error. One that was made with other
+    /// extensions than these ([`CompiledCatalog::holds_for`]) is none.
     pub(crate) async fn adopt(
         self: &Arc<Self>,
         certname: &Certname,
         environment: &Environment,
         code_id: CodeId,
+        extensions: Option<Digest>,
     ) -> Result<Option<CompiledCatalog>, ServerError> {
         let name = names::catalog(certname, environment, code_id);
         match self.store.pointers.get(&name).await? {
-            Some(pointer) => self.adopt_this(certname, &name, &pointer).await,
-            None => Ok(None),
+            Some(pointer) if self.holds_for(&name, &pointer, extensions)? => self.adopt_this(certname, &name, &pointer).await,
+            _ => Ok(None),
         }
+    }
+
+    /// Whether a catalog in the store is for one whose certificate says this.
+    fn holds_for(&self, name: &str, pointer: &Pointer, extensions: Option<Digest>) -> Result<bool, ServerError> {
+        let record: CatalogRecord = self.decode(name, &pointer.value)?;
+        Ok(record.compiled.holds_for(extensions))
     }
 
     /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
@@ -47,7 +55,8 @@ impl Shared {
         for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {
             let record: CatalogRecord = self.decode(&name, &pointer.value)?;
             let CompiledCatalog { environment, code_id, .. } = &record.compiled;
-            if self.nodes.catalog(certname, environment, *code_id).is_none() {
+            let here = self.nodes.catalog(certname, environment, *code_id);
+            if here.is_none_or(|here| here.catalog_id != record.compiled.catalog_id) {
                 self.adopt_this(certname, &name, &pointer).await?;
             }
         }
@@ -83,7 +92,7 @@ impl Shared {
     }
 
     /// Offers a catalog that was compiled here, whose contents are here. Returns the catalog that all servers have from now on: this,
-    /// or that of another one which was faster.
+    /// or that of another one which was faster. One that was made with other extensions, of a certificate that the node had before, gives way.
     pub(crate) async fn offer(
         self: &Arc<Self>,
         certname: &Certname,
@@ -100,7 +109,10 @@ impl Shared {
                 self.count_compile(certname).await?;
                 return Ok(compiled.clone());
             }
-            if let Some(faster) = self.adopt(certname, &compiled.environment, compiled.code_id).await? {
+            let Some(pointer) = self.store.pointers.get(&name).await? else { continue };
+            if !self.holds_for(&name, &pointer, compiled.extensions)? {
+                self.store.pointers.swap(&name, Some(pointer.generation), None).await?;
+            } else if let Some(faster) = self.adopt_this(certname, &name, &pointer).await? {
                 return Ok(faster);
             }
         }

@@ -4,6 +4,7 @@ mod answers;
 mod contents;
 mod damage;
 mod environments;
+mod extensions;
 mod history;
 mod packs;
 mod promotion;

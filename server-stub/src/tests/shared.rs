@@ -15,7 +15,7 @@ use crate::store::{Blob, BlobStore, FileStore, Generation, Pointer, PointerStore
 
 /// Contents that are put no faster than they are allowed to be.
 #[derive(Debug)]
-struct Slow {
+pub(super) struct Slow {
     inner: FileStore,
     allowed: Semaphore,
 }
@@ -48,7 +48,7 @@ impl BlobStore for Slow {
     }
 }
 
-fn share(world: &World, store: &SharedStore, name: &str) -> Arc<Server> {
+pub(super) fn share(world: &World, store: &SharedStore, name: &str) -> Arc<Server> {
     let sharing = Sharing { store: store.clone(), name: certname(name) };
     let data = world.dir.path().join(name);
     world.open_with(|options| {
@@ -57,7 +57,7 @@ fn share(world: &World, store: &SharedStore, name: &str) -> Arc<Server> {
     })
 }
 
-fn store(world: &World) -> (SharedStore, Arc<Slow>) {
+pub(super) fn store(world: &World) -> (SharedStore, Arc<Slow>) {
     let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
     let slow = Arc::new(Slow { inner: files.clone(), allowed: Semaphore::new(100) });
     (SharedStore { blobs: Arc::<Slow>::clone(&slow), pointers: Arc::new(files) }, slow)

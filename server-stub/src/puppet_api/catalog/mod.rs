@@ -80,7 +80,7 @@ impl Api {
         let CheckIn { certname, environment, .. } = &wanted.check_in;
         let known = self.server.nodes.summary(certname).and_then(|node| Some((node.catalog_id?, node.code_id?)));
         for _ in 0..ATTEMPTS {
-            let reply = self.server.answer_check_in(&wanted.check_in).await;
+            let reply = self.server.answer_check_in(peer, &wanted.check_in).await;
             // These agents say nothing of what they hold: what they reported still stands.
             self.server.nodes.seen(certname, environment, known);
             let mut reply = reply?;
@@ -89,7 +89,7 @@ impl Api {
                     Failure::bad_request(format!("{} has no catalog yet: send its facts", wanted.check_in.certname))
                 })?;
                 let request = SubmitFacts { check_in: wanted.check_in.clone(), facts: facts.values()? };
-                let answered = self.server.answer_facts(&request, peer.extensions()).await;
+                let answered = self.server.answer_facts(peer, &request).await;
                 self.server.nodes.seen(certname, environment, known);
                 reply = answered?;
             }
