@@ -88,6 +88,7 @@ impl Options {
         options.environment_variables.extend(self.compile_env.iter().cloned());
         options.time_limit = self.compile_seconds.map_or(options.time_limit, Duration::from_secs);
         options.memory_limit_bytes = self.compile_memory.map_or(options.memory_limit_bytes, |mebibytes| mebibytes << 20);
+        options.check_oid_mapping()?;
         let puppet = PuppetCompiler::new(options);
         Ok(match self.compiler.unwrap_or(Choice::Automatic) {
             Choice::Automatic => Arc::new(AutomaticCompiler::new(puppet)),

@@ -24,7 +24,7 @@ use crate::error::chain;
 
 pub use automatic::AutomaticCompiler;
 pub use manifest::ManifestCompiler;
-pub use puppet::{PuppetCompiler, PuppetOptions};
+pub use puppet::{OidMappingError, PuppetCompiler, PuppetOptions};
 
 /// What to compile.
 #[derive(Debug, Clone)]
@@ -52,7 +52,8 @@ pub struct Compiled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompileErrorKind {
-    /// The code. The same code, certname, facts and extensions fail again: not tried again until there is other code, or an administrator says so.
+    /// The code. The same code, certname, facts and extensions fail again: not tried again until there is other code, the
+    /// node's certificate has other extensions, or an administrator says so.
     Code,
     /// The server, which has a content of the code damaged or not at all. Tried again whenever it is asked for; the content is brought
     /// again meanwhile, where there is another server.

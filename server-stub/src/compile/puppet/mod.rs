@@ -18,6 +18,7 @@ mod checkout;
 mod classify;
 mod error;
 mod message;
+mod oid_mapping;
 mod options;
 mod pool;
 mod sources;
@@ -30,6 +31,7 @@ use std::time::Instant;
 use super::{CompileError, CompileRequest, Compiled, Compiler};
 use crate::code::Code;
 
+pub use oid_mapping::OidMappingError;
 pub use options::PuppetOptions;
 
 use error::WorkerError;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use direct_puppet_agent::system;
 
+use super::oid_mapping::{self, OidMappingError};
+
 /// Ruby of the packages `puppet-agent` and `openvox-agent`, which bring their own.
 const PACKAGED_RUBY: &str = "/opt/puppetlabs/puppet/bin/ruby";
 
@@ -66,6 +68,15 @@ impl PuppetOptions {
     pub(super) fn limit_environment(&self, command: &mut Command) {
         let passed = self.environment_variables.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         command.env_clear().envs(passed);
+    }
+
+    /// Looks at `custom_trusted_oid_mapping.yaml` of [`PuppetOptions::confdir`]. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When one extension would have the name of another, so that what code sees of a certificate would depend on their order.
+    pub fn check_oid_mapping(&self) -> Result<(), OidMappingError> {
+        self.confdir.as_deref().map_or(Ok(()), oid_mapping::check)
     }
 
     /// Returns the directory for checkouts of a server with these data.

@@ -107,7 +107,12 @@ end
 def extension_names
   @extension_names ||= begin
     mapped = Puppet::SSL::Oids.parse_custom_oid_file(Puppet[:trusted_oid_mapping_file])
-    Array(mapped).to_h { |oid, name, _| [oid, name] }
+    names = Array(mapped).to_h { |oid, name, _| [oid, name] }
+    # The server has looked at the file in the usual place; here it is the one that settings name.
+    double = names.values.tally.find { |_, count| count > 1 }
+    raise "#{Puppet[:trusted_oid_mapping_file]}: two identifiers have one name, #{double.first}: give each its own" if double
+
+    names
   end
 end
 
