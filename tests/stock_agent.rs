@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "library/installed.rs"]
+#[allow(dead_code, reason = "agents need no library")]
+mod library;
 #[path = "stock_agent/refused.rs"]
 mod refused;
 #[path = "stock_agent/runs.rs"]

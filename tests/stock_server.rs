@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "library/installed.rs"]
+#[allow(dead_code, reason = "for the same half")]
+mod library;
 #[path = "stock_server/own.rs"]
 mod own;
 #[path = "stock_server/real.rs"]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 
 use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service};
@@ -16,14 +16,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Whether Puppet's agent is here. A test that needs it says so when it is left out.
-pub(crate) fn has_puppet() -> bool {
-    let found = Command::new("puppet").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("LEFT OUT: no puppet here (Debian package puppet-agent)");
-    }
-    found
-}
+use crate::library;
+pub(crate) use crate::library::has_agent as has_puppet;
 
 /// Everything that a test needs, removed at its end.
 pub(crate) struct World {
@@ -42,7 +36,9 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let staging = dir.path().join("staging");
         fs::create_dir_all(staging.join("environments/production")).unwrap();
-        let server = Server::open(ServerOptions::new(dir.path().join("data"), Staging::Environments(staging))).unwrap();
+        let mut options = ServerOptions::new(dir.path().join("data"), Staging::Environments(staging));
+        library::compile_with_it(&mut options);
+        let server = Server::open(options).unwrap();
         let mut authority = Authority::new();
         let (tls, _) = authority.issue("server.example.com", "localhost", VALID);
         let (address, shutdown, task) = listen(&server, &tls, "127.0.0.1:0".parse().unwrap()).await;
@@ -133,7 +129,7 @@ impl StockAgent {
     }
 
     async fn run_as(&self, kind: &[&str], arguments: &[&str]) -> (i32, String) {
-        let mut command = Command::new("puppet");
+        let mut command = library::puppet();
         command.arg("agent").args(kind).args(["--color=false", "--server=localhost", "--certificate_revocation=false"]);
         command.arg(format!("--serverport={}", self.port)).arg(format!("--certname={}", self.certname));
         command.arg("--ssldir").arg(&self.ssldir);
