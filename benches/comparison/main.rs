@@ -12,6 +12,8 @@ mod paths;
 mod peers;
 mod plot;
 mod programs;
+mod puppet_server;
+mod requests;
 mod results;
 mod serving;
 mod site;

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 /// Programs and the packages that bring them.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("git", "git"),
     ("rsync", "rsync"),
     ("b3sum", "b3sum"),
@@ -16,6 +16,8 @@ const PACKAGES: [(&str, &str); 11] = [
     ("ostree", "ostree"),
     ("zstd", "zstd"),
     ("puppet", "puppet-agent"),
+    ("puppetserver", "puppetserver"),
+    ("java", "default-jre-headless"),
     ("ip", "iproute2"),
     ("valgrind", "valgrind"),
 ];

@@ -37,7 +37,7 @@ fn replies(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let dir = bench.scratch("load")?;
     let site = small_site(bench, &["--listen", "http://127.0.0.1:0"])?;
     let script = dir.path().join("check-in.lua");
-    std::fs::write(&script, lua(&held_body(&site.serving.url)?))?;
+    std::fs::write(&script, lua(&held_body(&site.serving.url, None)?))?;
     let address = free_address()?;
     let nginx = nginx(dir.path(), &address).map_err(|error| format!("{error:#}"));
     let contenders = vec![

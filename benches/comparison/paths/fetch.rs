@@ -72,7 +72,7 @@ pub(super) fn nginx_places(dir: &Path) -> String {
 }
 
 /// Returns an address on loopback that was free a moment ago, for servers that cannot tell which they were given.
-pub(super) fn free_address() -> anyhow::Result<String> {
+pub(crate) fn free_address() -> anyhow::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     Ok(listener.local_addr()?.to_string())
 }

@@ -13,9 +13,11 @@ mod mixed;
 mod no_change;
 mod publish;
 mod puppet;
+mod puppet_server;
 mod start_up;
 mod watch;
 
+pub(crate) use fetch::free_address;
 pub(crate) use growth::PLOTS;
 
 use crate::bench::Bench;
@@ -33,11 +35,12 @@ pub(crate) struct Path {
 }
 
 /// All paths, in the order of the goals.
-pub(crate) const ALL: [Path; 15] = [
+pub(crate) const ALL: [Path; 16] = [
     path("no-change", "Run, nothing changed", no_change::measure),
     path("cold", "Run, nothing changed, cold page cache", cold::measure),
     path("puppet", "Beside the real agent, 5,000 files", puppet::measure),
     path("mixed", "Beside the real agent, 5,000 resources of many types", mixed::measure),
+    path("puppet-server", "Beside Puppet Server", puppet_server::measure),
     path("watch", "Resident daemon with a watch", watch::measure),
     path("content", "All contents read", content::measure),
     path("big-file", "One large file", big_file::measure),

@@ -112,9 +112,9 @@ pub(crate) fn path() -> String {
 }
 
 /// Returns the body of a check-in by a node that holds the live catalog.
-pub(crate) fn held_body(url: &str) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn held_body(url: &str, ssldir: Option<&Path>) -> anyhow::Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(codec::encode(&runtime.block_on(held_check_in(url, None))?)?)
+    Ok(codec::encode(&runtime.block_on(held_check_in(url, ssldir))?)?)
 }
 
 async fn connection(address: SocketAddr, tls: Option<&Arc<ClientConfig>>, must_resume: bool) -> anyhow::Result<Box<dyn Stream>> {
@@ -143,14 +143,15 @@ async fn answer(stream: &mut dyn Stream, to_end: bool) -> anyhow::Result<()> {
     }
 }
 
-fn config(ssldir: &Path, resume: bool) -> anyhow::Result<ClientConfig> {
+/// Returns how a node with certificates in Puppet's layout speaks TLS.
+pub(crate) fn config(ssldir: &Path, resume: bool) -> anyhow::Result<ClientConfig> {
     let files = TlsFiles::from_ssldir(ssldir, &NODE.parse()?);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&files.ca)?)?;
     let certificate = CertificateDer::from_pem_file(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)?;
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![certificate], key)?;
     if !resume {
