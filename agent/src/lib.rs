@@ -25,6 +25,7 @@ pub mod facts;
 pub mod fs;
 pub mod glob;
 mod lock;
+mod mount_table;
 mod outcome;
 pub mod provider;
 mod puppet_catalog;

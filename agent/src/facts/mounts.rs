@@ -10,6 +10,7 @@ use direct_puppet_transport::protocol::Value;
 use super::machine::Sizes;
 use super::tree::Tree;
 use super::{Facts, array, count, hash, known, text, units};
+use crate::mount_table::unescaped;
 
 /// Types whose sizes are asked from another machine, or from a process that may hang.
 const REMOTE: [&str; 22] = [
@@ -65,25 +66,9 @@ fn parse(table: &str) -> Vec<Mount> {
     table.lines().filter_map(mount).collect()
 }
 
-/// Undoes the octal escapes of blanks and backslashes.
+/// Undoes the octal escapes of blanks and backslashes; what would be no text then stays as it is written.
 fn unescape(field: &str) -> String {
-    let mut text = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        let code = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(u8::is_ascii);
-        match code {
-            Some(code) => {
-                text.push(char::from(code));
-                rest = &after[3..];
-            }
-            None => {
-                text.push('\\');
-                rest = after;
-            }
-        }
-    }
-    text + rest
+    String::from_utf8(unescaped(field.as_bytes())).unwrap_or_else(|_| field.to_owned())
 }
 
 /// Returns the device that the kernel was told to take as root, unless it was told a label or an id.
@@ -185,9 +170,7 @@ mod tests {
 
     #[test]
     fn escapes() {
-        for (field, text) in
-            [("a\\040b", "a b"), ("\\134", "\\"), ("a\\", "a\\"), ("\\9x", "\\9x"), ("\\777", "\\777"), ("\\é", "\\é")]
-        {
+        for (field, text) in [("a\\040b", "a b"), ("\\134", "\\"), ("\\303\\251", "\u{e9}"), ("\\377", "\\377")] {
             assert_eq!(unescape(field), text, "{field}");
         }
     }

@@ -1,5 +1,7 @@
 //! Lines of `/etc/fstab`, and the list of what is mounted.
 
+use crate::mount_table::unescaped;
+
 /// One file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -54,27 +56,7 @@ pub(super) fn print(entry: &Entry) -> String {
 /// Returns the mount points that `/proc/self/mountinfo` lists.
 pub(super) fn mounted(mountinfo: &[u8]) -> Vec<Vec<u8>> {
     let lines = mountinfo.split(|&byte| byte == b'\n');
-    lines.filter_map(|line| line.split(|&byte| byte == b' ').nth(4)).map(unescape).collect()
-}
-
-/// Replaces a backslash and three octal digits by the byte that they stand for.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(|_| byte == b'\\') {
-            Some(code) => {
-                plain.push(code);
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    plain
+    lines.filter_map(|line| line.split(|&byte| byte == b' ').nth(4)).map(unescaped).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::WatchError;
+use crate::mount_table::unescaped;
 
 /// proc_pid_mountinfo(5).
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -58,26 +59,6 @@ fn point_below(root: &Path, line: &[u8]) -> Option<Vec<u8>> {
     (!below.is_empty()).then_some(below)
 }
 
-/// Takes back what the kernel does to spaces, tabs, ends of lines and backslashes in paths: `\` and three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let escaped = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
-}
-
 fn failed(source: io::Error) -> WatchError {
     WatchError::Kernel { what: MOUNTINFO.to_owned(), source }
 }
@@ -96,8 +77,6 @@ mod tests {
             assert_eq!(below(root, point), None, "{root} {point}");
         }
         assert_eq!(point_below(Path::new("/"), b"36 35"), None);
-        assert_eq!(unescaped(b"\\04"), b"\\04");
-        assert_eq!(unescaped(b"\\999"), b"\\999");
     }
 
     #[test]
