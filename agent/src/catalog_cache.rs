@@ -7,13 +7,15 @@
 //! ```
 //!
 //! A catalog is held from the moment at which all its contents are on the node. Valid: as long as the bytes have the id.
-//! Anything else on disk counts as no catalog.
+//! Anything else on disk counts as no catalog. What a catalog that is held needs in the store stays there, whichever catalog the
+//! run has that tidies up: another environment's, or one that was given.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, Environment, Held};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, Digest, Environment, Held};
 use serde::{Deserialize, Serialize};
 
 use crate::fs::{FsError, ensure_private_dir, write_state};
@@ -27,6 +29,9 @@ struct Record {
     format: u32,
     certname: Certname,
     held: Held,
+    /// Contents that its resources need in the store whatever is on the node.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    needed: BTreeSet<Digest>,
 }
 
 /// The cached catalogs of one node.
@@ -74,13 +79,17 @@ impl CatalogCache {
         (CatalogId::of(&bytes) == id).then(|| bytes.into())
     }
 
-    /// Holds a catalog whose bytes are on disk already, under a new code.
-    pub(crate) fn hold(&self, environment: &Environment, held: Held) -> Result<(), FsError> {
-        if self.record(environment).is_some_and(|record| record.held == held) {
+    /// Holds a catalog whose bytes are on disk already, under a new code. `needed` is what its resources need in the store; `None` for what
+    /// was said before.
+    pub(crate) fn hold(&self, environment: &Environment, held: Held, needed: Option<BTreeSet<Digest>>) -> Result<(), FsError> {
+        let before = self.record(environment).filter(|record| record.held.catalog_id == held.catalog_id);
+        let said = before.as_ref().map(|record| &record.needed);
+        if before.as_ref().is_some_and(|record| record.held == held) && needed.as_ref().is_none_or(|needed| said == Some(needed)) {
             return Ok(());
         }
+        let needed = needed.or_else(|| said.cloned()).unwrap_or_default();
         let path = self.record_path(environment);
-        let record = Record { format: FORMAT, certname: self.certname.clone(), held };
+        let record = Record { format: FORMAT, certname: self.certname.clone(), held, needed };
         let text =
             serde_json::to_vec_pretty(&record).map_err(|error| own_file(&path, "encode the catalog record", error.into()))?;
         write_state(&path, &text, 0o600)?;
@@ -89,9 +98,32 @@ impl CatalogCache {
     }
 
     /// Puts a catalog on disk and holds it.
-    pub(crate) fn put(&self, environment: &Environment, held: Held, catalog: &Bytes) -> Result<(), FsError> {
+    pub(crate) fn put(
+        &self,
+        environment: &Environment,
+        held: Held,
+        needed: BTreeSet<Digest>,
+        catalog: &Bytes,
+    ) -> Result<(), FsError> {
         write_state(&self.path_of(held.catalog_id), catalog, 0o600)?;
-        self.hold(environment, held)
+        self.hold(environment, held, Some(needed))
+    }
+
+    /// Returns what all catalogs that are held need in the store, of all environments and those that were given.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be known: nothing is to be removed then.
+    pub(crate) fn needed(&self) -> Result<BTreeSet<Digest>, FsError> {
+        let failed = |error| FsError::new(&self.dir, "list the catalogs that are held", error);
+        let mut needed = BTreeSet::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if is(&path, "json") {
+                needed.extend(read_record(&path).map(|record| record.needed).unwrap_or_default());
+            }
+        }
+        Ok(needed)
     }
 
     fn record(&self, environment: &Environment) -> Option<Record> {
@@ -111,7 +143,6 @@ impl CatalogCache {
     fn prune(&self) {
         let Ok(names) = std::fs::read_dir(&self.dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) else { return };
         let paths: Vec<PathBuf> = names.into_iter().map(|name| name.path()).collect();
-        let is = |path: &Path, extension: &str| path.extension().is_some_and(|found| found == extension);
         let held: Vec<PathBuf> = paths
             .iter()
             .filter(|path| is(path, "json"))
@@ -124,6 +155,10 @@ impl CatalogCache {
             }
         }
     }
+}
+
+fn is(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
 }
 
 fn read_record(path: &Path) -> Option<Record> {
@@ -160,7 +195,7 @@ mod tests {
         assert!(cache.load(&environment).is_none());
         for title in ["/a", "/b"] {
             let (id, bytes) = catalog(title).encode().unwrap();
-            cache.put(&environment, held(id), &bytes).unwrap();
+            cache.put(&environment, held(id), BTreeSet::new(), &bytes).unwrap();
             assert_eq!(cache.load(&environment).unwrap(), (held(id), catalog(title)));
         }
         assert_eq!(std::fs::read_dir(dir.path().join("catalog")).unwrap().count(), 2);
@@ -169,12 +204,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_catalog_needs_is_known_as_long_as_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CatalogCache::ensure(dir.path(), &"n1".parse().unwrap()).unwrap();
+        let (one, other): (Environment, Environment) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let needed = |text: &[u8]| BTreeSet::from([Digest::of(text)]);
+        let (id, bytes) = catalog("/a").encode().unwrap();
+        cache.put(&one, held(id), needed(b"1"), &bytes).unwrap();
+        cache.of_given().put(&other, held(id), needed(b"2"), &bytes).unwrap();
+        assert_eq!(cache.needed().unwrap(), [Digest::of(b"1"), Digest::of(b"2")].into());
+        // The same catalog of newer code, by a run that did not read it.
+        let newer = Held { version: VersionCounter { epoch: 1, sequence: 2 }, ..held(id) };
+        cache.hold(&one, newer, None).unwrap();
+        assert_eq!((cache.held(&one), cache.needed().unwrap().len()), (Some(newer), 2));
+        // A program that knows better.
+        cache.hold(&one, newer, Some(needed(b"3"))).unwrap();
+        assert_eq!(cache.needed().unwrap(), [Digest::of(b"3"), Digest::of(b"2")].into());
+        // Another catalog says nothing of this one.
+        let (id, bytes) = catalog("/b").encode().unwrap();
+        cache.put(&one, held(id), BTreeSet::new(), &bytes).unwrap();
+        assert_eq!(cache.needed().unwrap(), needed(b"2"));
+    }
+
+    #[test]
     fn a_damaged_byte_anywhere_is_no_catalog() {
         let dir = tempfile::tempdir().unwrap();
         let environment = Environment::default();
         let cache = CatalogCache::ensure(dir.path(), &"n1".parse().unwrap()).unwrap();
         let (id, bytes) = catalog("/a").encode().unwrap();
-        cache.put(&environment, held(id), &bytes).unwrap();
+        cache.put(&environment, held(id), BTreeSet::new(), &bytes).unwrap();
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= 0x40;

@@ -1,6 +1,6 @@
 //! What a run leaves on disk, and what it tells the server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::state::State;
 use super::transaction_store::TransactionStore;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, Remembered, error_chain};
+use crate::catalog_cache::CatalogCache;
 use crate::catalog_lists::CatalogLists;
 use crate::error::RunError;
 use crate::event::RunEvent;
@@ -43,6 +44,7 @@ impl<T: Transport> Run<'_, T> {
         let is_new = bytes.is_some();
         let state_dir = self.inner.state_dir.clone();
         let is_listed = is_kept && !is_new && CatalogLists::are_written(&state_dir);
+        let needed = state.needed.clone();
         let lists = (is_kept && !is_listed).then(|| CatalogLists::of(&contents.classes, &contents.resources));
         let transactions = tokio::task::spawn_blocking(move || -> Result<TransactionStore, RunError> {
             let transactions = TransactionStore::load(&state_dir);
@@ -51,9 +53,9 @@ impl<T: Transport> Run<'_, T> {
                 Some(bytes) => {
                     // Until this run comes to its end, nothing that differs is known to be drift.
                     TransactionStore::default().save(&state_dir)?;
-                    catalogs.put(&environment, held, &bytes)?;
+                    catalogs.put(&environment, held, needed, &bytes)?;
                 }
-                None => catalogs.hold(&environment, held)?,
+                None => catalogs.hold(&environment, held, Some(needed))?,
             }
             if let Some(lists) = lists {
                 lists.write(&state_dir)?;
@@ -182,7 +184,7 @@ impl<T: Transport> Run<'_, T> {
             state_dir: self.inner.state_dir.clone(),
             root: state.root.clone(),
             store: state.store.clone(),
-            needed: std::mem::take(&mut state.needed),
+            catalogs: state.catalogs.clone(),
             settle,
         };
         let done = tokio::task::spawn_blocking(move || {
@@ -293,8 +295,8 @@ struct KeepState {
     state_dir: PathBuf,
     root: crate::fs::Root,
     store: crate::store::Store,
-    /// Contents that stay in the store.
-    needed: HashSet<Digest>,
+    /// What they need stays in the store.
+    catalogs: CatalogCache,
     settle: Option<Settle>,
 }
 
@@ -353,7 +355,8 @@ impl KeepState {
         }
         if self.has_changed && !self.has_failed {
             let backups = undo::prune(&self.state_dir, self.undo_runs)?;
-            self.store.retain(&|digest| backups.contains(digest) || self.needed.contains(digest))?;
+            let needed = self.catalogs.needed()?;
+            self.store.retain(&|digest| backups.contains(digest) || needed.contains(digest))?;
         }
         Ok(())
     }

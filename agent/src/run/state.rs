@@ -1,6 +1,6 @@
 //! The agent's own files, open for the length of one run.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use direct_puppet_transport::protocol::Digest;
@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) cache: Option<StatCache>,
     pub(super) catalogs: CatalogCache,
     /// Contents that resources of the catalog need in the store.
-    pub(super) needed: HashSet<Digest>,
+    pub(super) needed: BTreeSet<Digest>,
     _lock: RunLock,
 }
 
@@ -51,7 +51,7 @@ impl State {
             journal: Some(journal),
             leftovers,
             cache: None,
-            needed: HashSet::new(),
+            needed: BTreeSet::new(),
             catalogs: CatalogCache::ensure(state_dir, &inner.certname)?,
             root,
             _lock: lock,
