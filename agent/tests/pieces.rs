@@ -1,4 +1,4 @@
-//! Files that are put together from pieces: the contents that are there for them.
+//! Files that are put together from pieces: what later runs make of pieces that changed, and of contents that are there for them.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -118,6 +118,14 @@ impl Node {
         outcome
     }
 
+    /// Makes a run that has something to do; returns whether each event of it took back what somebody else had done.
+    async fn corrective(&self) -> BTreeMap<String, bool> {
+        let outcome = self.run("production", &RunOptions::default()).await;
+        assert_eq!(outcome.status, RunStatus::Changed);
+        let events = outcome.report.resource_statuses.iter().flat_map(|status| &status.events);
+        events.map(|event| (event.property.to_string(), event.corrective_change)).collect()
+    }
+
     fn read(&self) -> String {
         fs::read_to_string(self.dir.path().join("root/whole")).unwrap()
     }
@@ -129,6 +137,53 @@ impl Node {
 
 fn whole() -> Resource {
     Resource::new("Concat_file", "/whole").with("mode", "0640")
+}
+
+fn piece(content: &str) -> Resource {
+    Resource::new("Concat_fragment", "piece").with("target", "/whole").with("content", content)
+}
+
+fn found(properties: &[(&str, bool)]) -> BTreeMap<String, bool> {
+    properties.iter().map(|(property, is_corrective)| ((*property).to_owned(), *is_corrective)).collect()
+}
+
+#[tokio::test]
+async fn a_piece_that_the_catalog_changed_is_no_drift() {
+    let node = Node::new();
+    node.serve("production", vec![whole(), piece("one\n")]);
+    assert_eq!(node.corrective().await, found(&[("ensure", false)]));
+    node.serve("production", vec![whole(), piece("two\n")]);
+    assert_eq!(node.corrective().await, found(&[("content", false)]));
+    // Somebody else's change is, also of what the pieces say nothing of.
+    node.write("drift\n");
+    assert_eq!(node.corrective().await, found(&[("content", true)]));
+    node.serve("production", vec![whole(), piece("three\n")]);
+    let path = node.dir.path().join("root/whole");
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    assert_eq!(node.corrective().await, found(&[("content", false), ("mode", true)]));
+    fs::remove_file(&path).unwrap();
+    node.serve("production", vec![whole(), piece("four\n")]);
+    assert_eq!(node.corrective().await, found(&[("ensure", true)]));
+    // The same pieces in another order of the catalog are the same.
+    node.serve("production", vec![piece("four\n"), whole()]);
+    node.write("drift\n");
+    assert_eq!(node.corrective().await, found(&[("content", true)]));
+    // What the server has may change, too.
+    node.serve("production", vec![whole(), node.served("piece", b"five\n")]);
+    assert_eq!(node.corrective().await, found(&[("content", false)]));
+    node.serve("production", vec![whole(), node.served("piece", b"six\n")]);
+    assert_eq!(node.corrective().await, found(&[("content", false)]));
+    assert_eq!(node.read(), "six\n");
+}
+
+#[tokio::test]
+async fn the_first_piece_of_a_file_that_was_not_to_be_is_no_drift() {
+    let node = Node::new();
+    let empty = || whole().with("create_empty_file", false);
+    node.serve("production", vec![empty()]);
+    assert_eq!(node.run("production", &RunOptions::default()).await.status, RunStatus::Unchanged);
+    node.serve("production", vec![empty(), piece("one\n")]);
+    assert_eq!(node.corrective().await, found(&[("ensure", false)]));
 }
 
 #[tokio::test]

@@ -352,7 +352,7 @@ impl Engine<'_> {
         mut applied: Option<Applied>,
         statuses: &mut Statuses,
     ) {
-        let provider = self.providers.get(&resource.resource_type);
+        let provider = self.providers.get(&resource.resource_type).map(|provider| &**provider);
         let tells_parameters = provider.is_none_or(|provider| provider.tells_parameters());
         for (at, mut change) in changes.into_iter().enumerate() {
             if let Some(message) = applied.as_mut().and_then(|applied| applied.messages.remove(&at))
@@ -366,7 +366,8 @@ impl Engine<'_> {
             }
             let status = statuses.of(&change.resource, resource);
             let diff = change.diff.take();
-            let left = self.prior.value_left(resource, &change, tells_parameters).map(Cow::into_owned);
+            let others_agree = |before: &Resource| self.others_agree(provider, &change.property, before, resource);
+            let left = self.prior.value_left(resource, &change, tells_parameters, &others_agree).map(Cow::into_owned);
             let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
             if event.status != EventStatus::Success {
                 let value = left.unwrap_or_else(|| event.previous_value.to_string());
@@ -386,6 +387,13 @@ impl Engine<'_> {
             status.events.reserve_exact(1);
             status.events.push(event);
         }
+    }
+
+    /// Whether the others that say what a resource wants of a property say what those of the catalog before did.
+    fn others_agree(&self, provider: Option<&dyn Provider>, property: &str, before: &Resource, declared: &Resource) -> bool {
+        let mut all_before = self.prior.resources.values().map(|resource| &**resource);
+        let mut all = self.resources.iter().map(|resource| &**resource);
+        provider.is_none_or(|provider| provider.others_agree(property, (before, &mut all_before), (declared, &mut all)))
     }
 
     /// Makes the event of a change; `left` is what the last run left there.

@@ -43,12 +43,13 @@ pub(crate) struct Prior {
 
 impl Prior {
     /// Returns the value that the last run left, `None` if that is not known. What an earlier catalog wanted otherwise is known only where changes
-    /// tell values as parameters have them.
+    /// tell values as parameters have them. `others_agree` says of a resource of the catalog before whether what others say with it is as it was.
     pub(super) fn value_left<'a>(
         &'a self,
         declared: &Resource,
         change: &'a Change,
         tells_parameters: bool,
+        others_agree: &dyn Fn(&Resource) -> bool,
     ) -> Option<Cow<'a, str>> {
         if self.resources.is_empty() {
             return None;
@@ -67,6 +68,10 @@ impl Prior {
             return None;
         }
         let before = self.resources.get(&own)?;
+        // Of one and the same catalog they do.
+        if !std::ptr::eq(&**before, declared) && !others_agree(before) {
+            return None;
+        }
         if is_same(before, declared) || own == change.resource && wants_the_same(before, declared, &change.property) {
             return Some(change.desired.as_ref().into());
         }
@@ -155,22 +160,27 @@ mod tests {
         let file = |mode: &str| Resource::new("File", "/a").with("ensure", "file").with("mode", mode);
         let before = prior(&file("640"));
         let left = |declared: &Resource, found: &'static str| {
-            before.value_left(declared, &change(declared, "mode", found, "0600"), true).map(Cow::into_owned)
+            before.value_left(declared, &change(declared, "mode", found, "0600"), true, &|_| true).map(Cow::into_owned)
         };
         assert_eq!(left(&file("640"), "0777").as_deref(), Some("0600"), "what is wanted now was wanted then");
         assert_eq!(left(&file("0600"), "0640").as_deref(), Some("0640"), "another mode was wanted");
-        assert_eq!(prior(&file("u+x")).value_left(&file("0600"), &change(&file("0600"), "mode", "0640", "0600"), true), None);
+        assert_eq!(
+            prior(&file("u+x")).value_left(&file("0600"), &change(&file("0600"), "mode", "0640", "0600"), true, &|_| true),
+            None
+        );
         assert_eq!(left(&Resource::new("File", "/b"), "0777"), None, "it is new");
         // Where parameters are not what changes tell, only what was wanted then as now is known.
         let unlike = |mode: &str| {
             let declared = file(mode);
-            before.value_left(&declared, &change(&declared, "mode", "0640", "0600"), false).map(Cow::into_owned)
+            before.value_left(&declared, &change(&declared, "mode", "0640", "0600"), false, &|_| true).map(Cow::into_owned)
         };
         assert_eq!((unlike("640").as_deref(), unlike("0600")), (Some("0600"), None));
         // Another parameter does not count.
         let with_owner = file("640").with("owner", "root");
         assert_eq!(left(&with_owner, "0777").as_deref(), Some("0600"));
-        assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600"), true), None);
+        assert_eq!(Prior::default().value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600"), true, &|_| true), None);
+        // Others said something else of it then.
+        assert_eq!(before.value_left(&with_owner, &change(&with_owner, "mode", "0777", "0600"), true, &|_| false), None);
     }
 
     fn returned(value: &str) -> LeftValues {
@@ -182,12 +192,12 @@ mod tests {
         let exec = Resource::new("Exec", "x");
         let mut before = prior(&exec);
         let found = change(&exec, "returns", "notrun", "0");
-        assert_eq!(before.value_left(&exec, &found, true).as_deref(), Some("0"));
+        assert_eq!(before.value_left(&exec, &found, true, &|_| true).as_deref(), Some("0"));
         before.left = [("Exec[x]".to_owned(), returned("notrun"))].into();
-        assert_eq!(before.value_left(&exec, &found, true).as_deref(), Some("notrun"));
+        assert_eq!(before.value_left(&exec, &found, true, &|_| true).as_deref(), Some("notrun"));
         assert_eq!(before.kept(&exec), Some(returned("notrun")));
         before.left = [("Exec[x]".to_owned(), LeftValues::default())].into();
-        assert_eq!(before.value_left(&exec, &found, true), None);
+        assert_eq!(before.value_left(&exec, &found, true, &|_| true), None);
         before.left.clear();
         assert_eq!(before.kept(&exec), None);
         assert_eq!(before.kept(&Resource::new("Exec", "x").with("command", "y")), Some(LeftValues::default()));
@@ -197,8 +207,8 @@ mod tests {
     fn what_a_resource_generates_follows_it() {
         let tree = Resource::new("File", "/t").with("recurse", true);
         let child = Change { resource: "File[/t/c]".parse().unwrap(), ..change(&tree, "content", "x", "y") };
-        assert_eq!(prior(&tree).value_left(&tree, &child, true).as_deref(), Some("y"));
+        assert_eq!(prior(&tree).value_left(&tree, &child, true, &|_| true).as_deref(), Some("y"));
         let other = Resource::new("File", "/t").with("recurse", true).with("source", "puppet:///modules/m/t");
-        assert_eq!(prior(&tree).value_left(&other, &child, true), None);
+        assert_eq!(prior(&tree).value_left(&other, &child, true, &|_| true), None);
     }
 }

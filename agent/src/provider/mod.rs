@@ -194,6 +194,9 @@ pub enum AutoRelation {
 /// What [`Provider::autorequirer`] returns.
 pub type Autorequirer<'a> = Box<dyn Fn(&Resource) -> Vec<ResourceRef> + 'a>;
 
+/// A resource, with all resources of its catalog in any order.
+pub type Among<'a, 'i> = (&'a Resource, &'i mut dyn Iterator<Item = &'a Resource>);
+
 /// Code that manages one type of resource.
 ///
 /// # Obligations
@@ -354,6 +357,13 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Returns whether changes tell values as parameters have them, so that what an earlier catalog wanted can be compared with what is there. Default:
     /// they do. Otherwise, what is found after a property was wanted otherwise is never drift.
     fn tells_parameters(&self) -> bool {
+        true
+    }
+
+    /// Returns whether other resources that say with this one what a property shall be, as pieces say what a file holds, say what they said in the
+    /// catalog before; each resource comes with all of its catalog. What is found where they do not is never drift. Asked only of what differs.
+    /// Default: there are no others.
+    fn others_agree(&self, _property: &str, _before: Among<'_, '_>, _now: Among<'_, '_>) -> bool {
         true
     }
 

@@ -50,7 +50,7 @@ impl Served {
 }
 
 /// One piece.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fragment {
     pub(super) name: String,
     pub(super) target: Option<String>,

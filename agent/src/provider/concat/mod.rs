@@ -18,7 +18,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 pub(super) use fragment::ConcatFragmentProvider;
 
 use super::file::{FileProvider, blocking, errors, read};
-use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use super::{Among, Applied, Change, Checked, Context, Provider, ProviderError};
 use fragment::Fragment;
 use merge::Format;
 
@@ -38,6 +38,9 @@ const OF_FILE: &[&str] = &[
     "seltype",
     "seluser",
 ];
+
+/// The type of pieces.
+const PIECE: &str = "Concat_fragment";
 
 const OWN: &[&str] = &["ensure", "order", "ensure_newline", "format", "create_empty_file", "force"];
 
@@ -125,11 +128,15 @@ fn pair((name, value): (&String, &Value)) -> (String, Value) {
 }
 
 /// Returns the pieces that are for a file: by its path, its title or a tag, in order.
-fn fragments(context: &Context, resource: &Resource, parameters: &Parameters) -> Result<Vec<Fragment>, ProviderError> {
+fn fragments<'a>(
+    pieces: impl Iterator<Item = &'a Resource>,
+    resource: &Resource,
+    parameters: &Parameters,
+) -> Result<Vec<Fragment>, ProviderError> {
     let path = resource.parameter("path").and_then(Value::as_str).unwrap_or(&resource.title);
     let tag = read::text(resource, "tag")?;
     let mut fragments = Vec::new();
-    for fragment in context.resources_of("Concat_fragment") {
+    for fragment in pieces.filter(|piece| piece.resource_type == PIECE) {
         let fragment = Fragment::parse(fragment)?;
         let is_named = fragment.target.as_deref().is_some_and(|target| target == path || target == resource.title);
         if is_named || (fragment.tag.is_some() && fragment.tag == tag) {
@@ -147,7 +154,8 @@ fn assemble(context: &Context, resource: &Resource) -> Result<Option<Resource>, 
     if !parameters.is_present {
         return Ok(Some(file.with("ensure", "absent")));
     }
-    let fragments = fragments(context, resource, &parameters)?;
+    let pieces = context.resources_of(PIECE).map(|piece| &**piece);
+    let fragments = fragments(pieces, resource, &parameters)?;
     let failed = |reason: String| errors::failed(&resource.reference(), "put the file together", reason);
     let contents = fragments.iter().map(|fragment| fragment.content(context)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let content = match parameters.format {
@@ -209,6 +217,18 @@ impl Provider for ConcatFileProvider {
         match self.file(context, resource).await? {
             Some(file) => self.files.apply(context, &file, changes).await,
             None => Ok(Applied::default()),
+        }
+    }
+
+    fn others_agree(&self, property: &str, before: Among<'_, '_>, now: Among<'_, '_>) -> bool {
+        let pieces = |(file, all): Among<'_, '_>| fragments(all, file, &Parameters::parse(file)?);
+        // Which do not make sense made no file.
+        let (Ok(before), Ok(now)) = (pieces(before), pieces(now)) else { return false };
+        match property {
+            "content" => before == now,
+            // Without any there may have been no file.
+            "ensure" => before.is_empty() == now.is_empty(),
+            _ => true,
         }
     }
 
