@@ -6,6 +6,7 @@ use direct_puppet_transport::protocol::manifest::{MODE_MASK, UNKNOWN_SIZE, check
 use direct_puppet_transport::protocol::{Algorithm, Digest, EntryKind, ManifestEntry, ResolvedSource, Resource, TreePath};
 use serde_json::{Map, Value as Json};
 
+use super::document::Metadata;
 use super::served::ContentPlace;
 use super::taking::{PIECE, SourceTaking, merge_sources};
 
@@ -23,6 +24,13 @@ pub(super) struct Sources {
     pub(super) pieces: BTreeMap<String, Json>,
     /// Where the contents of what was resolved are.
     pub(super) places: BTreeMap<Digest, ContentPlace>,
+}
+
+impl Sources {
+    /// Returns what a catalog itself says.
+    pub(super) fn of(Metadata { single, recursive }: Metadata) -> Self {
+        Self { single, recursive, ..Self::default() }
+    }
 }
 
 /// Whether it is a piece that a file is put together from.

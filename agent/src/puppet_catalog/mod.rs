@@ -20,6 +20,7 @@ mod metadata;
 mod reference;
 mod resource;
 mod served;
+mod shaped;
 mod taking;
 mod value;
 
@@ -31,13 +32,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
-use direct_puppet_transport::protocol::{Catalog, CatalogError, Edge, Environment, Resource, ResourceRef};
+use direct_puppet_transport::protocol::{Catalog, CatalogError, Certname, Edge, Environment, Resource, ResourceRef};
 use serde_json::{Map, Value as Json};
 
 pub use deferred::DEFERRED_FUNCTIONS;
 use deferred::Deferreds;
 pub(crate) use deferred::evaluate as evaluate_deferred;
-use document::{Document, Metadata};
+use document::{Document, Head, Metadata};
 pub use served::{ContentPlace, FinishedCatalog, OpenSource, ServedCatalog, SourceAnswer};
 pub use taking::{SourcePermissions, SourceTaking, merge_sources};
 
@@ -129,11 +130,11 @@ impl PuppetCatalog {
         if json.len() as u64 > MAX_CATALOG_BYTES {
             return Err(PuppetCatalogError::TooLong { length: json.len() });
         }
-        let (document, Metadata { single, recursive }) = match document::read_shaped(json) {
-            Some(read) => read,
-            None => read_pieces(json)?,
-        };
-        let mut sources = metadata::Sources { single, recursive, ..metadata::Sources::default() };
+        if let Some(read) = shaped::read(json).and_then(read_shaped) {
+            return read;
+        }
+        let (document, metadata) = read_pieces(json)?;
+        let mut sources = metadata::Sources::of(metadata);
         read_document(document, Deferreds::Evaluate, &mut |resource| sources.resolve(resource))
     }
 
@@ -176,45 +177,93 @@ fn unwrapped(mut document: Map<String, Json>) -> Result<Map<String, Json>, Puppe
     }
 }
 
+/// Makes a catalog of one that was read the short way; `None` when it is to be looked at piece by piece.
+fn read_shaped(shaped: shaped::Shaped) -> Option<Result<PuppetCatalog, PuppetCatalogError>> {
+    let node = match Node::of(shaped.head) {
+        Ok(node) => node,
+        Err(error) => return Some(Err(error)),
+    };
+    let edges = shaped.edges;
+    let mut sources = metadata::Sources::of(shaped.metadata);
+    let holders = LazyCell::new(|| holders(&edges));
+    let holds = |reference: &ResourceRef| holders.contains(reference);
+    let resolve: &mut Resolve<'_> = &mut |resource| sources.resolve(resource);
+    let mut reading = resource::Reading { deferreds: Deferreds::Evaluate, resolve, holds: &holds };
+    let read: Option<Vec<_>> = shaped.resources.into_iter().map(|plain| resource::of_plain(plain, &mut reading)).collect();
+    let read = read?;
+    drop(holders);
+    Some(node.with(read, edges))
+}
+
 fn read_document<'a>(
     document: Document,
     deferreds: Deferreds,
     resolve: &'a mut Resolve<'a>,
 ) -> Result<PuppetCatalog, PuppetCatalogError> {
-    check_format(document.catalog_format.as_ref())?;
-    let Some(Json::String(name)) = document.name else { return Err(shape("name", "the name of the node")) };
-    let certname = name.parse().map_err(|error| PuppetCatalogError::Name { at: "name", reason: format!("{error}") })?;
-    let environment = match document.environment {
-        None | Some(Json::Null) => Environment::default(),
-        Some(Json::String(name)) => {
-            name.parse().map_err(|error| PuppetCatalogError::Name { at: "environment", reason: format!("{error}") })?
-        }
-        Some(_) => return Err(shape("environment", "the name of an environment")),
-    };
-    let classes = strings(document.classes, || "classes".to_owned())?;
-    let edges = edges(document.edges?)?;
+    let node = Node::of(document.head)?;
+    let edges = document.edges?;
     let declared = document.resources?;
-    let holders = LazyCell::new(|| edges.iter().map(|edge| &edge.source).collect::<HashSet<_>>());
+    let holders = LazyCell::new(|| holders(&edges));
     let holds = |reference: &ResourceRef| holders.contains(reference);
     let mut reading = resource::Reading { deferreds, resolve, holds: &holds };
-    let mut unusable = BTreeMap::new();
-    let mut resources = Vec::with_capacity(declared.len());
-    for (at, declared) in declared.into_iter().enumerate() {
-        let read = resource::read(at, declared, &mut reading)?;
-        if let Some(reason) = read.unusable {
-            unusable.insert(read.resource.reference(), reason);
-        }
-        resources.push(read.resource);
+    let read = declared.into_iter().enumerate().map(|(at, declared)| resource::read(at, declared, &mut reading));
+    let read = read.collect::<Result<Vec<_>, _>>()?;
+    drop(holders);
+    node.with(read, edges)
+}
+
+/// Returns what edges come from.
+fn holders(edges: &[Edge]) -> HashSet<&ResourceRef> {
+    edges.iter().map(|edge| &edge.source).collect()
+}
+
+/// What a catalog says of itself.
+struct Node {
+    certname: Certname,
+    environment: Environment,
+    classes: Vec<String>,
+    version: Option<String>,
+    code_id: Option<String>,
+    catalog_uuid: Option<String>,
+}
+
+impl Node {
+    fn of(head: Head) -> Result<Self, PuppetCatalogError> {
+        check_format(head.catalog_format.as_ref())?;
+        let Some(Json::String(name)) = head.name else { return Err(shape("name", "the name of the node")) };
+        let certname = name.parse().map_err(|error| PuppetCatalogError::Name { at: "name", reason: format!("{error}") })?;
+        let environment = match head.environment {
+            None | Some(Json::Null) => Environment::default(),
+            Some(Json::String(name)) => {
+                name.parse().map_err(|error| PuppetCatalogError::Name { at: "environment", reason: format!("{error}") })?
+            }
+            Some(_) => return Err(shape("environment", "the name of an environment")),
+        };
+        Ok(Self {
+            certname,
+            environment,
+            classes: strings(head.classes, || "classes".to_owned())?,
+            version: text(head.version),
+            code_id: text(head.code_id),
+            catalog_uuid: text(head.catalog_uuid),
+        })
     }
-    let catalog = Catalog { format: CATALOG_FORMAT, certname, environment, classes, resources, edges };
-    catalog.validate()?;
-    Ok(PuppetCatalog {
-        catalog,
-        unusable,
-        version: text(document.version),
-        code_id: text(document.code_id),
-        catalog_uuid: text(document.catalog_uuid),
-    })
+
+    /// Completes it to a catalog.
+    fn with(self, read: Vec<resource::ReadResource>, edges: Vec<Edge>) -> Result<PuppetCatalog, PuppetCatalogError> {
+        let mut unusable = BTreeMap::new();
+        let mut resources = Vec::with_capacity(read.len());
+        for read in read {
+            if let Some(reason) = read.unusable {
+                unusable.insert(read.resource.reference(), reason);
+            }
+            resources.push(read.resource);
+        }
+        let Self { certname, environment, classes, version, code_id, catalog_uuid } = self;
+        let catalog = Catalog { format: CATALOG_FORMAT, certname, environment, classes, resources, edges };
+        catalog.validate()?;
+        Ok(PuppetCatalog { catalog, unusable, version, code_id, catalog_uuid })
+    }
 }
 
 fn check_format(format: Option<&Json>) -> Result<(), PuppetCatalogError> {
@@ -223,16 +272,6 @@ fn check_format(format: Option<&Json>) -> Result<(), PuppetCatalogError> {
         Some(Json::Number(number)) if number.as_u64().is_some_and(|format| format <= MAX_PUPPET_FORMAT) => Ok(()),
         Some(other) => Err(PuppetCatalogError::Format { format: other.to_string() }),
     }
-}
-
-fn edges(edges: Vec<(String, String)>) -> Result<Vec<Edge>, PuppetCatalogError> {
-    let end = |text: &str, name: &str, at: usize| {
-        reference::parse(text).ok_or_else(|| shape(format!("{name} of edge {at}, {text:?},"), "a reference, as Type[title]"))
-    };
-    let read = |(at, (source, target)): (usize, &(String, String))| {
-        Ok(Edge { source: end(source, "source", at)?, target: end(target, "target", at)? })
-    };
-    edges.iter().enumerate().map(read).collect()
 }
 
 fn strings(json: Option<Json>, at: impl Fn() -> String) -> Result<Vec<String>, PuppetCatalogError> {

@@ -11,17 +11,17 @@ pub(super) fn parse(text: &str) -> Option<ResourceRef> {
 
 /// Returns the reference to a resource of this type and title; `None` when the type is none.
 pub(super) fn of(resource_type: &str, title: &str) -> Option<ResourceRef> {
-    let resource_type = match resource_type.strip_prefix("::").unwrap_or(resource_type) {
-        simple if simple.starts_with(|first: char| first.is_ascii_uppercase()) && !simple.contains(':') => simple.to_owned(),
-        resource_type => capitalised(resource_type),
-    };
     let segment = |segment: &str| {
         segment.starts_with(|first: char| first.is_ascii_uppercase())
             && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
-    if title.is_empty() || !resource_type.split("::").all(segment) {
+    if title.is_empty() {
         return None;
     }
+    let resource_type = match resource_type.strip_prefix("::").unwrap_or(resource_type) {
+        simple if segment(simple) => simple.to_owned(),
+        resource_type => Some(capitalised(resource_type)).filter(|name| name.split("::").all(segment))?,
+    };
     // The top class has no name of its own.
     let title = match resource_type.as_str() {
         "Class" if title != "main" => capitalised(title.strip_prefix("::").unwrap_or(title)),

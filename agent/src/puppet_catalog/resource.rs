@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::deferred::Deferreds;
 use super::document::Declared;
+use super::shaped::Plain;
 use super::taking::PIECE;
 use super::{PuppetCatalogError, Resolve, reference, shape, strings, value};
 
@@ -48,9 +49,8 @@ pub(super) fn read(at: usize, json: Declared, reading: &mut Reading<'_>) -> Resu
         Some(Json::String(file)) => Some(file),
         Some(_) => return Err(shape(format!("file of {reference}"), "text")),
     };
-    // A line that does not fit, or is text, is of no use to anybody, but does no harm.
-    resource.line = json.line.as_ref().and_then(Json::as_u64).and_then(|line| u32::try_from(line).ok());
-    resource.container = is_container(json.kind.as_ref(), &reference, reading.holds);
+    resource.line = line(json.line.as_ref());
+    resource.container = is_container(json.kind.as_ref().and_then(Json::as_str).and_then(kind_of), &resource, reading.holds);
     let parameters = match json.parameters {
         None | Some(Json::Null) => Map::new(),
         Some(Json::Object(parameters)) => parameters,
@@ -58,25 +58,85 @@ pub(super) fn read(at: usize, json: Declared, reading: &mut Reading<'_>) -> Resu
     };
     let secrets = strings(json.sensitive_parameters, || format!("sensitive_parameters of {reference}"))?;
     let mut unusable = read_parameters(&mut resource, parameters, reading.deferreds)?;
-    for name in secrets {
-        if let Some(held) = resource.parameters.get_mut(&name)
-            && !matches!(held, Value::Sensitive(_))
-        {
-            *held = Value::Sensitive(Box::new(std::mem::take(held)));
-        }
-    }
+    hide(&mut resource, secrets);
     if WITH_SOURCES.contains(&resource.resource_type.as_str()) && unusable.is_none() {
         unusable = (reading.resolve)(&mut resource).err();
     }
     Ok(ReadResource { resource, unusable })
 }
 
+/// Makes a resource of one that was read the short way; `None` when it is to be looked at piece by piece.
+pub(super) fn of_plain(plain: Plain, reading: &mut Reading<'_>) -> Option<ReadResource> {
+    let Plain { mut resource, container, secrets } = plain;
+    resource.container = is_container(container, &resource, reading.holds);
+    if resource.container {
+        resource.parameters.retain(|name, _| is_relationship(name) || OF_CONTAINERS.contains(&name.as_str()));
+    }
+    for name in RELATIONSHIPS {
+        if let Some(value) = resource.parameters.get_mut(name) {
+            *value = plain_targets(value)?;
+        }
+    }
+    hide(&mut resource, secrets);
+    let resolves = WITH_SOURCES.contains(&resource.resource_type.as_str());
+    let unusable = if resolves { (reading.resolve)(&mut resource).err() } else { None };
+    Some(ReadResource { resource, unusable })
+}
+
+/// As [`targets`]; `None` when something is no reference.
+fn plain_targets(value: &Value) -> Option<Value> {
+    fn gather(value: &Value, found: &mut Vec<Value>) -> Option<()> {
+        match value {
+            Value::Undef => Some(()),
+            Value::Array(list) => list.iter().try_for_each(|value| gather(value, found)),
+            Value::String(text) => {
+                found.push(Value::String(reference::parse(text)?.to_string()));
+                Some(())
+            }
+            _ => None,
+        }
+    }
+    let mut found = Vec::new();
+    gather(value, &mut found)?;
+    Some(if found.len() == 1 { found.remove(0) } else { Value::Array(found) })
+}
+
+/// Makes secrets of parameters.
+fn hide(resource: &mut Resource, names: Vec<String>) {
+    for name in names {
+        if let Some(held) = resource.parameters.get_mut(&name)
+            && !matches!(held, Value::Sensitive(_))
+        {
+            *held = Value::Sensitive(Box::new(std::mem::take(held)));
+        }
+    }
+}
+
+/// Whether a metaparameter names other resources.
+pub(super) fn is_relationship(name: &str) -> bool {
+    RELATIONSHIPS.contains(&name)
+}
+
+/// Reads a line. One that does not fit, or is text, is of no use to anybody, but does no harm.
+pub(super) fn line(json: Option<&Json>) -> Option<u32> {
+    json.and_then(Json::as_u64).and_then(|line| u32::try_from(line).ok())
+}
+
+/// Returns whether a `kind` is that of a container, if it is known.
+pub(super) fn kind_of(kind: &str) -> Option<bool> {
+    match kind {
+        "class" | "defined_type" => Some(true),
+        "compilable_type" => Some(false),
+        _ => None,
+    }
+}
+
 /// Catalogs of old servers have no `kind`: there, what holds others is a container.
-fn is_container(kind: Option<&Json>, reference: &ResourceRef, holds: &dyn Fn(&ResourceRef) -> bool) -> bool {
-    match (reference.resource_type.as_str(), kind.and_then(Json::as_str)) {
-        ("Class" | "Stage" | "Node", _) | (_, Some("class" | "defined_type")) => true,
-        (_, Some("compilable_type")) => false,
-        (resource_type, _) => resource_type.contains("::") || holds(reference),
+fn is_container(kind: Option<bool>, resource: &Resource, holds: &dyn Fn(&ResourceRef) -> bool) -> bool {
+    match (resource.resource_type.as_str(), kind) {
+        ("Class" | "Stage" | "Node", _) => true,
+        (_, Some(is_container)) => is_container,
+        (resource_type, None) => resource_type.contains("::") || holds(&resource.reference()),
     }
 }
 

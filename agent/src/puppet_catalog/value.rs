@@ -1,10 +1,12 @@
 //! From JSON, with or without rich data, to values.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use direct_puppet_transport::protocol::Value;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value as Json};
 
 use super::deferred::{self, Deferreds};
@@ -44,6 +46,95 @@ fn nested(json: Json, deferreds: Deferreds, depth: usize) -> Result<Value, Strin
             Value::Hash(object.into_iter().map(entry).collect::<Result<_, String>>()?)
         }
     })
+}
+
+/// Reads a value straight from its text. What would be an error, or is rich data that begins otherwise than Puppet writes it, ends the reading.
+#[derive(Clone, Copy)]
+pub(super) struct ValueSeed {
+    depth: usize,
+    is_rich: bool,
+}
+
+impl ValueSeed {
+    /// Reads rich data too.
+    pub(super) const RICH: Self = Self { depth: 0, is_rich: true };
+    /// Takes plain values alone.
+    pub(super) const PLAIN: Self = Self { depth: 0, is_rich: false };
+
+    const fn below(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for ValueSeed {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.depth > MAX_DEPTH {
+            return Err(D::Error::custom("it is nested too deep"));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValueSeed {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Undef)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Boolean(value))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Integer(number))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Value, E> {
+        i64::try_from(number).map(Value::Integer).map_err(E::custom)
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Value, E> {
+        if number.is_finite() { Ok(Value::Float(number)) } else { Err(E::custom("it is out of range")) }
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::String(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(self.below())? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = BTreeMap::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if key != PTYPE {
+                let value = map.next_value_seed(self.below())?;
+                entries.insert(key, value);
+                continue;
+            }
+            if !entries.is_empty() || !self.is_rich {
+                return Err(A::Error::custom("it is rich data where or as there should be none"));
+            }
+            let mut object = Map::from_iter([(key, map.next_value()?)]);
+            while let Some((key, json)) = map.next_entry()? {
+                object.insert(key, json);
+            }
+            return rich(object, Deferreds::Evaluate, self.depth).map_err(A::Error::custom);
+        }
+        Ok(Value::Hash(entries))
+    }
 }
 
 fn rich(mut object: Map<String, Json>, deferreds: Deferreds, depth: usize) -> Result<Value, String> {
