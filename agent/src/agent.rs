@@ -14,6 +14,7 @@ use crate::compression::Compression;
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
+use crate::given::GivenCatalog;
 use crate::outcome::Outcome;
 use crate::provider::Provider;
 #[cfg(feature = "providers")]
@@ -63,6 +64,9 @@ pub struct RunOptions {
     /// Apply this catalog and ask the server for none. It must be of this agent's node and environment. The server is not asked for contents
     /// either: those that are not on the node fail their resources. It is remembered apart from what the server gave. Default: none.
     pub catalog: Option<Arc<PuppetCatalog>>,
+    /// The process ends right after this run: what it holds in memory is left to the kernel, instead of given back piece by piece, which takes a good
+    /// part of the time of a run with nothing to do. Default: false.
+    pub ends_process: bool,
 }
 
 impl Default for RunOptions {
@@ -83,6 +87,7 @@ impl Default for RunOptions {
             time_limit: None,
             resource_time_limit: None,
             catalog: None,
+            ends_process: false,
         }
     }
 }
@@ -185,7 +190,25 @@ impl<T: Transport> Agent<T> {
     ///
     /// As [`Agent::run`]; [`RunError::Cancelled`] if nothing had been touched yet.
     pub async fn run_until(&self, options: &RunOptions, cancel: CancellationToken) -> Result<Outcome, RunError> {
-        run::run(&self.inner, options, cancel).await
+        run::run(&self.inner, options, None, cancel).await
+    }
+
+    /// As [`Agent::run_until`], with a catalog that is given, as [`RunOptions::catalog`] says; what is there is passed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::run_until`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Agent`].
+    pub async fn apply(
+        &self,
+        catalog: GivenCatalog,
+        options: &RunOptions,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, RunError> {
+        run::run(&self.inner, options, Some(catalog), cancel).await
     }
 
     /// Tells what a run would change: noop, with diffs.

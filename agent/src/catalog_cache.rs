@@ -21,10 +21,13 @@ use serde::{Deserialize, Serialize};
 use crate::fs::{FsError, ensure_private_dir, write_state};
 use crate::lock::own_file;
 
+/// Version of what reading makes of the same text; to be counted up whenever that is something else.
+const READING: &str = concat!(env!("CARGO_PKG_VERSION"), " reading 1");
+
 /// Format of the JSON file.
 const FORMAT: u32 = 1;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     format: u32,
     certname: Certname,
@@ -32,6 +35,28 @@ struct Record {
     /// Contents that its resources need in the store whatever is on the node.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     needed: BTreeSet<Digest>,
+    /// What it was read from, when it was given as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<Text>,
+}
+
+/// A text of Puppet's that a catalog was read from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Text {
+    digest: Digest,
+    /// [`READING`] of the program that read it.
+    reading: String,
+    /// Bytes of the catalog on disk.
+    length: u64,
+}
+
+/// What is said of a catalog beside what it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    /// Contents that its resources need in the store.
+    pub(crate) needed: BTreeSet<Digest>,
+    /// The text that it was read from.
+    pub(crate) text: Option<Digest>,
 }
 
 /// The cached catalogs of one node.
@@ -79,17 +104,28 @@ impl CatalogCache {
         (CatalogId::of(&bytes) == id).then(|| bytes.into())
     }
 
-    /// Holds a catalog whose bytes are on disk already, under a new code. `needed` is what its resources need in the store; `None` for what
-    /// was said before.
-    pub(crate) fn hold(&self, environment: &Environment, held: Held, needed: Option<BTreeSet<Digest>>) -> Result<(), FsError> {
+    /// Returns the catalog that was held when this text was given last, if it still is what this program would make of the text, and its bytes are on disk,
+    /// as far as can be told without reading them: who reads them verifies them.
+    pub(crate) fn given_as(&self, environment: &Environment, text: Digest) -> Option<Held> {
+        let Record { held, text: said, .. } = self.record(environment)?;
+        let said = said.filter(|said| said.digest == text && said.reading == READING)?;
+        let length = std::fs::metadata(self.path_of(held.catalog_id)).ok()?.len();
+        (length == said.length).then_some(held)
+    }
+
+    /// Holds a catalog whose bytes are on disk already, under a new code. `said` is `None` where that is as it was said before.
+    pub(crate) fn hold(&self, environment: &Environment, held: Held, said: Option<Said>) -> Result<(), FsError> {
+        let path = self.record_path(environment);
         let before = self.record(environment).filter(|record| record.held.catalog_id == held.catalog_id);
-        let said = before.as_ref().map(|record| &record.needed);
-        if before.as_ref().is_some_and(|record| record.held == held) && needed.as_ref().is_none_or(|needed| said == Some(needed)) {
+        let (needed, text) = match (said, before.as_ref()) {
+            (Some(said), _) => (said.needed, said.text.and_then(|digest| self.text(held, digest))),
+            (None, Some(before)) => (before.needed.clone(), before.text.clone()),
+            (None, None) => Default::default(),
+        };
+        let record = Record { format: FORMAT, certname: self.certname.clone(), held, needed, text };
+        if before.is_some_and(|before| before == record) {
             return Ok(());
         }
-        let needed = needed.or_else(|| said.cloned()).unwrap_or_default();
-        let path = self.record_path(environment);
-        let record = Record { format: FORMAT, certname: self.certname.clone(), held, needed };
         let text =
             serde_json::to_vec_pretty(&record).map_err(|error| own_file(&path, "encode the catalog record", error.into()))?;
         write_state(&path, &text, 0o600)?;
@@ -97,16 +133,15 @@ impl CatalogCache {
         Ok(())
     }
 
+    fn text(&self, held: Held, digest: Digest) -> Option<Text> {
+        let length = std::fs::metadata(self.path_of(held.catalog_id)).ok()?.len();
+        Some(Text { digest, reading: READING.to_owned(), length })
+    }
+
     /// Puts a catalog on disk and holds it.
-    pub(crate) fn put(
-        &self,
-        environment: &Environment,
-        held: Held,
-        needed: BTreeSet<Digest>,
-        catalog: &Bytes,
-    ) -> Result<(), FsError> {
+    pub(crate) fn put(&self, environment: &Environment, held: Held, said: Said, catalog: &Bytes) -> Result<(), FsError> {
         write_state(&self.path_of(held.catalog_id), catalog, 0o600)?;
-        self.hold(environment, held, Some(needed))
+        self.hold(environment, held, Some(said))
     }
 
     /// Returns what all catalogs that are held need in the store, of all environments and those that were given.
@@ -195,7 +230,7 @@ mod tests {
         assert!(cache.load(&environment).is_none());
         for title in ["/a", "/b"] {
             let (id, bytes) = catalog(title).encode().unwrap();
-            cache.put(&environment, held(id), BTreeSet::new(), &bytes).unwrap();
+            cache.put(&environment, held(id), Said::default(), &bytes).unwrap();
             assert_eq!(cache.load(&environment).unwrap(), (held(id), catalog(title)));
         }
         assert_eq!(std::fs::read_dir(dir.path().join("catalog")).unwrap().count(), 2);
@@ -209,21 +244,47 @@ mod tests {
         let cache = CatalogCache::ensure(dir.path(), &"n1".parse().unwrap()).unwrap();
         let (one, other): (Environment, Environment) = ("one".parse().unwrap(), "other".parse().unwrap());
         let needed = |text: &[u8]| BTreeSet::from([Digest::of(text)]);
+        let said = |text: &[u8]| Said { needed: needed(text), text: None };
         let (id, bytes) = catalog("/a").encode().unwrap();
-        cache.put(&one, held(id), needed(b"1"), &bytes).unwrap();
-        cache.of_given().put(&other, held(id), needed(b"2"), &bytes).unwrap();
+        cache.put(&one, held(id), said(b"1"), &bytes).unwrap();
+        cache.of_given().put(&other, held(id), said(b"2"), &bytes).unwrap();
         assert_eq!(cache.needed().unwrap(), [Digest::of(b"1"), Digest::of(b"2")].into());
         // The same catalog of newer code, by a run that did not read it.
         let newer = Held { version: VersionCounter { epoch: 1, sequence: 2 }, ..held(id) };
         cache.hold(&one, newer, None).unwrap();
         assert_eq!((cache.held(&one), cache.needed().unwrap().len()), (Some(newer), 2));
         // A program that knows better.
-        cache.hold(&one, newer, Some(needed(b"3"))).unwrap();
+        cache.hold(&one, newer, Some(said(b"3"))).unwrap();
         assert_eq!(cache.needed().unwrap(), [Digest::of(b"3"), Digest::of(b"2")].into());
         // Another catalog says nothing of this one.
         let (id, bytes) = catalog("/b").encode().unwrap();
-        cache.put(&one, held(id), BTreeSet::new(), &bytes).unwrap();
+        cache.put(&one, held(id), Said::default(), &bytes).unwrap();
         assert_eq!(cache.needed().unwrap(), needed(b"2"));
+    }
+
+    #[test]
+    fn a_text_that_was_given_is_known_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CatalogCache::ensure(dir.path(), &"n1".parse().unwrap()).unwrap().of_given();
+        let environment = Environment::default();
+        let (id, bytes) = catalog("/a").encode().unwrap();
+        let (text, other) = (Digest::of(b"text"), Digest::of(b"other"));
+        let said = |text| Said { text: Some(text), ..Said::default() };
+        cache.put(&environment, held(id), said(text), &bytes).unwrap();
+        assert_eq!((cache.given_as(&environment, text), cache.given_as(&environment, other)), (Some(held(id)), None));
+        // Another text of the same catalog.
+        cache.hold(&environment, held(id), Some(said(other))).unwrap();
+        assert_eq!((cache.given_as(&environment, text), cache.given_as(&environment, other)), (None, Some(held(id))));
+        // What another program read, and what is cut off, is not relied upon.
+        let record = std::fs::read_to_string(cache.record_path(&environment)).unwrap();
+        std::fs::write(cache.record_path(&environment), record.replace(READING, "0.0.0")).unwrap();
+        assert_eq!(cache.given_as(&environment, other), None);
+        cache.hold(&environment, held(id), Some(said(other))).unwrap();
+        std::fs::write(cache.path_of(id), &bytes[1..]).unwrap();
+        assert_eq!(cache.given_as(&environment, other), None);
+        // Nor one that nobody said the text of.
+        cache.put(&environment, held(id), Said::default(), &bytes).unwrap();
+        assert_eq!(cache.given_as(&environment, other), None);
     }
 
     #[test]
@@ -232,7 +293,7 @@ mod tests {
         let environment = Environment::default();
         let cache = CatalogCache::ensure(dir.path(), &"n1".parse().unwrap()).unwrap();
         let (id, bytes) = catalog("/a").encode().unwrap();
-        cache.put(&environment, held(id), BTreeSet::new(), &bytes).unwrap();
+        cache.put(&environment, held(id), Said::default(), &bytes).unwrap();
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] ^= 0x40;

@@ -23,6 +23,7 @@ mod event;
 mod explain;
 pub mod facts;
 pub mod fs;
+mod given;
 pub mod glob;
 mod lock;
 mod mount_table;
@@ -46,6 +47,7 @@ pub use compression::{Compression, CompressionError};
 pub use error::RunError;
 pub use event::{Phase, RunEvent};
 pub use explain::{Origin, explain, origin};
+pub use given::GivenCatalog;
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
 pub use puppet_catalog::{
     ContentPlace, DEFERRED_FUNCTIONS, FinishedCatalog, OpenSource, PuppetCatalog, PuppetCatalogError, ServedCatalog,

@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use direct_puppet_agent::{Agent, Answer, Outcome, PuppetCatalog, RunError, RunOptions};
+use direct_puppet_agent::{Agent, Answer, GivenCatalog, Outcome, PuppetCatalog, RunError, RunOptions};
 use direct_puppet_transport::MemoryTransport;
 use direct_puppet_transport::protocol::RunStatus;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 #[path = "../examples/support/mod.rs"]
 mod support;
@@ -158,6 +159,47 @@ async fn it_is_remembered_apart_from_what_the_server_gave() {
     node.apply(r#"{"type":"File","title":"/a","parameters":{"content":"one"}}"#).await;
     let cached = node.agent().run(&RunOptions { use_cached_catalog: true, ..RunOptions::default() }).await.unwrap();
     assert_eq!(cached.catalog_id, from_server.catalog_id);
+}
+
+#[tokio::test]
+async fn a_text_that_is_given_again_is_known_and_makes_the_same_catalog() {
+    let node = Node::new();
+    let text = |content: &str| {
+        let resources = format!(r#"{{"type":"File","title":"/a","parameters":{{"content":"{content}"}}}}"#);
+        format!(r#"{{"name":"n1","environment":"production","version":7,"resources":[{resources}],"edges":[]}}"#)
+    };
+    let apply = async |text: String| {
+        let given = GivenCatalog::read(text.as_bytes()).unwrap();
+        assert_eq!(given.puppet().version.as_deref(), Some("7"));
+        let options = RunOptions { ends_process: true, ..RunOptions::default() };
+        node.agent().apply(given, &options, CancellationToken::new()).await.unwrap()
+    };
+    let catalogs = || {
+        let found = fs::read_dir(node.dir.path().join("state/catalog")).unwrap().map(|entry| entry.unwrap().path());
+        found.filter(|path| path.extension().is_some_and(|extension| extension == "catalog")).collect::<Vec<_>>()
+    };
+    let first = apply(text("x")).await;
+    assert_eq!((first.status, first.report.configuration_version.as_deref()), (RunStatus::Changed, Some("7")));
+    let [held] = &catalogs()[..] else { panic!("{:?}", catalogs()) };
+    let whole = fs::read(held).unwrap();
+    // What is on disk need not be read. A later run that reads it finds out whether it is whole.
+    let mut damaged = whole.clone();
+    damaged[0] ^= 1;
+    fs::write(held, &damaged).unwrap();
+    let second = apply(text("x")).await;
+    assert_eq!((second.status, second.catalog_id, second.answer), (RunStatus::Unchanged, first.catalog_id, Some(Answer::Given)));
+    assert_eq!(fs::read(held).unwrap(), damaged);
+    // Cut off, it is written again.
+    fs::write(held, &damaged[1..]).unwrap();
+    assert_eq!(apply(text("x")).await.catalog_id, first.catalog_id);
+    assert_eq!(fs::read(held).unwrap(), whole);
+    let third = apply(text("y")).await;
+    assert_eq!((third.status, node.read("a").as_deref()), (RunStatus::Changed, Some("y")));
+    assert_ne!(third.catalog_id, first.catalog_id);
+    // An intended change, and no drift: what the catalog before wanted is known.
+    let events = third.report.resource_statuses.iter().flat_map(|status| &status.events);
+    assert!(events.map(|event| event.corrective_change).eq([false]), "{:?}", third.report.resource_statuses);
+    assert_eq!(apply(text("y")).await.status, RunStatus::Unchanged);
 }
 
 #[tokio::test]

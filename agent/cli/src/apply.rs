@@ -1,12 +1,13 @@
 //! `apply`: publish a directory to a server inside this process, and make a run against it; or apply one catalog of Puppet's.
 
 use std::io::Read as _;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use direct_puppet_agent::{Outcome, PuppetCatalog, RunOptions};
+use direct_puppet_agent::{GivenCatalog, Outcome, RunOptions};
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerError, ServerOptions, Staging};
 use direct_puppet_transport::{MemoryTransport, Transport};
@@ -51,9 +52,11 @@ pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Resu
 /// Applies the catalog in `file` for the node and the environment that it names.
 pub(crate) async fn apply_catalog(common: &Common, file: &Path, options: RunOptions) -> anyhow::Result<Outcome> {
     let text = read(file).with_context(|| format!("could not read the catalog {}", file.display()))?;
-    let catalog =
-        PuppetCatalog::read(&text).with_context(|| format!("could not use {} as a catalog of Puppet's", file.display()))?;
-    let (certname, environment) = (&catalog.catalog.certname, &catalog.catalog.environment);
+    let given =
+        GivenCatalog::read(&text).with_context(|| format!("could not use {} as a catalog of Puppet's", file.display()))?;
+    drop(text);
+    let catalog = &given.puppet().catalog;
+    let (certname, environment) = (&catalog.certname, &catalog.environment);
     if let Some(node) = common.node.as_ref().filter(|node| *node != certname) {
         bail!("catalog {} is for node {certname}, not {node}: leave out --node", file.display());
     }
@@ -63,12 +66,10 @@ pub(crate) async fn apply_catalog(common: &Common, file: &Path, options: RunOpti
     make_root(common)?;
     let builder = common.builder()?.certname(certname.clone()).environment(environment.clone());
     let common = Common { node: Some(certname.clone()), environment: Some(environment.clone()), ..common.clone() };
-    let agent = common.complete(builder.transport(connect::nowhere()))?;
-    let catalog = Arc::new(catalog);
-    // This process ends after the run: giving a large catalog back piece by piece would take a good part of its time.
-    std::mem::forget(Arc::clone(&catalog));
-    let options = RunOptions { catalog: Some(catalog), ..options };
-    crate::run::once(&agent, &options, common.json).await
+    // What it has read of the machine is not taken apart either.
+    let agent = ManuallyDrop::new(common.complete(builder.transport(connect::nowhere()))?);
+    let options = RunOptions { ends_process: true, ..options };
+    crate::run::once_with(&agent, Some(given), &options, common.json).await
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use direct_puppet_agent::{Agent, Outcome, RunOptions};
+use direct_puppet_agent::{Agent, GivenCatalog, Outcome, RunOptions};
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::VersionCounter;
 use tokio_util::sync::CancellationToken;
@@ -146,6 +146,16 @@ pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::R
 
 /// Makes one run that SIGINT and SIGTERM end after the resource in work.
 pub(crate) async fn once<T: Transport>(agent: &Agent<T>, options: &RunOptions, is_json: bool) -> anyhow::Result<Outcome> {
+    once_with(agent, None, options, is_json).await
+}
+
+/// As [`once`], with a catalog that is given.
+pub(crate) async fn once_with<T: Transport>(
+    agent: &Agent<T>,
+    given: Option<GivenCatalog>,
+    options: &RunOptions,
+    is_json: bool,
+) -> anyhow::Result<Outcome> {
     let cancel = CancellationToken::new();
     let _progress = Progress::start(agent, is_json);
     let signals = tokio::spawn({
@@ -156,7 +166,10 @@ pub(crate) async fn once<T: Transport>(agent: &Agent<T>, options: &RunOptions, i
             }
         }
     });
-    let outcome = agent.run_until(options, cancel).await;
+    let outcome = match given {
+        Some(given) => agent.apply(given, options, cancel).await,
+        None => agent.run_until(options, cancel).await,
+    };
     signals.abort();
     Ok(outcome?)
 }

@@ -52,8 +52,8 @@ impl<T: Transport> Run<'_, T> {
 
     /// Finds out which catalog is to be applied; `on_disk` is the one held.
     pub(super) async fn find_catalog(&mut self, state: &State, on_disk: Option<Held>) -> Result<Found, RunError> {
-        if let Some(given) = &self.options.catalog {
-            return self.found_given(&given.catalog, on_disk, state);
+        if self.given.is_some() {
+            return self.found_given(on_disk, state);
         }
         if self.options.use_cached_catalog {
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
@@ -175,17 +175,31 @@ impl<T: Transport> Run<'_, T> {
     }
 
     /// Takes a catalog that no server gave: no code made it that this node knows of.
-    fn found_given(&self, catalog: &Catalog, on_disk: Option<Held>, state: &State) -> Result<Found, RunError> {
-        catalog.validate()?;
-        self.check_addressee(catalog)?;
+    fn found_given(&mut self, on_disk: Option<Held>, state: &State) -> Result<Found, RunError> {
+        let (catalog, text) = self.given.as_mut().map(|given| (given.catalog.take(), given.text)).unwrap_or_default();
+        let Some(catalog) = catalog else {
+            return Err(RunError::Config { reason: "a catalog that is given is applied once".to_owned() });
+        };
+        self.check_addressee(&catalog)?;
+        let cached = CachedCatalogStatus::NotUsed;
+        match text {
+            Some(text) => {
+                if let Some(held) = state.catalogs.given_as(&self.inner.environment, text) {
+                    let source = Source { held, answer: Answer::Given, cached };
+                    return Ok(Found { source, catalog: Some(catalog), bytes: None, prior: None, cause: None });
+                }
+            }
+            // Reading it from a text did so.
+            None => catalog.validate()?,
+        }
         let (catalog_id, bytes) = catalog.encode()?;
         let held = Held { catalog_id, code_id: Manifest::default().code_id(), version: VersionCounter::default() };
-        let source = Source { held, answer: Answer::Given, cached: CachedCatalogStatus::NotUsed };
+        let source = Source { held, answer: Answer::Given, cached };
         let is_damaged = || std::fs::read(state.catalogs.path_of(catalog_id)).ok().is_none_or(|held| held != bytes);
         let is_new = on_disk.is_none_or(|held| held.catalog_id != catalog_id || is_damaged());
         let read = || state.catalogs.load(&self.inner.environment).map(|(_, catalog)| catalog);
         let prior = on_disk.filter(|_| is_new).and_then(|held| Some((held.catalog_id, read()?)));
-        Ok(Found { source, catalog: Some(catalog.clone()), bytes: is_new.then_some(bytes), prior, cause: None })
+        Ok(Found { source, catalog: Some(catalog), bytes: is_new.then_some(bytes), prior, cause: None })
     }
 
     /// Refuses any catalog but the one that the caller wants.

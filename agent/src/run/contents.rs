@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Algorithm, Catalog, CatalogId, Digest, Edge, Resource, TreePath};
 
+use super::ruby::Providers;
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
 use crate::apply::error_chain;
@@ -57,8 +58,7 @@ pub(super) struct Contents {
 
 impl<T: Transport> Run<'_, T> {
     pub(super) async fn scan(&self, state: &mut State, plan: &mut Plan, catalog: Catalog) -> Result<Contents, RunError> {
-        let mut wanted = Vec::new();
-        let mut carried = HashSet::new();
+        let (mut wanted, mut owners) = (Vec::new(), Vec::new());
         let mut needed = Missing::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
             let Some(provider) = plan.providers.get(&resource.resource_type) else { continue };
@@ -70,14 +70,8 @@ impl<T: Transport> Run<'_, T> {
             }
             match provider.wanted(resource, &plan.managed) {
                 Ok(contents) => {
-                    let own = provider.carried(resource);
-                    for content in contents {
-                        // Only the resource that carries a content has it: others of the same content still need it.
-                        if own.contains(&content.digest) {
-                            carried.insert(wanted.len());
-                        }
-                        wanted.push(content);
-                    }
+                    owners.resize(owners.len() + contents.len(), at);
+                    wanted.extend(contents);
                 }
                 Err(error) if self.inner.strict_types => return Err(error.into()),
                 Err(error) => {
@@ -88,13 +82,14 @@ impl<T: Transport> Run<'_, T> {
         }
         state.needed = needed.keys().copied().collect();
         let (classes, edges) = (catalog.classes, catalog.edges);
-        let resources = catalog.resources.into_iter().map(Arc::new).collect();
+        let resources: Vec<Arc<Resource>> = catalog.resources.into_iter().map(Arc::new).collect();
+        let owners = Owners { of_wanted: owners, resources: resources.clone(), providers: Arc::clone(&plan.providers) };
         let job = ScanJob {
             root: state.root.clone(),
             store: state.store.clone(),
             state_dir: self.inner.state_dir.clone(),
             wanted,
-            carried,
+            owners,
             needed,
             options: ScanOptions {
                 threads: self.inner.threads,
@@ -150,7 +145,7 @@ impl<T: Transport> Run<'_, T> {
                 contents.missing.insert(digest, (size, holder.absolute()));
             }
         }
-        if self.options.catalog.is_some() {
+        if self.given.is_some() {
             // Nobody is asked: what is missing fails the resources that need it.
             contents.missing = Missing::new();
         }
@@ -207,14 +202,30 @@ struct ScanJob {
     store: Store,
     state_dir: PathBuf,
     wanted: Vec<WantedContent>,
-    /// Indexes of wanted contents that their own resource carries.
-    carried: HashSet<usize>,
+    owners: Owners,
     /// Contents that must be in the store, whatever the scan finds.
     needed: Missing,
     options: ScanOptions,
     now: SystemTime,
     progress: Arc<AtomicU64>,
     interrupt: Arc<AtomicBool>,
+}
+
+/// Who wants the contents.
+struct Owners {
+    /// Indexes of resources, in the order of the contents.
+    of_wanted: Vec<usize>,
+    resources: Vec<Arc<Resource>>,
+    providers: Providers,
+}
+
+impl Owners {
+    /// Whether a content is carried by the resource that wants it. Only that one has it: others of the same content still need it.
+    fn carry(&self, at: usize, digest: &Digest) -> bool {
+        let resource = self.of_wanted.get(at).and_then(|&owner| self.resources.get(owner));
+        let provider = |resource: &Arc<Resource>| self.providers.get(&resource.resource_type);
+        resource.is_some_and(|resource| provider(resource).is_some_and(|provider| provider.carried(resource).contains(digest)))
+    }
 }
 
 impl ScanJob {
@@ -228,7 +239,7 @@ impl ScanJob {
         let scanned = scanned?;
         let proofs = Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval);
         let present = |path: &TreePath, content: &ContentState| present(&cache, path, content);
-        let mut contents = resolve(&self.store, &self.wanted, &self.carried, scanned, &present)?;
+        let mut contents = resolve(&self.store, &self.wanted, &|at, digest| self.owners.carry(at, digest), scanned, &present)?;
         need(&self.store, self.needed, &mut contents)?;
         Ok((Contents { proofs, scanned_at: self.now, ..contents }, cache))
     }
@@ -257,7 +268,7 @@ fn present(cache: &StatCache, path: &TreePath, content: &ContentState) -> Option
 fn resolve(
     store: &Store,
     wanted: &[WantedContent],
-    carried: &HashSet<usize>,
+    is_carried: &dyn Fn(usize, &Digest) -> bool,
     mut scan: Scan,
     present_at: &dyn Fn(&TreePath, &ContentState) -> Option<Digest>,
 ) -> Result<Contents, RunError> {
@@ -271,7 +282,7 @@ fn resolve(
             Some(ContentState::Different(_) | ContentState::OtherKind) => want.replace,
             _ => false,
         };
-        if is_needed && !carried.contains(&at) {
+        if is_needed && !is_carried(at, &want.digest) {
             let count = uses.entry(want.digest).or_insert(0);
             *count += 1;
             if *count == 1 {

@@ -15,7 +15,7 @@ use super::state::State;
 use super::transaction_store::TransactionStore;
 use super::{Run, Source, started_nanos};
 use crate::apply::{EngineResult, Prior, Remembered, error_chain};
-use crate::catalog_cache::CatalogCache;
+use crate::catalog_cache::{CatalogCache, Said};
 use crate::catalog_lists::CatalogLists;
 use crate::error::RunError;
 use crate::event::RunEvent;
@@ -44,7 +44,7 @@ impl<T: Transport> Run<'_, T> {
         let is_new = bytes.is_some();
         let state_dir = self.inner.state_dir.clone();
         let is_listed = is_kept && !is_new && CatalogLists::are_written(&state_dir);
-        let needed = state.needed.clone();
+        let said = Said { needed: state.needed.clone(), text: self.given.as_ref().and_then(|given| given.text) };
         let lists = (is_kept && !is_listed).then(|| CatalogLists::of(&contents.classes, &contents.resources));
         let transactions = tokio::task::spawn_blocking(move || -> Result<TransactionStore, RunError> {
             let transactions = TransactionStore::load(&state_dir);
@@ -53,9 +53,9 @@ impl<T: Transport> Run<'_, T> {
                 Some(bytes) => {
                     // Until this run comes to its end, nothing that differs is known to be drift.
                     TransactionStore::default().save(&state_dir)?;
-                    catalogs.put(&environment, held, needed, &bytes)?;
+                    catalogs.put(&environment, held, said, &bytes)?;
                 }
-                None => catalogs.hold(&environment, held, Some(needed))?,
+                None => catalogs.hold(&environment, held, Some(said))?,
             }
             if let Some(lists) = lists {
                 lists.write(&state_dir)?;
@@ -122,7 +122,7 @@ impl<T: Transport> Run<'_, T> {
             parts.code_id = Some(source.held.code_id);
             parts.version = Some(source.held.version);
         }
-        if let Some(given) = &self.options.catalog {
+        if let Some(given) = &self.given {
             parts.given = GivenIds {
                 version: given.version.clone(),
                 code_id: given.code_id.clone(),
@@ -173,6 +173,7 @@ impl<T: Transport> Run<'_, T> {
     ) -> Result<(), RunError> {
         let written = context.take_written();
         let cache = state.cache.take();
+        let ends_process = self.options.ends_process;
         let job = KeepState {
             is_noop: self.options.noop,
             has_changed: result.counters.out_of_sync > 0 || self.fetched.received > 0,
@@ -189,8 +190,12 @@ impl<T: Transport> Run<'_, T> {
         };
         let done = tokio::task::spawn_blocking(move || {
             let cleared = context.stage_journal().clear();
-            // What the scan saw is not needed any more.
-            drop(context);
+            if ends_process {
+                std::mem::forget(context);
+            } else {
+                // What the scan saw is not needed any more.
+                drop(context);
+            }
             cleared.and_then(|()| job.run(cache, written))
         });
         Ok(done.await.map_err(RunError::Lost)??)
@@ -221,7 +226,7 @@ impl<T: Transport> Run<'_, T> {
         for message in report_processor::process(&self.inner.processors, &self.inner.state_dir, report).await {
             self.warn(message);
         }
-        if self.options.catalog.is_some() {
+        if self.given.is_some() {
             // There is no server that waits for it.
             return;
         }

@@ -29,6 +29,7 @@ use crate::agent::{Inner, RunOptions};
 use crate::apply::{Ahead, Engine, EngineOptions, EngineResult, Places, Prior, Remembered, error_chain};
 use crate::error::RunError;
 use crate::event::{Phase, RunEvent};
+use crate::given::{Given, GivenCatalog};
 use crate::outcome::{Answer, Outcome};
 use crate::provider::{ApplyOptions, Context, ContextParts, Ownership};
 use crate::sync::{Counted, Fetched};
@@ -62,6 +63,8 @@ struct Run<'a, T> {
     fetched: Fetched,
     /// What runs types that only Ruby has.
     ruby: Ruby,
+    /// The catalog that it was given instead of asking for one.
+    given: Option<Given>,
     /// Cancels the run when it takes too long.
     timer: Option<AbortOnDropHandle<()>>,
 }
@@ -70,6 +73,7 @@ struct Run<'a, T> {
 pub(crate) async fn run<T: Transport>(
     inner: &Arc<Inner<T>>,
     options: &RunOptions,
+    catalog: Option<GivenCatalog>,
     cancel: CancellationToken,
 ) -> Result<Outcome, RunError> {
     let now = inner.system.now();
@@ -95,12 +99,13 @@ pub(crate) async fn run<T: Transport>(
         messages: Vec::new(),
         fetched: Fetched::default(),
         ruby: Ruby::default(),
+        given: catalog.map(Given::from).or_else(|| options.catalog.as_deref().map(Given::from)),
         timer,
     };
     run.begin(Phase::Lock);
     let shared = Arc::clone(inner);
     let mut state = tokio::task::spawn_blocking(move || State::open(&shared)).await.map_err(RunError::Lost)??;
-    if options.catalog.is_some() {
+    if run.given.is_some() {
         state.catalogs = state.catalogs.of_given();
     }
     match run.phases(&mut state).await {
@@ -179,9 +184,17 @@ impl<T: Transport> Run<'_, T> {
             proofs,
         });
         let (result, context) = self.apply(state, &plan, contents, &prior).await?;
+        self.leave((plan, prior));
 
         self.begin(Phase::Report);
         self.finish(state, &source, scanned, result, context, to_settle).await
+    }
+
+    /// Gives memory back, if that is worth the time.
+    fn leave<D>(&self, done_with: D) {
+        if self.options.ends_process {
+            std::mem::forget(done_with);
+        }
     }
 
     /// Says that the next phase begins, and takes the time of the last.
@@ -272,6 +285,7 @@ impl<T: Transport> Run<'_, T> {
         };
         let result = engine.run().await;
         self.end_ruby().await;
+        self.leave((contents.edges, contents.classes));
         Ok((result, context))
     }
 }

@@ -99,7 +99,12 @@ fn refused<T: Transport>(
     deferred: &BTreeMap<ResourceRef, String>,
     providers: &HashMap<String, Arc<dyn Provider>>,
 ) -> Result<HashMap<usize, String>, RunError> {
-    let given = run.options.catalog.as_deref().map(|given| &given.unusable);
+    let given = run.given.as_ref().map(|given| &given.unusable);
+    let by_reference = || [Some(deferred), given].into_iter().flatten().filter(|said| !said.is_empty());
+    let said = |resource: &Resource| {
+        let by_reference = by_reference().map(|said| said.get(&resource.reference()).cloned());
+        by_reference.flatten().next().or_else(|| resource.unusable.clone())
+    };
     let mut refused = HashMap::new();
     for (at, resource) in catalog.resources.iter().enumerate() {
         let metaparameters = Metaparameters::parse(resource).map(drop);
@@ -108,10 +113,8 @@ fn refused<T: Transport>(
             metaparameters?;
             continue;
         }
-        let reference = resource.reference();
-        let said = || resource.unusable.as_ref().or_else(|| given.and_then(|given| given.get(&reference)));
-        if let Some(reason) = deferred.get(&reference).or_else(said) {
-            let reason = format!("{reference}: {reason}");
+        if let Some(reason) = said(resource) {
+            let reason = format!("{}: {reason}", resource.reference());
             if run.inner.strict_types {
                 return Err(RunError::Unusable { reason });
             }

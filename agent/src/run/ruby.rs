@@ -84,7 +84,7 @@ impl<T: Transport> Run<'_, T> {
 
     /// Returns the indices of resources that have a type which nothing manages, and nothing else that is wrong.
     fn unmanaged(&self, catalog: &Catalog, unusable: &BTreeMap<ResourceRef, String>) -> Vec<usize> {
-        let given = self.options.catalog.as_deref().map(|given| &given.unusable);
+        let given = self.given.as_ref().map(|given| &given.unusable);
         let mut wanted = Vec::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
             let of_ruby = is_name_of_type(&resource.resource_type);

@@ -90,7 +90,7 @@ impl<T: Transport> Run<'_, T> {
     /// Whether this run may use the record, and write one.
     pub(super) fn may_settle(&self) -> bool {
         let options = self.options;
-        let is_whole = options.tags.is_empty() && options.skip_tags.is_empty() && options.catalog.is_none();
+        let is_whole = options.tags.is_empty() && options.skip_tags.is_empty() && self.given.is_none();
         self.inner.settled && is_whole && !options.noop && !options.verify_all
     }
 
