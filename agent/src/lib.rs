@@ -25,6 +25,7 @@ pub mod facts;
 pub mod fs;
 mod given;
 pub mod glob;
+mod hashing;
 mod lock;
 mod mount_table;
 mod outcome;

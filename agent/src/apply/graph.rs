@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, HashMap};
 use direct_puppet_transport::protocol::path::PathError;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
+use crate::hashing::FastState;
 use crate::provider::AutoRelation;
 
 /// Why resources cannot be put in order.
@@ -120,9 +121,9 @@ pub(crate) struct Graph {
 
 /// Resources found by reference, and the nodes on which each begins and ends.
 struct Index<'a> {
-    by_reference: HashMap<(&'a str, &'a str), usize>,
+    by_reference: HashMap<(&'a str, &'a str), usize, FastState>,
     /// By type.
-    by_alias: HashMap<&'a str, HashMap<String, usize>>,
+    by_alias: HashMap<&'a str, HashMap<String, usize, FastState>, FastState>,
     ends: Vec<(usize, usize)>,
 }
 
@@ -172,8 +173,9 @@ impl Graph {
     }
 
     fn add_nodes<'a>(&mut self, catalog: &'a Catalog, is_container: &dyn Fn(&Resource) -> bool) -> Index<'a> {
-        let mut index =
-            Index { by_reference: HashMap::new(), by_alias: HashMap::new(), ends: Vec::with_capacity(catalog.resources.len()) };
+        let count = catalog.resources.len();
+        let by_reference = HashMap::with_capacity_and_hasher(count, FastState::default());
+        let mut index = Index { by_reference, by_alias: HashMap::default(), ends: Vec::with_capacity(count) };
         for (at, resource) in catalog.resources.iter().enumerate() {
             index.by_reference.insert((&resource.resource_type, &resource.title), at);
             let first = self.nodes.len();
@@ -196,8 +198,15 @@ impl Graph {
     }
 
     fn add_edges(&mut self, catalog: &Catalog, index: &Index<'_>) {
+        let mut last: Option<(&ResourceRef, Option<usize>)> = None;
         for edge in &catalog.edges {
-            let (Some(source), Some(target)) = (index.find(&edge.source), index.find(&edge.target)) else { continue };
+            // Mostly what holds many stands before all of them.
+            let source = match last {
+                Some((reference, source)) if *reference == edge.source => source,
+                _ => index.find(&edge.source),
+            };
+            last = Some((&edge.source, source));
+            let (Some(source), Some(target)) = (source, index.find(&edge.target)) else { continue };
             let ((begin, end), (target_begin, target_end)) = (index.ends[source], index.ends[target]);
             if begin == end {
                 self.links[end].push(Link { to: target_begin, carries: Carries::Nothing });
@@ -215,7 +224,10 @@ impl Graph {
             ("require", false, Carries::Nothing),
             ("subscribe", false, Carries::Changes),
         ];
-        for (at, resource) in catalog.resources.iter().enumerate() {
+        let names_others = |resource: &Resource| {
+            resource.parameters.keys().any(|name| matches!(name.as_str(), "before" | "notify" | "require" | "subscribe"))
+        };
+        for (at, resource) in catalog.resources.iter().enumerate().filter(|(_, resource)| names_others(resource)) {
             for (parameter, forward, carries) in PARAMETERS {
                 for target in resource.parameter(parameter).map(Value::as_list).unwrap_or_default() {
                     let text = target.as_str().unwrap_or_default();

@@ -25,6 +25,10 @@ impl Metaparameters {
     ///
     /// Names the metaparameter and what it may be.
     pub(crate) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
+        let is_read = |name: &String| matches!(name.as_str(), "noop" | "schedule" | "loglevel" | "alias" | "audit" | "tag");
+        if !resource.parameters.keys().any(is_read) {
+            return Ok(Self::default());
+        }
         let noop = match resource.parameter("noop") {
             None => None,
             Some(value) => match value.as_bool() {

@@ -100,6 +100,29 @@ impl Root {
         }
     }
 
+    /// As [`Root::stat`], from the directory that was opened last, if it is the same: many paths that are looked at one after the other lie in one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Root::stat`].
+    #[cfg(feature = "providers")]
+    pub(crate) fn stat_near(&self, path: &TreePath, last: &mut Option<(TreePath, OwnedFd)>) -> Result<Option<Stat>, FsError> {
+        let (Some(name), Some(parent)) = (path.name(), path.parent()) else { return self.stat(path) };
+        let look = || -> io::Result<Stat> {
+            let directory = match last.take().filter(|(known, _)| *known == parent) {
+                Some((_, directory)) => directory,
+                None => open_directory(self.fd(), &parent)?,
+            };
+            let (_, directory) = last.insert((parent, directory));
+            Ok(Stat::from_raw(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?))
+        };
+        match look() {
+            Ok(stat) => Ok(Some(stat)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error(path, "look at", error)),
+        }
+    }
+
     /// Returns when what is there was last read, as far as its file system keeps that; `None` as [`Root::stat`].
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 #[cfg(feature = "providers")]
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
+#[cfg(feature = "providers")]
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +12,8 @@ use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
 use tokio_util::sync::CancellationToken;
 
 use crate::fs::{Root, StageJournal, Stat};
+#[cfg(feature = "providers")]
+use crate::hashing::FastState;
 use crate::store::Store;
 use crate::tree::{Scan, Scanned};
 use crate::undo::{Previous, UndoEntry, UndoLog};
@@ -51,9 +55,12 @@ pub struct Context {
 #[derive(Debug, Default)]
 struct Moment {
     #[cfg(feature = "providers")]
-    stats: Mutex<HashMap<TreePath, Option<Stat>>>,
+    stats: Mutex<HashMap<TreePath, Option<Stat>, FastState>>,
+    /// The directory that was looked into last.
     #[cfg(feature = "providers")]
-    links: Mutex<HashMap<TreePath, Option<TreePath>>>,
+    directory: Mutex<Option<(TreePath, OwnedFd)>>,
+    #[cfg(feature = "providers")]
+    links: Mutex<HashMap<TreePath, Option<TreePath>, FastState>>,
     #[cfg(feature = "providers")]
     values: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
@@ -108,7 +115,7 @@ impl Context {
         if let Some(stat) = lock(&moment.stats).get(path) {
             return Ok(*stat);
         }
-        let stat = self.root().stat(path)?;
+        let stat = self.root().stat_near(path, &mut lock(&moment.directory))?;
         lock(&moment.stats).insert(path.clone(), stat);
         Ok(stat)
     }

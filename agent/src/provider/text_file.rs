@@ -12,6 +12,7 @@ use direct_puppet_transport::protocol::{Digest, TreePath};
 use super::file::{backup, errors};
 use super::{Context, Ownership};
 use crate::fs::{Attributes, ContentSource, FsError, FsErrorKind, Stage, Stat};
+use crate::hashing::FastState;
 use crate::undo::{Left, Previous, UndoEntry};
 
 /// Longest file that is read, in bytes: it is held in memory, and parsed.
@@ -101,6 +102,8 @@ impl TextFile {
 /// What was made of a file, and of which.
 #[derive(Debug)]
 struct Remembered<T> {
+    /// The root that it is below.
+    root: PathBuf,
     stat: Option<Stat>,
     parsed: Arc<T>,
 }
@@ -108,7 +111,7 @@ struct Remembered<T> {
 /// Parsed files by path, read again when they have changed: a catalog often has many resources in one file.
 #[derive(Debug)]
 pub(super) struct TextCache<T> {
-    files: Mutex<HashMap<(PathBuf, TreePath), Remembered<T>>>,
+    files: Mutex<HashMap<TreePath, Remembered<T>, FastState>>,
 }
 
 impl<T> Default for TextCache<T> {
@@ -120,18 +123,20 @@ impl<T> Default for TextCache<T> {
 impl<T> TextCache<T> {
     /// Returns what `parse` makes of a file. Blocking.
     pub(super) fn load(&self, context: &Context, path: &TreePath, parse: impl FnOnce(&[u8]) -> T) -> Result<Arc<T>, FsError> {
-        let key = (context.root().path().to_owned(), path.clone());
+        let root = context.root().path();
         let stat = context.stat(path)?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = files.get(&key).filter(|known| known.stat == stat) {
+        let is_it = |known: &&Remembered<T>| known.stat == stat && known.root.as_os_str() == root.as_os_str();
+        if let Some(known) = files.get(path).filter(is_it) {
             return Ok(Arc::clone(&known.parsed));
         }
         let file = TextFile::load(context, path)?;
         let parsed = Arc::new(parse(&file.text));
         if file.stat.is_none_or(|stat| is_settled(&stat)) {
-            files.insert(key, Remembered { stat: file.stat, parsed: Arc::clone(&parsed) });
+            let remembered = Remembered { root: root.to_owned(), stat: file.stat, parsed: Arc::clone(&parsed) };
+            files.insert(path.clone(), remembered);
         } else {
-            files.remove(&key);
+            files.remove(path);
         }
         Ok(parsed)
     }

@@ -92,6 +92,10 @@ impl TreePath {
                 reason: "relative where an absolute path belongs",
             });
         };
+        // Nearly all are written as they are kept.
+        if !relative.starts_with(b"/") && !relative.ends_with(b"/") && !relative.windows(2).any(|pair| pair == b"//") {
+            return Self::from_bytes(relative);
+        }
         let names = relative.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
         Self::from_bytes(&names.collect::<Vec<_>>().join(&b'/'))
     }

@@ -7,7 +7,7 @@ use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath, Value};
 
 use crate::provider::ProviderError;
 use crate::provider::command;
-use crate::provider::file::read;
+use crate::provider::file::read::{self, Sketched};
 
 /// Puppet's default of `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -81,7 +81,7 @@ fn open_secret(value: &Value) -> &Value {
     }
 }
 
-fn texts<'a>(resource: &'a Resource, name: &str) -> Result<Vec<&'a str>, ProviderError> {
+fn texts<'a>(resource: Sketched<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(Vec::new()) };
     let text = |value: &'a Value| value.as_str().filter(|text| !text.contains('\0'));
     let list = open_secret(value).as_list().iter().map(text).collect::<Option<Vec<_>>>();
@@ -112,7 +112,7 @@ fn program(text: &str) -> &str {
 }
 
 /// Reads one command: text, or a list of arguments.
-fn line(resource: &Resource, name: &str, value: &Value, has_path: bool) -> Result<Line, ProviderError> {
+fn line(resource: Sketched<'_>, name: &str, value: &Value, has_path: bool) -> Result<Line, ProviderError> {
     let fail = |reason: &str| Err(read::fail(resource, name, reason));
     let uses_shell = resource.parameter("provider").and_then(Value::as_str) == Some("shell");
     let shell = |text: &str| ["/bin/sh", "-c", text].map(OsString::from).to_vec();
@@ -147,22 +147,22 @@ fn line(resource: &Resource, name: &str, value: &Value, has_path: bool) -> Resul
 }
 
 /// Reads a condition: one command, or a list of commands each of which is text or a list of arguments.
-fn conditions(resource: &Resource, name: &str, has_path: bool) -> Result<Vec<Line>, ProviderError> {
+fn conditions(resource: Sketched<'_>, name: &str, has_path: bool) -> Result<Vec<Line>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(Vec::new()) };
     open_secret(value).as_list().iter().map(|value| line(resource, name, value, has_path)).collect()
 }
 
-fn path_below_root(resource: &Resource, name: &str, text: &str) -> Result<TreePath, ProviderError> {
+fn path_below_root(resource: Sketched<'_>, name: &str, text: &str) -> Result<TreePath, ProviderError> {
     read::absolute_path(text).map_err(|reason| read::fail(resource, name, reason))
 }
 
-fn environment(resource: &Resource) -> Result<Vec<(String, String)>, ProviderError> {
+fn environment(resource: Sketched<'_>) -> Result<Vec<(String, String)>, ProviderError> {
     let pair = |text: &str| text.split_once('=').filter(|(name, _)| !name.is_empty()).map(|(n, v)| (n.to_owned(), v.to_owned()));
     let pairs = texts(resource, "environment")?.into_iter().map(pair).collect::<Option<Vec<_>>>();
     pairs.ok_or_else(|| read::fail(resource, "environment", "must be a list of NAME=value"))
 }
 
-fn returns(resource: &Resource) -> Result<Vec<i32>, ProviderError> {
+fn returns(resource: Sketched<'_>) -> Result<Vec<i32>, ProviderError> {
     let Some(value) = resource.parameter("returns") else { return Ok(vec![0]) };
     let code = |value: &Value| match value {
         Value::Integer(code) => i32::try_from(*code).ok(),
@@ -174,7 +174,7 @@ fn returns(resource: &Resource) -> Result<Vec<i32>, ProviderError> {
 }
 
 /// Reads a time in seconds, perhaps with a fraction.
-fn seconds(resource: &Resource, name: &str) -> Result<Option<f64>, ProviderError> {
+fn seconds(resource: Sketched<'_>, name: &str) -> Result<Option<f64>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(None) };
     let number = match value.as_list() {
         [Value::Integer(number)] => number.to_string().parse().ok(),
@@ -186,14 +186,14 @@ fn seconds(resource: &Resource, name: &str) -> Result<Option<f64>, ProviderError
     number.map(Some).ok_or_else(|| read::fail(resource, name, "must be a number of seconds up to a year"))
 }
 
-fn tries(resource: &Resource) -> Result<u32, ProviderError> {
+fn tries(resource: Sketched<'_>) -> Result<u32, ProviderError> {
     let tries = read::integer(resource, "tries")?.unwrap_or(1);
     let tries = u32::try_from(tries).ok().filter(|tries| *tries > 0);
     tries.ok_or_else(|| read::fail(resource, "tries", "must be a number, 1 or more"))
 }
 
 /// Reads the name or number of an account.
-fn account(resource: &Resource, name: &str) -> Result<Option<String>, ProviderError> {
+fn account(resource: Sketched<'_>, name: &str) -> Result<Option<String>, ProviderError> {
     let account = read::text(resource, name)?;
     match account.as_deref() {
         Some(text) if !crate::provider::accounts::is_valid_name(text) => {
@@ -203,7 +203,7 @@ fn account(resource: &Resource, name: &str) -> Result<Option<String>, ProviderEr
     }
 }
 
-fn umask(resource: &Resource) -> Result<Option<String>, ProviderError> {
+fn umask(resource: Sketched<'_>) -> Result<Option<String>, ProviderError> {
     let umask = read::text(resource, "umask")?;
     let is_octal = |text: &str| (1..=5).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     let has_room = |text: &str| u32::from_str_radix(text, 8).is_ok_and(|mask| mask <= 0o7777);
@@ -216,6 +216,7 @@ fn umask(resource: &Resource) -> Result<Option<String>, ProviderError> {
 impl Parameters {
     pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
         read::only_known(resource, KNOWN)?;
+        let resource = Sketched::of(resource);
         if !matches!(resource.parameter("provider").map(Value::as_str), None | Some(Some("posix" | "shell"))) {
             return Err(read::fail(resource, "provider", "must be posix or shell"));
         }

@@ -33,7 +33,7 @@ struct Identity {
 /// Returns the first path at which something is. Blocking.
 fn first_there(context: &Context, paths: &[TreePath], resource: &ResourceRef) -> Result<Option<TreePath>, ProviderError> {
     for path in paths {
-        let found = context.root().stat(path);
+        let found = context.stat(path);
         if found.map_err(|error| errors::failed(resource, "look for what it creates", error))?.is_some() {
             return Ok(Some(path.clone()));
         }

@@ -272,6 +272,9 @@ impl Comparison<'_> {
                 return Ok(None);
             }
         }
+        if self.observer.is_same(path) {
+            return Ok(None);
+        }
         let (digest, size) = observe::digest_of(self.context.root(), content)?;
         let Some(found) = self.observer.compare(path, stat, &digest, size)? else { return Ok(None) };
         let shown = |digest: &Digest| if self.parameters.sensitive { REDACTED.to_owned() } else { shown(digest) };
@@ -310,7 +313,7 @@ impl Comparison<'_> {
             Ok::<_, FsError>(bytes)
         };
         let new = match content {
-            Content::Inline { bytes, .. } => Some(bytes.to_vec()),
+            Content::Inline(inline) => Some(inline.bytes.to_vec()),
             Content::Local { path, .. } => Some(read(path)?),
             Content::Stored { digest, .. } => self.context.store().read(digest, limit)?.map(|bytes| bytes.to_vec()),
         };

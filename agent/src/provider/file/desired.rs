@@ -6,7 +6,7 @@ use direct_puppet_transport::protocol::{ResolvedSource, Resource, ResourceRef, T
 
 use super::by_path::ByPath;
 use super::parameters::{Ensure, Links, Parameters, Recurse, SourcePermissions};
-use super::source::{self, Content, Entry, EntryContent};
+use super::source::{self, Content, Entry, EntryContent, Inline};
 use crate::fs::{Root, Stat};
 use crate::provider::ProviderError;
 
@@ -153,12 +153,7 @@ pub(super) fn check_max_files(resource: &Resource, parameters: &Parameters, coun
 
 /// Returns what a resource without source wants.
 fn own_want(parameters: &Parameters, compiled: Option<&ResolvedSource>) -> Want {
-    let inline = || {
-        parameters
-            .content
-            .clone()
-            .map(|bytes| Content::Inline { digest: direct_puppet_transport::protocol::Digest::of(&bytes), bytes })
-    };
+    let inline = || parameters.content.clone().map(|bytes| Content::Inline(Inline::new(bytes)));
     let content = match compiled.and_then(|resolved| resolved.entries.first()).map(|entry| &entry.kind) {
         Some(direct_puppet_transport::protocol::EntryKind::File { digest, size }) => {
             Some(Content::Stored { digest: *digest, size: *size })
@@ -233,7 +228,7 @@ pub(super) fn wanted(
         let (digest, size) = match content {
             Content::Stored { digest, size } => (*digest, *size),
             // A usize fits in 64 bits.
-            Content::Inline { bytes, digest } => (*digest, bytes.len() as u64),
+            Content::Inline(inline) => (inline.digest(), inline.bytes.len() as u64),
             Content::Local { .. } => return,
         };
         wanted.push(crate::tree::WantedContent {

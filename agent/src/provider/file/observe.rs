@@ -63,6 +63,11 @@ impl<'a> Observer<'a> {
         self.context.root().stat(path)
     }
 
+    /// Returns whether the scan found the wanted content at `path`.
+    pub(super) fn is_same(&self, path: &TreePath) -> bool {
+        matches!(self.context.scanned(path).map(|scanned| &scanned.content), Some(ContentState::Same))
+    }
+
     /// Compares the content of the regular file at `path` with a wanted one: `None` when they are the same, else the digest of
     /// what is there.
     pub(super) fn compare(&self, path: &TreePath, stat: &Stat, digest: &Digest, size: u64) -> Result<Option<Digest>, FsError> {
@@ -100,7 +105,7 @@ pub(super) fn digest_of(root: &Root, content: &Content) -> Result<(Digest, u64),
     match content {
         Content::Stored { digest, size } => Ok((*digest, *size)),
         // A usize fits in 64 bits.
-        Content::Inline { bytes, digest } => Ok((*digest, bytes.len() as u64)),
+        Content::Inline(inline) => Ok((inline.digest(), inline.bytes.len() as u64)),
         Content::Local { path, stat } => Ok((hash_file(root, path, Algorithm::Blake3)?, stat.size)),
     }
 }

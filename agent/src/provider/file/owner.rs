@@ -125,7 +125,7 @@ impl AccountCache {
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known_root, known)) = &*slot
-            && known_root == root.path()
+            && known_root.as_os_str() == root.path().as_os_str()
             && (&known.path, known.stat) == (&path, stat)
         {
             return Ok(known.clone());

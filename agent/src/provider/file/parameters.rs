@@ -5,7 +5,7 @@ use direct_puppet_transport::protocol::{Resource, TreePath, Value};
 
 use super::checksum::{Checksum, ChecksumValue};
 use super::mode::Mode;
-use super::read;
+use super::read::{self, Sketched, Source};
 use super::source_uri::SourceUri;
 use crate::glob::Glob;
 use crate::provider::ProviderError;
@@ -109,10 +109,11 @@ pub(super) struct Named {
 impl Named {
     /// Reads what is named, and checks nothing else.
     pub(super) fn of(resource: &Resource) -> Result<Self, ProviderError> {
+        let resource = Sketched::of(resource);
         let mut target = target(resource)?;
         // It may stand in `ensure`.
         ensure(resource, &mut target)?;
-        Ok(Self { path: managed_path(resource)?, target, owner: account(resource, "owner")?, group: account(resource, "group")? })
+        Ok(Self { path: path_of(resource)?, target, owner: account(resource, "owner")?, group: account(resource, "group")? })
     }
 }
 
@@ -162,9 +163,13 @@ const SELINUX: [&str; 4] = ["seluser", "selrole", "seltype", "selrange"];
 ///
 /// When it is not absolute, has a `..` or a NUL, or is too long.
 pub fn managed_path(resource: &Resource) -> Result<TreePath, ProviderError> {
+    path_of(resource)
+}
+
+fn path_of<'a>(resource: impl Source<'a>) -> Result<TreePath, ProviderError> {
     let text = match resource.parameter("path") {
         Some(value) => value.as_str().ok_or_else(|| read::fail(resource, "path", "must be a string"))?,
-        None => &resource.title,
+        None => &resource.resource().title,
     };
     read::absolute_path(text).map_err(|reason| read::fail(resource, "path", reason))
 }
@@ -176,19 +181,21 @@ fn is_compiled(resource: &Resource) -> bool {
 
 /// Returns the content that the resource itself carries.
 pub(super) fn carried(resource: &Resource) -> Result<Option<Bytes>, ProviderError> {
-    if is_compiled(resource) { Ok(None) } else { content(resource) }
+    if is_compiled(resource) { Ok(None) } else { content(Sketched::of(resource)) }
 }
 
 impl Parameters {
     /// Parses and checks a resource.
     pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
         read::only_known(resource, KNOWN)?;
+        let declared = resource;
+        let resource = Sketched::of(resource);
         let mut target = target(resource)?;
         let ensure = ensure(resource, &mut target)?;
-        let compiled = is_compiled(resource);
-        let content = carried(resource)?;
+        let compiled = is_compiled(declared);
+        let content = if compiled { None } else { content(resource)? };
         let parameters = Self {
-            path: managed_path(resource)?,
+            path: path_of(resource)?,
             ensure,
             target,
             sensitive: ["content", "source"].iter().any(|name| resource.parameters.get(*name).is_some_and(Value::is_sensitive)),
@@ -231,7 +238,7 @@ impl Parameters {
     }
 
     /// Checks what parameters say together.
-    fn check(&self, resource: &Resource, compiled: bool) -> Result<(), ProviderError> {
+    fn check(&self, resource: Sketched<'_>, compiled: bool) -> Result<(), ProviderError> {
         let has_content = compiled || self.content.is_some();
         let has_source = !self.sources.is_empty();
         let has_target = self.target.is_some();
@@ -270,7 +277,7 @@ impl Parameters {
     }
 }
 
-fn target(resource: &Resource) -> Result<Option<Vec<u8>>, ProviderError> {
+fn target(resource: Sketched<'_>) -> Result<Option<Vec<u8>>, ProviderError> {
     let Some(text) = read::string(resource, "target")?.filter(|text| *text != "notlink") else { return Ok(None) };
     if text.is_empty() || text.contains('\0') || text.len() > 4095 {
         return Err(read::fail(resource, "target", "must be 1 to 4095 bytes without NUL"));
@@ -279,7 +286,7 @@ fn target(resource: &Resource) -> Result<Option<Vec<u8>>, ProviderError> {
 }
 
 /// Reads `ensure`; a path is a link to it.
-fn ensure(resource: &Resource, target: &mut Option<Vec<u8>>) -> Result<Option<Ensure>, ProviderError> {
+fn ensure(resource: Sketched<'_>, target: &mut Option<Vec<u8>>) -> Result<Option<Ensure>, ProviderError> {
     const WHAT: &str = "must be present, absent, file, directory, link, or the path that a link points to";
     let ensure = match resource.parameter("ensure") {
         None => None,
@@ -306,7 +313,7 @@ fn ensure(resource: &Resource, target: &mut Option<Vec<u8>>) -> Result<Option<En
     })
 }
 
-fn content(resource: &Resource) -> Result<Option<Bytes>, ProviderError> {
+fn content(resource: Sketched<'_>) -> Result<Option<Bytes>, ProviderError> {
     fn bytes(value: &Value) -> Option<Bytes> {
         match value {
             Value::String(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
@@ -321,7 +328,7 @@ fn content(resource: &Resource) -> Result<Option<Bytes>, ProviderError> {
     }
 }
 
-fn sources(resource: &Resource) -> Result<Vec<SourceUri>, ProviderError> {
+fn sources(resource: Sketched<'_>) -> Result<Vec<SourceUri>, ProviderError> {
     if read::choice(resource, "sourceselect", &[("first", true), ("all", false)])? == Some(false) {
         return Err(read::fail(resource, "sourceselect", "all is not supported: name one source per File"));
     }
@@ -329,7 +336,7 @@ fn sources(resource: &Resource) -> Result<Vec<SourceUri>, ProviderError> {
     texts.into_iter().map(|text| SourceUri::parse(text).map_err(|reason| read::fail(resource, "source", reason))).collect()
 }
 
-fn recurse(resource: &Resource) -> Result<Recurse, ProviderError> {
+fn recurse(resource: Sketched<'_>) -> Result<Recurse, ProviderError> {
     match resource.parameter("recurse") {
         None => Ok(Recurse::No),
         Some(Value::Boolean(true)) => Ok(Recurse::Yes),
@@ -342,7 +349,7 @@ fn recurse(resource: &Resource) -> Result<Recurse, ProviderError> {
 }
 
 /// Reads `max_files`: 0 only warns in Puppet and -1 does not even that; both are no limit here.
-fn max_files(resource: &Resource) -> Result<Option<usize>, ProviderError> {
+fn max_files(resource: Sketched<'_>) -> Result<Option<usize>, ProviderError> {
     match resource.parameter("max_files") {
         Some(Value::Integer(-1)) => Ok(None),
         Some(Value::String(text)) if text == "-1" => Ok(None),
@@ -350,7 +357,7 @@ fn max_files(resource: &Resource) -> Result<Option<usize>, ProviderError> {
     }
 }
 
-fn backup(resource: &Resource) -> Result<Backup, ProviderError> {
+fn backup(resource: Sketched<'_>) -> Result<Backup, ProviderError> {
     match resource.parameter("backup") {
         None | Some(Value::Boolean(true)) => Ok(Backup::Store),
         Some(Value::Boolean(false)) => Ok(Backup::No),
@@ -371,7 +378,7 @@ fn backup(resource: &Resource) -> Result<Backup, ProviderError> {
     }
 }
 
-fn mode(resource: &Resource) -> Result<Option<Mode>, ProviderError> {
+fn mode(resource: Sketched<'_>) -> Result<Option<Mode>, ProviderError> {
     match resource.parameter("mode") {
         None => Ok(None),
         Some(Value::String(text)) => Mode::parse(text).map(Some).map_err(|reason| read::fail(resource, "mode", reason)),
@@ -379,7 +386,7 @@ fn mode(resource: &Resource) -> Result<Option<Mode>, ProviderError> {
     }
 }
 
-fn account(resource: &Resource, name: &str) -> Result<Option<Account>, ProviderError> {
+fn account(resource: Sketched<'_>, name: &str) -> Result<Option<Account>, ProviderError> {
     let by_id = |id: Option<u32>| {
         // u32::MAX means "leave it" to the system call.
         let id = id.filter(|&id| id != u32::MAX);
@@ -398,7 +405,7 @@ fn account(resource: &Resource, name: &str) -> Result<Option<Account>, ProviderE
     }
 }
 
-fn checksum_value(resource: &Resource) -> Result<Option<ChecksumValue>, ProviderError> {
+fn checksum_value(resource: Sketched<'_>) -> Result<Option<ChecksumValue>, ProviderError> {
     let Some(text) = read::string(resource, "checksum_value")? else { return Ok(None) };
     let kind = read::string(resource, "checksum")?.unwrap_or("sha256");
     ChecksumValue::parse(kind, text).map(Some).map_err(|reason| read::fail(resource, "checksum_value", reason))

@@ -44,7 +44,7 @@ fn size_of(job: &Job) -> u64 {
         Action::PutFile(Some(Content::Stored { size, .. })) => *size,
         Action::PutFile(Some(Content::Local { stat, .. })) => stat.size,
         // A usize fits in 64 bits.
-        Action::PutFile(Some(Content::Inline { bytes, .. })) => bytes.len() as u64,
+        Action::PutFile(Some(Content::Inline(inline))) => inline.bytes.len() as u64,
         _ => 0,
     }
 }
@@ -138,7 +138,7 @@ fn open(application: &Application<'_>, content: Option<&Content>) -> Result<(Con
     let context = application.context;
     match content {
         None => Ok((ContentSource::Bytes(Bytes::new()), Digest::of(b""))),
-        Some(Content::Inline { bytes, digest }) => Ok((ContentSource::Bytes(bytes.clone()), *digest)),
+        Some(Content::Inline(inline)) => Ok((ContentSource::Bytes(inline.bytes.clone()), inline.digest())),
         Some(Content::Local { path, .. }) => {
             let digest = hash_file(context.root(), path, Algorithm::Blake3)?;
             Ok((ContentSource::Copy(context.root().open_file(path)?), digest))

@@ -4,9 +4,72 @@ use direct_puppet_transport::protocol::{Resource, TreePath, Value};
 
 use crate::provider::ProviderError;
 
+/// What parameters are read from: a resource, or one of which it is known roughly which parameters it has.
+pub(in crate::provider) trait Source<'a>: Copy {
+    /// Returns the resource.
+    fn resource(self) -> &'a Resource;
+    /// Returns a parameter; `None` when absent or undef.
+    fn parameter(self, name: &str) -> Option<&'a Value>;
+}
+
+impl<'a> Source<'a> for &'a Resource {
+    fn resource(self) -> &'a Resource {
+        self
+    }
+
+    fn parameter(self, name: &str) -> Option<&'a Value> {
+        Resource::parameter(self, name)
+    }
+}
+
+/// A resource with a word about the names that its parameters have. Types have dozens, resources few: most that are asked for are not there, and this
+/// says so without comparing names.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::provider) struct Sketched<'a> {
+    resource: &'a Resource,
+    /// The bits of all names.
+    names: u64,
+}
+
+/// Returns the bit of a name: of its length, and its first and last byte.
+fn bit_of(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let (first, last) = (bytes.first().copied().unwrap_or_default(), bytes.last().copied().unwrap_or_default());
+    1 << ((bytes.len() * 7 + usize::from(first) * 5 + usize::from(last) * 3) & 63)
+}
+
+impl<'a> Sketched<'a> {
+    pub(in crate::provider) fn of(resource: &'a Resource) -> Self {
+        Self { resource, names: resource.parameters.keys().fold(0, |names, name| names | bit_of(name)) }
+    }
+
+    /// Returns a parameter; `None` when absent or undef.
+    pub(in crate::provider) fn parameter(self, name: &str) -> Option<&'a Value> {
+        if self.names & bit_of(name) == 0 { None } else { self.resource.parameter(name) }
+    }
+}
+
+impl<'a> Source<'a> for Sketched<'a> {
+    fn resource(self) -> &'a Resource {
+        self.resource
+    }
+
+    fn parameter(self, name: &str) -> Option<&'a Value> {
+        Sketched::parameter(self, name)
+    }
+}
+
+impl std::ops::Deref for Sketched<'_> {
+    type Target = Resource;
+
+    fn deref(&self) -> &Resource {
+        self.resource
+    }
+}
+
 /// Returns the error of one parameter.
-pub(in crate::provider) fn fail(resource: &Resource, parameter: &str, reason: impl Into<String>) -> ProviderError {
-    ProviderError::Parameter { resource: resource.reference(), parameter: parameter.to_owned(), reason: reason.into() }
+pub(in crate::provider) fn fail<'a>(resource: impl Source<'a>, parameter: &str, reason: impl Into<String>) -> ProviderError {
+    ProviderError::Parameter { resource: resource.resource().reference(), parameter: parameter.to_owned(), reason: reason.into() }
 }
 
 /// Parameters that every resource may have; the engine knows what they mean.
@@ -23,6 +86,9 @@ pub(in crate::provider) fn only_known(resource: &Resource, known: &[&str]) -> Re
 
 /// Parses an absolute path as manifests hold it: repeated slashes count as one.
 pub(in crate::provider) fn absolute_path(text: &str) -> Result<TreePath, String> {
+    if !text.contains("//") {
+        return TreePath::from_absolute(text.as_bytes()).map_err(|error| error.to_string());
+    }
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if c != '/' || !clean.ends_with('/') {
@@ -33,7 +99,7 @@ pub(in crate::provider) fn absolute_path(text: &str) -> Result<TreePath, String>
 }
 
 /// Reads a string.
-pub(in crate::provider) fn string<'a>(resource: &'a Resource, name: &str) -> Result<Option<&'a str>, ProviderError> {
+pub(in crate::provider) fn string<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<&'a str>, ProviderError> {
     match resource.parameter(name) {
         None => Ok(None),
         Some(value) => value.as_str().map(Some).ok_or_else(|| fail(resource, name, "must be a string")),
@@ -41,7 +107,7 @@ pub(in crate::provider) fn string<'a>(resource: &'a Resource, name: &str) -> Res
 }
 
 /// Reads a string or a list of them; `false` is none.
-pub(in crate::provider) fn strings<'a>(resource: &'a Resource, name: &str) -> Result<Vec<&'a str>, ProviderError> {
+pub(in crate::provider) fn strings<'a>(resource: impl Source<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     match resource.parameter(name) {
         None | Some(Value::Boolean(false)) => Ok(Vec::new()),
         Some(Value::Sensitive(value)) => list(resource, name, value),
@@ -49,13 +115,13 @@ pub(in crate::provider) fn strings<'a>(resource: &'a Resource, name: &str) -> Re
     }
 }
 
-fn list<'a>(resource: &'a Resource, name: &str, value: &'a Value) -> Result<Vec<&'a str>, ProviderError> {
+fn list<'a>(resource: impl Source<'a>, name: &str, value: &'a Value) -> Result<Vec<&'a str>, ProviderError> {
     let text = |value: &'a Value| value.as_str().ok_or_else(|| fail(resource, name, "must be a string or a list of strings"));
     value.as_list().iter().map(text).collect()
 }
 
 /// Reads a boolean.
-pub(in crate::provider) fn boolean(resource: &Resource, name: &str, default: bool) -> Result<bool, ProviderError> {
+pub(in crate::provider) fn boolean<'a>(resource: impl Source<'a>, name: &str, default: bool) -> Result<bool, ProviderError> {
     match resource.parameter(name) {
         None => Ok(default),
         Some(value) => value.as_bool().ok_or_else(|| fail(resource, name, "must be true or false")),
@@ -63,7 +129,7 @@ pub(in crate::provider) fn boolean(resource: &Resource, name: &str, default: boo
 }
 
 /// Reads a number that is not negative.
-pub(in crate::provider) fn count(resource: &Resource, name: &str) -> Result<Option<usize>, ProviderError> {
+pub(in crate::provider) fn count<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<usize>, ProviderError> {
     let number = match resource.parameter(name) {
         None => return Ok(None),
         Some(Value::Integer(number)) => usize::try_from(*number).ok(),
@@ -74,8 +140,8 @@ pub(in crate::provider) fn count(resource: &Resource, name: &str) -> Result<Opti
 }
 
 /// Reads one word out of several.
-pub(in crate::provider) fn choice<T: Copy>(
-    resource: &Resource,
+pub(in crate::provider) fn choice<'a, T: Copy>(
+    resource: impl Source<'a>,
     name: &str,
     words: &[(&str, T)],
 ) -> Result<Option<T>, ProviderError> {
@@ -88,7 +154,7 @@ pub(in crate::provider) fn choice<T: Copy>(
 }
 
 /// Reads a string, or a number or boolean as the string that it is written as.
-pub(in crate::provider) fn text(resource: &Resource, name: &str) -> Result<Option<String>, ProviderError> {
+pub(in crate::provider) fn text<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<String>, ProviderError> {
     match resource.parameter(name) {
         None => Ok(None),
         Some(value) => as_text(value).map(Some).ok_or_else(|| fail(resource, name, "must be a string")),
@@ -96,7 +162,7 @@ pub(in crate::provider) fn text(resource: &Resource, name: &str) -> Result<Optio
 }
 
 /// Reads a string or a list of them, numbers as strings; `None` when the parameter is not given.
-pub(in crate::provider) fn texts(resource: &Resource, name: &str) -> Result<Option<Vec<String>>, ProviderError> {
+pub(in crate::provider) fn texts<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<Vec<String>>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(None) };
     let mut texts = Vec::new();
     if flatten(value, &mut texts) { Ok(Some(texts)) } else { Err(fail(resource, name, "must be a string or a list of strings")) }
@@ -123,7 +189,7 @@ pub(in crate::provider) fn as_text(value: &Value) -> Option<String> {
 }
 
 /// Reads a whole number, also as a string.
-pub(in crate::provider) fn integer(resource: &Resource, name: &str) -> Result<Option<i64>, ProviderError> {
+pub(in crate::provider) fn integer<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<i64>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(None) };
     number(value).map(Some).ok_or_else(|| fail(resource, name, "must be a whole number"))
 }
@@ -137,12 +203,29 @@ pub(in crate::provider) fn number(value: &Value) -> Option<i64> {
 }
 
 /// Reads the name of what is managed: the parameter `name`, else the title.
-pub(in crate::provider) fn name(resource: &Resource) -> Result<String, ProviderError> {
-    Ok(string(resource, "name")?.unwrap_or(&resource.title).to_owned())
+pub(in crate::provider) fn name<'a>(resource: impl Source<'a>) -> Result<String, ProviderError> {
+    Ok(string(resource, "name")?.unwrap_or(&resource.resource().title).to_owned())
 }
 
 /// Reads an absolute path below the managed root.
-pub(in crate::provider) fn path(resource: &Resource, name: &str) -> Result<Option<TreePath>, ProviderError> {
+pub(in crate::provider) fn path<'a>(resource: impl Source<'a>, name: &str) -> Result<Option<TreePath>, ProviderError> {
     let parse = |text| absolute_path(text).map_err(|reason| fail(resource, name, reason));
     string(resource, name)?.map(parse).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sketch_hides_nothing() {
+        let names = ["ensure", "owner", "content", "a", "", "unless", "path", "\u{e9}t\u{e9}"];
+        let resource =
+            names.iter().fold(Resource::new("T", "t").with("gone", Value::Undef), |resource, name| resource.with(name, *name));
+        let sketched = Sketched::of(&resource);
+        for name in names.iter().chain(&["gone", "group", "mode", "source", "onlyif", "e"]) {
+            assert_eq!(sketched.parameter(name), resource.parameter(name), "{name}");
+        }
+        assert_eq!(Sketched::of(&Resource::new("T", "t")).parameter("ensure"), None);
+    }
 }

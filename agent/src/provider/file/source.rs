@@ -2,6 +2,8 @@
 //!
 //! A source on this machine (`/…`, `file:///…`) is read below the managed root like everything else.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, EntryKind, ResolvedSource, TreePath};
 
@@ -15,9 +17,27 @@ pub(super) enum Content {
     /// In the local store, once it was fetched.
     Stored { digest: Digest, size: u64 },
     /// In the resource itself.
-    Inline { bytes: Bytes, digest: Digest },
+    Inline(Inline),
     /// A file on this machine, hashed when it is compared or copied.
     Local { path: TreePath, stat: Box<Stat> },
+}
+
+/// A content of the resource itself.
+#[derive(Debug, Clone)]
+pub(super) struct Inline {
+    pub(super) bytes: Bytes,
+    /// Found out when it is asked for: mostly the scan has compared the content already.
+    digest: OnceLock<Digest>,
+}
+
+impl Inline {
+    pub(super) const fn new(bytes: Bytes) -> Self {
+        Self { bytes, digest: OnceLock::new() }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        *self.digest.get_or_init(|| Digest::of(&self.bytes))
+    }
 }
 
 /// What one entry of a source is.

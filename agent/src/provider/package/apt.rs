@@ -1,5 +1,6 @@
 //! apt and dpkg. What is installed is read from dpkg's own file, without running anything.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use async_trait::async_trait;
@@ -37,10 +38,15 @@ pub(super) struct Database {
 }
 
 fn parse(text: &[u8]) -> Database {
-    let text = String::from_utf8_lossy(text);
+    // It nearly always is text, and to find that out takes much less than to look for what is not.
+    let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     let mut records = Vec::new();
     let mut record = Record::default();
     for line in text.lines().chain([""]) {
+        // Nearly all lines are of other fields, or go on with them.
+        if !matches!(line.as_bytes().first(), None | Some(b'P' | b'A' | b'V' | b'S')) && !line.trim_start().is_empty() {
+            continue;
+        }
         if line.trim().is_empty() {
             if !record.name.is_empty() {
                 records.push(std::mem::take(&mut record));

@@ -4,7 +4,7 @@ use direct_puppet_transport::protocol::{Resource, Value};
 
 use crate::provider::ProviderError;
 use crate::provider::accounts::is_valid_name;
-use crate::provider::file::read;
+use crate::provider::file::read::{self, Sketched};
 use crate::provider::record::Ensure;
 
 const KNOWN: &[&str] = &[
@@ -109,14 +109,14 @@ pub(super) struct Parameters {
 }
 
 /// Reads a field of `/etc/passwd`.
-fn field(resource: &Resource, name: &str) -> Result<Option<String>, ProviderError> {
+fn field(resource: Sketched<'_>, name: &str) -> Result<Option<String>, ProviderError> {
     match read::text(resource, name)? {
         Some(text) if text.contains([':', '\n', '\0']) => Err(read::fail(resource, name, "must be a single line without colons")),
         other => Ok(other),
     }
 }
 
-fn id(resource: &Resource, name: &str) -> Result<Option<u32>, ProviderError> {
+fn id(resource: Sketched<'_>, name: &str) -> Result<Option<u32>, ProviderError> {
     match read::integer(resource, name)?.map(u32::try_from) {
         None => Ok(None),
         Some(Ok(id)) => Ok(Some(id)),
@@ -124,7 +124,7 @@ fn id(resource: &Resource, name: &str) -> Result<Option<u32>, ProviderError> {
     }
 }
 
-fn primary_group(resource: &Resource) -> Result<Option<PrimaryGroup>, ProviderError> {
+fn primary_group(resource: Sketched<'_>) -> Result<Option<PrimaryGroup>, ProviderError> {
     match resource.parameter("gid").and_then(|value| value.as_str().map(str::to_owned)) {
         Some(name) if !name.bytes().all(|byte| byte.is_ascii_digit()) => match is_valid_name(&name) {
             true => Ok(Some(PrimaryGroup::Name(name))),
@@ -134,7 +134,7 @@ fn primary_group(resource: &Resource) -> Result<Option<PrimaryGroup>, ProviderEr
     }
 }
 
-fn groups(resource: &Resource) -> Result<Option<Vec<String>>, ProviderError> {
+fn groups(resource: Sketched<'_>) -> Result<Option<Vec<String>>, ProviderError> {
     let groups = read::texts(resource, "groups")?;
     let is_number = |group: &String| group.bytes().all(|byte| byte.is_ascii_digit());
     if groups.iter().flatten().any(|group| is_number(group) || !is_valid_name(group)) {
@@ -143,7 +143,7 @@ fn groups(resource: &Resource) -> Result<Option<Vec<String>>, ProviderError> {
     Ok(groups)
 }
 
-fn expiry(resource: &Resource) -> Result<Option<Expiry>, ProviderError> {
+fn expiry(resource: Sketched<'_>) -> Result<Option<Expiry>, ProviderError> {
     let is_date = |text: &str| {
         let digits = |range: std::ops::Range<usize>| text.as_bytes()[range].iter().all(u8::is_ascii_digit);
         text.len() == 10 && digits(0..4) && digits(5..7) && digits(8..10) && &text[4..5] == "-" && &text[7..8] == "-"
@@ -156,7 +156,7 @@ fn expiry(resource: &Resource) -> Result<Option<Expiry>, ProviderError> {
     }
 }
 
-fn password(resource: &Resource) -> Result<Option<PasswordHash>, ProviderError> {
+fn password(resource: Sketched<'_>) -> Result<Option<PasswordHash>, ProviderError> {
     match read::string(resource, "password")? {
         Some(hash) if hash.contains([':', '\n', '\0']) => {
             Err(read::fail(resource, "password", "must be a hash, in which there is no colon"))
@@ -165,7 +165,7 @@ fn password(resource: &Resource) -> Result<Option<PasswordHash>, ProviderError> 
     }
 }
 
-fn purge_keys(resource: &Resource) -> Result<PurgeKeys, ProviderError> {
+fn purge_keys(resource: Sketched<'_>) -> Result<PurgeKeys, ProviderError> {
     match resource.parameter("purge_ssh_keys") {
         None => return Ok(PurgeKeys::No),
         Some(value @ (Value::Boolean(_) | Value::String(_))) => match value.as_bool() {
@@ -186,15 +186,19 @@ fn purge_keys(resource: &Resource) -> Result<PurgeKeys, ProviderError> {
 
 impl Parameters {
     pub(super) fn parse(resource: &Resource) -> Result<Self, ProviderError> {
-        let known: Vec<&str> = KNOWN.iter().chain(ELSEWHERE).copied().collect();
-        read::only_known(resource, &known)?;
+        if resource.parameters.keys().any(|name| !KNOWN.contains(&name.as_str())) {
+            let known: Vec<&str> = KNOWN.iter().chain(ELSEWHERE).copied().collect();
+            read::only_known(resource, &known)?;
+        }
+        let declared = resource;
+        let resource = Sketched::of(resource);
         let name = read::name(resource)?;
         if !is_valid_name(&name) {
             return Err(read::fail(resource, "name", "must be the name of a user"));
         }
         let memberships = [("inclusive", true), ("minimum", false)];
         Ok(Self {
-            ensure: Ensure::read(resource)?,
+            ensure: Ensure::read(declared)?,
             name,
             home: field(resource, "home")?,
             uid: id(resource, "uid")?,
