@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use direct_puppet_agent::tree::{Proof, ScanCounters};
 use direct_puppet_agent::undo::UndoOptions;
 use direct_puppet_agent::{Answer, Outcome, RunOptions};
 use direct_puppet_tests::link::Link;
@@ -139,6 +140,50 @@ async fn a_run_by_the_record_says_what_a_whole_run_says() {
     }
 }
 
+/// Verifies the node and returns whether that was done by the record: only a whole run reads the scan cache.
+async fn verify_by_record(node: &Node, proof: Proof) -> (Outcome, bool) {
+    let cache = node.path("/var/lib/direct-puppet/scan-cache");
+    let good = fs::read(&cache).unwrap();
+    fs::write(&cache, "damaged").unwrap();
+    let outcome = node.builder().transport(node.transport()).build().unwrap().verify_by(proof).await.unwrap();
+    let by_record = identity(&cache).is_some_and(|found| found == b"damaged");
+    fs::write(&cache, good).unwrap();
+    (outcome, by_record)
+}
+
+/// What a verification without the record finds.
+async fn verification_oracle(node: &Node, proof: Proof) -> Outcome {
+    node.builder().settled(false).transport(node.transport()).build().unwrap().verify_by(proof).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_by_the_record_says_what_a_whole_one_says() {
+    let world = World::new(Link::memory()).await;
+    let node = settled_node(&world).await;
+    // The first one learns the fingerprints, here and there.
+    for proof in [Proof::Digest, Proof::Digest, Proof::Fingerprint] {
+        let record = identity(&record_of(&node));
+        let (fast, by_record) = verify_by_record(&node, proof).await;
+        let whole = verification_oracle(&node, proof).await;
+        assert!(by_record, "{proof:?}");
+        assert_eq!((fast.status, fast.answer, fast.noop), (RunStatus::Unchanged, Some(Answer::Cached), true));
+        assert_eq!((fast.status, fast.answer, fast.noop), (whole.status, whole.answer, whole.noop));
+        assert_eq!((fast.resources, fast.scan), (whole.resources, whole.scan), "{proof:?}");
+        assert_eq!((fast.catalog_id, fast.code_id, fast.version), (whole.catalog_id, whole.code_id, whole.version));
+        assert_eq!((&fast.messages, fast.exit_code()), (&whole.messages, whole.exit_code()));
+        assert_eq!(fast.report.resource_statuses, whole.report.resource_statuses);
+        // All but the one that is never replaced, and so never read.
+        assert_eq!((fast.scan.opened, fast.scan.stat_proved), (fast.scan.listed - 1, 0));
+        // Where owners can be set, one file belongs to another user: its fingerprint is no proof.
+        let by_digest = u64::from(rustix::process::geteuid().is_root());
+        let proved = if proof == Proof::Fingerprint { fast.scan.opened - by_digest } else { 0 };
+        assert_eq!(fast.scan.fingerprint_proved, proved);
+        assert_eq!(identity(&record_of(&node)), record, "the record is as it was");
+    }
+    let (_, by_record) = run_by_record(&node).await;
+    assert!(by_record);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalog_and_the_scan_cache_are_not_read() {
     let world = World::new(Link::memory()).await;
@@ -162,7 +207,7 @@ async fn what_may_not_use_the_record_does_not() {
     for options in [
         RunOptions { tags: vec!["base".to_owned()], ..RunOptions::default() },
         RunOptions { skip_tags: vec!["nothing".to_owned()], ..RunOptions::default() },
-        RunOptions { verify_all: true, ..RunOptions::default() },
+        RunOptions { proof: Proof::Digest, ..RunOptions::default() },
     ] {
         settle(&node).await;
         node.agent().run(&options).await.unwrap();
@@ -424,6 +469,18 @@ proptest! {
             for acts in rounds {
                 for (act, path) in &acts {
                     let _may_fail = perform(&node, *act, &node.path(PATHS[*path]));
+                }
+                for proof in [Proof::Digest, Proof::Fingerprint] {
+                    let (fast, by_record) = verify_by_record(&node, proof).await;
+                    let whole = verification_oracle(&node, proof).await;
+                    prop_assert_eq!(whole.resources, fast.resources, "{:?}", acts);
+                    prop_assert_eq!((&whole.messages, whole.status), (&fast.messages, fast.status), "{:?}", acts);
+                    if by_record {
+                        // How many had a fingerprint may differ.
+                        let scan = ScanCounters { fingerprint_proved: whole.scan.fingerprint_proved, ..fast.scan };
+                        prop_assert_eq!(whole.scan, scan, "{:?}", acts);
+                        prop_assert_eq!((whole.resources.out_of_sync, whole.resources.failed), (0, 0), "{:?}", acts);
+                    }
                 }
                 let whole = oracle(&node).await;
                 let (fast, by_record) = run_by_record(&node).await;

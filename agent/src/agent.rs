@@ -23,6 +23,7 @@ use crate::puppet_catalog::PuppetCatalog;
 use crate::report_processor::ReportProcessor;
 use crate::run::Kept;
 use crate::system::{RealSystem, System, hostname};
+use crate::tree::Proof;
 use crate::{lock, run, undo};
 
 /// Where an agent keeps its state below a managed root of its own.
@@ -49,8 +50,8 @@ pub struct RunOptions {
     pub at_least: Option<VersionCounter>,
     /// Apply the catalog of this id and no other: when there is another one, nothing is touched. Default: any.
     pub only_catalog: Option<CatalogId>,
-    /// Read every file and trust nothing that was remembered. Default: false.
-    pub verify_all: bool,
+    /// What is proof enough that a file has its content; with anything but [`Proof::Stat`] every file is read. Default: `Stat`.
+    pub proof: Proof,
     /// Get missing contents. Without it, a run can only tell that they differ; for noop runs. Default: true.
     pub fetch: bool,
     /// Write a report as that of the last run, and send it. Default: true.
@@ -81,7 +82,7 @@ impl Default for RunOptions {
             accept_older: false,
             at_least: None,
             only_catalog: None,
-            verify_all: false,
+            proof: Proof::Stat,
             fetch: true,
             report: true,
             time_limit: None,
@@ -220,20 +221,23 @@ impl<T: Transport> Agent<T> {
         self.run(&RunOptions { noop: true, show_diff: true, ..RunOptions::default() }).await
     }
 
-    /// Compares the node with the catalog on disk, reading every file; asks nobody and changes nothing.
+    /// Compares the node with the catalog on disk, reading and hashing every file; asks nobody and changes nothing.
     ///
     /// # Errors
     ///
     /// When there is no catalog on disk, or the run lock is held.
     pub async fn verify(&self) -> Result<Outcome, RunError> {
-        let options = RunOptions {
-            noop: true,
-            use_cached_catalog: true,
-            verify_all: true,
-            fetch: false,
-            report: false,
-            ..RunOptions::default()
-        };
+        self.verify_by(Proof::Digest).await
+    }
+
+    /// As [`Agent::verify`], with less proof.
+    ///
+    /// # Errors
+    ///
+    /// As [`Agent::verify`].
+    pub async fn verify_by(&self, proof: Proof) -> Result<Outcome, RunError> {
+        let options =
+            RunOptions { noop: true, use_cached_catalog: true, proof, fetch: false, report: false, ..RunOptions::default() };
         self.run(&options).await
     }
 

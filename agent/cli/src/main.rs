@@ -53,7 +53,7 @@ enum Verb {
     /// Show what the last run did.
     Status(status::Arguments),
     /// Compare this node with its cached catalog, reading every file; changes nothing, asks nobody.
-    Verify,
+    Verify(verify::Arguments),
     /// Show what this node knows of itself, as Facter does.
     Facts(facts::Arguments),
     /// Get, show, check, renew or remove this node's certificate.
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "the environment is read here and nowhere else")]
     console::set_colours(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
     let is_json = cli.common.json;
-    let is_run = matches!(cli.verb, Verb::Apply(_) | Verb::Run(_) | Verb::Plan(_) | Verb::Verify);
+    let is_run = matches!(cli.verb, Verb::Apply(_) | Verb::Run(_) | Verb::Plan(_) | Verb::Verify(_));
     let Cli { verb, common } = cli;
     let done = common.merged_with_config().and_then(|common| {
         log::set(common.log_format.unwrap_or_default());
@@ -114,7 +114,7 @@ fn dispatch(verb: Verb, common: &Common) -> anyhow::Result<u8> {
             Verb::Plan(arguments) => run::plan(common, arguments).await,
             Verb::Daemon(arguments) => daemon::daemon(common, arguments).await,
             Verb::Status(arguments) => status::status(common, &arguments),
-            Verb::Verify => verify::verify(common).await,
+            Verb::Verify(arguments) => verify::verify(common, &arguments).await,
             Verb::Facts(arguments) => facts::facts(common, &arguments),
             Verb::Ssl(verb) => ssl::ssl(common, verb).await,
             Verb::Undo(arguments) => undo::undo(common, arguments).await,

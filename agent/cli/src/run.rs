@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
+use direct_puppet_agent::tree::Proof;
 use direct_puppet_agent::{Agent, GivenCatalog, Outcome, RunOptions};
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::VersionCounter;
@@ -69,7 +70,7 @@ impl RunArguments {
             use_cache_on_failure: !(self.no_cache_on_failure || self.test),
             accept_older: self.accept_older,
             at_least: self.at_least,
-            verify_all: self.verify_all,
+            proof: if self.verify_all { Proof::Digest } else { Proof::Stat },
             time_limit: seconds(self.runtimeout),
             resource_time_limit: seconds(self.resource_timeout),
             ..RunOptions::default()

@@ -1,9 +1,22 @@
 //! `verify`.
 
+use clap::Args;
+use direct_puppet_agent::tree::Proof;
+
 use crate::options::Common;
 use crate::{connect, run};
 
-pub(crate) async fn verify(common: &Common) -> anyhow::Result<u8> {
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Compare by fingerprints under this node's secret where there are, instead of digests: faster; finds damage and changes, but is
+    /// no proof against who could read the secret
+    #[arg(long)]
+    fingerprints: bool,
+}
+
+pub(crate) async fn verify(common: &Common, arguments: &Arguments) -> anyhow::Result<u8> {
     let agent = common.agent(connect::nowhere())?;
-    run::print(&agent.verify().await?, common.json)
+    let proof = if arguments.fingerprints { Proof::Fingerprint } else { Proof::Digest };
+    run::print(&agent.verify_by(proof).await?, common.json)
 }

@@ -94,8 +94,9 @@ impl<T: Transport> Run<'_, T> {
             options: ScanOptions {
                 threads: self.inner.threads,
                 reproof_interval: self.inner.reproof_interval,
-                verify_all: self.options.verify_all,
+                proof: self.options.proof,
             },
+            may_settle: self.may_settle(),
             now: self.inner.system.now(),
             progress: Arc::default(),
             interrupt: Arc::default(),
@@ -206,6 +207,8 @@ struct ScanJob {
     /// Contents that must be in the store, whatever the scan finds.
     needed: Missing,
     options: ScanOptions,
+    /// Whether what is proved may be written down for runs to come.
+    may_settle: bool,
     now: SystemTime,
     progress: Arc<AtomicU64>,
     interrupt: Arc<AtomicBool>,
@@ -237,7 +240,7 @@ impl ScanJob {
             return Err(RunError::Cancelled);
         }
         let scanned = scanned?;
-        let proofs = Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval);
+        let proofs = self.may_settle.then(|| Proofs::of(&self.wanted, &scanned, &cache, self.options.reproof_interval)).flatten();
         let present = |path: &TreePath, content: &ContentState| present(&cache, path, content);
         let mut contents = resolve(&self.store, &self.wanted, &|at, digest| self.owners.carry(at, digest), scanned, &present)?;
         need(&self.store, self.needed, &mut contents)?;

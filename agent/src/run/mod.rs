@@ -178,12 +178,13 @@ impl<T: Transport> Run<'_, T> {
             self.forget_settled().await?;
         }
         let scanned = contents.scan.counters;
-        let to_settle = contents.proofs.filter(|_| self.may_settle()).map(|proofs| ToSettle {
+        let to_settle = contents.proofs.take().filter(|_| self.may_settle()).map(|proofs| ToSettle {
             binding: self.binding(source.held.catalog_id),
             recorded_at: contents.scanned_at,
             proofs,
         });
-        let (result, context) = self.apply(state, &plan, contents, &prior).await?;
+        // A run that has something to do settles nothing, and is not to remember what it followed from.
+        let (result, context) = self.apply(state, &plan, contents, &prior, to_settle.is_some()).await?;
         self.leave((plan, prior));
 
         self.begin(Phase::Report);
@@ -234,9 +235,8 @@ impl<T: Transport> Run<'_, T> {
         plan: &Plan,
         contents: Contents,
         prior: &Prior,
+        may_settle: bool,
     ) -> Result<(EngineResult, Context), RunError> {
-        // A run that has something to do settles nothing, and is not to remember what it followed from.
-        let may_settle = contents.proofs.is_some() && self.may_settle();
         let context = Context::new(ContextParts {
             root: state.root.clone(),
             store: state.store.clone(),

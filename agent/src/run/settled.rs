@@ -18,7 +18,7 @@ use crate::apply::error_chain;
 use crate::error::RunError;
 use crate::event::Phase;
 use crate::outcome::{Outcome, ResourceCounters};
-use crate::tree::{Noted, Proofs, ScanCounters, SettledCounts, SettledRecord, Watch, forget_settled};
+use crate::tree::{Noted, Proof, Proofs, ScanCounters, SettledCounts, SettledRecord, Watch, forget_settled};
 
 /// Version of what a run makes of the same answers of all checks; counts besides the program's own.
 const RULES: &str = "run 1";
@@ -87,16 +87,25 @@ impl Kept {
 }
 
 impl<T: Transport> Run<'_, T> {
-    /// Whether this run may use the record, and write one.
+    /// Whether this run may write a record.
     pub(super) fn may_settle(&self) -> bool {
+        self.is_whole() && !self.options.noop && self.options.proof == Proof::Stat
+    }
+
+    /// Whether this run reads all contents and changes nothing.
+    fn verifies(&self) -> bool {
+        self.is_whole() && self.options.noop && self.options.proof != Proof::Stat
+    }
+
+    /// Whether records say something of all that this run looks at.
+    fn is_whole(&self) -> bool {
         let options = self.options;
-        let is_whole = options.tags.is_empty() && options.skip_tags.is_empty() && self.given.is_none();
-        self.inner.settled && is_whole && !options.noop && !options.verify_all
+        self.inner.settled && options.tags.is_empty() && options.skip_tags.is_empty() && self.given.is_none()
     }
 
     /// Begins to load the record, if it fits the catalog held; the one that an earlier run kept, if it is still the same.
     pub(super) fn load_settled(&self, state: &State) -> Option<JoinHandle<Option<Kept>>> {
-        let held = state.catalogs.held(&self.inner.environment).filter(|_| self.may_settle())?;
+        let held = state.catalogs.held(&self.inner.environment).filter(|_| self.may_settle() || self.verifies())?;
         let (binding, catalog) = (self.binding(held.catalog_id), state.catalogs.path_of(held.catalog_id));
         let (state_dir, now) = (self.inner.state_dir.clone(), self.inner.system.now());
         let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -125,10 +134,18 @@ impl<T: Transport> Run<'_, T> {
         let (progress, interrupt): (Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let (root, threads) = (state.root.clone(), self.inner.threads);
         let total = kept.record.len() as u64;
-        let interval = self.inner.watch;
+        let (interval, state_dir) = (self.inner.watch, self.inner.state_dir.clone());
+        let verify = self.verifies().then_some(self.options.proof);
         let work = {
             let (progress, interrupt) = (Arc::clone(&progress), Arc::clone(&interrupt));
-            move || kept.holds(root.path(), (threads, interval), &interrupt, &progress)
+            move || match verify {
+                Some(proof) => {
+                    let places = (state_dir.as_path(), root.path());
+                    let counters = kept.record.verify(places, (threads, proof), &interrupt, &progress)?;
+                    Some(((kept.record.counts().resources, counters), Some(kept)))
+                }
+                None => kept.holds(root.path(), (threads, interval), &interrupt, &progress),
+            }
         };
         let (counters, kept) = self.watch(work, &progress, &interrupt, total).await?.unzip();
         *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept.flatten();
@@ -145,8 +162,10 @@ impl<T: Transport> Run<'_, T> {
     ) -> Result<Outcome, RunError> {
         self.begin(Phase::Fetch);
         self.begin(Phase::Apply);
-        let (catalogs, environment, held) = (state.catalogs.clone(), self.inner.environment.clone(), source.held);
-        tokio::task::spawn_blocking(move || catalogs.hold(&environment, held, None)).await.map_err(RunError::Lost)??;
+        if !self.options.noop {
+            let (catalogs, environment, held) = (state.catalogs.clone(), self.inner.environment.clone(), source.held);
+            tokio::task::spawn_blocking(move || catalogs.hold(&environment, held, None)).await.map_err(RunError::Lost)??;
+        }
         self.begin(Phase::Report);
         let counters = ResourceCounters { total: resources, ..ResourceCounters::default() };
         self.conclude(source, scanned, EngineResult { counters, ..EngineResult::default() }).await

@@ -136,6 +136,11 @@ impl StatCache {
         is_believed.then(|| record.due_at(interval, self.key.position(&wanted.path)))
     }
 
+    /// Returns the fingerprint of a wanted content that was proved by digest, where there is one.
+    pub(super) fn fingerprint_of(&self, wanted: &WantedContent) -> Option<u128> {
+        self.records.get(&wanted.path).filter(|record| record.digest == wanted.digest)?.fingerprint
+    }
+
     pub(super) fn put(&mut self, path: &TreePath, record: Record) {
         let old = self.records.insert(path.clone(), record);
         self.changed |= old != Some(record);

@@ -17,14 +17,29 @@ use super::Pool;
 /// 128 KiB, and one such buffer per thread stays far below the memory limit of a run.
 pub const SMALL_FILE_BYTES: u64 = 1 << 20;
 const PIECE_BYTES: usize = 1 << 20;
+/// Buffers grow by so much at least: most files fit into the first.
+const BUFFER_STEP_BYTES: usize = 64 * 1024;
 
-/// Reads all of a file that should have `size` bytes into `buffer`, never more than one byte beyond.
+/// Reads all of a file that should have `size` bytes, at most [`SMALL_FILE_BYTES`], never more than one byte beyond; `None` when it had not
+/// exactly that size. `buffer` is made as large as needed and meant to be used again.
 ///
-/// Returns whether it had exactly that size.
-pub(super) fn read_small(mut file: &File, size: u64, buffer: &mut Vec<u8>) -> io::Result<bool> {
-    buffer.clear();
-    let read = Read::take(&mut file, size.saturating_add(1)).read_to_end(buffer)?;
-    Ok(read as u64 == size)
+/// A file of that size takes one call: it is asked for one byte more than it has. That a shorter answer is the end holds for a regular
+/// file only, and only if its size is still the same afterwards, which the caller looks at.
+pub(super) fn read_small<'a>(file: &File, size: u64, buffer: &'a mut Vec<u8>) -> io::Result<Option<&'a [u8]>> {
+    let Ok(size) = usize::try_from(size) else { return Ok(None) };
+    if buffer.len() <= size {
+        buffer.resize((size + 1).next_multiple_of(BUFFER_STEP_BYTES), 0);
+    }
+    let mut filled = 0;
+    while filled < size || filled == 0 {
+        match rustix::io::read(file, &mut buffer[filled..=size]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(if filled == size { Some(&buffer[..size]) } else { None })
 }
 
 enum AnyHasher {
@@ -134,6 +149,8 @@ fn read_up_to(mut file: &File, limit: u64, buffer: &mut Vec<u8>) -> io::Result<b
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek as _;
+
     use super::*;
 
     #[test]
@@ -163,10 +180,16 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, [1; 100]).unwrap();
         let mut buffer = Vec::new();
-        assert!(!read_small(&File::open(&path).unwrap(), 10, &mut buffer).unwrap());
-        assert_eq!(buffer.len(), 11);
-        assert!(read_small(&File::open(&path).unwrap(), 100, &mut buffer).unwrap());
-        assert!(!read_small(&File::open(&path).unwrap(), 101, &mut buffer).unwrap());
+        let mut read = |size| read_small(&File::open(&path).unwrap(), size, &mut buffer).unwrap().map(<[u8]>::to_vec);
+        assert_eq!(read(100), Some(vec![1; 100]));
+        for size in [0, 10, 99, 101, 300] {
+            assert_eq!(read(size), None, "{size}");
+        }
+        let file = File::open(&path).unwrap();
+        assert_eq!(read_small(&file, 10, &mut buffer).unwrap(), None);
+        assert_eq!((&file).stream_position().unwrap(), 11);
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(read_small(&File::open(&path).unwrap(), 0, &mut buffer).unwrap(), Some(&[][..]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod format;
 mod hash;
 mod pool;
 mod prove;
+mod read;
 mod record;
 mod scan;
 mod settled;
@@ -22,7 +23,7 @@ pub use hash::{SMALL_FILE_BYTES, hash_file, hash_files_parallel};
 pub use pool::Pool;
 #[cfg(feature = "providers")]
 pub(crate) use record::is_racy;
-pub use scan::{ContentState, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
+pub use scan::{ContentState, Proof, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
 pub(crate) use settled::{Noted, Proofs, Settled, SettledCounts, SettledRecord, Watch, Witnesses, forget as forget_settled};
 pub use settled::{Seen, Witness};
 pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_in_pieces, list_tree};

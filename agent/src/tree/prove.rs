@@ -9,9 +9,10 @@ use rustix::io::Errno;
 
 use super::cache::StatCache;
 use super::dir::{self, Dir};
-use super::hash::{SMALL_FILE_BYTES, hash_large, read_small};
+use super::hash::SMALL_FILE_BYTES;
+use super::read::{Content, Expected, Fingerprint, Found, read};
 use super::record::{Nanos, Record};
-use super::scan::{ContentState, ScanCounters, Scanned, WantedContent};
+use super::scan::{ContentState, Proof, ScanCounters, Scanned, WantedContent};
 use crate::fs::{FileKind, Stat};
 
 /// What is to be done with large files now.
@@ -67,16 +68,9 @@ impl Looked {
 pub(super) struct Prover<'a> {
     pub(super) cache: &'a StatCache,
     pub(super) reproof_interval: Duration,
-    pub(super) verify_all: bool,
+    pub(super) proof: Proof,
     pub(super) now: Nanos,
     pub(super) interrupt: &'a AtomicBool,
-}
-
-/// What reading found.
-struct Read {
-    fingerprint: Option<u128>,
-    /// None when the fingerprint is proof enough.
-    digest: Option<Digest>,
 }
 
 impl Prover<'_> {
@@ -101,9 +95,14 @@ impl Prover<'_> {
         } else {
             wanted
         };
-        // Verifying everything, and due proofs, leave no record to rely on.
-        let record = self.cache.get(&wanted.path).filter(|record| !self.verify_all && !self.is_due(wanted, record));
-        if let Some(looked) = record.and_then(|record| self.by_stat(record, wanted, &stat)) {
+        let record = self.cache.get(&wanted.path).filter(|record| match self.proof {
+            // Due proofs leave no record to rely on.
+            Proof::Stat => !self.is_due(wanted, record),
+            Proof::Fingerprint => true,
+            Proof::Digest => false,
+        });
+        let by_stat = record.filter(|_| self.proof == Proof::Stat).and_then(|record| self.by_stat(record, wanted, &stat));
+        if let Some(looked) = by_stat {
             return Some(looked);
         }
         if !wanted.replace || stat.size != wanted.size {
@@ -112,7 +111,7 @@ impl Prover<'_> {
         if stat.size > SMALL_FILE_BYTES && large == Large::Postpone {
             return None;
         }
-        Some(self.by_reading(dir, name, wanted, record, buffer, large))
+        Some(self.by_reading(dir, name, (wanted, &stat), record, buffer))
     }
 
     fn is_due(&self, wanted: &WantedContent, record: &Record) -> bool {
@@ -133,84 +132,40 @@ impl Prover<'_> {
         &self,
         dir: &Dir<'_>,
         name: &[u8],
-        wanted: &WantedContent,
+        (wanted, before): (&WantedContent, &Stat),
         record: Option<&Record>,
         buffer: &mut Vec<u8>,
-        large: Large,
     ) -> Looked {
-        let file = match dir.open_file(name) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Looked::absent(),
-            Err(Errno::LOOP) => return Looked::new(None, ContentState::OtherKind, Update::Forget),
-            Err(errno) => return Looked::failed("open it", errno),
-        };
+        let known = record.filter(|record| {
+            record.size == before.size && record.digest == wanted.digest && dir::is_private(before) && dir.is_private()
+        });
+        let fingerprint = known.and_then(|record| record.fingerprint).map_or(Fingerprint::Wanted, Fingerprint::IsProof);
+        let expected = Expected { digest: wanted.digest, size: wanted.size, fingerprint };
         let opened = |mut looked: Looked, bytes| {
             looked.counters.opened = 1;
             looked.counters.bytes_hashed = bytes;
             looked
         };
-        let before = match dir::stat_of(&file) {
-            Ok(stat) => stat,
-            Err(errno) => return opened(Looked::failed("look at it", errno), 0),
-        };
-        if before.kind() != FileKind::File {
-            return opened(Looked::new(Some(before), ContentState::OtherKind, Update::Forget), 0);
-        }
-        let changing = |bytes| opened(Looked::new(Some(before), ContentState::Different(None), Update::Keep), bytes);
-        // It may have grown since it was postponed, or not postponed.
-        if before.size != wanted.size || (before.size > SMALL_FILE_BYTES && large == Large::Postpone) {
-            return changing(0);
-        }
-        let known = record.filter(|record| {
-            record.size == before.size && record.digest == wanted.digest && dir::is_private(&before) && dir.is_private()
-        });
-        let read = match self.read(&file, wanted, known, buffer) {
-            Ok(Some(read)) => read,
-            Ok(None) => return changing(before.size),
-            Err(source) => {
+        match read(dir, name, before, &expected, self.cache.key(), buffer, self.interrupt) {
+            Content::Read(found) => opened(self.judge(*before, wanted, known, &found), before.size),
+            // Changed while it was read: nothing is proved and nothing recorded. Whoever acts on it looks again.
+            Content::Changing => opened(Looked::new(Some(*before), ContentState::Different(None), Update::Keep), before.size),
+            Content::Absent => Looked::absent(),
+            Content::Link => Looked::new(None, ContentState::OtherKind, Update::Forget),
+            Content::Unopened(errno) => Looked::failed("open it", errno),
+            Content::Unread(source) => {
                 let state = ContentState::Failed(format!("could not read it: {source}"));
-                return opened(Looked::new(Some(before), state, Update::Keep), 0);
+                opened(Looked::new(Some(*before), state, Update::Keep), 0)
             }
-        };
-        // Changed while it was read: nothing is proved and nothing recorded. Whoever acts on it looks again.
-        if dir::stat_of(&file) != Ok(before) {
-            return changing(before.size);
         }
-        opened(self.judge(before, wanted, known, &read), before.size)
     }
 
-    /// Reads the content; `None` when it had not the wanted size after all.
-    fn read(
-        &self,
-        file: &std::fs::File,
-        wanted: &WantedContent,
-        known: Option<&Record>,
-        buffer: &mut Vec<u8>,
-    ) -> std::io::Result<Option<Read>> {
-        if wanted.size > SMALL_FILE_BYTES {
-            let limit = wanted.size.saturating_add(1);
-            let (digest, size) = hash_large(file, wanted.digest.algorithm(), limit, self.interrupt)?;
-            return Ok((size == wanted.size).then_some(Read { fingerprint: None, digest: Some(digest) }));
-        }
-        if !read_small(file, wanted.size, buffer)? {
-            return Ok(None);
-        }
-        let fingerprint = Some(self.cache.key().fingerprint(buffer));
-        let proved = known.is_some_and(|record| record.fingerprint == fingerprint);
-        let digest = (!proved).then(|| {
-            let mut hasher = wanted.digest.verifier();
-            hasher.update(buffer);
-            hasher.finish()
-        });
-        Ok(Some(Read { fingerprint, digest }))
-    }
-
-    fn judge(&self, stat: Stat, wanted: &WantedContent, known: Option<&Record>, read: &Read) -> Looked {
-        let proved_at = if read.digest.is_some() { self.now } else { known.map_or(Nanos::MIN, |record| record.proved_at) };
-        let digest = read.digest.unwrap_or(wanted.digest);
-        let record = Record::new(&stat, digest, read.fingerprint, self.now, proved_at);
+    fn judge(&self, stat: Stat, wanted: &WantedContent, known: Option<&Record>, found: &Found) -> Looked {
+        let proved_at = if found.digest.is_some() { self.now } else { known.map_or(Nanos::MIN, |record| record.proved_at) };
+        let digest = found.digest.unwrap_or(wanted.digest);
+        let record = Record::new(&stat, digest, found.fingerprint, self.now, proved_at);
         let mut looked = Looked::new(Some(stat), compare(digest, wanted.digest), Update::Put(Box::new(record)));
-        looked.counters.fingerprint_proved = u64::from(read.digest.is_none());
+        looked.counters.fingerprint_proved = u64::from(found.digest.is_none());
         looked
     }
 }

@@ -65,6 +65,21 @@ pub enum ContentState {
     Failed(String),
 }
 
+/// What is proof enough that a file has its wanted content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Proof {
+    /// Metadata that did not change since the content was proved; only what that leaves open is read.
+    #[default]
+    Stat,
+    /// Reading it: the fingerprint under this host's secret, kept from when the content was proved by digest, and the digest where there
+    /// is none, where it differs, and where others than root and the agent's own user can write. This finds damage and whatever others
+    /// did to files, but is no proof against who knows the secret, as root does, nor as strong as a digest.
+    Fingerprint,
+    /// Reading it, and its digest.
+    Digest,
+}
+
 /// The answer for one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
@@ -101,8 +116,8 @@ pub struct ScanOptions {
     pub threads: usize,
     /// How old the last proof by digest may be before a file is read again whatever stat says (default 12 hours: 24 runs).
     pub reproof_interval: Duration,
-    /// Trust neither stat nor fingerprint: read everything.
-    pub verify_all: bool,
+    /// What is proof enough.
+    pub proof: Proof,
 }
 
 /// The result of a scan.
@@ -117,7 +132,7 @@ pub struct Scan {
 }
 
 impl ScanCounters {
-    const fn add(&mut self, other: &Self) {
+    pub(super) const fn add(&mut self, other: &Self) {
         self.listed += other.listed;
         self.stat_proved += other.stat_proved;
         self.watch_proved += other.watch_proved;
@@ -130,7 +145,7 @@ impl ScanCounters {
 
 impl Default for ScanOptions {
     fn default() -> Self {
-        Self { threads: 0, reproof_interval: Duration::from_secs(12 * 60 * 60), verify_all: false }
+        Self { threads: 0, reproof_interval: Duration::from_secs(12 * 60 * 60), proof: Proof::Stat }
     }
 }
 
@@ -174,13 +189,8 @@ pub fn scan_below(
 ) -> Result<Scan, FsError> {
     let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
     let pool = Pool::new(options.threads).map_err(|source| error(root, "start threads to scan", source))?;
-    let prover = Prover {
-        cache,
-        reproof_interval: options.reproof_interval,
-        verify_all: options.verify_all,
-        now: nanos_at(now),
-        interrupt,
-    };
+    let prover =
+        Prover { cache, reproof_interval: options.reproof_interval, proof: options.proof, now: nanos_at(now), interrupt };
     let looked = pool.install(|| look_at_all(&root_dir, wanted, &prover, progress));
     let is_complete = looked.answers.iter().flatten().all(Option::is_some);
     let scan = gather(wanted, looked, cache);

@@ -241,9 +241,34 @@ fn a_fingerprint_does_not_put_off_the_proof_by_digest() {
 fn verify_all_trusts_no_record() {
     let mut node = Node::new(5);
     node.run();
-    node.options.verify_all = true;
+    node.options.proof = Proof::Digest;
     let scan = node.run();
     assert_eq!((scan.counters.opened, scan.counters.stat_proved, scan.counters.fingerprint_proved), (5, 0, 0));
+}
+
+#[test]
+fn all_contents_are_read_and_proved_by_fingerprint_where_that_is_proof() {
+    let mut node = Node::new(5);
+    node.put("big", &vec![7; (1 << 20) + 1]);
+    node.keep_private("");
+    node.options.proof = Proof::Fingerprint;
+    // None is known yet.
+    assert_eq!(node.run().counters.fingerprint_proved, 0);
+    // A due proof by digest is not made by the way: it is still due.
+    let mut cache = node.cache();
+    let scan = node.scan_at(&mut cache, SystemTime::now() + HALF_A_DAY);
+    assert!(all_same(&scan));
+    assert_eq!((scan.counters.opened, scan.counters.stat_proved, scan.counters.fingerprint_proved), (6, 0, 5));
+    node.options.proof = Proof::Stat;
+    // All but the large one, which has no fingerprint and was proved by digest.
+    assert_eq!(node.scan_at(&mut cache, SystemTime::now() + HALF_A_DAY).counters.opened, 5);
+    node.options.proof = Proof::Fingerprint;
+    fs::write(node.at("d3/f3"), b"CONTENT 3").unwrap();
+    let scan = node.run();
+    assert_eq!(node.state(&scan, "d3/f3"), ContentState::Different(Some(Digest::of(b"CONTENT 3"))));
+    assert_eq!((scan.counters.opened, scan.counters.fingerprint_proved), (6, 4));
+    fs::set_permissions(node.at("d1"), Permissions::from_mode(0o775)).unwrap();
+    assert_eq!(node.run().counters.fingerprint_proved, 3);
 }
 
 #[test]

@@ -63,6 +63,15 @@ impl Digest {
         Self::from_blake3(blake3::hash(content))
     }
 
+    /// Returns the digest of `content` by an algorithm.
+    #[must_use]
+    pub fn by(algorithm: Algorithm, content: &[u8]) -> Self {
+        match algorithm {
+            Algorithm::Blake3 => Self::of(content),
+            Algorithm::Sha256 => Self::new(algorithm, <sha2::Sha256 as sha2::Digest>::digest(content).into()),
+        }
+    }
+
     /// Returns the digest that a BLAKE3 hash is.
     #[must_use]
     pub const fn from_blake3(hash: blake3::Hash) -> Self {
@@ -108,9 +117,7 @@ impl Digest {
     /// Returns whether `content` has this digest.
     #[must_use]
     pub fn verifies(&self, content: &[u8]) -> bool {
-        let mut hasher = self.verifier();
-        hasher.update(content);
-        hasher.finish() == *self
+        Self::by(self.algorithm, content) == *self
     }
 }
 

@@ -21,7 +21,8 @@ use super::witness::{Seen, Witnesses};
 use crate::fs::Stat;
 
 const MAGIC: [u8; 8] = *b"DPSETL\0\x01";
-const CHECKSUM_BYTES: usize = 32;
+/// Bytes of a checksum.
+pub(super) const CHECKSUM_BYTES: usize = 32;
 /// Where that which the checksum covers begins.
 const BODY: usize = MAGIC.len() + CHECKSUM_BYTES;
 const HEADER_BYTES: usize = BODY + 32 + 2 * 8 + 3 * 8 + 3 * 4 + ENTRY_BYTES;
@@ -53,6 +54,11 @@ pub(super) struct Header {
     pub(super) stat_proved: u64,
 }
 
+/// Returns the checksum of a whole file.
+pub(super) fn checksum_of(bytes: &[u8]) -> Option<&[u8; CHECKSUM_BYTES]> {
+    bytes.get(MAGIC.len()..)?.first_chunk()
+}
+
 /// A record as it lies in memory: checked as a whole, read piece by piece.
 #[derive(Debug)]
 pub(super) struct Encoded {
@@ -68,6 +74,8 @@ pub(super) struct Encoded {
 pub(super) struct Group<'a> {
     /// Path below the root, with its NUL; `.` for the root itself.
     pub(super) directory: &'a [u8],
+    /// Number of the first entry among all of the record.
+    pub(super) first: usize,
     pub(super) entries: &'a [[u8; ENTRY_BYTES]],
     /// Names of the entries, each with its NUL; there may be others behind them.
     pub(super) names: &'a [u8],
@@ -94,19 +102,27 @@ impl Devices {
     }
 }
 
-/// Encodes; `None` when something does not fit.
-pub(super) fn encode(header: &Header, catalog: &Stat, witnesses: &Witnesses, key: &[u8; 32]) -> Option<Vec<u8>> {
-    let mut sorted: Vec<(&[u8], &[u8], &Seen)> = witnesses.iter().map(|(path, seen)| split(path, seen)).collect();
-    sorted.sort_unstable_by_key(|&(directory, name, _)| (directory, name));
+/// Returns the witnesses in the order of the entries.
+pub(super) fn in_order(witnesses: &Witnesses) -> Vec<(&TreePath, &Seen)> {
+    let mut sorted: Vec<(&TreePath, &Seen)> = witnesses.iter().collect();
+    sorted.sort_unstable_by_key(|(path, _)| split(path));
+    sorted
+}
+
+/// Encodes witnesses that are in order; `None` when something does not fit.
+pub(super) fn encode(header: &Header, catalog: &Stat, sorted: &[(&TreePath, &Seen)], key: &[u8; 32]) -> Option<Vec<u8>> {
     let (mut groups, mut entries, mut names) = (Vec::new(), Vec::new(), Vec::new());
     let mut devices = Devices::default();
-    for part in sorted.chunk_by(|one, other| one.0 == other.0).flat_map(|directory| directory.chunks(GROUP_ENTRIES)) {
+    for part in
+        sorted.chunk_by(|one, other| split(one.0).0 == split(other.0).0).flat_map(|directory| directory.chunks(GROUP_ENTRIES))
+    {
         for number in [names.len(), entries.len() / ENTRY_BYTES, part.len()] {
             groups.extend_from_slice(&u32::try_from(number).ok()?.to_le_bytes());
         }
-        push_name(&mut names, part[0].0);
+        push_name(&mut names, split(part[0].0).0);
         groups.extend_from_slice(&u32::try_from(names.len()).ok()?.to_le_bytes());
-        for (_, name, seen) in part {
+        for (path, seen) in part {
+            let (_, name) = split(path);
             push_name(&mut names, name);
             entries.extend_from_slice(&entry(seen, u16::try_from(name.len() + 1).ok()?, &mut devices)?);
         }
@@ -135,13 +151,13 @@ pub(super) fn encode(header: &Header, catalog: &Stat, witnesses: &Witnesses, key
     Some(out)
 }
 
-/// Returns directory, name, and what was seen; the root lies in itself, as `.`.
-fn split<'a>(path: &'a TreePath, seen: &'a Seen) -> (&'a [u8], &'a [u8], &'a Seen) {
+/// Returns directory and name; the root lies in itself, as `.`.
+fn split(path: &TreePath) -> (&[u8], &[u8]) {
     let bytes = path.as_bytes();
     match bytes.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&bytes[..slash], &bytes[slash + 1..], seen),
-        None if bytes.is_empty() => (b".", b".", seen),
-        None => (b".", bytes, seen),
+        Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
+        None if bytes.is_empty() => (b".", b"."),
+        None => (b".", bytes),
     }
 }
 
@@ -207,6 +223,11 @@ impl Encoded {
         (encoded.names_at()? <= encoded.bytes.len()).then_some(encoded)
     }
 
+    /// Returns the checksum, which tells this record from others.
+    pub(super) fn checksum(&self) -> &[u8] {
+        &self.bytes[MAGIC.len()..BODY]
+    }
+
     /// Returns whether `stat` is that of the catalog's file as it was.
     pub(super) fn is_catalog(&self, stat: &Stat) -> bool {
         let entry = self.bytes.get(HEADER_BYTES - ENTRY_BYTES..).and_then(<[u8]>::first_chunk);
@@ -232,6 +253,7 @@ impl Encoded {
         let end = directory.iter().position(|&byte| byte == 0)?;
         Some(Group {
             directory: &directory[..=end],
+            first,
             entries: entries.as_chunks().0.get(first..first.checked_add(count)?)?,
             names: names.get(name..)?,
         })
@@ -334,6 +356,11 @@ pub(super) fn is_listed_directory(entry: &[u8; ENTRY_BYTES]) -> bool {
     Entry::read(entry).is_some_and(|entry| entry.kind == UNCHANGED && is_directory(entry.attributes[0]))
 }
 
+/// Returns whether the entry says that this very object was not changed since.
+pub(super) fn is_unchanged(entry: &[u8; ENTRY_BYTES]) -> bool {
+    Entry::read(entry).is_some_and(|entry| entry.kind == UNCHANGED)
+}
+
 /// Returns whether the entry says something of an object that may have other names, through which it can change.
 pub(super) fn may_be_linked(entry: &[u8; ENTRY_BYTES]) -> bool {
     Entry::read(entry).is_some_and(|entry| matches!(entry.kind, UNCHANGED | ATTRIBUTES) && !is_directory(entry.attributes[0]))
@@ -343,7 +370,8 @@ fn is_directory(mode: u32) -> bool {
     rustix::fs::FileType::from_raw_mode(mode).is_dir()
 }
 
-fn until_nul(bytes: &[u8]) -> &[u8] {
+/// Returns what is in front of a NUL.
+pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 

@@ -5,7 +5,8 @@
 //! is unchanged, and neither the catalog nor the scan cache is read. If one is not, or anything else is amiss, the run
 //! goes the whole way, as if there were no record: it never decides what is to be done, only that nothing is.
 //!
-//! One file in the state directory, `settled`, mode 0600, replaced atomically (layout: see the `format` module).
+//! One file in the state directory, `settled`, mode 0600, replaced atomically (layout: see the `format` module). Beside it lie the digests
+//! and fingerprints of the contents (see the `contents` module), for noop runs that are to read them all: they read no catalog either.
 //!
 //! What is settled:
 //!
@@ -21,7 +22,7 @@
 //! What makes the record unusable: another catalog, version of this program, set of providers, root, state directory, user that
 //! runs it or interval of proofs (all in its binding); a change of the file that holds the catalog; the time at which the first
 //! file is to be proved by digest again; a clock that was set back; any whole run but a noop one, and `undo`, which remove it
-//! before anything is changed. It is not looked at in noop runs and runs with tags or `verify_all`, nor when the agent is
+//! before anything is changed. It is not looked at in noop runs but those that read all contents, and in runs with tags, nor when the agent is
 //! built or started without it ([`AgentBuilder::settled`](crate::AgentBuilder::settled)).
 //!
 //! What does not: restarts, new code with the same catalog, changes of what no check depends on (entries of a directory that is
@@ -30,8 +31,10 @@
 //! A record is written only when no witness could have changed since without a change of its times (git's racy rule, as in
 //! the `record` module). It is not made durable: what a power cut leaves of it is recognised by its checksum.
 
+mod contents;
 mod format;
 mod proofs;
+mod read;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -45,10 +48,13 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
 
-use self::format::{Encoded, Header};
+use self::contents::{CONTENTS, Contents};
+use self::format::{Encoded, Header, checksum_of};
+use self::read::{Reader, Verified};
 use self::watch::Linked;
 use super::cache::known_key;
 use super::record::{is_racy, nanos_at};
+use super::scan::{Proof, ScanCounters};
 use crate::fs::{FsError, Stat, write_cache};
 
 pub(crate) use proofs::Proofs;
@@ -100,11 +106,7 @@ pub(crate) struct SettledCounts {
 impl SettledRecord {
     /// Loads the record if it can be used now, for this `binding`; `catalog` is the file that holds the catalog. Blocking.
     pub(crate) fn load(state_dir: &Path, binding: &[u8; 32], catalog: &Path, now: SystemTime) -> Option<Self> {
-        let mut bytes = Vec::new();
-        let file = File::open(state_dir.join(SETTLED)).ok()?;
-        let stat = Stat::from_raw(&rustix::fs::fstat(&file).ok()?);
-        bytes.reserve_exact(usize::try_from(stat.size).ok().filter(|_| stat.size <= MAX_RECORD_BYTES)?);
-        file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).ok()?;
+        let (bytes, stat) = read_limited(&state_dir.join(SETTLED))?;
         let encoded = Encoded::new(bytes, binding, &known_key(state_dir)?.settled_key())?;
         let record = Self { encoded, file: stat };
         record.is_usable(catalog, now).then_some(record)
@@ -153,6 +155,31 @@ impl SettledRecord {
         watch.look(&self.encoded, root)
     }
 
+    /// Returns what a scan would count that reads everything, if everything below `root` is still as it was and every content has been read
+    /// and proved; `None` where that is not so, and where the contents are not known. Otherwise as [`SettledRecord::holds`].
+    ///
+    /// Fingerprints that were not known are kept in the state directory for the next time.
+    pub(crate) fn verify(
+        &self,
+        (state_dir, root): (&Path, &Path),
+        (threads, proof): (usize, Proof),
+        interrupt: &AtomicBool,
+        progress: &AtomicU64,
+    ) -> Option<ScanCounters> {
+        let key = known_key(state_dir)?;
+        let bytes = read_limited(&state_dir.join(CONTENTS))?.0;
+        let mut contents = Contents::decode(bytes, self.encoded.checksum(), self.encoded.entry_count(), &key.settled_key())?;
+        let reader = Reader { record: &self.encoded, contents: &contents, proof, key: &key, interrupt };
+        let Verified { counters, learned, .. } = reader.all_verify(root, threads, progress)?;
+        if !learned.is_empty() {
+            learned.iter().for_each(|(entry, fingerprint)| contents.learn(*entry, *fingerprint));
+            if let Err(error) = contents.write(state_dir, &key.settled_key()) {
+                tracing::warn!("fingerprints are not kept: {error}");
+            }
+        }
+        Some(ScanCounters { listed: self.encoded.header.listed, ..counters })
+    }
+
     #[cfg(test)]
     const fn encoded(&self) -> &Encoded {
         &self.encoded
@@ -193,7 +220,13 @@ impl Settled<'_> {
             listed: self.proofs.listed,
             stat_proved: self.proofs.stat_proved,
         };
-        let Some(bytes) = format::encode(&header, &catalog, self.witnesses, &key.settled_key()) else { return Ok(false) };
+        let sorted = format::in_order(self.witnesses);
+        let Some(bytes) = format::encode(&header, &catalog, &sorted, &key.settled_key()) else { return Ok(false) };
+        let paths = sorted.iter().map(|(path, _)| *path);
+        let contents = checksum_of(&bytes).and_then(|record| Contents::new(record, paths, &self.proofs.contents));
+        if let Some(contents) = contents {
+            contents.write(state_dir, &key.settled_key())?;
+        }
         write_cache(&state_dir.join(SETTLED), &bytes, 0o600).map(|()| true)
     }
 }
@@ -210,7 +243,19 @@ pub(crate) fn forget(state_dir: &Path) -> Result<(), FsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     };
+    // Without the record it says nothing.
+    let _is_gone = std::fs::remove_file(state_dir.join(CONTENTS));
     removed.map_err(|error| FsError::new(&path, "remove the settled record", error))
+}
+
+/// Reads a file of the state directory, if it is there and not too large.
+fn read_limited(path: &Path) -> Option<(Vec<u8>, Stat)> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    let stat = Stat::from_raw(&rustix::fs::fstat(&file).ok()?);
+    bytes.reserve_exact(usize::try_from(stat.size).ok().filter(|_| stat.size <= MAX_RECORD_BYTES)?);
+    file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).ok()?;
+    Some((bytes, stat))
 }
 
 fn stat_of_own(path: &Path) -> Option<Stat> {

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::TreePath;
+use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::record::CLOCK_GRANULARITY;
+use super::contents::ProvedContent;
 use super::*;
 use crate::fs::{FileKind, Time};
 use crate::tree::StatCache;
@@ -59,7 +60,13 @@ impl Ground {
 
     /// Writes a record as a run would that began at `recorded_at`.
     fn settle(&self, recorded_at: SystemTime) -> bool {
-        let proofs = Proofs { listed: 3, stat_proved: 2, due_at: nanos_at(SystemTime::now() + Duration::from_secs(3600)) };
+        self.settle_with(recorded_at, Vec::new())
+    }
+
+    /// As [`Ground::settle`], with what the scan has proved.
+    fn settle_with(&self, recorded_at: SystemTime, contents: Vec<(TreePath, ProvedContent)>) -> bool {
+        let proofs =
+            Proofs { listed: 3, stat_proved: 2, due_at: nanos_at(SystemTime::now() + Duration::from_secs(3600)), contents };
         let settled = Settled {
             binding: BINDING,
             recorded_at,
@@ -87,6 +94,84 @@ impl Ground {
         assert_eq!(answers[0], answers[1]);
         answers[0]
     }
+}
+
+/// Verifies by a record of three files, of which one is large, with these digest and fingerprint for `d/file`; the same with one thread and
+/// with several. Returns how many were proved by fingerprint.
+fn verify(content: ProvedContent, proof: Proof, with: impl FnOnce(&Ground)) -> Option<u64> {
+    let mut ground = Ground::new();
+    ["d/file", "d/other", "e/large"].iter().for_each(|path| ground.write(path));
+    let large = vec![7; 3 << 20];
+    fs::write(ground.root().join("e/large"), &large).unwrap();
+    for path in ["", "d", "e"] {
+        fs::set_permissions(ground.root().join(path), fs::Permissions::from_mode(0o755)).unwrap();
+        ground.sees(path, Seen::attributes);
+    }
+    for path in ["d/file", "d/other", "e/large"] {
+        fs::set_permissions(ground.root().join(path), fs::Permissions::from_mode(0o644)).unwrap();
+        ground.sees(path, unchanged);
+    }
+    let proved = |digest| ProvedContent { digest, fingerprint: None };
+    let contents = vec![
+        ("d/file".parse().unwrap(), content),
+        ("d/other".parse().unwrap(), proved(Digest::by(Algorithm::Sha256, b"content"))),
+        ("e/large".parse().unwrap(), proved(Digest::of(&large))),
+    ];
+    assert!(ground.settle_with(SystemTime::now() + Duration::from_secs(1), contents));
+    with(&ground);
+    let record = ground.load().unwrap();
+    let contents = fs::read(ground.state().join(CONTENTS)).ok();
+    let answers = [1, 4].map(|threads| {
+        if let Some(contents) = &contents {
+            fs::write(ground.state().join(CONTENTS), contents).unwrap();
+        }
+        let (interrupt, progress) = (AtomicBool::new(false), AtomicU64::new(0));
+        record.verify((&ground.state(), &ground.root()), (threads, proof), &interrupt, &progress)
+    });
+    assert_eq!(answers[0], answers[1]);
+    if let Some(counters) = answers[0] {
+        assert_eq!((counters.listed, counters.opened, counters.stat_proved), (3, 3, 0));
+        assert_eq!(counters.bytes_hashed, 14 + (3 << 20));
+        // What was not known is known now, but of large files.
+        let (interrupt, progress) = (AtomicBool::new(false), AtomicU64::new(0));
+        let again = record.verify((&ground.state(), &ground.root()), (2, Proof::Fingerprint), &interrupt, &progress).unwrap();
+        assert_eq!(again.fingerprint_proved, if content.fingerprint.is_some_and(|found| found == 1) { 1 } else { 2 });
+    }
+    answers[0].map(|counters| counters.fingerprint_proved)
+}
+
+#[test]
+fn contents_are_verified_by_digest_whatever_metadata_says() {
+    let right = ProvedContent { digest: Digest::of(b"content"), fingerprint: None };
+    let none = |_: &Ground| {};
+    for proof in [Proof::Digest, Proof::Fingerprint] {
+        assert_eq!(verify(right, proof, none), Some(0), "{proof:?}");
+        // A fingerprint of something else proves nothing, and hides nothing.
+        assert_eq!(verify(ProvedContent { fingerprint: Some(1), ..right }, proof, none), Some(0), "{proof:?}");
+        // Metadata says that the file is as it was, but what was proved of it is not what it holds: as after damage.
+        assert_eq!(verify(ProvedContent { digest: Digest::of(b"CONTENT"), ..right }, proof, none), None, "{proof:?}");
+        assert_eq!(verify(right, proof, |ground| drop(fs::remove_file(ground.state().join(CONTENTS)))), None);
+        let otherwise =
+            |ground: &Ground| fs::set_permissions(ground.root().join("d"), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(verify(right, proof, otherwise), None, "{proof:?}");
+        let rewritten = |ground: &Ground| fs::write(ground.root().join("e/large"), vec![7; 3 << 20]).unwrap();
+        assert_eq!(verify(right, proof, rewritten), None, "{proof:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_a_verification_without_an_answer() {
+    let mut ground = Ground::new();
+    ground.write("file");
+    ground.sees("file", unchanged);
+    let content = ProvedContent { digest: Digest::of(b"content"), fingerprint: None };
+    assert!(ground.settle_with(SystemTime::now() + Duration::from_secs(1), vec![("file".parse().unwrap(), content)]));
+    let verify = |interrupt| {
+        let places = (ground.state(), ground.root());
+        let record = ground.load().unwrap();
+        record.verify((&places.0, &places.1), (1, Proof::Digest), &AtomicBool::new(interrupt), &AtomicU64::new(0))
+    };
+    assert!(verify(false).is_some() && verify(true).is_none());
 }
 
 pub(super) fn unchanged(stat: &Stat) -> Seen {
@@ -276,7 +361,7 @@ fn encoded(list: &[(TreePath, Seen)], catalog: &Stat) -> (Header, Vec<u8>) {
     let header = Header { binding: BINDING, recorded_at: -1, due_at: i64::MAX, resources: 1, listed: 2, stat_proved: u64::MAX };
     let mut witnesses = Witnesses::default();
     list.iter().for_each(|(path, seen)| assert!(witnesses.add(Witness { path: path.clone(), seen: *seen })));
-    (header, format::encode(&header, catalog, &witnesses, &KEY).unwrap())
+    (header, format::encode(&header, catalog, &format::in_order(&witnesses), &KEY).unwrap())
 }
 
 /// Everything in a record, as paths and entries.
