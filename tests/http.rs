@@ -5,6 +5,8 @@
 mod identity;
 #[path = "http/limits.rs"]
 mod limits;
+#[path = "http/packed.rs"]
+mod packed;
 #[path = "http/park.rs"]
 mod park;
 #[path = "http/site.rs"]

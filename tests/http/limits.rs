@@ -22,7 +22,7 @@ async fn refusal(response: Response) -> Refusal {
 }
 
 /// Sends bytes on a connection of its own and returns all that comes back until the server closes it.
-async fn raw(server: &Server, request: &[u8]) -> String {
+pub(crate) async fn raw(server: &Server, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();

@@ -33,12 +33,14 @@ pub(crate) struct Site {
     pub(crate) produced: Arc<AtomicU64>,
     /// Who asked, in order.
     pub(crate) peers: Mutex<Vec<Peer>>,
+    /// The reports that came, in order.
+    pub(crate) reports: Mutex<Vec<Report>>,
 }
 
 impl Site {
     pub(crate) fn new(content_bytes: u64) -> Self {
         let gate = Semaphore::new(Semaphore::MAX_PERMITS);
-        Self { content_bytes, break_at: None, gate, produced: Arc::default(), peers: Mutex::default() }
+        Self { content_bytes, break_at: None, gate, produced: Arc::default(), peers: Mutex::default(), reports: Mutex::default() }
     }
 
     fn note(&self, peer: &Peer) {
@@ -88,6 +90,7 @@ impl Handler for Shared {
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
         self.0.note(peer);
         assert!(report.transaction_completed, "a bug in the handler");
+        self.0.reports.lock().unwrap().push(report);
         Ok(ReportAccepted { duplicate: false })
     }
 }

@@ -17,6 +17,9 @@ pub struct ConnectOptions {
     /// Which version of HTTP to speak.
     #[cfg(feature = "http")]
     pub version: crate::http::HttpVersion,
+    /// As [`HttpOptions::compress_requests`](crate::http::HttpOptions::compress_requests).
+    #[cfg(feature = "http")]
+    pub compress_requests: Option<bool>,
     /// Who answers `memory:`.
     pub handler: Option<Arc<dyn Handler>>,
     /// How long it may take to reach the server; see [`ConnectOptions::default`].
@@ -31,6 +34,8 @@ impl Default for ConnectOptions {
             tls: None,
             #[cfg(feature = "http")]
             version: crate::http::HttpVersion::Negotiated,
+            #[cfg(feature = "http")]
+            compress_requests: None,
             handler: None,
             connect_timeout: Duration::from_secs(10),
         }
@@ -68,8 +73,12 @@ pub fn connect(url: &str, options: &ConnectOptions) -> Result<Arc<dyn Transport>
 
 #[cfg(feature = "http")]
 fn http(url: &str, options: &ConnectOptions) -> Result<Arc<dyn Transport>, TransportError> {
-    let options =
-        crate::http::HttpOptions { tls: options.tls.clone(), connect_timeout: options.connect_timeout, version: options.version };
+    let options = crate::http::HttpOptions {
+        tls: options.tls.clone(),
+        connect_timeout: options.connect_timeout,
+        version: options.version,
+        compress_requests: options.compress_requests,
+    };
     Ok(Arc::new(crate::http::HttpTransport::new(url, &options)?))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
+use direct_puppet_agent::Compression;
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
 use direct_puppet_transport::{
@@ -78,7 +79,12 @@ pub(crate) async fn server(common: &Common, asking: Asking) -> anyhow::Result<(A
         );
     }
     // A node asks one thing at a time, and waits for news on a connection that takes less of the server than one of HTTP/2.
-    let options = ConnectOptions { tls, version: HttpVersion::Http1, ..ConnectOptions::default() };
+    let compress_requests = match common.compression.unwrap_or_default() {
+        Compression::Always => Some(true),
+        Compression::Never => Some(false),
+        _ => None,
+    };
+    let options = ConnectOptions { tls, version: HttpVersion::Http1, compress_requests, ..ConnectOptions::default() };
     Ok((bounded(connect(url, &options)?), common.clone()))
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Common {
     /// URL of the server: https://host:8140, http://127.0.0.1:8141, unix:/run/direct-puppet.sock; puppet://host:8140 for a Puppet Server
     #[arg(long, global = true, value_name = "URL", env = "DIRECT_PUPPET_SERVER")]
     pub(crate) server: Option<String>,
-    /// Get contents compressed, and against what this node has: auto (unless the server is on this machine), always, never
+    /// Get contents compressed, and against what this node has, and send reports compressed: auto (unless the server is on this machine), always, never
     #[arg(long, global = true, value_name = "WHEN")]
     pub(crate) compression: Option<Compression>,
 }

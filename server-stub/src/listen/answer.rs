@@ -8,19 +8,21 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use direct_puppet_transport::http::wire;
 use direct_puppet_transport::protocol::limits::MAX_SMALL_MESSAGE_BYTES;
+use direct_puppet_transport::protocol::pack::{UnpackRequestError, unpack_request, unpacked_request_bytes};
 use direct_puppet_transport::protocol::{Operation, Refusal, RefusalCode, codec};
 use direct_puppet_transport::{Peer, Request as Call, Response as Answer, Status, TransportError, dispatch, handler};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::activity::Activity;
 use super::live::{ClientCertificate, Revoked};
 use super::{Limits, RouteBody, Routes, Service};
+use crate::blocking;
 
 /// A response body; an error in it aborts the stream or the connection, so that the peer never takes it for whole.
 pub(super) type Body = UnsyncBoxBody<Bytes, TransportError>;
@@ -73,7 +75,10 @@ pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl 
         _ if refused.is_some() => ready(refused.unwrap_or_else(no_such_path)).boxed(),
         (Some(operation), _) => match refuse_head(&request) {
             Some(refusal) => ready(refusal).boxed(),
-            None => operate(Arc::clone(&context), operation, request.into_body()).boxed(),
+            None => {
+                let is_packed = request.headers().contains_key(CONTENT_ENCODING);
+                operate(Arc::clone(&context), operation, request.into_body(), is_packed).boxed()
+            }
         },
         (None, Some(routes)) => elsewhere(Arc::clone(&context), Arc::clone(routes), request).boxed(),
         (None, None) => ready(no_such_path()).boxed(),
@@ -117,12 +122,21 @@ fn refuse_head(request: &Request<Incoming>) -> Option<Response<Body>> {
         let message = format!("content type must be {}", wire::CONTENT_TYPE);
         return Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, RefusalCode::BadRequest, message));
     }
+    if request.headers().get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() != wire::REQUEST_CODING.as_bytes()) {
+        let message = format!("the one content coding that is taken is {}", wire::REQUEST_CODING);
+        return Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, RefusalCode::BadRequest, message));
+    }
     None
 }
 
-async fn operate(context: Arc<Context>, operation: Operation, body: Incoming) -> Response<Body> {
+async fn operate(context: Arc<Context>, operation: Operation, body: Incoming, is_packed: bool) -> Response<Body> {
     let Context { service, peer, limits, activity, room, .. } = &*context;
-    match Box::pin(read(body, operation.max_request_bytes(), limits.request_body_timeout, room, small(peer))).await {
+    let limit = operation.max_request_bytes();
+    let taking = async {
+        let taken = read(body, limit, limits.request_body_timeout, room, small(peer)).await?;
+        if is_packed { unpack(taken, limit, room, small(peer)).await } else { Ok(taken) }
+    };
+    match Box::pin(taking).await {
         // What is made of a body is about as large as the body, so its room is given back when the answer is there.
         Ok((body, _taken)) => {
             activity.is_in();
@@ -153,8 +167,9 @@ async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Requ
 }
 
 /// Why a request body was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum BadBody {
+    Packed(UnpackRequestError),
     TooLong { limit: u64 },
     TooSlow { limit: Duration },
     NoRoom,
@@ -164,6 +179,14 @@ enum BadBody {
 impl BadBody {
     fn response(self, what: &str) -> Response<Body> {
         match self {
+            Self::Packed(error @ UnpackRequestError::TooLong { .. }) => refuse(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                RefusalCode::BadRequest,
+                format!("{what} request that came packed: {error}"),
+            ),
+            Self::Packed(error) => {
+                refuse(StatusCode::BAD_REQUEST, RefusalCode::BadRequest, format!("{what} request that came packed: {error}"))
+            }
             Self::TooLong { limit } => {
                 let message = format!("{what} request is longer than {limit} bytes");
                 refuse(StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::BadRequest, message)
@@ -245,6 +268,21 @@ async fn read(
     tokio::time::timeout(deadline, read).await.unwrap_or(Err(BadBody::TooSlow { limit: deadline }))
 }
 
+/// Unpacks a request body within `limit` bytes, and the room that there is for it besides the packed one. The size is known, and has room,
+/// before it is taken.
+async fn unpack(
+    (packed, mut taken): (Bytes, Taken),
+    limit: u64,
+    room: &Arc<Semaphore>,
+    small: usize,
+) -> Result<(Bytes, Taken), BadBody> {
+    let size = unpacked_request_bytes(&packed, limit).map_err(BadBody::Packed)?;
+    let both = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(packed.len());
+    take_room(&mut taken, room, both, small)?;
+    let unpacked = blocking::run(move || unpack_request(&packed, limit)).await.map_err(|_| BadBody::Broken)?;
+    Ok((unpacked.map_err(BadBody::Packed)?.into(), taken))
+}
+
 /// Reads on, so that the peer gets to reading the answer; one that sends nothing more waits for it already.
 async fn discard(mut body: Incoming) {
     let mut left = DISCARD_BYTES;
@@ -264,6 +302,7 @@ async fn respond(answer: Answer, activity: &Activity) -> Response<Body> {
             let body = activity.body(answer.body).map_ok(Frame::data);
             let mut response = Response::new(StreamBody::new(body).boxed_unsync());
             set(&mut response, wire::ACCEPTED);
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(wire::REQUEST_CODING));
             if let Some(length) = length {
                 response.headers_mut().insert(CONTENT_LENGTH, length.into());
             }

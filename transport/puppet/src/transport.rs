@@ -66,8 +66,12 @@ impl PuppetTransport {
             let error = TransportError::new(TransportErrorKind::Config, "the server's URL");
             return Err(error.with_detail("write a Puppet Server as puppet://host:8140"));
         };
-        let http =
-            HttpOptions { tls: options.tls.clone(), connect_timeout: options.connect_timeout, version: HttpVersion::Http1 };
+        let http = HttpOptions {
+            tls: options.tls.clone(),
+            connect_timeout: options.connect_timeout,
+            version: HttpVersion::Http1,
+            ..HttpOptions::default()
+        };
         let http = HttpTransport::new(&format!("https://{rest}"), &http)?;
         Ok(Self::over(Deadlines::new(http, options.timeouts), options.state_dir.clone()))
     }

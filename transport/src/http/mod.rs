@@ -5,21 +5,27 @@
 
 pub(crate) mod failure;
 mod json;
+mod packed;
 pub mod pem;
 mod plain;
 mod tls;
 pub mod wire;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt as _;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{StatusCode, Url};
 
 pub use self::json::JsonMethod;
 pub use self::plain::{PlainMethod, PlainRequest, PlainResponse};
 pub use self::tls::{TlsError, TlsFiles};
 use crate::error::{TransportError, TransportErrorKind};
+use crate::protocol::Operation;
 use crate::transport::{Request, Response, Status, Transport};
 
 /// Which version of HTTP to speak.
@@ -54,12 +60,14 @@ pub struct HttpOptions {
     pub connect_timeout: Duration,
     /// Which version of HTTP to speak.
     pub version: HttpVersion,
+    /// Whether facts and reports that are long travel compressed where the server takes that. `None`: unless it is on this machine.
+    pub compress_requests: Option<bool>,
 }
 
 impl Default for HttpOptions {
     /// Ten seconds to connect: one lost SYN (retransmitted after 1, 3 and 7 s) must not fail a call.
     fn default() -> Self {
-        Self { tls: None, connect_timeout: Duration::from_secs(10), version: HttpVersion::Negotiated }
+        Self { tls: None, connect_timeout: Duration::from_secs(10), version: HttpVersion::Negotiated, compress_requests: None }
     }
 }
 
@@ -70,6 +78,9 @@ pub struct HttpTransport {
     base: String,
     is_local: bool,
     connect_timeout: Duration,
+    compresses_requests: bool,
+    /// Whether the server has said in its last answer that it takes compressed requests.
+    takes_packed: Arc<AtomicBool>,
 }
 
 /// Shorter than any server's own limit, so that a call seldom meets a connection that the server is just closing.
@@ -118,7 +129,9 @@ impl HttpTransport {
             HttpVersion::Http2 => builder.http2_prior_knowledge(),
         };
         let client = builder.build().map_err(|error| config("the HTTP client cannot start".to_owned()).with_source(error))?;
-        Ok(Self { client, base, is_local, connect_timeout: options.connect_timeout })
+        let compresses_requests = options.compress_requests.unwrap_or(!is_local);
+        let (connect_timeout, takes_packed) = (options.connect_timeout, Arc::default());
+        Ok(Self { client, base, is_local, connect_timeout, compresses_requests, takes_packed })
     }
 
     fn error(&self, kind: TransportErrorKind, detail: impl Into<String>) -> TransportError {
@@ -129,15 +142,38 @@ impl HttpTransport {
 #[async_trait]
 impl Transport for HttpTransport {
     async fn call(&self, request: Request) -> Result<Response, TransportError> {
-        let url = format!("{}{}", self.base, wire::path_of(request.operation));
-        let answer = self
-            .client
-            .post(url)
-            .header(reqwest::header::CONTENT_TYPE, wire::CONTENT_TYPE)
-            .body(request.body)
-            .send()
-            .await
-            .map_err(|error| failure::of_call(error, &self.base, self.connect_timeout))?;
+        if let Some(packed) = self.pack(&request).await {
+            let answer = self.send(request.operation, packed, true).await?;
+            if !packed::is_misunderstood(answer.status()) {
+                return self.response(answer);
+            }
+            self.takes_packed.store(false, Ordering::Relaxed);
+        }
+        let answer = self.send(request.operation, request.body, false).await?;
+        self.takes_packed.store(packed::is_taken(answer.headers()), Ordering::Relaxed);
+        self.response(answer)
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.base
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
+    }
+}
+
+impl HttpTransport {
+    async fn send(&self, operation: Operation, body: Bytes, is_packed: bool) -> Result<reqwest::Response, TransportError> {
+        let url = format!("{}{}", self.base, wire::path_of(operation));
+        let mut request = self.client.post(url).header(CONTENT_TYPE, wire::CONTENT_TYPE);
+        if is_packed {
+            request = request.header(CONTENT_ENCODING, wire::REQUEST_CODING);
+        }
+        request.body(body).send().await.map_err(|error| failure::of_call(error, &self.base, self.connect_timeout))
+    }
+
+    fn response(&self, answer: reqwest::Response) -> Result<Response, TransportError> {
         let retry_after = plain::retry_after(answer.headers());
         let status = match answer.headers().get(wire::STATUS_HEADER).map(|value| value.as_bytes()) {
             Some(value) if value == wire::ACCEPTED.as_bytes() => Status::Accepted,
@@ -158,16 +194,6 @@ impl Transport for HttpTransport {
         Ok(Response { status, retry_after, length, body: body.boxed() })
     }
 
-    fn endpoint(&self) -> &str {
-        &self.base
-    }
-
-    fn is_local(&self) -> bool {
-        self.is_local
-    }
-}
-
-impl HttpTransport {
     /// Something in between answered, not the server.
     fn stranger(&self, status: StatusCode, retry_after: Option<Duration>) -> TransportError {
         if matches!(status.as_u16(), 429 | 502 | 503 | 504) {
@@ -264,7 +290,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let transport = HttpTransport::new(&url, &HttpOptions::default()).unwrap();
-        let request = Request { operation: crate::protocol::Operation::Fetch, body: bytes::Bytes::new() };
+        let request = Request { operation: Operation::Fetch, body: Bytes::new() };
         let error = transport.call(request).await.unwrap_err();
         assert_eq!(error.kind(), TransportErrorKind::Connect);
         assert!(std::error::Error::source(&error).is_some());

@@ -17,6 +17,13 @@ pub const ACCEPTED: &str = "accepted";
 /// Value of [`STATUS_HEADER`]: the body is an encoded [`Refusal`](crate::protocol::Refusal).
 pub const REFUSED: &str = "refused";
 
+/// The one content coding of request bodies. A server that takes it says so by `accept-encoding` in its answers (RFC 9110, section 12.5.3); a
+/// client sends nothing so before it has heard that, and not again after the server, or another one in its place, has refused it.
+pub const REQUEST_CODING: &str = "zstd";
+
+/// A request body shorter than this, in bytes, goes as it is: a packet or a few are no matter.
+pub const MIN_PACKED_REQUEST_BYTES: usize = 8 * 1024;
+
 /// The port that servers listen on and clients call when a URL names none; Puppet's own.
 pub const DEFAULT_PORT: u16 = 8140;
 

@@ -57,6 +57,12 @@ fn table_log(bytes: usize) -> u32 {
     (bytes / 2).max(1).ilog2().clamp(16, 22)
 }
 
+/// Returns how many bytes a frame says that it holds; `None` when it does not say, or is no frame.
+#[must_use]
+pub fn frame_content_bytes(packed: &[u8]) -> Option<u64> {
+    zstd_safe::get_frame_content_size(packed).ok().flatten()
+}
+
 /// Decompresses a frame of exactly `size` bytes that was made against `base`.
 ///
 /// # Errors

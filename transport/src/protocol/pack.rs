@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::compress::{DecompressError, compress, decompress};
+use super::compress::{DecompressError, compress, decompress, frame_content_bytes};
 use super::ids::CatalogId;
 use super::limits::{
     MAX_PACK_BASE_BYTES, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_PACKED_CATALOG_BYTES, MAX_UNPACKED_ANYWAY_BYTES,
@@ -225,6 +225,53 @@ pub fn unpack_catalog(packed: &[u8], base: &[u8], size: u64) -> Result<Vec<u8>, 
     let bytes = usize::try_from(size).ok().filter(|_| is_within(size, length, base));
     let bytes = bytes.ok_or(UnpackCatalogError::TooLarge { size, length })?;
     Ok(decompress(packed, base, bytes)?)
+}
+
+/// Returns how long a request is, in bytes, that comes as one zstd frame, if a receiver takes it in: it is no longer than `limit`, and no more
+/// than [`MAX_UNPACKED_RATIO`] times as long as the frame where that is over [`MAX_UNPACKED_ANYWAY_BYTES`].
+///
+/// # Errors
+///
+/// When the frame does not say how long it is, or is over a limit: nothing is allocated then.
+pub fn unpacked_request_bytes(packed: &[u8], limit: u64) -> Result<u64, UnpackRequestError> {
+    let size = frame_content_bytes(packed).ok_or(UnpackRequestError::NoSize)?;
+    let most = (packed.len() as u64).saturating_mul(MAX_UNPACKED_RATIO).max(MAX_UNPACKED_ANYWAY_BYTES).min(limit);
+    if size > most { Err(UnpackRequestError::TooLong { size, most }) } else { Ok(size) }
+}
+
+/// Unpacks a request that comes as one zstd frame, within the limits of [`unpacked_request_bytes`].
+///
+/// # Errors
+///
+/// When it is over a limit, or the frame is damaged.
+///
+/// # Blocking
+///
+/// As [`decompress`].
+pub fn unpack_request(packed: &[u8], limit: u64) -> Result<Vec<u8>, UnpackRequestError> {
+    let size = unpacked_request_bytes(packed, limit)?;
+    let bytes = usize::try_from(size).map_err(|_| UnpackRequestError::TooLong { size, most: limit })?;
+    Ok(decompress(packed, &[], bytes)?)
+}
+
+/// Why a request that came packed was not taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnpackRequestError {
+    /// It is no frame, or one without its length.
+    #[error("it is no zstd frame that says how long it is unpacked")]
+    NoSize,
+    /// Over a limit.
+    #[error("it is {size} bytes long unpacked, {most} are taken of what it came as")]
+    TooLong {
+        /// What the frame says, in bytes.
+        size: u64,
+        /// What is taken, in bytes.
+        most: u64,
+    },
+    /// The frame is damaged.
+    #[error(transparent)]
+    Damaged(#[from] DecompressError),
 }
 
 /// Whether a receiver takes in a catalog of `size` bytes that comes as `length`.
