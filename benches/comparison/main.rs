@@ -58,6 +58,9 @@ enum Verb {
     /// Fetch contents as the agent does.
     #[command(hide = true)]
     Fetch { url: String, digests: PathBuf },
+    /// Fetch all contents of a catalog packed, as the agent does from another machine.
+    #[command(hide = true)]
+    FetchPacked { url: String, catalog: PathBuf },
     /// Check in again and again.
     #[command(hide = true)]
     CheckIns(check_ins::Arguments),
@@ -103,6 +106,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Floor(floor) => floors::floor(floor)?,
         Verb::ServeFramed { address, packed } => floors::serve_framed(&packed, &address)?,
         Verb::Fetch { url, digests } => fetch::fetch(&url, &digests)?,
+        Verb::FetchPacked { url, catalog } => fetch::fetch_packed(&url, &catalog)?,
         Verb::CheckIns(arguments) => check_ins::check_ins(&arguments)?,
         Verb::Decide { nodes, check_ins, dir } => {
             let own = tempfile::tempdir()?;

@@ -82,6 +82,13 @@ impl Node {
         self.dir.path().join("state")
     }
 
+    /// Returns the file of the catalog that the node holds.
+    pub(crate) fn catalog(&self) -> anyhow::Result<PathBuf> {
+        let files = fs::read_dir(self.state().join("catalog")).context("the node holds no catalog")?;
+        let mut paths = files.filter_map(|entry| Some(entry.ok()?.path()));
+        paths.find(|path| path.extension().is_some_and(|found| found == "catalog")).context("the node holds no catalog")
+    }
+
     /// Returns a command of the agent for this node.
     pub(crate) fn command(&self, verb: &[&str]) -> Command {
         self.command_by(Command::new(&self.agent), verb)

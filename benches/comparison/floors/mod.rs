@@ -18,6 +18,8 @@ pub(crate) enum Floor {
     Stat { root: PathBuf, list: PathBuf },
     /// Open, read, close and BLAKE3 of each listed file.
     Read { root: PathBuf, list: PathBuf },
+    /// Open, read and close of each listed file.
+    ReadOnly { root: PathBuf, list: PathBuf },
     /// Walk, read and BLAKE3.
     Walk { root: PathBuf },
     /// BLAKE3 of one file, mapped, on all cores.
@@ -39,6 +41,7 @@ pub(crate) fn floor(floor: Floor) -> anyhow::Result<()> {
     match floor {
         Floor::Stat { root, list } => stat::stat(&root, &list),
         Floor::Read { root, list } => read::read(&root, &list),
+        Floor::ReadOnly { root, list } => read::read_only(&root, &list),
         Floor::Walk { root } => read::walk(&root),
         Floor::Map { file } => map::map(&file),
         Floor::WriteAll { packed, root } => write::write_all(&packed, &root),

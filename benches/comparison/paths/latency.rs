@@ -15,7 +15,7 @@ use crate::paths::bytes::edit_tree;
 use crate::paths::fetch::{Contents, client};
 use crate::peers::{copy, find, peer};
 use crate::serving::Serving;
-use crate::site::{Site, number};
+use crate::site::{Node, Site, number};
 use crate::table::{Goal, Rows, Unit};
 
 /// Requests of a run that needs no contents: check-in, facts, report.
@@ -44,14 +44,14 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let first = crate::site::outcome(&mut node.command_by(line.near(node.program())?, &["run"]))?;
     let requests = number(&first, &["wire", "requests"]).map(|requests| requests - OTHER_REQUESTS);
     let contents = Contents::of(bench, &site.tree())?;
-    let series = turns(bench, &line, &site, &contents)?;
+    let series = turns(bench, &line, (&site, &node), &contents)?;
     let [ours, curl, rsync] = &series[..] else { unreachable!("three contenders") };
 
     let address = site.serving.url.trim_start_matches("http://").to_owned();
     let round_trip = line.round_trip_ms(&address)?;
     let ours_ms = ours.samples.clone().map(|_| ours.median(|sample| sample.wall_ms).unwrap_or(f64::NAN));
     let name = format!("round trips (of {round_trip:.1} ms) that a fetch takes");
-    let why = "this client gets contents as they are, 42 MB: TCP's window, 10 segments at first, takes that many round trips to grow; an agent gets them packed";
+    let why = "contents come packed, as an agent gets them off its server's machine; TCP's window, 10 segments at first, takes round trips to grow";
     rows.limit((&name, ours_ms.map(|ours| ours / round_trip)), Unit::Count, Goal::AtMost(20.0), why);
     rows.limit(("requests for contents", requests.map_err(|error| format!("{error:#}"))), Unit::Count, Goal::AtMost(2.0), "");
     rows.speed(ours, curl, Basis::Wall, Goal::AtLeast(3.0), why);
@@ -59,8 +59,10 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn turns(bench: &Bench, line: &Line, site: &Site, contents: &Contents) -> anyhow::Result<Vec<Series>> {
+fn turns(bench: &Bench, line: &Line, (site, node): (&Site, &Node), contents: &Contents) -> anyhow::Result<Vec<Series>> {
     let this = std::env::current_exe()?;
+    // An agent has it by the time at which it fetches.
+    let catalog = node.catalog()?;
     let dir = bench.scratch("latency")?;
     let web = format!("{FAR}:8080");
     let nginx = find("nginx").and_then(|program| contents.nginx(line.far(&program)?, &web, false));
@@ -77,7 +79,7 @@ fn turns(bench: &Bench, line: &Line, site: &Site, contents: &Contents) -> anyhow
     let mut updated: Option<TempDir> = None;
     let contenders = vec![
         Contender::process("client, one fetch", 0, || {
-            let own = client(bench, &["fetch"], &site.serving.url, &contents.digests)?;
+            let own = client(bench, &["fetch-packed"], &site.serving.url, &catalog)?;
             let mut command = line.near(&this)?;
             command.args(own.get_args());
             Ok(command)
