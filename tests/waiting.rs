@@ -1,7 +1,7 @@
 //! Many nodes that wait for news at one server: what each costs, and how a publish wakes them.
 //!
 //! Each has a connection of its own, which most machines do not allow 100,000 times. So as many as this machine allows wait at a server on
-//! it, and 100,000 (`CAMPAIGN=long`) at one in a virtual machine.
+//! it, and 100,000 (`CAMPAIGN=long`; else 1,000) at one in a virtual machine.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -160,7 +160,8 @@ fn a_hundred_thousand_do_at_one_server_in_a_machine_that_allows_so_many_connecti
             return;
         }
     };
-    let nodes = campaign(100_000);
+    // A processor in software is slow: a short campaign shows that the machine works.
+    let nodes = if campaign(100) == 100 { 100_000 } else { 1_000 };
     let program = std::env::current_exe().unwrap();
     let test = ["--exact", IN_A_MACHINE, "--ignored", "--nocapture"];
     let said = guest.run(&program, &test, &[("NODES", &nodes.to_string())], GUEST_MIB);

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::library;
+#[allow(unused_imports, reason = "another suite has a server of ours only")]
 pub(crate) use crate::library::has_agent as has_puppet;
 
 /// Everything that a test needs, removed at its end.

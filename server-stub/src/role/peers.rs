@@ -162,11 +162,10 @@ impl Server {
             if self.environments.lost(&published.environment).filter(is_it).is_none() {
                 continue;
             }
+            let environment = &published.environment;
             match upstream.take(transport, published.clone()).await {
-                Ok(()) => {
-                    tracing::warn!("environment {} is served again: {} had it", published.environment, transport.endpoint())
-                }
-                Err(reason) => tracing::warn!("environment {} was not brought: {reason}", published.environment),
+                Ok(()) => tracing::warn!(%environment, from = transport.endpoint(), "what was damaged is served again"),
+                Err(reason) => tracing::warn!(%environment, reason, "what is damaged was not brought"),
             }
         }
     }

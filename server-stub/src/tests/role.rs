@@ -220,11 +220,18 @@ async fn a_promotion_that_meets_a_publish_changes_nothing() {
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
     b.confirm().await.unwrap();
-    let publishing = Arc::clone(&a.publishing);
-    let turn = publishing.lock().unwrap();
+    let (publishing, (ended, end)) = (Arc::clone(&a.publishing), std::sync::mpsc::channel::<()>());
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
+    let publish = std::thread::spawn(move || {
+        let _turn = publishing.lock().unwrap();
+        begun.send(()).unwrap();
+        assert!(end.recv().is_err(), "nothing is sent");
+    });
+    is_begun.await.unwrap();
     let refused = promote(&b, false).await.unwrap_err();
     assert!(matches!(&refused, ServerError::NotPromoted { reason } if reason.contains("is under way")), "{refused}");
-    drop(turn);
+    drop(ended);
+    publish.join().unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert!(a.role.is_primary() && !b.role.is_primary());
     publish_all(&a).await;
