@@ -140,12 +140,12 @@ fn open_files() -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_nodes_wait_at_little_cost_and_a_publish_wakes_them_at_the_rate_that_was_set() {
-    wait_and_wake(None, campaign(20_000)).await;
+    wait_and_wake(None, campaign(20_000), Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tls_they_do_too() {
-    wait_and_wake(Some(Authority::new()), campaign(20_000)).await;
+    wait_and_wake(Some(Authority::new()), campaign(20_000), Duration::from_secs(5)).await;
 }
 
 /// The name of the test that is run in the virtual machine.
@@ -160,7 +160,7 @@ fn a_hundred_thousand_do_at_one_server_in_a_machine_that_allows_so_many_connecti
             return;
         }
     };
-    // A processor in software is slow: a short campaign shows that the machine works.
+    // System calls are slow there: a short campaign shows that the machine works.
     let nodes = if campaign(100) == 100 { 100_000 } else { 1_000 };
     let program = std::env::current_exe().unwrap();
     let test = ["--exact", IN_A_MACHINE, "--ignored", "--nocapture"];
@@ -174,7 +174,8 @@ fn a_hundred_thousand_do_at_one_server_in_a_machine_that_allows_so_many_connecti
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it wants more connections than most machines allow: the test above starts it in a machine of its own, and fails unless it ran there"]
 async fn in_a_machine_of_its_own() {
-    wait_and_wake(Some(Authority::new()), asked_nodes()).await;
+    let nodes = asked_nodes();
+    wait_and_wake(Some(Authority::new()), nodes, Duration::from_secs(if nodes < 10_000 { 5 } else { 100 })).await;
 }
 
 /// Returns how many nodes the test above wants in the virtual machine.
@@ -183,7 +184,8 @@ fn asked_nodes() -> usize {
     std::env::var("NODES").unwrap().parse().unwrap()
 }
 
-async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize) {
+/// Has nodes wait, and wakes them at a rate by which that takes so long.
+async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize, waking: Duration) {
     let nodes = wanted.min(open_files() - 2_000);
     if nodes < wanted {
         println!("only {nodes} of {wanted} nodes: this process may not open more files");
@@ -244,7 +246,7 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize) {
     assert!(taken.saturating_sub(ONCE) / nodes <= MOST_EACH, "{each} bytes for each node");
     assert!(memory(server.pid()) <= MOST, "{} bytes", memory(server.pid()));
 
-    let rate = nodes.div_ceil(5);
+    let rate = nodes.div_ceil(usize::try_from(waking.as_secs()).unwrap());
     assert!(server.verb(&["rollout", "--per-second", &rate.to_string()]).status.success());
     site.fill(1, "two");
     assert!(server.verb(&["publish"]).status.success());
@@ -258,5 +260,5 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize) {
     let last = *ends.iter().max().unwrap();
     println!("woken at {rate} a second: the last after {last:?}");
     assert_eq!(ends.len(), nodes);
-    assert!(last >= Duration::from_secs(4), "the rate was not kept: {last:?}");
+    assert!(last >= waking.mul_f64(0.8), "the rate was not kept: {last:?}");
 }

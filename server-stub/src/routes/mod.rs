@@ -234,7 +234,11 @@ impl AdminRoutes {
             Endpoint::Promote => self.promote(peer, request.body()).await,
             Endpoint::Rollout => self.rollout(peer, request.body()).await,
             Endpoint::Rollback => self.rollback(peer, request.body()).await,
-            Endpoint::LatestCommits => json(StatusCode::OK, &commits::latest(&self.server)),
+            // Whoever compares with what was published is told nothing that may have been replaced.
+            Endpoint::LatestCommits => match self.server.confirm().await {
+                Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
+                Err(error) => failed(&error),
+            },
             Endpoint::StorageStatus => self.blocking(commits::status).await,
             Endpoint::ClientStatus => json(StatusCode::OK, &commits::client_status(&self.server)),
             Endpoint::Versions => self.blocking(|server| server.versions(None)).await,
