@@ -17,6 +17,9 @@ use crate::binaries::binaries;
 const KERNEL: &str = "linux.uml";
 const BUSYBOX: &str = "/bin/busybox";
 
+/// What a machine says that runs.
+const UP: &str = "the machine is up";
+
 /// What is done first in the machine. The program may open a million files, which a machine's root may allow itself.
 const INIT: &str = "#!/bin/busybox sh
 b=/bin/busybox
@@ -25,6 +28,7 @@ $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 $b mount -t tmpfs -o size=90% tmp /tmp
 $b ip link set lo up
+echo \"the machine is up\" >/dev/console
 ulimit -n 1000000
 cd /tmp
 export PROGRAMS=/programs
@@ -54,8 +58,17 @@ impl Guest {
     }
 
     /// Runs a program with arguments and environment, on one processor, and returns what it printed. What it links to comes along.
-    #[must_use]
-    pub fn run(&self, program: &Path, arguments: &[&str], environment: &[(&str, &str)], memory_mib: u32) -> String {
+    ///
+    /// # Errors
+    ///
+    /// When the machine does not come up: what it said.
+    pub fn run(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        memory_mib: u32,
+    ) -> Result<String, String> {
         // The kernel gives init a variable that it does not know itself, and as arguments what stands behind "--".
         let variables = environment.iter().map(|(name, value)| format!("{name}={value}"));
         let words: Vec<String> = variables.chain(["--".into()]).chain(arguments.iter().map(|word| (*word).into())).collect();
@@ -87,9 +100,12 @@ impl Guest {
         let mut machine = Command::new(KERNEL);
         machine.arg(format!("initrd={}", image.display())).arg(format!("mem={memory_mib}M"));
         machine.args(["con=null", "con0=null,fd:1", "quiet"]).args(&words);
+        // Its memory is a file, in memory where there is room.
+        let room = rustix::fs::statvfs("/dev/shm").map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        machine.env("TMPDIR", if room >= u64::from(memory_mib) << 20 { Path::new("/dev/shm") } else { dir.path() });
         let output = machine.stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{machine:?}: {}", output.status);
-        String::from_utf8_lossy(&output.stdout).replace('\r', "")
+        let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        if said.contains(UP) { Ok(said) } else { Err(format!("{machine:?}: {}: {said}", output.status)) }
     }
 }
 

@@ -291,7 +291,6 @@ impl Server {
         let (code_id, version) = (code.version.code_id, code.version.version);
         let catalog_id = compiled.catalog_id;
         if check_in.held.is_some_and(|held| held.catalog_id == catalog_id) {
-            self.nodes.given(&check_in.certname, catalog_id);
             return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds });
         }
         match self.nodes.read(&check_in.certname, catalog_id) {
