@@ -20,6 +20,9 @@ const SELECTION: &[&str] = match cfg!(feature = "everything") {
     false => &["-p", "direct-puppet", "-p", "direct-puppet-server-stub"],
 };
 
+/// How the variables begin by which cargo tells a crate of itself.
+const IS_OF_CRATE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+
 /// Builds both programs, if need be, and returns where they are. `PROGRAMS` names a directory whose programs are taken instead.
 ///
 /// # Panics
@@ -36,7 +39,14 @@ pub fn binaries() -> &'static Binaries {
             return Binaries { agent: dir.join("direct-puppet"), server: dir.join("direct-puppet-server") };
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
+        let mut command = Command::new(cargo);
+        // What cargo tells a test of its own crate: the build script of ring looks at it, so that ring, and all that needs it, would be compiled once
+        // more, here and then again by whoever calls cargo next.
+        let is_of_crate = |name: &str| IS_OF_CRATE.iter().any(|prefix| name.starts_with(prefix));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_crate)) {
+            command.env_remove(name);
+        }
+        let output = command
             .args([
                 "build",
                 "--locked",
