@@ -13,13 +13,14 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::difference::{Differences, Shown};
 use super::file::errors;
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::tree::{Seen, Witness};
 use parameters::Parameters;
+use run::Created;
 
 /// Runs commands.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,10 +36,10 @@ impl ExecProvider {
 
 impl Parameters {
     /// Returns what a check found when what the command creates is there.
-    fn was_created(&self, created: TreePath) -> Checked {
-        // A later one of several has others looked at before it.
-        let is_first = self.creates.first() == Some(&created);
-        let witnesses = is_first.then(|| vec![Witness { path: created, seen: Seen::Present }]);
+    fn was_created(&self, created: Created) -> Checked {
+        // A later one of several has others looked at before it, and what a link leads to is not at the path.
+        let is_all = self.creates.first() == Some(&created.path) && !created.by_link;
+        let witnesses = is_all.then(|| vec![Witness { path: created.path, seen: Seen::Present }]);
         Checked { resources: 1, witnesses, ..Checked::default() }
     }
 }

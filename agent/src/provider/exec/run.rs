@@ -7,6 +7,7 @@ use std::sync::Arc;
 use direct_puppet_transport::protocol::{ResourceRef, TreePath};
 
 use super::parameters::{Line, LogOutput, Parameters};
+use crate::fs::FileKind;
 use crate::provider::accounts::{AccountFiles, Group, Tools, User};
 use crate::provider::command::{self, CommandError, CommandOutput, CommandSpec, DEFAULT_PATH};
 use crate::provider::file::{blocking, errors};
@@ -30,13 +31,28 @@ struct Identity {
     groups: Option<Vec<u32>>,
 }
 
-/// Returns the first path at which something is. Blocking.
-fn first_there(context: &Context, paths: &[TreePath], resource: &ResourceRef) -> Result<Option<TreePath>, ProviderError> {
+/// A path of `creates` at which something is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Created {
+    pub(super) path: TreePath,
+    /// Whether a link leads there, or stands on the way.
+    pub(super) by_link: bool,
+}
+
+/// Returns the first path at which something is, through links. Blocking.
+fn first_there(context: &Context, paths: &[TreePath], resource: &ResourceRef) -> Result<Option<Created>, ProviderError> {
     for path in paths {
-        let found = context.stat(path);
-        if found.map_err(|error| errors::failed(resource, "look for what it creates", error))?.is_some() {
-            return Ok(Some(path.clone()));
-        }
+        let by_link = match context.stat(path) {
+            Ok(None) => continue,
+            Ok(Some(stat)) if stat.kind() != FileKind::Link => false,
+            // Where a link is on the way, too, nothing is seen.
+            Ok(Some(_)) | Err(_) => match context.root().resolve(path) {
+                Ok(None) => continue,
+                Ok(Some(_)) => true,
+                Err(error) => return Err(errors::failed(resource, "look for what it creates", error)),
+            },
+        };
+        return Ok(Some(Created { path: path.clone(), by_link }));
     }
     Ok(None)
 }
@@ -148,7 +164,7 @@ impl Parameters {
     }
 
     /// Returns the first path of `creates` at which something is.
-    pub(super) async fn created(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
+    pub(super) async fn created(&self, context: &Context) -> Result<Option<Created>, ProviderError> {
         if self.creates.is_empty() {
             return Ok(None);
         }
@@ -157,7 +173,7 @@ impl Parameters {
     }
 
     /// As [`Parameters::created`]. Blocking.
-    pub(super) fn created_now(&self, context: &Context) -> Result<Option<TreePath>, ProviderError> {
+    pub(super) fn created_now(&self, context: &Context) -> Result<Option<Created>, ProviderError> {
         first_there(context, &self.creates, &self.reference)
     }
 

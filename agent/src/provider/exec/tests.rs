@@ -43,6 +43,33 @@ async fn runs_when_due() {
 }
 
 #[tokio::test]
+async fn what_it_creates_may_be_behind_links() {
+    let world = World::new();
+    world.write("/usr/bin/ls", "");
+    world.link("/bin", "usr/bin");
+    world.link("/link", "/bin/ls");
+    world.link("/dangling", "none");
+    world.link("/circle", "circle");
+    let (context, provider) = (world.context(), ExecProvider::new());
+    for (path, is_there, settles) in [
+        ("/usr/bin/ls", true, true),
+        ("/bin/ls", true, false),
+        ("/link", true, false),
+        ("/dangling", false, false),
+        ("/circle", false, false),
+        ("/bin/none", false, false),
+        ("/bin/ls/none", false, false),
+        ("/usr/bin/ls/none", false, false),
+    ] {
+        let resource = Arc::new(exec("/bin/true").with("creates", path));
+        let checked = provider.check(&context, &resource).await.unwrap();
+        assert_eq!((checked.changes.is_empty(), checked.witnesses.is_some()), (is_there, settles), "{path}");
+        let ahead = provider.check_files(&context, &resource);
+        assert_eq!(ahead.map(|checked| checked.unwrap().witnesses.is_some()), is_there.then_some(settles), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn text_that_means_something_to_a_shell_gets_one() {
     let world = World::new();
     assert_eq!(converge(&world, exec("/bin/echo a b > out && /bin/echo c >> out")).await.unwrap().unwrap(), "");

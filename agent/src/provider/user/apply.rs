@@ -126,19 +126,11 @@ async fn check_shell(context: &Context, parameters: &Parameters) -> Result<(), S
     let Some(shell) = parameters.shell.clone().filter(|shell| !shell.is_empty()) else { return Ok(()) };
     let path = read::absolute_path(&shell).map_err(|reason| format!("Shell {shell}: {reason}"))?;
     let root = context.root().clone();
-    let look = move || match follow(&root, &path) {
+    let at_the_end = move || root.stat(&root.resolve(&path).ok()??).ok()?;
+    let look = move || match at_the_end() {
         Some(stat) if stat.kind() == FileKind::File && stat.permissions() & 0o111 != 0 => Ok(()),
         Some(_) => Err(format!("Shell {shell} must be executable")),
         None => Err(format!("Shell {shell} must exist")),
     };
     tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?
-}
-
-/// Looks at a path through all links on the way, within the root: `/bin` is one on most systems.
-fn follow(root: &crate::fs::Root, path: &direct_puppet_transport::protocol::TreePath) -> Option<crate::fs::Stat> {
-    let mut resolved = direct_puppet_transport::protocol::TreePath::root();
-    for name in path.components() {
-        resolved = root.resolve_links(&resolved.child(name).ok()?).ok()??;
-    }
-    root.stat(&resolved).ok()?
 }
