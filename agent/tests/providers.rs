@@ -123,6 +123,23 @@ printf '# my own\n\nMAILTO=me\n0 3 * * * /bin/foreign\n5  4\t* * *   /bin/odd  s
 }
 
 #[test]
+fn crontabs_of_users_that_are_not_there() {
+    if Command::new("crontab").arg("-V").output().is_err() {
+        println!("LEFT OUT: cron of nobody on a real machine, which needs crontab to be installed");
+        return;
+    }
+    let cron = |name| resource("Cron", name).with("user", "dpt-gone");
+    let steps = vec![vec![
+        cron("absent").with("ensure", "absent"),
+        cron("to be").with("command", "/bin/true").with("minute", 3).with("noop", true),
+    ]];
+    let mut orders = orders(steps, &[]);
+    // What would be made would be made again.
+    orders.may_fail = true;
+    compare("cron of nobody", &Case { modules: Some(&["cron_core"]), prepare: "", orders });
+}
+
+#[test]
 fn users_and_groups() {
     if !is_there("useradd") && Command::new("useradd").arg("--help").output().is_err() {
         println!("LEFT OUT: user and group on a real machine, which needs useradd to be installed");

@@ -209,7 +209,8 @@ async fn on_the_machine() {
             .unwrap();
         let outcome = agent.run(&RunOptions::default()).await.unwrap();
         assert!(orders.may_fail || outcome.resources.failed == 0, "step {step}: {:?}", outcome.messages);
-        let events: Vec<_> = outcome.events().map(|event| (&event.resource, &event.property, &event.message)).collect();
+        let events = outcome.events().filter(|event| !event.property.is_empty());
+        let events: Vec<_> = events.map(|event| (&event.resource, &event.property, &event.message)).collect();
         fs::write(format!("events.{step}"), serde_json::to_vec(&events).unwrap()).unwrap();
         if !orders.may_fail {
             let again = agent.run(&RunOptions::default()).await.unwrap();

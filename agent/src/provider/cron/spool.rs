@@ -58,10 +58,7 @@ impl Spool {
         }
         let output = crontab(context, parameters, "-l", None).await?;
         let said = output.text();
-        let is_none = ["no crontab for", "unknown user", "unknown to", "does not exist", "not allowed to"]
-            .iter()
-            .any(|words| said.contains(words));
-        if !output.status.success() && !is_none {
+        if !output.status.success() && !says_none(&said) {
             return Err(format!("crontab -l said: {}", said.trim()).into());
         }
         let text = Crontab::new(if output.status.success() { output.stdout().to_vec() } else { Vec::new() });
@@ -87,6 +84,13 @@ impl Spool {
         let output = crontab(context, parameters, "-", Some(Input(text))).await?;
         if output.status.success() { Ok(()) } else { Err(format!("crontab said: {}", output.text().trim()).into()) }
     }
+}
+
+/// Returns whether `crontab` says that there is none, or no such user: each cron has words of its own.
+fn says_none(said: &str) -> bool {
+    let words = ["no crontab for", "unknown user", "unknown to", "does not exist", "not allowed to"];
+    // Debian: crontab:  user `web' unknown
+    words.iter().any(|words| said.contains(words)) || (said.contains("user `") && said.contains("' unknown"))
 }
 
 /// Returns whose crontabs there are; only root's when their directory cannot be looked into. Blocking.
