@@ -39,7 +39,8 @@ struct Found {
 /// is below that.
 fn list(context: &Context, parameters: &Parameters) -> Result<Vec<Found>, FsError> {
     let mut found = Vec::new();
-    let mut open = vec![(parameters.path.clone(), 0_usize)];
+    let Some(path) = behind_links(context, &parameters.path)? else { return Ok(found) };
+    let mut open = vec![(path, 0_usize)];
     while let Some((path, depth)) = open.pop() {
         let Some(stat) = context.root().stat(&path)? else { continue };
         if stat.kind() == FileKind::Directory && parameters.depth.is_none_or(|limit| depth < limit) {
@@ -53,6 +54,12 @@ fn list(context: &Context, parameters: &Parameters) -> Result<Vec<Found>, FsErro
         }
     }
     Ok(found)
+}
+
+/// Returns a path with the links on the way to it followed, within the root; what it names itself, and what is below, are never followed.
+fn behind_links(context: &Context, path: &TreePath) -> Result<Option<TreePath>, FsError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return Ok(Some(path.clone())) };
+    Ok(context.root().resolve(&parent)?.and_then(|parent| parent.child(name).ok()))
 }
 
 fn age(time: Time, now: SystemTime) -> Duration {

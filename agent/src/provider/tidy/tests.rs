@@ -73,3 +73,20 @@ fn parameters_are_checked() {
         assert_eq!(result.is_ok(), valid, "{name} => {value:?}: {result:?}");
     }
 }
+
+#[tokio::test]
+async fn links_on_the_way_are_followed_and_no_others() {
+    let world = World::new();
+    world.write("/run/tt/a", "x");
+    world.write("/kept/b", "x");
+    world.link("/var", "/run");
+    world.link("/run/tt/link", "/kept");
+    world.link("/gone", "none");
+    let of = |path: &str| Resource::new("Tidy", path).with("recurse", true).with("rmdirs", true);
+    assert_eq!(titles(&world, of("/gone/tt")).await, [""; 0]);
+    assert_eq!(titles(&world, of("/var/tt")).await, ["/run/tt/link", "/run/tt/a", "/run/tt"]);
+    let (context, resource) = (world.context(), Arc::new(of("/var/tt")));
+    let changes = TidyProvider.check(&context, &resource).await.unwrap().changes;
+    assert!(TidyProvider.apply(&context, &resource, &changes).await.unwrap().failures.is_empty());
+    assert!(!world.exists("/run/tt") && world.exists("/kept/b") && world.exists("/var"));
+}
