@@ -27,12 +27,25 @@ impl<'a> Places<'a> {
         let mut next = holders[at];
         // Containers that hold each other are a cycle, which is told elsewhere.
         while let Some(holder) = next.filter(|_| containers.len() < holders.len()) {
-            containers.push(self.resources[holder].reference().to_string());
+            containers.push(name_of(&self.resources[holder]));
             next = holders[holder];
         }
         containers.reverse();
         Arc::new(Place { containers, tags: self.resources[at].tags.clone() })
     }
+}
+
+/// Returns how paths name a container: the words of a class as references have them, whatever the compiler calls it.
+fn name_of(container: &Resource) -> String {
+    let mut reference = container.reference();
+    if reference.resource_type == "Class" {
+        let capitalised = |word: &str| {
+            let mut rest = word.chars();
+            rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+        };
+        reference.title = reference.title.split("::").map(capitalised).collect::<Vec<_>>().join("::");
+    }
+    reference.to_string()
 }
 
 fn holders(resources: &[Arc<Resource>], edges: &[Edge]) -> Vec<Option<usize>> {
@@ -72,7 +85,17 @@ mod tests {
         let mut places = Places::new(&resources, &edges);
         assert_eq!(places.of(0).path_of("File[/a]"), "/Stage[main]/Web/Web::Site[a]/File[/a]");
         assert_eq!(places.of(4).path_of("File[/b]"), "/File[/b]");
+        let resources =
+            [resource("Exec", "x"), resource("Class", "main"), resource("Stage", "main"), resource("Class", "web::tls")];
+        let edges = [edge("Class[main]", "Exec[x]"), edge("Stage[main]", "Class[main]"), edge("Class[web::tls]", "Class[main]")];
+        assert_eq!(
+            Places::new(&resources, &edges).of(0).path_of("Exec[x]"),
+            "/Stage[main]/Main/Exec[x]",
+            "as a compiler calls it"
+        );
+        assert_eq!(Places::new(&resources, &edges[2..]).of(1).containers, ["Class[Web::Tls]"]);
+        let resources = [resource("File", "/a"), resource("Class", "Web"), resource("Stage", "main")];
         let cycle = [edge("Class[Web]", "Stage[main]"), edge("Stage[main]", "Class[Web]")];
-        assert!(Places::new(&resources, &cycle).of(2).containers.len() <= resources.len());
+        assert!(Places::new(&resources, &cycle).of(1).containers.len() <= resources.len());
     }
 }
