@@ -65,10 +65,19 @@ impl Value {
         }
     }
 
-    /// Returns the elements of an array, or this value as the only element; nothing for `Undef`.
+    /// Returns what a secret holds, and any other value itself.
+    #[must_use]
+    pub fn opened(&self) -> &Self {
+        match self {
+            Self::Sensitive(value) => value.opened(),
+            other => other,
+        }
+    }
+
+    /// Returns the elements of an array, also of a sensitive one, or this value as the only element; nothing for `Undef`.
     #[must_use]
     pub fn as_list(&self) -> &[Self] {
-        match self {
+        match self.opened() {
             Self::Undef => &[],
             Self::Array(values) => values,
             other => std::slice::from_ref(other),

@@ -164,7 +164,7 @@ fn environment(resource: Sketched<'_>) -> Result<Vec<(String, String)>, Provider
 
 fn returns(resource: Sketched<'_>) -> Result<Vec<i32>, ProviderError> {
     let Some(value) = resource.parameter("returns") else { return Ok(vec![0]) };
-    let code = |value: &Value| match value {
+    let code = |value: &Value| match value.opened() {
         Value::Integer(code) => i32::try_from(*code).ok(),
         Value::String(text) => text.parse().ok(),
         _ => None,

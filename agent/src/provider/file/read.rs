@@ -8,7 +8,7 @@ use crate::provider::ProviderError;
 pub(in crate::provider) trait Source<'a>: Copy {
     /// Returns the resource.
     fn resource(self) -> &'a Resource;
-    /// Returns a parameter; `None` when absent or undef.
+    /// Returns a parameter, of a secret what it holds; `None` when absent or undef.
     fn parameter(self, name: &str) -> Option<&'a Value>;
 }
 
@@ -18,7 +18,15 @@ impl<'a> Source<'a> for &'a Resource {
     }
 
     fn parameter(self, name: &str) -> Option<&'a Value> {
-        Resource::parameter(self, name)
+        opened(Resource::parameter(self, name))
+    }
+}
+
+/// Returns what a secret holds.
+fn opened(value: Option<&Value>) -> Option<&Value> {
+    match value {
+        Some(Value::Sensitive(held)) => Some(held.opened()).filter(|value| **value != Value::Undef),
+        other => other,
     }
 }
 
@@ -43,9 +51,9 @@ impl<'a> Sketched<'a> {
         Self { resource, names: resource.parameters.keys().fold(0, |names, name| names | bit_of(name)) }
     }
 
-    /// Returns a parameter; `None` when absent or undef.
+    /// Returns a parameter, of a secret what it holds; `None` when absent or undef.
     pub(in crate::provider) fn parameter(self, name: &str) -> Option<&'a Value> {
-        if self.names & bit_of(name) == 0 { None } else { self.resource.parameter(name) }
+        if self.names & bit_of(name) == 0 { None } else { opened(self.resource.parameter(name)) }
     }
 }
 
@@ -110,7 +118,6 @@ pub(in crate::provider) fn string<'a>(resource: impl Source<'a>, name: &str) -> 
 pub(in crate::provider) fn strings<'a>(resource: impl Source<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     match resource.parameter(name) {
         None | Some(Value::Boolean(false)) => Ok(Vec::new()),
-        Some(Value::Sensitive(value)) => list(resource, name, value),
         Some(value) => list(resource, name, value),
     }
 }
@@ -196,7 +203,7 @@ pub(in crate::provider) fn integer<'a>(resource: impl Source<'a>, name: &str) ->
 
 /// Returns a whole number, also one that is written as a string.
 pub(in crate::provider) fn number(value: &Value) -> Option<i64> {
-    match value {
+    match value.opened() {
         Value::Integer(number) => Some(*number),
         value => value.as_str().and_then(|text| text.parse().ok()),
     }
@@ -227,5 +234,23 @@ mod tests {
             assert_eq!(sketched.parameter(name), resource.parameter(name), "{name}");
         }
         assert_eq!(Sketched::of(&Resource::new("T", "t")).parameter("ensure"), None);
+    }
+
+    #[test]
+    fn secrets_are_read_as_what_they_hold() {
+        let secret = |value: Value| Value::Sensitive(Box::new(value));
+        let resource = Resource::new("T", "t")
+            .with("count", secret("3".into()))
+            .with("number", secret(secret(Value::Integer(-3))))
+            .with("is", secret(Value::Boolean(false)))
+            .with("list", secret(vec![secret("a".into()), "b".into()].into()))
+            .with("none", secret(Value::Undef));
+        assert_eq!(count(&resource, "count").unwrap(), Some(3));
+        assert_eq!(integer(&resource, "number").unwrap(), Some(-3));
+        assert!(!boolean(&resource, "is", true).unwrap());
+        assert_eq!(strings(&resource, "is").unwrap(), [""; 0]);
+        assert_eq!(strings(Sketched::of(&resource), "list").unwrap(), ["a", "b"]);
+        assert_eq!(texts(&resource, "list").unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(string(&resource, "none").unwrap(), None);
     }
 }

@@ -60,7 +60,7 @@ pub(super) struct Parameters {
 fn options(resource: &Resource, name: &str) -> Result<Vec<String>, ProviderError> {
     let mut options = Vec::new();
     for value in resource.parameter(name).map(Value::as_list).unwrap_or_default() {
-        match value {
+        match value.opened() {
             Value::Hash(pairs) => {
                 for (key, value) in pairs {
                     let value = read::as_text(value).ok_or_else(|| read::fail(resource, name, "must hold strings"))?;

@@ -87,7 +87,7 @@ fn command(resource: &Resource, name: &str) -> Result<Option<String>, ProviderEr
 }
 
 fn enable(resource: &Resource) -> Result<Option<Enable>, ProviderError> {
-    let Some(value) = resource.parameter("enable") else { return Ok(None) };
+    let Some(value) = resource.parameter("enable").map(Value::opened) else { return Ok(None) };
     match (value, value.as_str()) {
         (Value::Boolean(true), _) | (_, Some("true")) => Ok(Some(Enable::Yes)),
         (Value::Boolean(false), _) | (_, Some("false")) => Ok(Some(Enable::No)),
@@ -106,7 +106,7 @@ impl Parameters {
         }
         let kinds = [("systemd", Kind::Systemd), ("debian", Kind::Debian), ("init", Kind::Init), ("base", Kind::Base)];
         let kind = read::choice(resource, "provider", &kinds)?;
-        let running = match resource.parameter("ensure") {
+        let running = match resource.parameter("ensure").map(Value::opened) {
             None => None,
             Some(Value::Boolean(running)) => Some(*running),
             Some(_) => {

@@ -85,7 +85,7 @@ impl Parameters {
             depth,
             max_files: read::count(resource, "max_files")?.unwrap_or(0),
             matches: matches.map(|patterns| patterns.iter().map(|pattern| Glob::parse(pattern)).collect()),
-            backup: resource.parameter("backup").is_some_and(|backup| !matches!(backup, Value::Boolean(false))),
+            backup: resource.parameter("backup").is_some_and(|backup| !matches!(backup.opened(), Value::Boolean(false))),
             age: scaled(resource, "age", 'd', &seconds)?.map(Duration::from_secs),
             size_bytes: scaled(resource, "size", 'k', &bytes)?,
             age_of: read::choice(resource, "type", &times)?.unwrap_or(AgeOf::Access),

@@ -24,6 +24,7 @@ fn single_values() {
         ("ensure", true.into(), no),
         ("ensure", Value::Integer(1), no),
         ("mode", "0644".into(), yes),
+        ("mode", Value::Sensitive(Box::new("0644".into())), yes),
         ("mode", "u=rwX,g=u".into(), yes),
         ("mode", 420.into(), no),
         ("mode", "999".into(), no),
