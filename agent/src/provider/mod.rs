@@ -298,7 +298,8 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Look at [`Context::cancel`] between changes; a dropped future must leave each object old or new.
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError>;
 
-    /// Reacts to a change of a resource that notifies this one; returns whether there was anything to do.
+    /// Reacts to a change of a resource that notifies this one; returns whether it heard of it, also where there was nothing to do, as for a service that
+    /// does not run: then it is told, and what this resource notifies hears of it too.
     ///
     /// # Errors
     ///

@@ -118,7 +118,8 @@ impl Provider for ExecProvider {
     async fn refresh(&self, context: &Context, resource: &Arc<Resource>) -> Result<bool, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         if !parameters.is_due(context).await? {
-            return Ok(false);
+            // It was heard all the same.
+            return Ok(true);
         }
         let command = parameters.refresh.as_ref().unwrap_or(&parameters.command);
         let failed = |reason: String| errors::failed(&resource.reference(), "run the command of a refresh", reason);

@@ -175,6 +175,10 @@ async fn refresh_only_runs_when_refreshed() {
     assert_eq!(ExecProvider::new().check(&context, &resource).await.unwrap().changes, []);
     assert!(ExecProvider::new().refresh(&context, &resource).await.unwrap());
     assert!(world.exists("/ran"));
+    world.write("/there", "");
+    let not_due = Arc::new(exec("/bin/touch not").with("creates", "/there"));
+    assert!(ExecProvider::new().refresh(&context, &not_due).await.unwrap(), "it was heard");
+    assert!(!world.exists("/not"));
     let other = Arc::new(exec("/bin/true").with("refresh", "/bin/false"));
     assert!(ExecProvider::new().refresh(&context, &other).await.is_err());
 }

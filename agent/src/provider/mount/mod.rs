@@ -288,7 +288,7 @@ impl Provider for MountProvider {
         let parameters = Parameters::parse(resource)?;
         let found = self.found(context, resource).await?;
         if !found.mounted || parameters.fstype.as_deref() == Some("swap") {
-            return Ok(false);
+            return Ok(true);
         }
         let done = remount(context, &parameters).await;
         done.map(|()| true).map_err(|reason| errors::failed(&resource.reference(), "mount it again", reason))

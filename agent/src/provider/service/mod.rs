@@ -220,7 +220,8 @@ impl Provider for ServiceProvider {
         let service = self.service(context, resource, &parameters)?;
         let failed = |reason: String| errors::failed(&resource.reference(), "restart the service", reason);
         if !service.is_running().await.map_err(failed)? {
-            return Ok(false);
+            // There is nothing to restart, but it was heard.
+            return Ok(true);
         }
         service.act("restart").await.map_err(failed)?;
         Ok(true)
