@@ -1,6 +1,6 @@
 //! What a host hears while a run goes on.
 
-use direct_puppet_transport::protocol::report::Event;
+use direct_puppet_transport::protocol::report::{Event, Log};
 use direct_puppet_transport::protocol::{CatalogId, RunStatus};
 use futures::Stream;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -61,6 +61,8 @@ pub enum RunEvent {
     },
     /// A change was made, failed, or would have been made.
     Change(Box<Event>),
+    /// A command of a resource said a line.
+    Said(Box<Log>),
     /// Something that the administrator should know.
     Warning(String),
     /// The run came to its end.

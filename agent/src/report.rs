@@ -57,6 +57,8 @@ pub(crate) struct ReportParts {
     /// Parts of those times: of each type of resources, of gathering facts.
     pub(crate) parts_of_times: BTreeMap<String, Duration>,
     pub(crate) messages: Vec<String>,
+    /// What commands of resources said.
+    pub(crate) said: Vec<Log>,
     pub(crate) statuses: Vec<ResourceStatus>,
 }
 
@@ -82,6 +84,7 @@ impl ReportParts {
             times: Vec::new(),
             parts_of_times: BTreeMap::new(),
             messages: Vec::new(),
+            said: Vec::new(),
             statuses: Vec::new(),
         }
     }
@@ -120,7 +123,7 @@ pub(crate) fn build(parts: ReportParts) -> Report {
         noop_pending: parts.statuses.iter().flat_map(|status| &status.events).any(|event| event.status == EventStatus::Noop),
         corrective_change: parts.resources.corrective_change > 0,
         metrics: metrics(&parts),
-        logs: parts.messages.iter().map(log).collect(),
+        logs: parts.messages.iter().map(log).chain(parts.said).collect(),
         resource_statuses: parts.statuses,
     }
 }

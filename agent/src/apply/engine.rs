@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::Resource;
-use direct_puppet_transport::protocol::report::{Event, EventStatus, LogLevel, ResourceStatus};
+use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, LogLevel, ResourceStatus};
+use direct_puppet_transport::protocol::{Resource, Value};
 use serde::{Deserialize, Serialize};
 
 use super::ahead::Ahead;
@@ -16,11 +16,14 @@ use super::limit::limited;
 use super::metaparameters::Metaparameters;
 use super::places::Places;
 use super::prior::{Left, LeftValues, Prior};
+use super::reasons::Reasons;
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
-use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
+use crate::provider::secrets::REDACTED;
+use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError, Said, Wording};
+use crate::puppet_report::{FAILED_REFRESH, level_name};
 use crate::system::{System, unix_nanos};
 use crate::tree::Witnesses;
 
@@ -77,6 +80,8 @@ pub(crate) struct EngineResult {
     pub(crate) statuses: Vec<ResourceStatus>,
     pub(crate) diffs: Vec<(String, String)>,
     pub(crate) messages: Vec<String>,
+    /// What commands of resources said, by the paths of these.
+    pub(crate) said: Vec<Log>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
     /// What this run leaves otherwise than the catalog wants.
@@ -202,13 +207,14 @@ impl Engine<'_> {
         match self.is_scheduled(at, &resource) {
             Ok(true) => {}
             Ok(false) => return self.pass_over(&resource, blocked),
-            Err(reason) => return self.fail(&resource, &format!("{}: {reason}", resource.reference())),
+            Err(reason) => return self.fail(&resource, &reason),
         }
         if blocked {
             return self.skip(&resource, "a dependency failed", Passed { failed: true, heard: Heard::default() });
         }
         if let Some(reason) = self.refused.get(&at) {
-            return self.fail(&resource, reason);
+            let reason = Reasons::of(None, &resource).of_refusal(reason);
+            return self.fail(&resource, &reason);
         }
         let Some(provider) = self.providers.get(&resource.resource_type).map(Arc::clone) else {
             let reason = format!("no provider for type {}", resource.resource_type);
@@ -216,7 +222,7 @@ impl Engine<'_> {
         };
         let audits = match self.audit(&*provider, &resource).await {
             Ok(audits) => audits,
-            Err(error) => return self.fail(&resource, &error_chain(&error)),
+            Err(error) => return self.fail(&resource, &Reasons::of(Some(&*provider), &resource).of_error(&error)),
         };
         let checked = match self.ahead.take(at) {
             Some(checked) => checked,
@@ -234,7 +240,7 @@ impl Engine<'_> {
                 self.result.cancelled = true;
                 self.skip(&resource, "the run was cancelled", Passed::default())
             }
-            Err(error) => self.fail(&resource, &error_chain(&error)),
+            Err(error) => self.fail(&resource, &Reasons::of(Some(&*provider), &resource).of_error(&error)),
         }
     }
 
@@ -275,14 +281,25 @@ impl Engine<'_> {
         let (noop, loglevel) = (self.options.noop || metaparameters.noop == Some(true), metaparameters.loglevel);
         self.result.counters.total += checked.resources;
         let mut statuses = Statuses::default();
-        for (reference, reason) in &checked.failures {
+        let mut broken = HashSet::new();
+        for (reference, reason) in std::mem::take(&mut checked.failures) {
+            let reason = Reasons::of(Some(provider), resource).of_reason(reason);
             self.warn(format!("{reference}: {reason}"));
-            statuses.of(reference, resource).failed = true;
+            let event = Event { resource: reference.to_string(), ..self.failure_event(resource, reason) };
+            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            let status = statuses.of(&reference, resource);
+            (status.failed, status.out_of_sync) = (true, true);
+            status.events.push(event);
+            broken.insert(status.resource.clone());
         }
-        for (reference, reason) in &checked.skipped {
+        for (reference, reason) in std::mem::take(&mut checked.skipped) {
+            let reason = Reasons::of(Some(provider), resource).hide(reason);
             self.result.messages.push(format!("{reference}: {reason}"));
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
+        if applied.is_some() {
+            self.tell(provider, (at, resource));
+        }
         if applied.is_some() || notified.made > 0 {
             self.ahead.clear();
         }
@@ -302,7 +319,7 @@ impl Engine<'_> {
         if notified.made > 0 && !noop {
             // Also after a failure, as in Puppet.
             let event = Event { loglevel, ..refresh_event(resource, notified.total, unix_nanos(self.system.now())) };
-            passed = self.refresh(provider, resource, event, passed, &mut statuses).await;
+            passed = self.refresh(provider, (at, resource), event, passed, &mut statuses).await;
         } else if notified.total > 0 && provider.refreshes() {
             // It would have been refreshed.
             passed.heard.add(Heard { total: 1, made: 0 });
@@ -312,7 +329,8 @@ impl Engine<'_> {
         }
         let statuses = statuses.complete();
         self.count(&statuses);
-        for status in statuses.iter().filter(|status| status.failed && status.events.is_empty()) {
+        // Of those that could not be looked at, nothing else is known.
+        for status in statuses.iter().filter(|status| status.events.len() == 1 && broken.contains(&status.resource)) {
             self.result.left.insert(status.resource.clone(), LeftValues::unknown(&status.resource, resource));
         }
         self.result.statuses.extend(statuses);
@@ -340,8 +358,12 @@ impl Engine<'_> {
             Applied { failures, ..Applied::default() }
         };
         Some(match self.limited(resource, provider.apply(self.context, resource, changes)).await {
-            Ok(applied) => applied,
-            Err(error) => all_failed(error_chain(&error)),
+            Ok(applied) if applied.failures.is_empty() && applied.messages.is_empty() => applied,
+            Ok(mut applied) => {
+                Reasons::of(Some(provider), resource).clean(&mut applied);
+                applied
+            }
+            Err(error) => all_failed(Reasons::of(Some(provider), resource).of_error(&error)),
         })
     }
 
@@ -359,6 +381,9 @@ impl Engine<'_> {
                 && let Some(wording) = &mut change.wording
             {
                 wording.done = message;
+            }
+            if !change.redacted && resource.parameter(&change.property).is_some_and(Value::is_sensitive) {
+                redact(&mut change);
             }
             let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
             if let Some(reason) = failure {
@@ -434,12 +459,16 @@ impl Engine<'_> {
     async fn refresh(
         &mut self,
         provider: &dyn Provider,
-        resource: &Arc<Resource>,
+        (at, resource): (usize, &Arc<Resource>),
         event: Event,
         mut passed: Passed,
         statuses: &mut Statuses,
     ) -> Passed {
-        match self.limited(resource, provider.refresh(self.context, resource)).await {
+        let refreshed = self.limited(resource, provider.refresh(self.context, resource)).await;
+        self.tell(provider, (at, resource));
+        // It comes after what was said.
+        let event = Event { time_unix_nanos: unix_nanos(self.system.now()), ..event };
+        match refreshed {
             Ok(false) => {}
             Ok(true) => {
                 self.result.counters.restarted += 1;
@@ -451,9 +480,9 @@ impl Engine<'_> {
             }
             Err(error) => {
                 self.result.counters.failed_to_restart += 1;
-                let reason = error_chain(&error);
+                let reason = Reasons::of(Some(provider), resource).of_error(&error);
                 self.warn(format!("{}: refresh failed: {reason}", resource.reference()));
-                let message = format!("Failed to call refresh: {reason}").into();
+                let message = format!("{FAILED_REFRESH}{reason}").into();
                 let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
                 self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
                 let status = statuses.of(&resource.reference(), resource);
@@ -463,6 +492,24 @@ impl Engine<'_> {
             }
         }
         passed
+    }
+
+    /// Tells what commands of a resource said meanwhile.
+    fn tell(&mut self, provider: &dyn Provider, (at, resource): (usize, &Resource)) {
+        let said = self.context.take_said();
+        if said.is_empty() {
+            return;
+        }
+        let path = self.places.of(at).path_of(&resource.reference().to_string());
+        let reasons = Reasons::of(Some(provider), resource);
+        let level = level_name(self.metaparameters[at].loglevel.unwrap_or(LogLevel::Notice));
+        let time_unix_nanos = unix_nanos(self.system.now());
+        for Said { property, line } in said {
+            let (level, source) = (level.clone(), format!("{path}/{property}"));
+            let log = Log { level, message: reasons.hide(line), source, time_unix_nanos };
+            self.sink.send_with(|| RunEvent::Said(Box::new(log.clone())));
+            self.result.said.push(log);
+        }
     }
 
     fn count(&mut self, statuses: &[ResourceStatus]) {
@@ -488,11 +535,24 @@ impl Engine<'_> {
     fn fail(&mut self, resource: &Resource, reason: &str) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
+        self.result.counters.out_of_sync += 1;
         self.result.witnesses = None;
-        self.result.left.insert(resource.reference().to_string(), LeftValues::default());
-        self.warn(reason.to_owned());
-        self.result.statuses.push(ResourceStatus { failed: true, ..status_of(&resource.reference(), resource) });
+        let reference = resource.reference();
+        self.result.left.insert(reference.to_string(), LeftValues::default());
+        let reason = reason.strip_prefix(&format!("{reference}: ")).unwrap_or(reason);
+        let is_named = reason.strip_prefix(&reference.to_string()).is_some_and(|rest| rest.starts_with(' '));
+        self.warn(if is_named { reason.to_owned() } else { format!("{reference}: {reason}") });
+        let event = self.failure_event(resource, reason.to_owned());
+        self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+        let status = ResourceStatus { failed: true, out_of_sync: true, ..status_of(&reference, resource) };
+        self.result.statuses.push(ResourceStatus { events: vec![event], ..status });
         Passed { failed: true, heard: Heard::default() }
+    }
+
+    /// Returns the event of a resource that could not be looked at: it has no property.
+    fn failure_event(&self, resource: &Resource, reason: String) -> Event {
+        let event = refresh_event(resource, 0, unix_nanos(self.system.now()));
+        Event { message: reason.into(), status: EventStatus::Failure, ..event }
     }
 
     /// Waits for one step of a resource as long as it may take.
@@ -544,6 +604,14 @@ fn refresh_event(resource: &Resource, causes: u64, time_unix_nanos: i64) -> Even
         loglevel: None,
         time_unix_nanos,
     }
+}
+
+/// Hides the values of a change.
+fn redact(change: &mut Change) {
+    let hidden = || REDACTED.to_owned();
+    let wording = Wording { previous: hidden(), desired: hidden(), done: format!("changed {REDACTED} to {REDACTED}") };
+    (change.previous, change.desired) = (REDACTED.into(), REDACTED.into());
+    (change.diff, change.redacted, change.wording) = (None, true, Some(Box::new(wording)));
 }
 
 fn done_message(change: &Change) -> Cow<'static, str> {

@@ -10,6 +10,7 @@ mod metaparameters;
 mod neighbours;
 mod places;
 mod prior;
+mod reasons;
 mod schedule;
 mod statuses;
 

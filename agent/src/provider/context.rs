@@ -42,13 +42,37 @@ pub struct ApplyOptions {
     pub settle: bool,
 }
 
+/// A line that a command of a resource said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// What it was run for, as `returns`.
+    pub(crate) property: &'static str,
+    pub(crate) line: String,
+}
+
 /// The capabilities of one run, shared by all its providers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Context {
-    parts: Arc<ContextParts>,
+    parts: Arc<Shared>,
     /// What was seen already, when all that is looked at counts as seen at one moment.
     #[cfg_attr(not(feature = "providers"), expect(dead_code, reason = "files alone look at nothing twice"))]
     moment: Option<Arc<Moment>>,
+}
+
+/// What all copies of a context share.
+#[derive(Debug)]
+struct Shared {
+    parts: ContextParts,
+    /// What was said and is not told yet.
+    said: Mutex<Vec<Said>>,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = ContextParts;
+
+    fn deref(&self) -> &ContextParts {
+        &self.parts
+    }
 }
 
 /// What was seen of the machine at one moment: many resources ask for the same.
@@ -100,7 +124,7 @@ impl Context {
     /// Returns a context of `parts`.
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(parts), moment: None }
+        Self { parts: Arc::new(Shared { parts, said: Mutex::default() }), moment: None }
     }
 
     /// Returns a context in which what is looked at twice is seen once. For checks that run right after each other while nothing is changed.
@@ -207,6 +231,18 @@ impl Context {
     /// Says that files may have changed behind the scan's back.
     pub fn mark_scan_stale(&self) {
         self.parts.scan_is_stale.store(true, Ordering::Release);
+    }
+
+    /// Has the run tell what a command said that was run for a property of the resource that is being applied: line by line, at the resource's level, before
+    /// what became of it. Without secrets, please.
+    pub fn say(&self, property: &'static str, text: &str) {
+        let lines = text.trim_end_matches('\n').lines().filter(|_| !text.is_empty());
+        lock(&self.parts.said).extend(lines.map(|line| Said { property, line: line.to_owned() }));
+    }
+
+    /// Takes what was said by [`Context::say`].
+    pub(crate) fn take_said(&self) -> Vec<Said> {
+        std::mem::take(&mut lock(&self.parts.said))
     }
 
     /// Records, durably, what is about to be replaced or removed. Call it before the change. Blocking.

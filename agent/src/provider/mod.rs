@@ -51,6 +51,7 @@ pub mod ruby;
 mod ruby_regex;
 #[cfg(feature = "providers")]
 mod schedule;
+pub(crate) mod secrets;
 #[cfg(feature = "providers")]
 mod service;
 #[cfg(feature = "providers")]
@@ -64,6 +65,7 @@ mod tidy;
 #[cfg(feature = "providers")]
 mod user;
 
+pub(crate) use context::Said;
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 
 use std::borrow::Cow;
@@ -340,6 +342,12 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// Returns whether [`Provider::refresh`] ever does something: what would have been refreshed in noop counts as a change that would have
     /// been made, for what it notifies.
     fn refreshes(&self) -> bool {
+        false
+    }
+
+    /// Returns whether what this type says of a failure has no part of a secret. Of other types only what was attempted is told of a resource with a
+    /// secret. What is a whole secret is cut out in any case. Default: it may have.
+    fn hides_secrets(&self) -> bool {
         false
     }
 

@@ -5,6 +5,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use super::iso8601;
+use crate::provider::secrets::REDACTED;
 
 /// An event of a resource of the given type.
 pub(super) struct OfType<'a>(pub(super) &'a str, pub(super) &'a Event);
@@ -19,7 +20,13 @@ impl Serialize for OfType<'_> {
         map.serialize_entry("audited", &is_audit)?;
         map.serialize_entry("property", &named(&event.property))?;
         map.serialize_entry("previous_value", &named(&event.previous_value))?;
-        map.serialize_entry("desired_value", &desired.as_ref().filter(|_| !is_audit))?;
+        match event.property.as_ref() {
+            // What any of is wanted is a list, also when it is one alone.
+            "returns" if resource_type == "Exec" && event.desired_value != REDACTED => {
+                map.serialize_entry("desired_value", &event.desired_value.split(',').collect::<Vec<_>>())?;
+            }
+            _ => map.serialize_entry("desired_value", &desired.as_ref().filter(|_| !is_audit))?,
+        }
         map.serialize_entry("historical_value", &desired.as_ref().filter(|_| is_audit))?;
         map.serialize_entry("message", &message(event))?;
         map.serialize_entry("name", &name(resource_type, event))?;
@@ -37,10 +44,16 @@ pub(super) fn message(event: &Event) -> String {
     format!("{}{drift}", event.message)
 }
 
+/// Returns whether an event tells of a resource as a whole that it could not be looked at, or refreshed.
+pub(super) fn is_error(event: &Event) -> bool {
+    event.property.is_empty() && event.status == EventStatus::Failure
+}
+
 /// Returns Puppet's name of an event.
 pub(crate) fn name(resource_type: &str, event: &Event) -> String {
     let lower = || resource_type.to_lowercase();
     match (resource_type, &*event.property, &*event.desired_value) {
+        _ if is_error(event) => "resource_error".to_owned(),
         (_, "", _) => "refresh".to_owned(),
         ("Exec", "returns", _) => "executed_command".to_owned(),
         ("File", "ensure", kind @ ("file" | "directory" | "link")) => format!("{kind}_created"),

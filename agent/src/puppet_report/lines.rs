@@ -12,6 +12,9 @@ use serde::{Serialize, Serializer};
 use super::status::type_and_title;
 use super::{PuppetReport, event, iso8601};
 
+/// How the message of a refresh that failed begins.
+pub(crate) const FAILED_REFRESH: &str = "Failed to call refresh: ";
+
 /// Who says what no resource says.
 const OWN: &str = "Puppet";
 
@@ -40,7 +43,7 @@ impl Line<'_> {
     /// Returns the tags of the line: its level, and those of the resource that says it.
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
-        let level = serde_json::to_value(self.level).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+        let level = level_name(self.level);
         let resource_type = self.status.map(|status| type_and_title(&status.resource).0.to_lowercase());
         let tags = self.status.and_then(|status| status.place.as_deref()).map(|place| place.tags.as_slice()).unwrap_or_default();
         let mut all = vec![level];
@@ -48,6 +51,11 @@ impl Line<'_> {
         all.extend_from_slice(tags);
         all
     }
+}
+
+/// Returns the name of a level.
+pub(crate) fn level_name(level: LogLevel) -> String {
+    serde_json::to_value(level).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 impl fmt::Display for Line<'_> {
@@ -91,25 +99,39 @@ pub fn lines(report: &Report) -> impl Iterator<Item = Line<'_>> {
     // One resource's events are by name, but happened in another order.
     events.sort_by_key(|(_, event)| event.time_unix_nanos);
     let last = events.last().map_or(report.time_unix_nanos, |(_, event)| event.time_unix_nanos.max(report.time_unix_nanos));
-    let named: HashSet<&str> = report.logs.iter().flat_map(names).map(|(name, _)| name).collect();
+    let (said, messages): (Vec<&Log>, Vec<&Log>) = report.logs.iter().partition(|log| log.source.starts_with('/'));
+    let named: HashSet<&str> = messages.iter().copied().flat_map(names).map(|(name, _)| name).collect();
     let named: HashMap<&str, &ResourceStatus> = statuses
         .iter()
         .filter(|status| named.contains(status.resource.as_str()))
         .filter(|status| status.failed || status.skipped || status.place.is_some())
         .map(|status| (status.resource.as_str(), status))
         .collect();
-    let messages = report.logs.iter().filter_map(move |log| of_message(log, &named));
+    let messages = messages.into_iter().filter_map(move |log| of_message(log, &named));
+    let (said, said_last): (Vec<Line<'_>>, Vec<Line<'_>>) = of_said(statuses, &said)
+        .partition(|line| events.last().is_some_and(|(_, event)| line.time_unix_nanos <= event.time_unix_nanos));
+    let mut said = said.into_iter().peekable();
     let seconds = report.metrics.get("time").and_then(|times| times.get("catalog_application"));
     let end = seconds
         .filter(|_| report.catalog_id.is_some() && report.transaction_completed)
         .map(|seconds| own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last));
-    let of_events = events.into_iter().flat_map(|(status, event)| of_event(status, event));
-    first.into_iter().chain(of_events).chain(messages).chain(end)
+    let of_events = events.into_iter().flat_map(move |(status, event)| {
+        let mut before = Vec::new();
+        while let Some(line) = said.next_if(|line| line.time_unix_nanos <= event.time_unix_nanos) {
+            before.push(line);
+        }
+        before.into_iter().chain(of_event(status, event))
+    });
+    first.into_iter().chain(of_events).chain(said_last).chain(messages).chain(end)
 }
 
 /// Returns what may be the resource that a message is about, each with the rest of the message.
 fn names(log: &Log) -> impl Iterator<Item = (&str, &str)> {
-    log.message.match_indices("]: ").map(|(at, _)| (&log.message[..=at], &log.message[at + 3..]))
+    // One that is refused is said otherwise: `Web[a] (/site.pp:7) cannot be managed: …`.
+    let follows = [": ", " (", " cannot be managed"];
+    let ends = log.message.match_indices(']').map(|(at, _)| log.message.split_at(at + 1));
+    let ends = ends.filter(move |(_, rest)| follows.iter().any(|next| rest.starts_with(next)));
+    ends.map(|(name, rest)| (name, rest.strip_prefix(": ").unwrap_or(rest)))
 }
 
 fn path_of(status: &ResourceStatus) -> String {
@@ -137,8 +159,25 @@ fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event) -> impl Iterator<I
     });
     let path = path_of(status);
     let source = if event.property.is_empty() { path } else { format!("{path}/{}", event.property) };
-    let message = event::message(event).into();
+    let message = event::message(event);
+    let is_unlooked = event::is_error(event) && !message.starts_with(FAILED_REFRESH);
+    let message = if is_unlooked { format!("Could not evaluate: {message}") } else { message }.into();
     said.into_iter().chain([Line { level, source: source.into(), message, status: Some(status), time_unix_nanos }])
+}
+
+/// Makes lines of what commands of resources said.
+fn of_said<'a>(statuses: &'a [ResourceStatus], said: &[&'a Log]) -> impl Iterator<Item = Line<'a>> {
+    let by_path: HashMap<String, &ResourceStatus> = match said {
+        [] => HashMap::new(),
+        _ => statuses.iter().map(|status| (path_of(status), status)).collect(),
+    };
+    said.iter().map(move |log| Line {
+        level: LogLevel::from_name(&log.level).unwrap_or(LogLevel::Notice),
+        source: log.source.as_str().into(),
+        message: log.message.as_str().into(),
+        status: log.source.rsplit_once('/').and_then(|(path, _)| by_path.get(path).copied()),
+        time_unix_nanos: log.time_unix_nanos,
+    })
 }
 
 /// Makes a line of a message, unless an event says the same.
@@ -150,7 +189,8 @@ fn of_message<'a>(log: &'a Log, by_name: &HashMap<&str, &'a ResourceStatus>) -> 
         return Some(Line { level, source, message, status: None, time_unix_nanos: log.time_unix_nanos });
     };
     let told = |event: &Event| {
-        event.status == EventStatus::Failure && message.ends_with(event.message.rsplit(" failed: ").next().unwrap_or_default())
+        event.status == EventStatus::Failure
+            && log.message.ends_with(event.message.rsplit(" failed: ").next().unwrap_or_default())
     };
     if status.events.iter().any(told) || message.starts_with("refresh failed: ") {
         return None;

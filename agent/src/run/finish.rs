@@ -136,6 +136,7 @@ impl<T: Transport> Run<'_, T> {
         parts.resources = result.counters;
         parts.scan = scanned;
         parts.statuses = result.statuses;
+        parts.said = result.said;
         let (catalog_id, code_id, version) = (parts.catalog_id, parts.code_id, parts.version);
         let report = Arc::new(report::build(parts));
         self.deliver(&report).await;

@@ -6,6 +6,7 @@
 //! it. A command that takes too long is killed with its whole process group; at most 64 KiB of its output are kept.
 
 mod parameters;
+mod program;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -98,6 +99,10 @@ impl Provider for ExecProvider {
 
     fn checks_by_commands(&self, resource: &Resource) -> bool {
         ["unless", "onlyif"].iter().any(|name| resource.parameter(name).is_some())
+    }
+
+    fn hides_secrets(&self) -> bool {
+        true
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

@@ -48,6 +48,27 @@ pub(super) enum LogOutput {
 pub(super) struct Line {
     pub(super) argv: Vec<OsString>,
     pub(super) text: String,
+    form: Form,
+}
+
+/// How a command was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    List,
+    /// Text for a shell, which alone has to be there.
+    Shell,
+}
+
+impl Line {
+    /// Returns what must be there before it is run.
+    pub(super) fn program(&self) -> Option<&str> {
+        match self.form {
+            Form::Text => Some(program(&self.text)),
+            Form::List => self.argv.first().and_then(|word| word.to_str()),
+            Form::Shell => None,
+        }
+    }
 }
 
 /// The parsed parameters.
@@ -60,6 +81,7 @@ pub(super) struct Parameters {
     pub(super) unless: Vec<Line>,
     pub(super) creates: Vec<TreePath>,
     pub(super) cwd: Option<TreePath>,
+    /// The first is that of `path`, where it is given.
     pub(super) environment: Vec<(String, String)>,
     pub(super) returns: Vec<i32>,
     pub(super) timeout: Option<Duration>,
@@ -72,19 +94,13 @@ pub(super) struct Parameters {
     /// As octal digits.
     pub(super) umask: Option<String>,
     pub(super) sensitive: bool,
-}
-
-fn open_secret(value: &Value) -> &Value {
-    match value {
-        Value::Sensitive(inner) => open_secret(inner),
-        other => other,
-    }
+    has_path: bool,
 }
 
 fn texts<'a>(resource: Sketched<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(Vec::new()) };
     let text = |value: &'a Value| value.as_str().filter(|text| !text.contains('\0'));
-    let list = open_secret(value).as_list().iter().map(text).collect::<Option<Vec<_>>>();
+    let list = value.as_list().iter().map(text).collect::<Option<Vec<_>>>();
     list.ok_or_else(|| read::fail(resource, name, "must be a string or a list of strings, without NUL"))
 }
 
@@ -101,14 +117,16 @@ fn needs_shell(text: &str) -> bool {
     text.contains(|c| "*?{}[]<>()~&|\\$;'`\"\n#".contains(c)) || first.contains('=') || SHELL_WORDS.contains(&first)
 }
 
-/// Returns the program of a command in text: what is quoted in front, else the first word.
+/// Returns the program of a command in text, by Puppet's rule: what is quoted in front, else what stands before the first space.
 fn program(text: &str) -> &str {
     for quote in ['"', '\''] {
-        if let Some((quoted, _)) = text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)) {
+        if let Some((quoted, _)) =
+            text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)).filter(|(quoted, _)| !quoted.is_empty())
+        {
             return quoted;
         }
     }
-    text.split_whitespace().next().unwrap_or_default()
+    text.split(' ').next().unwrap_or_default()
 }
 
 /// Reads one command: text, or a list of arguments.
@@ -116,10 +134,10 @@ fn line(resource: Sketched<'_>, name: &str, value: &Value, has_path: bool) -> Re
     let fail = |reason: &str| Err(read::fail(resource, name, reason));
     let uses_shell = resource.parameter("provider").and_then(Value::as_str) == Some("shell");
     let shell = |text: &str| ["/bin/sh", "-c", text].map(OsString::from).to_vec();
-    let (words, text) = match open_secret(value) {
+    let (words, text) = match value.opened() {
         Value::String(text) if text.contains('\0') => return fail("must not contain NUL"),
         Value::String(text) if text.trim().is_empty() => return fail("must not be empty"),
-        Value::String(text) if uses_shell => return Ok(Line { argv: shell(text), text: text.clone() }),
+        Value::String(text) if uses_shell => return Ok(Line { argv: shell(text), text: text.clone(), form: Form::Shell }),
         Value::String(text) => (vec![program(text).to_owned()], text.clone()),
         Value::Array(items) => {
             let text = |item: &Value| item.as_str().filter(|text| !text.contains('\0')).map(str::to_owned);
@@ -135,7 +153,7 @@ fn line(resource: Sketched<'_>, name: &str, value: &Value, has_path: bool) -> Re
         Some(program) if program.starts_with('/') || (has_path && !program.is_empty()) => {}
         Some(_) => return fail("must start with an absolute path, or path must be given"),
     }
-    let argv = match open_secret(value) {
+    let argv = match value.opened() {
         Value::String(text) if needs_shell(text) => shell(text),
         Value::String(text) => {
             let words = command::split_words(text).map_err(|reason| read::fail(resource, name, reason))?;
@@ -143,13 +161,14 @@ fn line(resource: Sketched<'_>, name: &str, value: &Value, has_path: bool) -> Re
         }
         _ => words.into_iter().map(OsString::from).collect(),
     };
-    Ok(Line { argv, text })
+    let form = if matches!(value.opened(), Value::String(_)) { Form::Text } else { Form::List };
+    Ok(Line { argv, text, form })
 }
 
 /// Reads a condition: one command, or a list of commands each of which is text or a list of arguments.
 fn conditions(resource: Sketched<'_>, name: &str, has_path: bool) -> Result<Vec<Line>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(Vec::new()) };
-    open_secret(value).as_list().iter().map(|value| line(resource, name, value, has_path)).collect()
+    value.as_list().iter().map(|value| line(resource, name, value, has_path)).collect()
 }
 
 fn path_below_root(resource: Sketched<'_>, name: &str, text: &str) -> Result<TreePath, ProviderError> {
@@ -252,7 +271,7 @@ impl Parameters {
             tries: tries(resource)?,
             try_sleep: Duration::from_secs_f64(sleep),
             refresh_only: read::boolean(resource, "refreshonly", false)?,
-            log_output: match resource.parameter("logoutput").map(open_secret) {
+            log_output: match resource.parameter("logoutput") {
                 None => LogOutput::OnFailure,
                 Some(Value::Boolean(true)) => LogOutput::Always,
                 Some(Value::Boolean(false)) => LogOutput::Never,
@@ -265,7 +284,13 @@ impl Parameters {
             group: account(resource, "group")?,
             umask: umask(resource)?,
             sensitive: resource.parameters.values().any(Value::is_sensitive),
+            has_path,
         })
+    }
+
+    /// Returns the directories of `path`, with colons between them; empty where it is not given.
+    pub(super) fn search(&self) -> &str {
+        self.environment.first().filter(|_| self.has_path).map_or("", |(_, search)| search)
     }
 
     /// Returns what comes before the resource: its directory, the files that its commands name, and its user.

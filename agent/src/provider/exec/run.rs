@@ -7,10 +7,12 @@ use std::sync::Arc;
 use direct_puppet_transport::protocol::{ResourceRef, TreePath};
 
 use super::parameters::{Line, LogOutput, Parameters};
+use super::program;
 use crate::fs::FileKind;
 use crate::provider::accounts::{AccountFiles, Group, Tools, User};
 use crate::provider::command::{self, CommandError, CommandOutput, CommandSpec, DEFAULT_PATH};
 use crate::provider::file::{blocking, errors};
+use crate::provider::secrets::REDACTED;
 use crate::provider::{Context, ProviderError};
 
 /// How a shell says that there is no such command.
@@ -144,6 +146,7 @@ impl Parameters {
     async fn run(&self, context: &Context, line: &Line) -> Result<CommandOutput, ProviderError> {
         let root = context.root();
         let failed = |attempt: &str, reason: String| errors::failed(&self.reference, attempt, reason);
+        self.look_before(context, line).map_err(|message| ProviderError::Said { message })?;
         let spec = CommandSpec {
             argv: self.argv(context, line).await.map_err(|reason| failed("find out who runs a command", reason))?,
             cwd: Some(self.cwd.as_ref().map_or_else(|| root.path().to_owned(), |cwd| root.display(cwd))),
@@ -153,14 +156,40 @@ impl Parameters {
         };
         let output = command::run(spec, context.cancel()).await.map_err(|error| match error {
             CommandError::Cancelled { .. } => ProviderError::Cancelled { resource: self.reference.clone() },
-            _ if self.sensitive => failed("run a command", "it could not be run or took too long [redacted]".to_owned()),
+            CommandError::Start { source, .. } if self.sensitive => {
+                failed("run a command", format!("[command redacted] could not be run: {source}"))
+            }
+            CommandError::TimedOut { limit, .. } if self.sensitive => {
+                failed("run a command", format!("[command redacted] took longer than {limit:?} and was killed"))
+            }
+            _ if self.sensitive => failed("run a command", REDACTED.to_owned()),
             other => failed("run a command", errors::chain(&other)),
         })?;
         if output.status.code() == Some(NOT_FOUND) {
-            let said = if self.sensitive { "[redacted]".to_owned() } else { format!("{}: {}", line.text, output.text().trim()) };
-            return Err(failed("find a command", said));
+            let said = if self.sensitive { "[output redacted]".to_owned() } else { output.text() };
+            let message = format!("{} ended with 127, as when a command is not found: {}", self.name_of(line), said.trim());
+            return Err(ProviderError::Said { message: message.trim_end_matches([':', ' ']).to_owned() });
         }
         Ok(output)
+    }
+
+    /// Looks for what is needed to run a command, and says in Puppet's words what is not there.
+    fn look_before(&self, context: &Context, line: &Line) -> Result<(), String> {
+        if let Some(program) = line.program() {
+            let looked = program::look(program, self.search());
+            looked.map_err(|reason| if self.sensitive { reason.replace(program, REDACTED) } else { reason })?;
+        }
+        match &self.cwd {
+            Some(cwd) if !context.root().display(cwd).is_dir() => {
+                Err(format!("Working directory {} does not exist!", cwd.absolute()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns how messages name a command.
+    fn name_of(&self, line: &Line) -> String {
+        if self.sensitive { "[command redacted]".to_owned() } else { format!("'{}'", line.text) }
     }
 
     /// Returns the first path of `creates` at which something is.
@@ -211,19 +240,18 @@ impl Parameters {
             }
             output = self.run(context, line).await?;
         }
-        if is_wanted(&output) {
-            if self.log_output == LogOutput::Always {
-                let said = if self.sensitive { "[output redacted]".to_owned() } else { output.text() };
-                said.lines().for_each(|said| tracing::info!(resource = %self.reference, "{said}"));
+        let is_good = is_wanted(&output);
+        if self.log_output == LogOutput::Always || (self.log_output == LogOutput::OnFailure && !is_good) {
+            match self.sensitive {
+                true => context.say("returns", "[output redacted]"),
+                false => context.say("returns", &output.text()),
             }
+        }
+        if is_good {
             return Ok(Ok(()));
         }
-        let shows = self.log_output != LogOutput::Never && !self.sensitive;
-        let said = if shows { output.text() } else { String::new() };
-        let name = if self.sensitive { "[command redacted]".to_owned() } else { format!("'{}'", line.text) };
         let expected: Vec<String> = self.returns.iter().map(i32::to_string).collect();
         let ended = output.status.code().map_or_else(|| output.status.to_string(), |code| code.to_string());
-        let reason = format!("{name} returned {ended} instead of one of [{}]: {}", expected.join(","), said.trim());
-        Ok(Err(reason.trim_end_matches([':', ' ']).to_owned()))
+        Ok(Err(format!("{} returned {ended} instead of one of [{}]", self.name_of(line), expected.join(","))))
     }
 }

@@ -37,7 +37,7 @@ async fn runs_when_due() {
     assert_eq!(converge(&world, exec("/bin/false").with("onlyif", "/bin/false")).await.unwrap(), None);
     assert_eq!(converge(&world, exec("/bin/false").with("returns", 1)).await.unwrap().unwrap(), "");
     let failed = converge(&world, shell("echo why; exit 4")).await.unwrap().unwrap();
-    assert_eq!(failed, "'echo why; exit 4' returned 4 instead of one of [0]: why");
+    assert_eq!(failed, "'echo why; exit 4' returned 4 instead of one of [0]");
     let quiet = shell("echo why; exit 4").with("logoutput", false).with("returns", vec![Value::Integer(0), 2.into()]);
     assert_eq!(converge(&world, quiet).await.unwrap().unwrap(), "'echo why; exit 4' returned 4 instead of one of [0,2]");
 }
@@ -93,8 +93,21 @@ async fn a_command_that_is_not_there_fails() {
         exec("/nonexistent/x").with("umask", "022"),
     ] {
         let error = error_chain(&converge(&world, resource).await.unwrap_err());
-        assert!(error.contains("Exec[it]: ") && error.contains("a command"), "{error}");
+        assert_eq!(error, "Could not find command '/nonexistent/x'");
     }
+    for (resource, reason) in [
+        (exec("cd / && ls").with("path", "/usr/bin:/bin"), "Could not find command 'cd'"),
+        (exec("/bin/true").with("unless", "/tmp"), "'/tmp' is a directory, not a file"),
+        (exec("/bin/true").with("cwd", "/none"), "Working directory /none does not exist!"),
+        (
+            exec("/bin/sh -c 'echo out; exit 127'").with("returns", 127),
+            "'/bin/sh -c 'echo out; exit 127'' ended with 127, as when a command is not found: out",
+        ),
+    ] {
+        assert_eq!(error_chain(&converge(&world, resource).await.unwrap_err()), reason);
+    }
+    let shell = exec("cd / && test -d tmp").with("provider", "shell");
+    assert_eq!(converge(&world, shell).await.unwrap().unwrap(), "", "a shell has words of its own");
 }
 
 #[tokio::test]
@@ -150,9 +163,12 @@ async fn what_hangs_floods_forks_and_ignores_signals_is_killed() {
     let error = error_chain(&converge(&world, resource).await.unwrap_err());
     assert!(error.contains("took longer than") && error.len() < 1000, "{error}");
     assert!(began.elapsed() < Duration::from_secs(20));
-    let flood = exec("/usr/bin/head -c 3000000 /dev/zero | /usr/bin/tr '\\0' x; exit 3");
-    let reason = converge(&world, flood).await.unwrap().unwrap();
-    assert!((60_000..70_000).contains(&reason.len()), "{}", reason.len());
+    let flood = Arc::new(exec("/usr/bin/head -c 3000000 /dev/zero | /usr/bin/tr '\\0' x; exit 3"));
+    let context = world.context();
+    let changes = ExecProvider::new().check(&context, &flood).await.unwrap().changes;
+    assert_eq!(ExecProvider::new().apply(&context, &flood, &changes).await.unwrap().failures.len(), 1);
+    let said: usize = context.take_said().iter().map(|said| said.line.len()).sum();
+    assert!((60_000..70_000).contains(&said), "{said}");
 }
 
 #[tokio::test]
@@ -165,6 +181,13 @@ async fn secrets_are_not_shown() {
         };
         assert!(!failure.is_empty() && !failure.contains("hunter2"), "{failure}");
     }
+    let secret = Value::Sensitive(Box::new("/bin/sleep 60".into()));
+    let hangs = exec("").with("command", secret).with("timeout", Value::Float(0.05));
+    let failure = error_chain(&converge(&World::new(), hangs).await.unwrap_err());
+    assert_eq!(failure, "Exec[it]: run a command: [command redacted] took longer than 50ms and was killed");
+    let secret = |value: Value| Value::Sensitive(Box::new(value));
+    let returns = secret(vec![Value::Integer(0), secret(Value::Integer(3))].into());
+    assert_eq!(converge(&World::new(), exec("/bin/sh -c 'exit 3'").with("returns", returns)).await.unwrap().unwrap(), "");
 }
 
 #[tokio::test]

@@ -104,6 +104,10 @@ impl Provider for FileProvider {
         Some(compare::check(context, &self.accounts, resource))
     }
 
+    fn hides_secrets(&self) -> bool {
+        true
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
         let changes = changes.iter().map(apply::Announced::of).collect();

@@ -89,6 +89,10 @@ impl Provider for FileLineProvider {
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
+    fn hides_secrets(&self) -> bool {
+        true
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let (context, resource) = (context.clone(), Arc::clone(resource));
         let result = blocking(resource.reference(), move || apply(&context, &resource)).await?;

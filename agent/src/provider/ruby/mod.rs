@@ -26,7 +26,6 @@
 mod frame;
 mod message;
 mod options;
-mod secrets;
 mod trust;
 mod types;
 mod worker;
@@ -41,9 +40,9 @@ use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
 use super::file::errors;
+use super::secrets::{REDACTED, Secrets};
 use super::{Applied, AutoRelation, Change, Checked, Context, Provider, ProviderError, Wording};
 use message::{Answer, Found, Relation, RelationKind};
-use secrets::{REDACTED, Secrets};
 use worker::WorkerError;
 
 /// Manages one type that exists only in Ruby, in one run.
@@ -181,6 +180,10 @@ impl Provider for RubyProvider {
     /// Types make of their parameters what they like.
     fn tells_parameters(&self) -> bool {
         false
+    }
+
+    fn hides_secrets(&self) -> bool {
+        true
     }
 
     fn refreshes(&self) -> bool {

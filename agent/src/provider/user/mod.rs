@@ -134,6 +134,10 @@ impl Provider for UserProvider {
         is_plain.then(|| Ok(Checked { resources: 1, changes: parameters.compare(resource, &found), ..Checked::default() }))
     }
 
+    fn hides_secrets(&self) -> bool {
+        true
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let found = self.found(context, resource).await?;

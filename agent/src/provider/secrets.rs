@@ -1,9 +1,9 @@
-//! Takes secrets out of what Ruby says, and keeps it short.
+//! Takes secrets out of what is said of a resource, and keeps it short.
 
 use direct_puppet_transport::protocol::{Resource, Value};
 
 /// What stands for a secret.
-pub(super) const REDACTED: &str = "[redacted]";
+pub(crate) const REDACTED: &str = "[redacted]";
 
 /// A line of a secret is one by itself from so many bytes on: shorter ones, as `}`, stand anywhere.
 const SHORTEST_LINE: usize = 8;
@@ -12,7 +12,7 @@ const SHORTEST_LINE: usize = 8;
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 
 /// The secrets of one resource. `Debug` does not show them.
-pub(super) struct Secrets {
+pub(crate) struct Secrets {
     /// The longest first: one may be part of another.
     texts: Vec<String>,
 }
@@ -24,7 +24,7 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    pub(super) fn of(resource: &Resource) -> Self {
+    pub(crate) fn of(resource: &Resource) -> Self {
         let mut texts = Vec::new();
         resource.parameters.values().for_each(|value| gather(value, false, &mut texts));
         let otherwise: Vec<String> = texts.iter().flat_map(|text| spelled_otherwise(text)).collect();
@@ -34,12 +34,12 @@ impl Secrets {
         Self { texts }
     }
 
-    pub(super) const fn are_there(&self) -> bool {
+    pub(crate) const fn are_there(&self) -> bool {
         !self.texts.is_empty()
     }
 
     /// Returns text without the secrets that stand in it.
-    pub(super) fn hide(&self, text: String) -> String {
+    pub(crate) fn hide(&self, text: String) -> String {
         let hidden = self.texts.iter().fold(text, |text, secret| match text.contains(secret) {
             true => text.replace(secret, REDACTED),
             false => text,
@@ -47,8 +47,9 @@ impl Secrets {
         short(hidden)
     }
 
-    /// Returns why something failed. Of a resource with a secret nothing is told: it may be there in another form.
-    pub(super) fn hide_reason(&self, reason: String) -> String {
+    /// Returns why something failed in Ruby. Of a resource with a secret nothing is told: it may be there in another form.
+    #[cfg(any(feature = "providers", test))]
+    pub(crate) fn hide_reason(&self, reason: String) -> String {
         if self.are_there() { REDACTED.to_owned() } else { short(reason) }
     }
 }
