@@ -103,7 +103,6 @@ impl World {
             if self.numbers.below(8) == 0 || is_noop {
                 parameters["noop"] = json!(true);
             }
-            unrefreshed(&mut parameters, holder.is_some());
             if self.numbers.below(8) == 0 {
                 parameters["loglevel"] = json!("warning");
             }
@@ -279,17 +278,6 @@ impl World {
         (parameters["type"], parameters["key"], parameters["user"]) = (json!(kind), json!(key), json!(user));
         self.perhaps(&mut parameters, 3, "options", &[json!("no-pty"), json!(["no-pty", "command=\"a b\""]), json!([])]);
         ("Ssh_authorized_key", name, parameters)
-    }
-}
-
-/// Keeps refreshes from commands with conditions: Puppet reports one that ran nothing, ours does not.
-fn unrefreshed(parameters: &mut Json, is_held: bool) {
-    let Some(parameters) = parameters.as_object_mut() else { return };
-    let has_condition = ["creates", "onlyif"].iter().any(|name| parameters.contains_key(*name));
-    if has_condition && is_held {
-        parameters.retain(|name, _| !["creates", "onlyif"].contains(&name.as_str()));
-    } else if has_condition && let Some(before) = parameters.remove("subscribe") {
-        parameters.insert("require".to_owned(), before);
     }
 }
 
