@@ -209,3 +209,22 @@ fn ruby_is_started_only_when_it_may_be() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("state changed 'even' to 'odd'") && said.contains("\"ruby_started\": 1"), "{said}");
 }
+
+#[test]
+fn graphs_are_drawn_when_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let graphs = dir.path().join("root/var/lib/direct-puppet/graphs");
+    let apply = |option: Option<&str>| {
+        let mut command = in_directory(dir.path(), "/a");
+        command.args(["apply", "--catalog", "catalog.json"]).args(option);
+        run(command).status.code()
+    };
+    assert_eq!((apply(None), graphs.exists()), (Some(2), false));
+    assert_eq!(apply(Some("--graph")), Some(0));
+    for (name, title) in
+        [("resources", "Resources"), ("relationships", "Relationships"), ("expanded_relationships", "Expanded_relationships")]
+    {
+        let text = fs::read_to_string(graphs.join(name).with_extension("dot")).unwrap();
+        assert!(text.starts_with(&format!("digraph {title} {{\n")) && text.contains("\"File[/a]\" [\n"), "{text}");
+    }
+}

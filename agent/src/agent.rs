@@ -129,6 +129,7 @@ pub(crate) struct Inner<T> {
     /// What the last run left to know without a look.
     pub(crate) kept: Mutex<Option<Kept>>,
     pub(crate) strict_types: bool,
+    pub(crate) graph: bool,
     pub(crate) compression: Compression,
     pub(crate) processors: Vec<Arc<dyn ReportProcessor>>,
     pub(crate) sink: EventSink,
@@ -163,6 +164,7 @@ impl Agent<()> {
             settled: true,
             watch: None,
             strict_types: false,
+            graph: false,
             compression: Compression::default(),
             processors: Vec::new(),
         }
@@ -342,6 +344,7 @@ pub struct AgentBuilder<T> {
     settled: bool,
     watch: Option<Duration>,
     strict_types: bool,
+    graph: bool,
     compression: Compression,
     processors: Vec<Arc<dyn ReportProcessor>>,
 }
@@ -366,6 +369,7 @@ impl<T> AgentBuilder<T> {
             settled: self.settled,
             watch: self.watch,
             strict_types: self.strict_types,
+            graph: self.graph,
             compression: self.compression,
             processors: self.processors,
         }
@@ -479,6 +483,15 @@ impl<T> AgentBuilder<T> {
         self
     }
 
+    /// Sets whether each run draws its catalog for GraphViz, in `graphs/` of the state directory: what contains what (`resources.dot`), what
+    /// comes before what (`relationships.dot`), and that with containers as a beginning and an end (`expanded_relationships.dot`). Every
+    /// run then reads the catalog, as without [`AgentBuilder::settled`]. Default: false.
+    #[must_use]
+    pub const fn graph(mut self, graph: bool) -> Self {
+        self.graph = graph;
+        self
+    }
+
     /// Sets whether contents travel compressed, and against what the node has. Default: unless the server is on this machine.
     #[must_use]
     pub const fn compression(mut self, compression: Compression) -> Self {
@@ -538,10 +551,11 @@ impl<T: Transport> AgentBuilder<T> {
                 reproof_interval: self.reproof_interval,
                 max_diff_bytes: self.max_diff_bytes,
                 undo_runs: self.undo_runs,
-                settled: self.settled,
+                settled: self.settled && !self.graph,
                 watch: self.watch,
                 kept: Mutex::default(),
                 strict_types: self.strict_types,
+                graph: self.graph,
                 compression: self.compression,
                 processors: self.processors,
                 sink: EventSink::new(),

@@ -21,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) facts: Option<PathBuf>,
     pub(crate) no_settled: Option<bool>,
     pub(crate) strict_types: Option<bool>,
+    pub(crate) graph: Option<bool>,
     #[serde(default)]
     pub(crate) external_dir: Vec<PathBuf>,
     #[serde(default)]

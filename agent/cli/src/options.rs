@@ -59,6 +59,9 @@ pub(crate) struct Common {
     /// Refuse the whole run when one resource has an unknown type or bad parameters, instead of failing it alone
     #[arg(long, global = true, alias = "strict_types")]
     pub(crate) strict_types: bool,
+    /// Draw the catalog of each run for GraphViz, in "graphs" of the state directory: resources.dot, relationships.dot, expanded_relationships.dot
+    #[arg(long, global = true)]
+    pub(crate) graph: bool,
     /// Give reports to this too: puppet=URL, puppetdb=URL, foreman=URL, store=DIR, prometheus=FILE; can be given again
     #[arg(long, global = true, value_name = "KIND=TARGET")]
     pub(crate) report_to: Vec<ReportTo>,
@@ -102,6 +105,7 @@ impl Common {
         self.facts = self.facts.or(config.facts);
         self.no_settled |= config.no_settled.unwrap_or_default();
         self.strict_types |= config.strict_types.unwrap_or_default();
+        self.graph |= config.graph.unwrap_or_default();
         if self.external_dir.is_empty() {
             self.external_dir = config.external_dir;
         }
@@ -152,6 +156,7 @@ impl Common {
             .environment(self.environment.clone().unwrap_or_default())
             .settled(!self.no_settled)
             .strict_types(self.strict_types)
+            .graph(self.graph)
             .compression(self.compression.unwrap_or_default())
             .system(self.system()?))
     }

@@ -3,6 +3,8 @@
 //! A container (`Class`, `Stage`, a defined type) stands as two nodes: one before everything that it contains, one after.
 //! Every other resource is one node. Among what may come next, manifest order decides.
 
+mod drawing;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
@@ -11,6 +13,8 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
 use crate::hashing::FastState;
 use crate::provider::AutoRelation;
+
+pub(crate) use drawing::Drawing;
 
 /// Why resources cannot be put in order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,13 +145,33 @@ impl Graph {
     /// # Errors
     ///
     /// When a relationship names what is not there, an alias is another's name, or resources wait for each other.
+    #[cfg(test)]
     pub(crate) fn new(catalog: &Catalog, relations: &Relations<'_>) -> Result<Self, GraphError> {
+        Self::drawn(catalog, relations, None)
+    }
+
+    /// Puts a catalog in order, and tells `drawing` of its edges.
+    ///
+    /// # Errors
+    ///
+    /// When a relationship names what is not there, an alias is another's name, or resources wait for each other.
+    pub(crate) fn drawn(
+        catalog: &Catalog,
+        relations: &Relations<'_>,
+        mut drawing: Option<&mut Drawing>,
+    ) -> Result<Self, GraphError> {
         let mut graph = Self { nodes: Vec::with_capacity(catalog.resources.len()), links: Vec::new(), order: Vec::new() };
         let mut index = graph.add_nodes(catalog, relations.is_container);
         add_aliases(catalog, &mut index, relations.alias)?;
-        graph.add_edges(catalog, &index);
-        graph.add_relationships(catalog, &index)?;
-        graph.add_autorelations(catalog, &index, relations);
+        graph.add_edges(catalog, &index, drawing.as_deref_mut());
+        if let Some(drawing) = drawing.as_deref_mut() {
+            drawing.end_edges();
+        }
+        graph.add_relationships(catalog, &index, drawing.as_deref_mut())?;
+        graph.add_autorelations(catalog, &index, relations, drawing.as_deref_mut());
+        if let Some(drawing) = drawing {
+            drawing.end();
+        }
         graph.order = graph.sort(catalog)?;
         Ok(graph)
     }
@@ -197,7 +221,7 @@ impl Graph {
         index
     }
 
-    fn add_edges(&mut self, catalog: &Catalog, index: &Index<'_>) {
+    fn add_edges(&mut self, catalog: &Catalog, index: &Index<'_>, mut drawing: Option<&mut Drawing>) {
         let mut last: Option<(&ResourceRef, Option<usize>)> = None;
         for edge in &catalog.edges {
             // Mostly what holds many stands before all of them.
@@ -207,6 +231,9 @@ impl Graph {
             };
             last = Some((&edge.source, source));
             let (Some(source), Some(target)) = (source, index.find(&edge.target)) else { continue };
+            if let Some(drawing) = drawing.as_deref_mut() {
+                drawing.edge(source, target);
+            }
             let ((begin, end), (target_begin, target_end)) = (index.ends[source], index.ends[target]);
             if begin == end {
                 self.links[end].push(Link { to: target_begin, carries: Carries::Nothing });
@@ -217,7 +244,12 @@ impl Graph {
         }
     }
 
-    fn add_relationships(&mut self, catalog: &Catalog, index: &Index<'_>) -> Result<(), GraphError> {
+    fn add_relationships(
+        &mut self,
+        catalog: &Catalog,
+        index: &Index<'_>,
+        mut drawing: Option<&mut Drawing>,
+    ) -> Result<(), GraphError> {
         const PARAMETERS: [(&str, bool, Carries); 4] = [
             ("before", true, Carries::Nothing),
             ("notify", true, Carries::Changes),
@@ -239,6 +271,9 @@ impl Graph {
                     let reference: ResourceRef = text.parse().map_err(|_| unknown())?;
                     let other = index.find(&reference).ok_or_else(unknown)?;
                     let (from, to) = if forward { (at, other) } else { (other, at) };
+                    if let Some(drawing) = drawing.as_deref_mut() {
+                        drawing.relationship(at, parameter, (from, to));
+                    }
                     self.links[index.ends[from].1].push(Link { to: index.ends[to].0, carries });
                 }
             }
@@ -248,11 +283,23 @@ impl Graph {
 
     /// Adds autorequires and the like, each unless that order or the opposite has been asked for: then the explicit relationship wins, as in
     /// Puppet.
-    fn add_autorelations(&mut self, catalog: &Catalog, index: &Index<'_>, relations: &Relations<'_>) {
+    fn add_autorelations(
+        &mut self,
+        catalog: &Catalog,
+        index: &Index<'_>,
+        relations: &Relations<'_>,
+        mut drawing: Option<&mut Drawing>,
+    ) {
+        let mut add = |edge: (usize, usize), carries: Carries| {
+            let is_added = self.add_autorelation(edge, carries, index);
+            if let Some(drawing) = drawing.as_deref_mut().filter(|_| is_added) {
+                drawing.autorelation(edge);
+            }
+        };
         for at in 0..catalog.resources.len() {
             for reference in (relations.autorequire)(at) {
                 if let Some(other) = index.find(&reference) {
-                    self.add_autorelation((other, at), Carries::Nothing, index);
+                    add((other, at), Carries::Nothing);
                 }
             }
             for relation in (relations.autorelations)(at) {
@@ -262,17 +309,20 @@ impl Graph {
                     AutoRelation::Subscribe(other) => (other, false, Carries::Changes),
                 };
                 if let Some(other) = index.find(reference) {
-                    self.add_autorelation(if is_first { (at, other) } else { (other, at) }, carries, index);
+                    add(if is_first { (at, other) } else { (other, at) }, carries);
                 }
             }
         }
     }
 
-    fn add_autorelation(&mut self, (from, to): (usize, usize), carries: Carries, index: &Index<'_>) {
+    /// Returns whether it was added.
+    fn add_autorelation(&mut self, (from, to): (usize, usize), carries: Carries, index: &Index<'_>) -> bool {
         let goes = |from: usize, to: usize| self.links[index.ends[from].1].iter().any(|link| link.to == index.ends[to].0);
-        if from != to && !goes(from, to) && !goes(to, from) {
+        let is_new = from != to && !goes(from, to) && !goes(to, from);
+        if is_new {
             self.links[index.ends[from].1].push(Link { to: index.ends[to].0, carries });
         }
+        is_new
     }
 
     /// Kahn's algorithm; the ready node that was declared first goes first.

@@ -9,14 +9,17 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath
 
 use super::ruby::Providers;
 use super::{Run, own_state};
-use crate::apply::{Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
+use crate::apply::{Drawing, Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
 use crate::provider::{Autorequirer, Provider};
 use crate::puppet_catalog::evaluate_deferred;
 
-/// Where a dependency cycle is drawn, below the state directory: Puppet's name.
-const CYCLES_DOT: &str = "graphs/cycles.dot";
+/// Where graphs are drawn, below the state directory: Puppet's name.
+const GRAPHS: &str = "graphs";
+
+/// What a dependency cycle is drawn in.
+const CYCLES: &str = "cycles";
 
 /// A catalog in order.
 pub(super) struct Plan {
@@ -35,7 +38,16 @@ pub(super) struct Plan {
 pub(super) async fn plan<T: Transport>(run: &mut Run<'_, T>, catalog: &mut Catalog) -> Result<Plan, RunError> {
     let unusable = evaluate_deferred(catalog);
     let providers = run.hand_over(catalog, &unusable).await;
-    in_order(run, catalog, &unusable, providers)
+    let mut drawing = run.inner.graph.then(|| Drawing::of(catalog));
+    let plan = in_order(run, catalog, &unusable, providers, drawing.as_mut());
+    if let Some(drawing) = drawing {
+        let graphs = run.inner.state_dir.join(GRAPHS);
+        let write = move || drawing.to_dot().iter().try_for_each(|(name, dot)| write_dot(&graphs, name, dot));
+        if let Err(error) = tokio::task::spawn_blocking(write).await.map_err(RunError::Lost)? {
+            run.warn(format!("the graphs of the catalog could not be drawn: {}", error_chain(&error)));
+        }
+    }
+    plan
 }
 
 fn in_order<T: Transport>(
@@ -43,6 +55,7 @@ fn in_order<T: Transport>(
     catalog: &Catalog,
     unusable: &BTreeMap<ResourceRef, String>,
     of_run: Providers,
+    drawing: Option<&mut Drawing>,
 ) -> Result<Plan, RunError> {
     let providers = &*of_run;
     let mut refused = refused(run, catalog, unusable, providers)?;
@@ -74,7 +87,7 @@ fn in_order<T: Transport>(
         autorelations: &autorelations,
         alias: &alias,
     };
-    let graph = Graph::new(catalog, &relations);
+    let graph = Graph::drawn(catalog, &relations, drawing);
     drop(autorequirers);
     match graph {
         Ok(graph) => Ok(Plan {
@@ -157,16 +170,17 @@ fn no_provider<'a>(resource: &Resource, known: impl Iterator<Item = &'a String>)
 /// Draws a cycle for GraphViz, as Puppet does with `--graph`; that this cannot be done changes nothing.
 fn draw<T: Transport>(run: &mut Run<'_, T>, error: &GraphError) {
     let Some(dot) = error.to_dot() else { return };
-    let path = run.inner.state_dir.join(CYCLES_DOT);
-    match write_dot(&path, &dot) {
-        Ok(()) => run.warn(format!("the dependency cycle is drawn in {}: open it with GraphViz", path.display())),
+    let graphs = run.inner.state_dir.join(GRAPHS);
+    match write_dot(&graphs, CYCLES, &dot) {
+        Ok(()) => {
+            let path = graphs.join(CYCLES).with_extension("dot");
+            run.warn(format!("the dependency cycle is drawn in {}: open it with GraphViz", path.display()));
+        }
         Err(error) => run.warn(format!("the dependency cycle could not be drawn: {}", error_chain(&error))),
     }
 }
 
-fn write_dot(path: &Path, dot: &str) -> Result<(), FsError> {
-    if let Some(dir) = path.parent() {
-        crate::fs::ensure_private_dir(dir)?;
-    }
-    write_state(path, dot.as_bytes(), 0o600)
+fn write_dot(dir: &Path, name: &str, dot: &str) -> Result<(), FsError> {
+    crate::fs::ensure_private_dir(dir)?;
+    write_state(&dir.join(name).with_extension("dot"), dot.as_bytes(), 0o600)
 }
