@@ -211,6 +211,41 @@ fn ruby_is_started_only_when_it_may_be() {
 }
 
 #[test]
+fn what_is_there_is_shown_as_puppet_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::write(root.join("etc/hosts"), "10.0.0.2 b.example.com\n10.0.0.1 a.example.com a\n").unwrap();
+    let resource = |arguments: &[&str]| {
+        let mut command = Command::new(&binaries().agent);
+        command.arg("resource").args(arguments).arg("--root").arg(&root);
+        let output = run(command);
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), said(&output.stdout), said(&output.stderr))
+    };
+    let a = "host { 'a.example.com':\n  ensure       => 'present',\n  host_aliases => ['a'],\n  ip           => '10.0.0.1',\n  \
+             provider     => 'parsed',\n  target       => '/etc/hosts',\n}\n";
+    let b = "host { 'b.example.com':\n  ensure   => 'present',\n  ip       => '10.0.0.2',\n  provider => 'parsed',\n  \
+             target   => '/etc/hosts',\n}\n";
+    assert_eq!(resource(&["host"]), (Some(0), format!("{a}{b}"), String::new()));
+    assert_eq!(resource(&["host", "none"]).1, "host { 'none':\n  ensure => 'absent',\n}\n");
+    let (_, printed, _) = resource(&["host", "a.example.com", "--json"]);
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(printed["resources"][0]["parameters"]["ip"], "10.0.0.1");
+    let (_, yaml, _) = resource(&["host", "b.example.com", "--to_yaml"]);
+    assert!(yaml.starts_with("---\nhost:\n  b.example.com:\n    ensure: present\n"), "{yaml}");
+    for (arguments, reason) in [
+        (&["host", "a.example.com", "ip=10.0.0.9"][..], "use \"apply\""),
+        (&["bogus"], "there is no type Bogus here"),
+        (&["exec"], "type Exec does not tell what is there"),
+    ] {
+        let (code, printed, error) = resource(arguments);
+        assert!(code == Some(1) && printed.is_empty() && error.contains(reason), "{arguments:?}: {error}");
+    }
+    assert!(!root.join("var").exists(), "a state directory was made");
+}
+
+#[test]
 fn graphs_are_drawn_when_they_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let graphs = dir.path().join("root/var/lib/direct-puppet/graphs");

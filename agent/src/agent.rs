@@ -290,6 +290,10 @@ impl<T: Transport> Agent<T> {
         &self.inner.certname
     }
 
+    pub(crate) fn inner(&self) -> &Inner<T> {
+        &self.inner
+    }
+
     /// Returns where this agent keeps its state.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

@@ -26,11 +26,14 @@ pub mod fs;
 mod given;
 pub mod glob;
 mod hashing;
+mod inspect;
 mod lock;
 mod mount_table;
 mod outcome;
 pub mod provider;
 mod puppet_catalog;
+#[cfg(feature = "providers")]
+pub mod puppet_code;
 pub mod puppet_report;
 mod report;
 pub mod report_processor;
@@ -49,6 +52,7 @@ pub use error::RunError;
 pub use event::{Phase, RunEvent};
 pub use explain::{Origin, explain, origin};
 pub use given::GivenCatalog;
+pub use inspect::InspectError;
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
 pub use puppet_catalog::{
     ContentPlace, DEFERRED_FUNCTIONS, FinishedCatalog, OpenSource, PuppetCatalog, PuppetCatalogError, ServedCatalog,

@@ -15,6 +15,7 @@ mod output;
 mod plan_file;
 mod progress;
 mod reporting;
+mod resource;
 mod run;
 mod ssl;
 mod status;
@@ -56,6 +57,8 @@ enum Verb {
     Verify(verify::Arguments),
     /// Show what this node knows of itself, as Facter does.
     Facts(facts::Arguments),
+    /// Show what there is on this node of a type, as Puppet code; changes nothing.
+    Resource(resource::Arguments),
     /// Get, show, check, renew or remove this node's certificate.
     #[command(subcommand)]
     Ssl(ssl::Verb),
@@ -116,6 +119,7 @@ fn dispatch(verb: Verb, common: &Common) -> anyhow::Result<u8> {
             Verb::Status(arguments) => status::status(common, &arguments),
             Verb::Verify(arguments) => verify::verify(common, &arguments).await,
             Verb::Facts(arguments) => facts::facts(common, &arguments),
+            Verb::Resource(arguments) => resource::resource(common, arguments).await,
             Verb::Ssl(verb) => ssl::ssl(common, verb).await,
             Verb::Undo(arguments) => undo::undo(common, arguments).await,
             Verb::Disable(arguments) => disable::disable(common, &arguments),

@@ -76,6 +76,11 @@ impl StageJournal {
         Ok((journal, removed))
     }
 
+    /// Returns a journal that is not looked into and nothing is written to, for who only looks at the machine.
+    pub(crate) fn unused(state_dir: &Path) -> Self {
+        Self { path: state_dir.join(JOURNAL), mark: random_hex(HALF_DIGITS), state: Mutex::default() }
+    }
+
     /// Returns a new name for a staged file: nobody can guess it, and a later run knows it for ours.
     pub(super) fn name(&self) -> Vec<u8> {
         format!("{STAGED_PREFIX}{}{}", self.mark, random_hex(HALF_DIGITS)).into_bytes()

@@ -63,7 +63,7 @@ impl Shown {
 }
 
 /// Quotes text as Puppet does: in single quotes, or in double quotes when there are control characters.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     if text.chars().any(|c| c < ' ') {
         quoted.push('"');

@@ -12,6 +12,7 @@ use direct_puppet_transport::protocol::Resource;
 use super::accounts::{self, AccountFiles, Tool, Tools, is_valid_name};
 use super::difference::{Differences, Shown};
 use super::file::{blocking, errors, read};
+use super::instances::{listed, texts};
 use super::record::{Ensure, applied};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 
@@ -141,6 +142,12 @@ impl Parameters {
     }
 }
 
+/// Returns a group as a resource.
+fn describe(group: &accounts::Group) -> Resource {
+    let resource = Resource::new("Group", &group.name).with("ensure", "present").with("gid", i64::from(group.gid));
+    resource.with("members", texts(&group.members)).with("provider", "groupadd")
+}
+
 /// Parameters for another system.
 const FOR_AIX: [&str; 2] = ["attributes", "ia_load_module"];
 
@@ -194,6 +201,17 @@ impl Provider for GroupProvider {
         is_plain.then(|| Ok(Checked { resources: 1, changes, ..Checked::default() }))
     }
 
+    async fn instances(&self, context: &Context, name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        if let Some(name) = name {
+            let probe = Arc::new(Resource::new("Group", name));
+            let group = self.current(context, &probe, &Parameters::parse(&probe)?).await?;
+            return Ok(Some(group.iter().map(describe).collect()));
+        }
+        let (files, of) = (Arc::clone(&self.files), context.clone());
+        let list = move || Ok(files.groups(&of).map_err(|error| errors::chain(&error))?.iter().map(describe).collect());
+        listed("Group", list).await
+    }
+
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let current = self.current(context, resource, &parameters).await?;
@@ -244,6 +262,19 @@ mod tests {
         assert_eq!(found(&world, group("web").with("members", names(&["c"]))).await, ["members changed b,a to a,b,c"]);
         let only = group("web").with("members", names(&["a"])).with("auth_membership", true);
         assert_eq!(found(&world, only).await, ["members changed b,a to a"]);
+    }
+
+    #[tokio::test]
+    async fn groups_are_listed() {
+        let world = World::new();
+        world.write("/etc/group", "web:x:1001:b,a\n+nis\nempty:x:5:\n");
+        let (provider, context) = (GroupProvider::default(), world.context());
+        let all = provider.instances(&context, None).await.unwrap().unwrap();
+        let web = group("web").with("ensure", "present").with("gid", 1001).with("members", names(&["b", "a"]));
+        assert_eq!((all.len(), &all[0]), (2, &web.with("provider", "groupadd")));
+        assert_eq!(provider.instances(&context, Some("web")).await.unwrap().unwrap(), all[..1]);
+        assert_eq!(provider.instances(&context, Some("db")).await.unwrap().unwrap(), []);
+        assert!(provider.instances(&context, Some("a b")).await.is_err());
     }
 
     #[test]

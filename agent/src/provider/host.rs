@@ -9,6 +9,7 @@ use direct_puppet_transport::protocol::{Resource, TreePath};
 
 use super::difference::{Differences, Shown};
 use super::file::read;
+use super::instances::texts;
 use super::record::{Ensure, Place, RecordType, Records};
 use super::{Context, ProviderError};
 use crate::fs::Attributes;
@@ -66,6 +67,7 @@ impl RecordType for Host {
     const TYPE: &'static str = "Host";
     type Record = Entry;
     type Wanted = Wanted;
+    const LISTED: Option<&'static str> = Some(DEFAULT_TARGET);
 
     fn wanted(resource: &Resource) -> Result<Wanted, ProviderError> {
         read::only_known(resource, KNOWN)?;
@@ -134,6 +136,12 @@ impl RecordType for Host {
     fn place(&self, _context: &Context, wanted: &Wanted) -> Result<Option<Place>, ProviderError> {
         let other = Some(default_target()).filter(|default| *default != wanted.target);
         Ok(Some(Place { target: wanted.target.clone(), other, attributes: Attributes::default() }))
+    }
+
+    fn describe(entry: &Entry) -> Option<Resource> {
+        let resource = Resource::new(Self::TYPE, &entry.name).with("ensure", "present").with("ip", entry.ip.as_str());
+        let aliases = entry.aliases.clone().unwrap_or_default();
+        Some(resource.with("host_aliases", texts(&aliases)).with("comment", entry.comment.as_str()))
     }
 
     fn create(wanted: &Wanted) -> Result<Entry, String> {

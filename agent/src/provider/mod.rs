@@ -32,6 +32,8 @@ mod host;
 #[cfg(feature = "providers")]
 mod ini_setting;
 #[cfg(feature = "providers")]
+mod instances;
+#[cfg(feature = "providers")]
 mod lines;
 #[cfg(feature = "providers")]
 mod mount;
@@ -67,6 +69,8 @@ mod user;
 
 pub(crate) use context::Said;
 pub use context::{ApplyOptions, Context, ContextParts, Ownership};
+#[cfg(feature = "providers")]
+pub(crate) use difference::quote;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -325,6 +329,21 @@ pub trait Provider: Debug + Send + Sync + 'static {
         _context: &Context,
         _resource: &Arc<Resource>,
     ) -> Result<Option<BTreeMap<Cow<'static, str>, String>>, ProviderError> {
+        Ok(None)
+    }
+
+    /// Returns what is there of this type, as resources whose parameters are the properties as they are, `ensure` among them; no secret is told.
+    /// With a `name`, that one must be among them if it is there, whatever else is; by name more may be found than is listed. `None`, the
+    /// default, when this type cannot tell. Like [`Provider::check`], it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be found out, or only one of a name can be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn instances(&self, _context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
         Ok(None)
     }
 

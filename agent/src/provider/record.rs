@@ -8,6 +8,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath
 
 use super::difference::{Differences, Shown};
 use super::file::{blocking, errors, read};
+use super::instances::listed;
 use super::lines::Lines;
 use super::text_file::{TextCache, TextFile};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
@@ -70,6 +71,12 @@ pub(super) trait RecordType: Debug + Default + Send + Sync + 'static {
     fn compare(wanted: &Self::Wanted, record: &Self::Record, found: &mut Differences<'_>);
     /// Gives a record the properties of the resource.
     fn update(wanted: &Self::Wanted, record: &mut Self::Record);
+    /// The file whose records are listed; `None` when there is no such file.
+    const LISTED: Option<&'static str> = None;
+    /// Returns a record as a resource, `target` excepted.
+    fn describe(_record: &Self::Record) -> Option<Resource> {
+        None
+    }
     /// Returns what comes before the resource.
     fn autorequire(_wanted: &Self::Wanted) -> Vec<ResourceRef> {
         Vec::new()
@@ -269,6 +276,18 @@ impl<T: RecordType> Provider for Records<T> {
     fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
         let changes = Self::check(self, context, resource);
         Some(changes.map(|changes| Checked { resources: 1, changes, ..Checked::default() }))
+    }
+
+    async fn instances(&self, context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        let Some(target) = T::LISTED else { return Ok(None) };
+        let (files, context) = (Arc::clone(&self.files), context.clone());
+        let list = move || {
+            let lines = files.load(&context, &read::absolute_path(target)?, |text| Lines::parse(text, T::parse));
+            let lines = lines.map_err(|error| errors::chain(&error))?;
+            let described = lines.records().filter_map(|(_, record)| T::describe(record));
+            Ok(described.map(|resource| resource.with("target", target).with("provider", "parsed")).collect())
+        };
+        listed(T::TYPE, list).await
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

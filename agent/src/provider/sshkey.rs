@@ -7,6 +7,7 @@ use direct_puppet_transport::protocol::{Resource, TreePath};
 
 use super::difference::{Differences, Shown};
 use super::file::read;
+use super::instances::texts;
 use super::record::{Ensure, Place, RecordType, Records};
 use super::{Context, ProviderError};
 use crate::fs::Attributes;
@@ -69,6 +70,7 @@ impl RecordType for Sshkey {
     const TYPE: &'static str = "Sshkey";
     type Record = Entry;
     type Wanted = Wanted;
+    const LISTED: Option<&'static str> = Some(DEFAULT_TARGET);
 
     fn wanted(resource: &Resource) -> Result<Wanted, ProviderError> {
         read::only_known(resource, KNOWN)?;
@@ -129,6 +131,12 @@ impl RecordType for Sshkey {
         let default = TreePath::from_absolute(DEFAULT_TARGET.as_bytes()).unwrap_or_default();
         let other = Some(default).filter(|default| *default != wanted.target);
         Ok(Some(Place { target: wanted.target.clone(), other, attributes: Attributes::default() }))
+    }
+
+    fn describe(entry: &Entry) -> Option<Resource> {
+        let resource = Resource::new(Self::TYPE, &format!("{}@{}", entry.name, entry.key_type)).with("ensure", "present");
+        let resource = resource.with("name", entry.name.as_str()).with("type", entry.key_type.as_str());
+        Some(resource.with("key", entry.key.as_str()).with("host_aliases", texts(&entry.aliases)))
     }
 
     fn create(wanted: &Wanted) -> Result<Entry, String> {

@@ -90,6 +90,17 @@ impl Store {
         Ok(store)
     }
 
+    /// Returns a store that is not made and has nothing, for who only looks at the machine. `open` is a directory that is there.
+    ///
+    /// # Errors
+    ///
+    /// When that directory cannot be opened.
+    pub(crate) fn nowhere(dir: &Path, open: &Path) -> Result<Self, FsError> {
+        let opened = File::open(open).map_err(|error| FsError::new(open, "open the directory", error))?;
+        let (dir, opened) = (Arc::new(dir.to_owned()), Arc::new(opened));
+        Ok(Self { dir, opened, unsynced: Arc::default(), packs: Packs::default() })
+    }
+
     /// Removes copies that a crash cut off, and puts back what was being taken out; returns how many copies there were. Only for
     /// the one process that owns the store, before it uses it.
     ///

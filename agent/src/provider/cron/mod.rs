@@ -24,10 +24,11 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::difference::Differences;
 use super::file::errors;
+use super::instances::unlisted;
 use super::record::{Ensure, applied};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use parameters::Parameters;
-use spool::Spool;
+use spool::{Crontab, Spool};
 use table::Table;
 
 /// Manages jobs in crontabs.
@@ -68,18 +69,27 @@ fn edit(parameters: &Parameters, text: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 impl CronProvider {
-    /// Returns the jobs that nobody manages, as resources that shall be absent, named as Puppet names them.
-    pub(super) async fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+    /// Returns all crontabs, and whose they are.
+    async fn crontabs(&self, context: &Context) -> Result<Vec<(String, Arc<Crontab>)>, String> {
         let of = context.clone();
         let owners = tokio::task::spawn_blocking(move || spool::owners(&of)).await.map_err(|error| error.to_string())?;
-        let managed = context.resources_of("Cron").map(|resource| Parameters::parse(resource));
-        let managed = managed.collect::<Result<Vec<_>, _>>().map_err(|error| errors::chain(&error))?;
-        let mut strangers = Vec::new();
-        let mut unnamed = 0;
+        let mut crontabs = Vec::new();
         for owner in owners {
             let probe = Resource::new("Cron", "probe").with("user", owner.as_str()).with("command", "true");
             let Ok(parameters) = Parameters::parse(&probe) else { continue };
             let text = self.spool.read(context, &parameters).await.map_err(|error| format!("crontab of {owner}: {error}"))?;
+            crontabs.push((owner, text));
+        }
+        Ok(crontabs)
+    }
+
+    /// Returns the jobs that nobody manages, as resources that shall be absent, named as Puppet names them.
+    pub(super) async fn unmanaged(&self, context: &Context) -> Result<Vec<Resource>, String> {
+        let managed = context.resources_of("Cron").map(|resource| Parameters::parse(resource));
+        let managed = managed.collect::<Result<Vec<_>, _>>().map_err(|error| errors::chain(&error))?;
+        let mut strangers = Vec::new();
+        let mut unnamed = 0;
+        for (owner, text) in self.crontabs(context).await? {
             let table = &text.table;
             let is_owners = |wanted: &&Parameters| wanted.owner.as_deref().unwrap_or("root") == owner;
             let known: Vec<_> = managed.iter().filter(is_owners).filter_map(|wanted| table.find(wanted)).collect();
@@ -122,6 +132,18 @@ impl Provider for CronProvider {
         // Others are asked for.
         let text = self.spool.unchanged(context, &parameters)?;
         Some(Ok(Checked { resources: 1, changes: compare(resource, &parameters, &text.table), ..Checked::default() }))
+    }
+
+    async fn instances(&self, context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        let mut unnamed = 0;
+        let mut jobs = Vec::new();
+        for (owner, text) in self.crontabs(context).await.map_err(|reason| unlisted("Cron", reason))? {
+            for job in text.table.jobs() {
+                unnamed += usize::from(job.name.is_none());
+                jobs.push(job.describe(&owner, unnamed));
+            }
+        }
+        Ok(Some(jobs))
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

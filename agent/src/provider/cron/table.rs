@@ -4,6 +4,10 @@ use direct_puppet_transport::protocol::{Resource, Value};
 
 use super::crontab::{self, LineKind, Time};
 use super::parameters::Parameters;
+use crate::provider::instances::texts;
+
+/// The fields of a time, in their order.
+const FIELDS: [&str; 5] = ["minute", "hour", "monthday", "month", "weekday"];
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,19 +31,44 @@ impl Job {
 }
 
 impl Job {
+    /// Returns the name of a job, that of one without a name made of its command and its number among those without.
+    fn title(&self, number: usize) -> String {
+        let command = || self.command.split_whitespace().collect::<Vec<_>>().join("_");
+        self.name.clone().unwrap_or_else(|| format!("unmanaged:{}-{number}", command()))
+    }
+
+    /// Returns the job of a crontab as a resource, named as [`Job::absent`] names it.
+    pub(super) fn describe(&self, owner: &str, number: usize) -> Resource {
+        let mut resource = Resource::new("Cron", &self.title(number))
+            .with("ensure", "present")
+            .with("command", self.command.as_str())
+            .with("environment", texts(&self.environment))
+            .with("provider", "crontab")
+            .with("target", owner)
+            .with("user", owner);
+        match &self.time {
+            Time::Special(word) => resource = resource.with("special", word.as_str()),
+            Time::Fields(fields) => {
+                for (name, field) in FIELDS.into_iter().zip(fields) {
+                    resource = resource.with(name, texts(field.as_deref().unwrap_or_default()));
+                }
+            }
+        }
+        resource
+    }
+
     /// Returns a resource that takes the job away. One without a name gets one, of its command and its number among those
     /// without, and is found by its command and times.
     pub(super) fn absent(&self, owner: &str, number: usize) -> Resource {
         if let Some(name) = &self.name {
             return Resource::new("Cron", name.as_str()).with("user", owner).with("ensure", "absent");
         }
-        let command: String = self.command.split_whitespace().collect::<Vec<_>>().join("_");
-        let resource = Resource::new("Cron", &format!("unmanaged:{command}-{number}"));
+        let resource = Resource::new("Cron", &self.title(number));
         let mut resource = resource.with("user", owner).with("ensure", "absent").with("command", self.command.as_str());
         match &self.time {
             Time::Special(word) => resource = resource.with("special", word.as_str()),
             Time::Fields(fields) => {
-                for (name, field) in ["minute", "hour", "monthday", "month", "weekday"].into_iter().zip(fields) {
+                for (name, field) in FIELDS.into_iter().zip(fields) {
                     let values = field.clone().unwrap_or_else(|| vec!["absent".to_owned()]);
                     resource = resource.with(name, values.into_iter().map(Value::from).collect::<Vec<_>>());
                 }

@@ -27,6 +27,18 @@ fn converge(table: &mut String, resource: &Resource) -> Result<Vec<String>, Stri
 }
 
 #[test]
+fn jobs_are_described() {
+    let table = Table::parse(b"X=y\n# Puppet Name: one\nA=b\n*/5 1,2 * jan mon /bin/true x\n@daily run it\n");
+    let [one, two] = table.jobs() else { panic!("{table:?}") };
+    let described = cron("one").with("ensure", "present").with("command", "/bin/true x").with("provider", "crontab");
+    let described = described.with("environment", list(&["A=b"])).with("minute", list(&["*/5"])).with("hour", list(&["1", "2"]));
+    let described = described.with("monthday", list(&[])).with("month", list(&["jan"])).with("weekday", list(&["mon"]));
+    assert_eq!(one.describe("games", 0), described.with("target", "games"));
+    let two = two.describe("games", 1);
+    assert_eq!((two.title.as_str(), two.parameter("special")), ("unmanaged:run_it-1", Some(&"daily".into())));
+}
+
+#[test]
 fn jobs_come_change_and_go() {
     let mut table = TABLE.to_owned();
     let one = cron("one").with("command", "/bin/true  x ").with("minute", vec![Value::Integer(1), "2".into()]);

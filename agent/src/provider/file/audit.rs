@@ -31,6 +31,19 @@ pub(super) fn audited(context: &Context, resource: &Resource) -> Result<BTreeMap
     values().map_err(|error| super::errors::failed(&resource.reference(), "look at what is audited", error))
 }
 
+/// Returns what was read of a path as a resource.
+pub(super) fn describe(path: &str, properties: BTreeMap<&'static str, String>) -> Resource {
+    let mut resource = Resource::new("File", path).with("provider", "posix");
+    for (name, value) in properties {
+        resource = match (name, value.parse::<i64>()) {
+            _ if value == ABSENT && name != "ensure" => continue,
+            ("owner" | "group", Ok(id)) => resource.with(name, id),
+            _ => resource.with(name, value),
+        };
+    }
+    resource
+}
+
 fn content(root: &Root, path: &TreePath) -> Result<String, FsError> {
     Ok(format!("{{sha256}}{}", hash_file(root, path, Algorithm::Sha256)?.to_hex()))
 }
@@ -55,4 +68,30 @@ fn of(stat: &Stat, content: String, target: String) -> BTreeMap<&'static str, St
         ("target", target),
     ]
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::provider::Provider as _;
+    use crate::provider::file::FileProvider;
+    use crate::provider::file::tests::World;
+
+    #[tokio::test]
+    async fn a_file_is_described() {
+        let world = World::new();
+        world.write("/a", "x");
+        world.chmod("/a", 0o640);
+        world.link("/l", "a");
+        let (provider, context) = (FileProvider::new(), world.context());
+        let of = async |name: &str| provider.instances(&context, Some(name)).await.unwrap().unwrap().remove(0);
+        let file = of("/a").await;
+        let digest = "{sha256}2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        assert_eq!((file.parameter("ensure"), file.parameter("content")), (Some(&"file".into()), Some(&digest.into())));
+        let uid = i64::from(rustix::process::geteuid().as_raw());
+        assert_eq!((file.parameter("mode"), file.parameter("owner")), (Some(&"0640".into()), Some(&uid.into())));
+        let link = of("/l").await;
+        assert_eq!((link.parameter("ensure"), link.parameter("target")), (Some(&"link".into()), Some(&"a".into())));
+        assert_eq!(of("/none").await.parameters.keys().collect::<Vec<_>>(), ["ensure", "provider"]);
+        assert!(provider.instances(&context, None).await.unwrap_err().to_string().contains("name one"));
+    }
 }

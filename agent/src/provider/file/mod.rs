@@ -46,6 +46,7 @@ use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, 
 
 pub use parameters::managed_path;
 
+use super::instances::unlisted;
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::tree::WantedContent;
 use desired::Exclusions;
@@ -122,6 +123,16 @@ impl Provider for FileProvider {
         let (context, resource) = (context.clone(), Arc::clone(resource));
         let audited = blocking(resource.reference(), move || audit::audited(&context, &resource)).await?;
         Ok(Some(audited.into_iter().map(|(name, value)| (name.into(), value)).collect()))
+    }
+
+    async fn instances(&self, context: &Context, name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        let Some(name) = name else {
+            let reason = "there are too many files: name one, as \"direct-puppet resource file /etc\"";
+            return Err(unlisted("File", reason));
+        };
+        let (context, probe) = (context.clone(), Resource::new("File", name));
+        let properties = blocking(probe.reference(), move || audit::audited(&context, &probe)).await?;
+        Ok(Some(vec![audit::describe(name, properties)]))
     }
 
     fn settles(&self) -> Option<&str> {

@@ -9,6 +9,7 @@
 //!   entry changes, as in Puppet, not when only what is mounted differs.
 
 mod fstab;
+mod instances;
 mod parameters;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 use super::command::{self, CommandSpec};
 use super::difference::{Differences, Shown};
 use super::file::{blocking, errors, read};
+use super::instances::listed;
 use super::lines::Lines;
 use super::record::applied;
 use super::text_file::{TextCache, TextFile};
@@ -74,13 +76,13 @@ fn is_running_system(context: &Context) -> bool {
     context.root().path() == Path::new("/")
 }
 
-/// Returns whether something is mounted at `name`; below another root nothing is known of that.
+/// Returns where something is mounted; below another root nothing is known of that.
+fn mounted(context: &Context) -> Result<Vec<Vec<u8>>, std::io::Error> {
+    if is_running_system(context) { Ok(fstab::mounted(&std::fs::read(MOUNTINFO)?)) } else { Ok(Vec::new()) }
+}
+
 fn is_mounted(context: &Context, name: &str) -> Result<bool, std::io::Error> {
-    if !is_running_system(context) {
-        return Ok(false);
-    }
-    let mountinfo = std::fs::read(MOUNTINFO)?;
-    Ok(fstab::mounted(&mountinfo).iter().any(|mounted| mounted == name.as_bytes()))
+    Ok(mounted(context)?.iter().any(|mounted| mounted == name.as_bytes()))
 }
 
 fn find(lines: &Lines<Entry>, name: &str) -> Option<(usize, Entry)> {
@@ -272,6 +274,11 @@ impl Provider for MountProvider {
         let found = self.found(context, resource).await?;
         let changes = Parameters::parse(resource)?.compare(resource, &found);
         Ok(Checked { resources: 1, changes, ..Checked::default() })
+    }
+
+    async fn instances(&self, context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        let (files, of) = (Arc::clone(&self.files), context.clone());
+        listed("Mount", move || instances::list(&of, &files)).await
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {

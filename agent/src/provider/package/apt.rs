@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::TreePath;
@@ -90,12 +91,16 @@ impl Record {
                 self.name, self.version, self.error
             ));
         }
+        Ok(self.installed())
+    }
+
+    fn installed(&self) -> State {
         let installed = match self.status.as_str() {
             "not-installed" => Installed::Purged,
             _ if self.is_installed() => Installed::Versions(vec![self.version.clone()]),
             _ => Installed::Absent,
         };
-        Ok(State { installed, held: self.desired == "hold", name: None })
+        State { installed, held: self.desired == "hold", name: None }
     }
 }
 
@@ -147,6 +152,20 @@ impl DpkgFiles {
             Some(record) => state(record),
             None => Ok(State { installed: Installed::Purged, held: false, name: None }),
         }
+    }
+}
+
+impl DpkgFiles {
+    /// Finds out the states of all packages that are known, by name. Blocking, for the time of reading a few files.
+    pub(super) fn states(&self, context: &Context) -> Result<BTreeMap<String, State>, String> {
+        let database = self.status.load(context, &path("var/lib/dpkg/status"), parse).map_err(|error| errors::chain(&error))?;
+        let updates = Updates::load(context).0?;
+        let mut names: BTreeSet<&str> = BTreeSet::new();
+        names.extend([&*database].into_iter().chain(&updates).flat_map(|of| &of.records).map(|record| record.name.as_str()));
+        let newest = |name: &str| updates.iter().rev().find_map(|update| update.get(name)).or_else(|| database.get(name));
+        let states = names.into_iter().filter_map(|name| Some((name.to_owned(), newest(name)?)));
+        // One that is damaged is no reason to be silent of the others.
+        Ok(states.map(|(name, record)| (name, record.installed())).collect())
     }
 }
 

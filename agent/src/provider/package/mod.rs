@@ -10,6 +10,7 @@
 
 mod apt;
 mod gem;
+mod instances;
 mod manager;
 mod parameters;
 mod pip;
@@ -261,6 +262,10 @@ impl Provider for PackageProvider {
             }
         }
         Ok(result)
+    }
+
+    async fn instances(&self, context: &Context, name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        self.list(context, name).await.map(Some)
     }
 
     fn joins(&self) -> bool {

@@ -9,10 +9,10 @@ use super::parameters::Wanted;
 use crate::provider::programs::failure;
 
 /// What is asked of each package: name, epoch, version, release, architecture.
-const FORMAT: &str = "%{NAME} %|EPOCH?{%{EPOCH}}:{0}| %{VERSION} %{RELEASE} %{ARCH}\\n";
+pub(super) const FORMAT: &str = "%{NAME} %|EPOCH?{%{EPOCH}}:{0}| %{VERSION} %{RELEASE} %{ARCH}\\n";
 
 /// Reads lines in [`FORMAT`] as versions: `epoch:version-release`, without an epoch of 0.
-fn versions(answer: &str) -> Vec<String> {
+pub(super) fn versions(answer: &str) -> Vec<String> {
     let mut versions = Vec::new();
     for line in answer.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();

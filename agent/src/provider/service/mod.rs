@@ -8,6 +8,7 @@
 //! systemd.rs   systemctl      scripts.rs   init scripts, commands, signals      processes.rs   what runs
 //! ```
 
+mod instances;
 mod parameters;
 mod processes;
 mod scripts;
@@ -206,6 +207,10 @@ impl Provider for ServiceProvider {
             }
         }
         Ok(applied)
+    }
+
+    async fn instances(&self, context: &Context, name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        self.list(context, name).await.map(Some)
     }
 
     fn refreshes(&self) -> bool {

@@ -18,7 +18,7 @@ pub(super) const AGES: [&str; 3] = ["password_min_age", "password_max_age", "pas
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) user: User,
-    shadow: Option<Shadow>,
+    pub(super) shadow: Option<Shadow>,
     /// The names of its groups but the primary one, in the order of `/etc/group`.
     pub(super) groups: Vec<String>,
 }
@@ -67,12 +67,12 @@ impl Account {
         Ok(Self { user, shadow, groups })
     }
 
-    fn age(&self, at: usize) -> Option<i64> {
+    pub(super) fn age(&self, at: usize) -> Option<i64> {
         let shadow = self.shadow.as_ref()?;
         [shadow.min_age, shadow.max_age, shadow.warn_days].get(at).copied()
     }
 
-    fn expiry(&self) -> Option<String> {
+    pub(super) fn expiry(&self) -> Option<String> {
         self.shadow.as_ref().map(|shadow| shadow.expiry).filter(|days| *days >= 0).map(date)
     }
 }

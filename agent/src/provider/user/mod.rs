@@ -9,6 +9,7 @@
 
 mod apply;
 mod compare;
+mod instances;
 mod keys;
 mod parameters;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::accounts::{AccountFiles, Tools, User};
 use super::file::{blocking, errors};
+use super::instances::listed;
 use super::record::applied;
 use super::{Applied, Autorequirer, Change, Checked, Context, Provider, ProviderError};
 use compare::{Account, Found};
@@ -136,6 +138,15 @@ impl Provider for UserProvider {
 
     fn hides_secrets(&self) -> bool {
         true
+    }
+
+    async fn instances(&self, context: &Context, name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
+        if let Some(name) = name {
+            let found = self.found(context, &Arc::new(Resource::new("User", name))).await?;
+            return Ok(Some(found.account.iter().map(instances::describe).collect()));
+        }
+        let (files, of) = (Arc::clone(&self.files), context.clone());
+        listed("User", move || instances::list(&of, &files).map_err(|error| errors::chain(&error))).await
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
