@@ -64,7 +64,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     let counts = Counts::default();
     let batch = server.store.batch();
     let copier = Copier { server, root: &root, batch: &batch, counts: &counts };
-    let (mut listed, mut delta, mut problems, mut files) = (Listing::new(begun), Delta::since(before), Vec::new(), 0);
+    let (mut listed, mut delta, mut problems, mut files) = (Listing::default(), Delta::since(before), Vec::new(), 0);
     let each = |piece: Vec<TreeEntry>| {
         problems.extend(piece.iter().filter_map(problem));
         if !problems.is_empty() {

@@ -2,50 +2,49 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
-use std::time::SystemTime;
 
 use direct_puppet_agent::fs::FileKind;
 use direct_puppet_agent::tree::{Pool, TreeEntry, WalkError, WalkOptions, list_in_pieces};
 use direct_puppet_transport::protocol::TreePath;
 use direct_puppet_transport::protocol::manifest::Entries;
 
-use super::index::is_before;
 use super::revision::DEPLOY_RECORDS;
 use crate::error::ServerError;
 
 /// Entries that share a mark.
 const ENTRIES_PER_MARK: usize = 256;
 
-/// What a listing was: a mark for each [`ENTRIES_PER_MARK`] entries, so that it takes next to no memory for them. Their paths are in the
-/// manifest that is made of it, in the same order.
+/// What a listing was: a mark for each [`ENTRIES_PER_MARK`] entries and a hint for each, so that it takes next to no memory for them. Their
+/// paths are in the manifest that is made of it, in the same order.
+#[derive(Default)]
 pub(super) struct Listing {
-    begun: SystemTime,
     marks: Vec<u64>,
-    /// Entries of the last mark.
-    of_last: usize,
+    /// Some bits of each entry's own mark: which one it was when a mark that many share is another.
+    hints: Vec<u16>,
     hasher: RandomState,
 }
 
 impl Listing {
-    pub(super) fn new(begun: SystemTime) -> Self {
-        Self { begun, marks: Vec::new(), of_last: ENTRIES_PER_MARK, hasher: RandomState::new() }
-    }
-
     pub(super) fn add(&mut self, piece: &[TreeEntry]) {
         for entry in piece {
-            if self.of_last == ENTRIES_PER_MARK {
+            if self.hints.len().is_multiple_of(ENTRIES_PER_MARK) {
                 self.marks.push(0);
-                self.of_last = 0;
             }
-            self.of_last += 1;
+            let own = self.own(entry);
+            self.hints.push(hint(own));
             if let Some(mark) = self.marks.last_mut() {
-                *mark = marked(&self.hasher, *mark, entry);
+                *mark = self.hasher.hash_one((*mark, own));
             }
         }
     }
 
-    /// Lists again, and returns the paths that came, went or changed since. Where the clock was set back meanwhile, others beside what
-    /// changed may be named.
+    /// Returns the mark of one entry.
+    fn own(&self, entry: &TreeEntry) -> u64 {
+        self.hasher.hash_one((&entry.stat, &entry.target))
+    }
+
+    /// Lists again, and returns the paths that came, went or changed since. Where the only change among entries that share a mark has, by
+    /// chance, the hint of what was there before, all of them are named.
     pub(super) fn changed(&self, entries: Entries<'_>, dir: &Path, pool: &Pool) -> Result<Vec<String>, ServerError> {
         let mut before = entries.enumerate().peekable();
         let mut paths = Vec::new();
@@ -60,30 +59,39 @@ impl Listing {
                     continue;
                 };
                 if group.number != at / ENTRIES_PER_MARK {
-                    paths.extend(self.changed_of(&group));
+                    self.name_changed(&group, &mut paths);
                     group = Group { number: at / ENTRIES_PER_MARK, ..Group::default() };
                 }
-                group.mark = marked(&self.hasher, group.mark, &entry);
-                group.entries.push(entry);
+                let own = self.own(&entry);
+                group.mark = self.hasher.hash_one((group.mark, own));
+                group.entries.push((entry.path, self.hints.get(at) != Some(&hint(own))));
             }
             Ok(())
         })?;
         paths.extend(before.map(|(_, gone)| gone.path.to_string()));
-        paths.extend(self.changed_of(&group));
+        self.name_changed(&group, &mut paths);
         Ok(paths)
     }
 
-    /// Returns the paths of a group that changed. One that has fewer entries than before is not looked at: what went is named.
-    fn changed_of(&self, group: &Group) -> Vec<String> {
-        let is_last = group.number + 1 == self.marks.len();
-        let is_whole = group.entries.len() == if is_last { self.of_last } else { ENTRIES_PER_MARK };
-        if !is_whole || self.marks.get(group.number) == Some(&group.mark) {
-            return Vec::new();
+    /// Names the paths of a group that changed.
+    fn name_changed(&self, group: &Group, paths: &mut Vec<String>) {
+        let begin = group.number * ENTRIES_PER_MARK;
+        let is_whole = group.entries.len() == self.hints.len().min(begin + ENTRIES_PER_MARK).saturating_sub(begin);
+        if is_whole && self.marks.get(group.number) == Some(&group.mark) {
+            return;
         }
-        let late: Vec<&TreeEntry> = group.entries.iter().filter(|entry| !is_before(entry.stat.ctime, self.begun)).collect();
-        let named = if late.is_empty() { group.entries.iter().collect() } else { late };
-        named.into_iter().map(|entry| entry.path.to_string()).collect()
+        let before = paths.len();
+        paths.extend(group.entries.iter().filter(|(_, is_other)| *is_other).map(|(path, _)| path.to_string()));
+        if is_whole && paths.len() == before {
+            paths.extend(group.entries.iter().map(|(path, _)| path.to_string()));
+        }
     }
+}
+
+/// Returns what is kept of an entry's own mark.
+fn hint(own: u64) -> u16 {
+    let [first, second, ..] = own.to_le_bytes();
+    u16::from_le_bytes([first, second])
 }
 
 /// Entries that shared a mark, as they are now.
@@ -91,12 +99,8 @@ impl Listing {
 struct Group {
     number: usize,
     mark: u64,
-    entries: Vec<TreeEntry>,
-}
-
-/// Adds an entry to a mark.
-fn marked(hasher: &RandomState, mark: u64, entry: &TreeEntry) -> u64 {
-    hasher.hash_one((mark, &entry.stat, &entry.target))
+    /// Each with whether its hint is another.
+    entries: Vec<(TreePath, bool)>,
 }
 
 impl From<WalkError> for ServerError {
@@ -113,7 +117,7 @@ pub(super) fn list(
 ) -> Result<(), ServerError> {
     let is_left_out = |path: &TreePath, kind: FileKind| match kind {
         FileKind::Directory => is_checkout(path),
-        _ => DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
+        _ => is_checkout(path) || DEPLOY_RECORDS.iter().any(|name| path.as_bytes() == name.as_bytes()),
     };
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
     match list_in_pieces(dir, &options, pool, each)?.into_iter().next() {
@@ -122,7 +126,7 @@ pub(super) fn list(
     }
 }
 
-/// Whether a directory is what a checkout keeps about itself. Below `files` it is a content for nodes like any other.
+/// Whether a path is what a checkout keeps about itself: a directory, or a file that names one elsewhere (`git worktree`). Below `files` it is a content for nodes like any other.
 fn is_checkout(path: &TreePath) -> bool {
     path.name() == Some(b".git") && !path.as_bytes().split(|&byte| byte == b'/').any(|name| name == b"files")
 }
@@ -130,7 +134,6 @@ fn is_checkout(path: &TreePath) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Duration;
 
     use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, ManifestEntry};
 
@@ -158,9 +161,8 @@ mod tests {
             fs::write(path, "0").unwrap();
         }
         std::os::unix::fs::symlink("d0", dir.path().join("link")).unwrap();
-        std::thread::sleep(Duration::from_millis(200));
         let pool = Pool::new(1).unwrap();
-        let (mut listing, mut listed) = (Listing::new(SystemTime::now()), Vec::new());
+        let (mut listing, mut listed) = (Listing::default(), Vec::new());
         list(dir.path(), &pool, |piece| {
             listing.add(&piece);
             listed.extend(piece);
@@ -187,8 +189,7 @@ mod tests {
             assert_eq!(changed(files, relink), ["link"]);
             assert_eq!(changed(files, |dir| fs::write(dir.join("d2/new"), "").unwrap()), ["d2", "d2/new"]);
             let gone = changed(files, |dir| fs::remove_file(dir.join("d0/f0000")).unwrap());
-            // Its directory's mark is that of a group which lost an entry, or of another.
-            assert!(gone.contains(&"d0/f0000".to_owned()) && gone.iter().all(|path| path.starts_with("d0")), "{gone:?}");
+            assert_eq!(gone, ["d0", "d0/f0000"]);
         }
         assert_eq!(changed(10, |dir| fs::remove_dir_all(dir.join("d0")).unwrap()).len(), 5);
     }
@@ -202,6 +203,6 @@ mod tests {
             fs::rename(dir.join("d1/other"), &path).unwrap();
             fs::File::options().write(true).open(&path).unwrap().set_modified(before).unwrap();
         });
-        assert!(replaced.contains(&"d1/f0001".to_owned()), "{replaced:?}");
+        assert_eq!(replaced, ["d1", "d1/f0001"]);
     }
 }

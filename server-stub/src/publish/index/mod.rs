@@ -147,7 +147,7 @@ impl StagingIndex {
 }
 
 /// Whether a time of a file is before one of this clock, however much the file system blurs it.
-pub(super) fn is_before(time: Time, other: SystemTime) -> bool {
+fn is_before(time: Time, other: SystemTime) -> bool {
     let blur = if time.nanos == 0 { COARSE_BLUR } else { CLOCK_BLUR };
     time < time_of(other - blur)
 }
