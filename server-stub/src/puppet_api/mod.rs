@@ -44,7 +44,7 @@ use crate::blocking;
 use crate::code::Code;
 use crate::listen::{RouteBody, Routes};
 use crate::route_table::{self, Found, Route};
-use crate::server::Server;
+use crate::server::{Confirmed, Server};
 
 use answer::{Failure, TEXT};
 use cache::Cache;
@@ -57,6 +57,9 @@ pub(crate) use table::lines;
 
 /// Bytes of rendered answers that are kept, at most.
 const CACHED_BYTES: usize = 128 << 20;
+
+/// Memory that contents of files may take, in bytes: what a publish has changed is asked for by every node that has it.
+const CACHED_CONTENT_BYTES: usize = 32 << 20;
 
 /// Puppet's API in front of other paths.
 #[derive(Debug)]
@@ -71,6 +74,8 @@ struct Api {
     server: Arc<Server>,
     /// Catalogs and lists of metadata as they are sent. What they are made from is in their keys, so that nothing in it is ever old.
     rendered: Arc<Cache>,
+    /// Small contents of published code, by digest, and what files of live code have, by where they are asked for.
+    contents: Cache,
     checksums: Arc<Checksums>,
     /// The code of a `code_id` that is not live any more.
     former: Arc<files::Former>,
@@ -127,7 +132,14 @@ impl PuppetRoutes {
         let lost = move |digest| mending.want(digest);
         let checksums = Arc::new(Checksums::new(server.store.clone(), Box::new(lost)));
         let making = Arc::new(Semaphore::new(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))));
-        let api = Api { server, rendered: Arc::new(Cache::new(CACHED_BYTES)), checksums, former: Arc::default(), making };
+        let api = Api {
+            server,
+            rendered: Arc::new(Cache::new(CACHED_BYTES)),
+            contents: Cache::new(CACHED_CONTENT_BYTES),
+            checksums,
+            former: Arc::default(),
+            making,
+        };
         Self { inner, api }
     }
 }
@@ -193,6 +205,10 @@ impl Api {
     /// Returns what is live in an environment, once it is known to be.
     async fn live(&self, environment: &Environment) -> Result<Arc<Code>, Failure> {
         let confirmed = self.server.confirm_environment(environment).await?;
+        self.live_of(environment, &confirmed)
+    }
+
+    fn live_of(&self, environment: &Environment, confirmed: &Confirmed) -> Result<Arc<Code>, Failure> {
         match self.server.environments.live(environment) {
             Some(code) if !confirmed.orphans.contains(environment) => Ok(code),
             // Agents begin a run with the question whether their environment is there, and 404 is their answer.

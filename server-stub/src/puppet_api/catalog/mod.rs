@@ -106,7 +106,9 @@ impl Api {
             return Ok(None);
         }
         let CheckIn { certname, environment, .. } = wanted.check_in.clone();
-        let live = self.live(&environment).await?;
+        let confirmed = self.server.confirm_environment(&environment).await?;
+        let unconfirmed_seconds = confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        let live = self.live_of(&environment, &confirmed)?;
         let nodes = Arc::clone(&self.server.nodes);
         let find = move || {
             if nodes.catalog(&certname, &environment, live.version.code_id).is_some() {
@@ -117,7 +119,7 @@ impl Api {
             let held = reported.and_then(|code_id| nodes.catalog(&certname, &environment, code_id));
             let held = held.or_else(|| nodes.newest_catalog(&certname, &environment))?;
             let catalog = nodes.read(&certname, held.catalog_id)?;
-            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds: None })
+            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds })
         };
         blocking::run(find).await.map_err(|error| Failure::internal(&error))
     }

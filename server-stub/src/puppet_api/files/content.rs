@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Fetch, ManifestEntry, TreePath};
 use direct_puppet_transport::{Content, FetchItem, TransportError, TransportErrorKind};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -15,6 +16,9 @@ use crate::puppet_api::answer::{self, BYTES, Failure};
 
 /// Who asks the store, for its log.
 const OWN: &str = "puppet_api";
+
+/// Longest content that is kept in memory, in bytes.
+const MAX_KEPT_BYTES: u64 = 64 << 10;
 
 /// Directories of a module of which files are given by their place in the code.
 const SERVABLE: [&[u8]; 4] = [b"files", b"lib", b"scripts", b"tasks"];
@@ -40,6 +44,10 @@ pub(super) fn static_path(text: &str) -> Option<TreePath> {
 impl Api {
     /// Sends a content of published code.
     pub(super) async fn send(&self, digest: Digest) -> Result<Response<RouteBody>, Failure> {
+        let key = digest.to_string();
+        if let Some(known) = self.contents.get(&key) {
+            return Ok(answer::with(BYTES, RouteBody::Whole(known)));
+        }
         let gone = || Failure::server("a content of the published code is damaged on this server: try again, or ask another one");
         let certname = OWN.parse().map_err(|error| Failure::server(format!("{error}")))?;
         let mending = Arc::clone(&self.server.mending);
@@ -51,6 +59,12 @@ impl Api {
         let request = Fetch { certname, digests: vec![digest], offsets: std::collections::BTreeMap::new(), packed: None };
         let mut items = contents::stream(Arc::new(source), request).await.map_err(|error| Failure::internal(&error))?;
         let Some(Ok(FetchItem::Content(Content { size, body, .. }))) = items.next().await else { return Err(gone()) };
+        if size <= MAX_KEPT_BYTES {
+            // To its end it is verified.
+            let content = body.try_collect::<Vec<Bytes>>().await.map_err(|_| gone())?.concat().into();
+            self.contents.put(key, &content);
+            return Ok(answer::with(BYTES, RouteBody::Whole(content)));
+        }
         let body = body.map_err(|error| TransportError::new(TransportErrorKind::Closed, "the server's store").with_source(error));
         Ok(answer::with(BYTES, RouteBody::Stream { length: size, body: body.boxed() }))
     }

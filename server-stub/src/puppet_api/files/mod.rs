@@ -74,7 +74,13 @@ impl Api {
 
     /// A file of the live code.
     pub(super) async fn content(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
-        let code = self.live(&asked.parameters.environment()?).await?;
+        let environment = asked.parameters.environment()?;
+        let code = self.live(&environment).await?;
+        let key = format!("file {environment} {} {}", code.version.code_id, asked.argument);
+        let known = self.contents.get(&key).and_then(|known| std::str::from_utf8(&known).ok()?.parse().ok());
+        if let Some(digest) = known {
+            return self.send(digest).await;
+        }
         let (store, argument) = (self.server.store.clone(), asked.argument.clone());
         let find = move || {
             let mounts = Mounts::of(&code.manifest, &store)?;
@@ -82,6 +88,7 @@ impl Api {
             entry.and_then(file_of).ok_or_else(|| missing("file_content", &argument))
         };
         let digest = blocking::run(find).await.map_err(|error| Failure::internal(&error))??;
+        self.contents.put(key, &Bytes::from(digest.to_string()));
         self.send(digest).await
     }
 
