@@ -442,6 +442,8 @@ impl Node {
         let environment = compiled.environment.clone();
         let catalogs = &mut self.file.catalogs;
         catalogs.retain(|catalog| catalog.code_id != compiled.code_id || catalog.environment != environment);
+        // Most nodes have one or two.
+        catalogs.reserve_exact(1);
         catalogs.push(compiled);
         let ids = |catalogs: &[CompiledCatalog]| catalogs.iter().map(|catalog| catalog.catalog_id).collect::<HashSet<_>>();
         let before = ids(catalogs);

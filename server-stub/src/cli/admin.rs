@@ -46,7 +46,7 @@ pub(super) enum Question {
     Rollout(RolloutRequest),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
     /// What was asked for.
@@ -71,7 +71,7 @@ pub(super) async fn ask<T: DeserializeOwned>(data: &Path, staging: Option<&Path>
                 Ok(server) => {
                     // Whoever started this: a program that gives itself other rights acts for him all the same.
                     let who = format!("uid {}", rustix::process::getuid().as_raw());
-                    break answer(&server, question, &who).await;
+                    break serde_json::from_slice(&answer(&server, question, &who).await)?;
                 }
                 Err(ServerError::Busy { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -108,7 +108,7 @@ async fn ask_running(stream: UnixStream, question: &Question) -> anyhow::Result<
     serde_json::from_str(&text).context("the server's answer could not be read")
 }
 
-async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
+async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Told {
     let question = match question {
         Question::Publish(request) => return told(server.publish_as(request, who).await),
         Question::Promote(request) => return told(server.promote(&request, who).await),
@@ -128,14 +128,30 @@ async fn answer(server: &Arc<Server>, question: Question, who: &str) -> Answer {
         Question::Rollout(request) => told(server.set_rollout(&request, &who).and_then(|()| server.rollout())),
         Question::Explain(request) => told(server.explain(&request)),
     });
-    answered.await.unwrap_or_else(|error| Answer::Failed(error.to_string()))
+    answered.await.unwrap_or_else(|error| failed(&error.to_string()))
 }
 
-fn told<T: Serialize>(result: Result<T, ServerError>) -> Answer {
-    match result.map_err(anyhow::Error::from).and_then(|value| Ok(serde_json::to_value(value)?)) {
-        Ok(value) => Answer::Value(value),
-        Err(error) => Answer::Failed(format!("{error:#}")),
+/// An [`Answer`] as it is sent. What it is made from may be large, and is in memory once.
+type Told = Vec<u8>;
+
+/// [`Answer`], of what is borrowed.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Telling<'a, T> {
+    Value(&'a T),
+    Failed(&'a str),
+}
+
+fn told<T: Serialize>(result: Result<T, ServerError>) -> Told {
+    match result.map_err(anyhow::Error::from).and_then(|value| Ok(serde_json::to_vec(&Telling::Value(&value))?)) {
+        Ok(text) => text,
+        Err(error) => failed(&format!("{error:#}")),
     }
+}
+
+fn failed(message: &str) -> Told {
+    // A text always has a form in JSON.
+    serde_json::to_vec(&Telling::<()>::Failed(message)).unwrap_or_default()
 }
 
 /// Binds the socket of a server that has its data directory's lock.
@@ -195,11 +211,10 @@ async fn converse(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(MAX_QUESTION_BYTES)).read_line(&mut line).await?;
-    let answered = match serde_json::from_str(&line) {
+    let mut text = match serde_json::from_str(&line) {
         Ok(question) => answer(server, question, &format!("uid {uid}")).await,
-        Err(error) => Answer::Failed(format!("the question could not be read: {error}")),
+        Err(error) => failed(&format!("the question could not be read: {error}")),
     };
-    let mut text = serde_json::to_vec(&answered)?;
     text.push(b'\n');
     Ok(write.write_all(&text).await?)
 }

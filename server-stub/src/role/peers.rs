@@ -112,7 +112,8 @@ impl Server {
         {
             return Err(ServerError::Unconfirmed { reason: reason.clone() });
         }
-        match self.tell_peers(peers).await {
+        // Boxed, so that those who then wait for minutes do not hold room for it.
+        match Box::pin(self.tell_peers(peers)).await {
             Ok(()) => {
                 self.watch.clear();
                 Ok(())

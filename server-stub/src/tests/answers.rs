@@ -206,3 +206,12 @@ async fn reports_are_kept_once_and_only_so_many() {
     let refusal = server.report(&Peer::certificate(certname("n2")), report("n1", 1)).await.unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Forbidden);
 }
+
+/// A hundred thousand may wait: what holds one has no room for what only some need, or only before they wait.
+#[tokio::test]
+async fn who_waits_is_held_in_little_memory() {
+    let world = World::new();
+    let server = world.open();
+    let held = size_of_val(&*server.check_in(&Peer::InProcess, check_in("n1", None)));
+    assert!(held <= 2048, "{held} bytes");
+}
