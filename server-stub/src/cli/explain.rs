@@ -15,9 +15,9 @@ pub(super) struct Arguments {
     version: Option<VersionName>,
     #[command(flatten)]
     data: Data,
-    /// The environment
-    #[arg(long, value_name = "ENV", default_value_t)]
-    environment: Environment,
+    /// The environment [default: that of the node, or production]
+    #[arg(long, value_name = "ENV")]
+    environment: Option<Environment>,
     /// A node: say also which catalog it was given last
     #[arg(long, value_name = "NODE")]
     node: Option<Certname>,
@@ -34,7 +34,7 @@ pub(super) async fn explain(arguments: Arguments) -> anyhow::Result<u8> {
         super::print_json(&explained)?;
         return Ok(0);
     }
-    let Explanation { version, is_left_out, nodes, catalog, origin } = explained;
+    let Explanation { version, published_unix_seconds, is_left_out, nodes, catalog, origin } = explained;
     let print = |name: &str, value: &str| super::print_line(&format!("{name:<10} {value}"));
     if let Some(path) = path {
         match origin {
@@ -53,7 +53,11 @@ pub(super) async fn explain(arguments: Arguments) -> anyhow::Result<u8> {
         (name, "") => name.to_owned(),
         (name, email) => format!("{name} <{email}>"),
     };
-    print("published", &format!("{} by {author}", time(version.time_unix_seconds)));
+    let published = published_unix_seconds.map_or_else(|| "before it was taken over".to_owned(), time);
+    print("published", &format!("{published} by {author}"));
+    if published_unix_seconds != Some(version.time_unix_seconds) {
+        print("taken over", &time(version.time_unix_seconds));
+    }
     print("message", &version.message);
     print("revision", version.revision.as_deref().unwrap_or("not known"));
     print("nodes", &nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));

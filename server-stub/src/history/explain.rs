@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 use super::VersionName;
 use crate::code::Version;
 use crate::error::ServerError;
+use crate::role::is_taken_over;
 use crate::server::Server;
 
 /// What to explain.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
-    /// The environment.
-    pub environment: Environment,
+    /// The environment. Default: that of the node, or `production`.
+    #[serde(default)]
+    pub environment: Option<Environment>,
     /// A version; without it what the node has, or what is live.
     #[serde(default)]
     pub version: Option<VersionName>,
@@ -29,8 +31,10 @@ pub struct ExplainRequest {
 /// Where something came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// How it was published.
+    /// The version. One that a promotion took over has the time of that, and what else was said when its code was published.
     pub version: Version,
+    /// When its code was published, in seconds since 1970 UTC; `None` where only a promotion that took it over is known here.
+    pub published_unix_seconds: Option<u64>,
     /// Whether a promotion has left it out.
     pub is_left_out: bool,
     /// Nodes that said they have this code.
@@ -62,7 +66,9 @@ impl Server {
     /// When there is no such version, nothing is known of such a node, or its catalog is damaged.
     pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ServerError> {
         let nodes = self.nodes()?;
-        let environment = &request.environment;
+        let of_node = request.node.as_ref().and_then(|node| nodes.iter().find(|known| known.certname == *node));
+        let environment = request.environment.clone().or_else(|| of_node?.environment.clone()).unwrap_or_default();
+        let environment = &environment;
         // What it says it holds, or what it was last given.
         let of_node = match &request.node {
             Some(node) => {
@@ -92,7 +98,7 @@ impl Server {
             _ => None,
         };
         Ok(Explanation {
-            is_left_out: version.is_left_out_of(&live) || self.orphans().contains(&request.environment),
+            is_left_out: version.is_left_out_of(&live) || self.orphans().contains(environment),
             nodes: has_it.map(|node| node.certname).collect(),
             catalog: compiled.map(|compiled| CatalogOrigin {
                 catalog_id: compiled.catalog_id,
@@ -101,7 +107,25 @@ impl Server {
                 facts: compiled.facts,
             }),
             origin,
+            published_unix_seconds: self.published_at(&version)?,
             version,
         })
+    }
+
+    /// Returns when the code of a version was published: before, if promotions took it over.
+    fn published_at(&self, version: &Version) -> Result<Option<u64>, ServerError> {
+        if !is_taken_over(version) {
+            return Ok(Some(version.time_unix_seconds));
+        }
+        let history = self.environments.history(&version.environment)?;
+        let mut first = version;
+        while is_taken_over(first)
+            && let Some(end) = first.lineage.last()
+            && let Some(before) = history.iter().find(|before| before.version == *end && before.code_id == version.code_id)
+            && before.version < first.version
+        {
+            first = before;
+        }
+        Ok((!is_taken_over(first)).then_some(first.time_unix_seconds))
     }
 }

@@ -17,6 +17,7 @@ use crate::error::ServerError;
 
 pub use peers::Peers;
 pub(crate) use peers::{Hearing, Watch};
+pub(crate) use promote::is_taken_over;
 pub use promote::{LeftOut, PromoteRequest, Promoted};
 
 /// Format of `role.json`.

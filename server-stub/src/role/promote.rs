@@ -17,9 +17,16 @@ use crate::error::{ServerError, chain};
 use crate::replica::Upstream;
 use crate::server::{Server, now};
 
+/// How the message of a version begins that a promotion took over.
+const PREFIX: &str = "taken over from ";
+
+/// Whether a promotion made a version, of code that was live before.
+pub(crate) fn is_taken_over(version: &Version) -> bool {
+    version.version.sequence == 1 && !version.lineage.is_empty() && version.message.starts_with(PREFIX)
+}
+
 /// Returns the message of a version that a promotion takes over: it still says why the code was published.
 fn taken_over(before: &Version) -> String {
-    const PREFIX: &str = "taken over from ";
     // Of one that was itself taken over, what was said first.
     let why = match before.message.strip_prefix(PREFIX) {
         Some(rest) => rest.split_once(": ").map_or("", |(_, why)| why),

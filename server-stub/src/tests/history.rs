@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use direct_puppet_transport::protocol::{Digest, Environment};
 
@@ -140,6 +141,30 @@ async fn what_nothing_refers_to_is_collected_and_nothing_else() {
     server.diff(&environment(), name("1.1"), name("1.2")).unwrap();
 }
 
+/// A collection takes away what a verification that goes on beside it has begun to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_collected_meanwhile_is_no_damage() {
+    let world = World::new();
+    let server = world.open();
+    let mut collected = 0;
+    for round in 0..20 {
+        for version in 0..3 {
+            for file in 0..100 {
+                world.stage(&format!("modules/app/files/tree/f{file}"), format!("{round} {version} {file}"));
+            }
+            publish_all(&server).await;
+        }
+        let verifying = std::thread::spawn({
+            let server = Arc::clone(&server);
+            move || server.verify().unwrap()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(round));
+        collected += server.collect(NOW).unwrap().contents;
+        assert_eq!(verifying.join().unwrap().problems, []);
+    }
+    assert!(collected > 0);
+}
+
 #[tokio::test]
 async fn what_a_line_of_the_history_told_of_stays_though_it_is_damaged() {
     let world = World::new();
@@ -171,7 +196,7 @@ async fn a_node_that_went_back_is_explained_by_what_it_has() {
     let world = World::new();
     let server = world.open();
     let ask = ExplainRequest {
-        environment: environment(),
+        environment: None,
         version: None,
         node: Some("n1".parse().unwrap()),
         path: Some("/srv/app/a".to_owned()),
@@ -217,7 +242,7 @@ async fn what_is_live_and_what_a_node_has_is_explained() {
     // What a deploy tool writes about itself is no code: the same code again is the same code.
     world.stage(".r10k-deploy.json", r#"{"name":"production","signature":"4711abc","started_at":"again"}"#);
     assert!(!publish_all(&server).await.changed);
-    let ask = ExplainRequest { environment: environment(), version: None, node: None, path: None };
+    let ask = ExplainRequest { environment: Some(environment()), version: None, node: None, path: None };
     let live = server.explain(&ask).unwrap();
     assert_eq!((&live.version.author, live.version.message.as_str()), (&author, "a new app"));
     assert_eq!((Some(live.version.code_id), live.version.revision.as_deref()), (first.code_id, Some("4711abc")));
