@@ -100,6 +100,15 @@ pub enum ServerError {
     /// This server has no staging.
     #[error("this server was started without staging: publish at one that has it, or give this one --staging")]
     NoStaging,
+    /// No environment is staged where all were to be published.
+    #[error(
+        "nothing is staged: {} holds no directory whose name is one of an environment (letters, digits and _), deploy into it and publish again",
+        path.display()
+    )]
+    NothingStaged {
+        /// Where environments are looked for.
+        path: PathBuf,
+    },
     /// Staging cannot be read.
     #[error("staging could not be read at {}{}", path.display(), reading_hint(source))]
     Staging {
@@ -183,6 +192,7 @@ impl ServerError {
             Self::NoEnvironment { .. } => "no_environment",
             Self::Staging { .. } => "staging",
             Self::NoStaging => "no_staging",
+            Self::NothingStaged { .. } => "nothing_staged",
             Self::Unpublishable { .. } => "unpublishable",
             Self::TooLong { .. } | Self::EmptyRequestId => "bad_request",
             Self::Working => "working",

@@ -99,7 +99,8 @@ pub(super) struct CheckoutArguments {
 
 pub(super) async fn checkout(arguments: CheckoutArguments) -> anyhow::Result<u8> {
     let CheckoutArguments { which: Which { data, environment }, version, dir } = arguments;
-    let dir = std::path::absolute(dir)?;
+    // Without a slash at its end, which would ask for a directory that is there.
+    let dir: PathBuf = std::path::absolute(dir)?.components().collect();
     let question = Question::Checkout { environment, version, dir: dir.clone() };
     let version: Version = admin::ask(&data.data, None, question).await?;
     if data.json {

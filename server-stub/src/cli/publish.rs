@@ -71,6 +71,6 @@ pub(super) fn line(result: &EnvironmentResult, is: &str) -> String {
                 result.epoch, result.sequence
             )
         }
-        None => format!("{environment}: unchanged, {code_id} is live as {}.{}", result.epoch, result.sequence),
+        None => format!("{environment}: unchanged, {code_id} is live as {}.{}{note}", result.epoch, result.sequence),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Staging is copied into the store file by file, by descriptor and hashed while copied, so what is published is what was
 //! read and nothing that changes later. Then staging is listed again: if anything changed meanwhile, nothing is published.
-//! `.git` directories are left out, but for those below `files`, which are contents, and so is what r10k and g10k write about a
-//! deploy. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused, and so are links that lead out of
-//! the environment.
+//! `.git` directories (and files, which name one elsewhere) are left out, but for those below `files`, which are contents, and so is
+//! what r10k and g10k write about a deploy. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
+//! and so are links that lead out of the environment.
 
 mod copy;
 mod index;
@@ -59,7 +59,7 @@ pub struct EnvironmentResult {
     pub changed: bool,
     /// Files in it.
     pub files: u64,
-    /// Contents that the store did not have.
+    /// Contents that the store did not have; a dry run leaves there what it copied.
     pub new_contents: u64,
     /// Files that were read; the others are as they were when they were last read.
     pub files_read: u64,
@@ -92,8 +92,22 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
         return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
     }
-    let environments =
-        if request.environments.is_empty() { server.options.staging.environments()? } else { request.environments.clone() };
+    // Environments that are live and not staged, and whether they cannot be published for that.
+    let mut left = Vec::new();
+    let environments = match request.environments.as_slice() {
+        [] => {
+            let staged = server.options.staging.environments();
+            let is_staged = staged.is_ok();
+            let environments = staged.or_else(|error| answered_before(server, request)?.ok_or(error))?;
+            // What is live in a store that servers share is known to each of them, and what it has of it may be old.
+            if server.shared.is_none() {
+                let of_others = server.live_versions().into_iter().filter(|live| !environments.contains(&live.environment));
+                left.extend(of_others.map(|live| not_staged(&live, is_staged)));
+            }
+            environments
+        }
+        named => named.to_vec(),
+    };
     let result = |environment: Environment| {
         publish_one(server, request, who, &environment).unwrap_or_else(|error| {
             let live = server.environments.live(&environment).map(|code| code.version.clone());
@@ -101,7 +115,22 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
             EnvironmentResult { error: Some(error), ..unchanged(environment, live.as_ref()) }
         })
     };
-    Ok(environments.into_iter().map(result).collect())
+    let mut results: Vec<EnvironmentResult> = environments.into_iter().map(result).collect();
+    results.extend(left);
+    Ok(results)
+}
+
+/// Tells of an environment that is live and was not published with the others. Where nothing is staged, and others were answered from what
+/// is remembered, that is an error: whether it was to be published is not known.
+fn not_staged(live: &Version, is_staged: bool) -> EnvironmentResult {
+    let result = unchanged(live.environment.clone(), Some(live));
+    if is_staged {
+        let note = "it is not staged here, and stays live as it was published last".to_owned();
+        return EnvironmentResult { note: Some(note), ..result };
+    }
+    let error = ServerError::NoStaging;
+    let error = PublishError { code: error.code().to_owned(), paths: Vec::new(), message: chain(&error) };
+    EnvironmentResult { error: Some(error), ..result }
 }
 
 pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> EnvironmentResult {
@@ -117,6 +146,23 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
         error: None,
         note: None,
     }
+}
+
+/// Returns the environments in which a request was answered before: who asks for all again is answered though nothing is staged here.
+fn answered_before(server: &Server, request: &PublishRequest) -> Result<Option<Vec<Environment>>, ServerError> {
+    let Some(request_id) = request.request_id.as_ref().filter(|_| !request.dry_run) else { return Ok(None) };
+    let mut found = Vec::new();
+    for environment in server.environments.all_last().into_iter().map(|last| last.environment) {
+        server.learn(&environment)?;
+        let is_of_history = || -> Result<bool, ServerError> {
+            let history = server.environments.history(&environment)?;
+            Ok(history.iter().any(|done| done.request_id.as_ref() == Some(request_id)))
+        };
+        if server.environments.answers.find(&environment, request_id).is_some() || is_of_history()? {
+            found.push(environment);
+        }
+    }
+    Ok((!found.is_empty()).then_some(found))
 }
 
 /// Returns the answer that a request was given before.
@@ -185,6 +231,9 @@ fn attempt(
         let path = server.options.staging.dir_of(environment).unwrap_or_default();
         return Err(ServerError::NoEnvironment { environment: environment.clone(), path });
     };
+    // A tool may stage beside, and then turn a link over to it.
+    let named = dir.clone();
+    let dir = dir.canonicalize().map_err(|source| ServerError::Staging { path: dir, source })?;
     revision::refuse_failed_deploy(&dir)?;
     let base = live.as_ref().map(|code| code.manifest.clone()).unwrap_or_default();
     let copied = copy::copy(server, environment, &dir, &base)?;
@@ -212,7 +261,7 @@ fn attempt(
         time_unix_seconds: now(),
         author: request.author.clone(),
         message: request.message.clone(),
-        revision: request.revision.clone().or_else(|| revision::revision(&dir)),
+        revision: request.revision.clone().or_else(|| revision::revision(&dir, &named)),
         request_id: request.request_id.clone(),
         files: copied.files,
         new_contents: copied.new_contents,

@@ -40,24 +40,28 @@ pub(super) fn refuse_failed_deploy(dir: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// Returns the revision that `dir` says it is of; `None` when nothing there says so. Blocking.
-pub(super) fn revision(dir: &Path) -> Option<String> {
+/// Returns the revision that `dir`, which is staged as `named`, says it is of; `None` when nothing there says so. Blocking.
+pub(super) fn revision(dir: &Path, named: &Path) -> Option<String> {
     let recorded = DEPLOY_RECORDS.iter().find_map(|name| {
         let record: DeployRecord = serde_json::from_slice(&read(&dir.join(name))?).ok()?;
         record.signature
     });
     // A control repo holds its environments in `environments`, or is one.
-    let above = dir.ancestors().take(3);
-    recorded.or_else(|| above.into_iter().find_map(|dir| head(&dir.join(".git")))).filter(|text| is_revision(text))
+    let mut places = std::iter::once(dir).chain(named.ancestors().take(3));
+    recorded.or_else(|| places.find_map(|dir| head(&dir.join(".git")))).filter(|text| is_revision(text))
 }
 
-/// Returns the commit that is checked out in a git directory.
+/// Returns the commit that is checked out by a git directory, or by a file that names one (gitrepository-layout(5)).
 fn head(git: &Path) -> Option<String> {
+    let elsewhere = || Some(git.parent()?.join(text(git)?.strip_prefix("gitdir: ")?));
+    let git = elsewhere().unwrap_or_else(|| git.to_owned());
     let head = text(&git.join("HEAD"))?;
     let Some(name) = head.strip_prefix("ref: ") else { return Some(head) };
     if name.split('/').any(|part| part == "..") {
         return None;
     }
+    // Worktrees share their branches.
+    let git = text(&git.join("commondir")).map_or_else(|| git.clone(), |common| git.join(common));
     text(&git.join(name)).or_else(|| {
         let packed = text(&git.join("packed-refs"))?;
         let line = packed.lines().find(|line| line.split_once(' ').is_some_and(|(_, found)| found == name))?;
@@ -94,25 +98,41 @@ mod tests {
         fs::create_dir_all(git.join("refs/heads")).unwrap();
         let (one, two) = ("1".repeat(40), "2".repeat(40));
         fs::write(git.join("HEAD"), format!("{one}\n")).unwrap();
-        assert_eq!(revision(&environment), Some(one.clone()));
+        assert_eq!(revision(&environment, &environment), Some(one.clone()));
         fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
-        assert_eq!(revision(&environment), None);
+        assert_eq!(revision(&environment, &environment), None);
         fs::write(git.join("packed-refs"), format!("# pack-refs\n{one} refs/heads/main\n")).unwrap();
-        assert_eq!(revision(&environment), Some(one));
+        assert_eq!(revision(&environment, &environment), Some(one));
         fs::write(git.join("refs/heads/main"), format!("{two}\n")).unwrap();
-        assert_eq!(revision(&environment), Some(two.clone()));
+        assert_eq!(revision(&environment, &environment), Some(two.clone()));
         fs::write(environment.join(".r10k-deploy.json"), r#"{"name":"production","signature":"abc","started_at":"x"}"#).unwrap();
-        assert_eq!(revision(&environment), Some("abc".to_owned()));
+        assert_eq!(revision(&environment, &environment), Some("abc".to_owned()));
         assert!(refuse_failed_deploy(&environment).is_ok());
         fs::write(environment.join(".r10k-deploy.json"), r#"{"name":"production","signature":"abc","deploy_success":false}"#)
             .unwrap();
         assert!(refuse_failed_deploy(&environment).unwrap_err().paths()[0].starts_with(".r10k-deploy.json"));
         // Damaged, or odd: the next one is asked, or nobody.
         fs::write(environment.join(".r10k-deploy.json"), "{").unwrap();
-        assert_eq!(revision(&environment), Some(two));
+        assert_eq!(revision(&environment, &environment), Some(two));
         fs::write(git.join("HEAD"), "ref: ../../../etc/passwd").unwrap();
-        assert_eq!(revision(&environment), None);
+        assert_eq!(revision(&environment, &environment), None);
         fs::write(git.join("HEAD"), "\u{1b}[31m").unwrap();
-        assert_eq!(revision(&environment), None);
+        assert_eq!(revision(&environment, &environment), None);
+    }
+
+    #[test]
+    fn a_worktree_is_asked_where_its_repository_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (environment, git) = (dir.path().join("production"), dir.path().join("repository.git"));
+        fs::create_dir_all(&environment).unwrap();
+        fs::create_dir_all(git.join("worktrees/production")).unwrap();
+        fs::create_dir_all(git.join("refs/heads")).unwrap();
+        fs::write(environment.join(".git"), "gitdir: ../repository.git/worktrees/production\n").unwrap();
+        fs::write(git.join("worktrees/production/HEAD"), "ref: refs/heads/main\n").unwrap();
+        fs::write(git.join("worktrees/production/commondir"), "../..\n").unwrap();
+        fs::write(git.join("refs/heads/main"), "3".repeat(40)).unwrap();
+        assert_eq!(revision(&environment, &environment), Some("3".repeat(40)));
+        fs::write(environment.join(".git"), "gitdir: nowhere").unwrap();
+        assert_eq!(revision(&environment, &environment), None);
     }
 }

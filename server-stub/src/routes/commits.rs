@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use direct_puppet_transport::protocol::{Digest, Environment};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -33,17 +33,38 @@ pub(super) struct CommitRequest {
 impl CommitRequest {
     /// Returns what is to be published, or what is wrong with the request.
     pub(super) fn into_publish(self) -> Result<PublishRequest, String> {
-        match (&self.repo_id, self.commit_all) {
-            (None, false) => return Err("say \"commit-all\": true, or name a \"repo-id\"".to_owned()),
-            (None, true) if self.submodule_id.is_some() => return Err("\"submodule-id\" needs \"repo-id\"".to_owned()),
-            (Some(name), _) if name != REPOSITORY => {
-                return Err(format!("there is no repository {name}, only {REPOSITORY}"));
-            }
-            _ => {}
+        if self.repo_id.is_none() && !self.commit_all {
+            return Err("say \"commit-all\": true, or name a \"repo-id\"".to_owned());
         }
-        let environments = self.submodule_id.into_iter().collect();
+        let environments = named(self.repo_id.as_deref(), self.submodule_id)?;
         Ok(PublishRequest { environments, message: self.message, author: self.author, ..PublishRequest::default() })
     }
+}
+
+/// Returns the environments that a repository and one submodule of it name: none for all.
+fn named(repo_id: Option<&str>, submodule_id: Option<Environment>) -> Result<Vec<Environment>, String> {
+    match repo_id {
+        None if submodule_id.is_some() => Err("\"submodule-id\" needs \"repo-id\"".to_owned()),
+        Some(name) if name != REPOSITORY => Err(format!("there is no repository {name}, only {REPOSITORY}")),
+        _ => Ok(submodule_id.into_iter().collect()),
+    }
+}
+
+/// Reads the body of `publish`: ours, or the repository and the submodule of `commit` in the place of environments.
+pub(super) fn published(mut body: Map<String, Value>) -> Result<PublishRequest, String> {
+    let (repo_id, submodule_id) = (body.remove("repo-id"), body.remove("submodule-id"));
+    let is_named = repo_id.is_some() || submodule_id.is_some();
+    if is_named && body.contains_key("environments") {
+        return Err("name \"environments\", or \"repo-id\" and \"submodule-id\", not both".to_owned());
+    }
+    let read = |error: serde_json::Error| error.to_string();
+    let repo_id: Option<String> = repo_id.map(serde_json::from_value).transpose().map_err(read)?;
+    let submodule_id = submodule_id.map(serde_json::from_value).transpose().map_err(read)?;
+    let request: PublishRequest = serde_json::from_value(Value::Object(body)).map_err(read)?;
+    if !is_named {
+        return Ok(request);
+    }
+    Ok(PublishRequest { environments: named(repo_id.as_deref(), submodule_id)?, ..request })
 }
 
 /// Who made a commit.
@@ -80,12 +101,20 @@ pub(super) fn committed(server: &Server, results: &[EnvironmentResult]) -> Value
             (result.environment.as_str(), value)
         })
         .collect();
-    json!({ REPOSITORY: { "commit": whole(&server.live_versions()), "submodules": submodules } })
+    json!({ REPOSITORY: { "commit": whole(&live(server)), "submodules": submodules } })
+}
+
+/// Returns what is live and answered from.
+fn live(server: &Server) -> Vec<Version> {
+    let orphans = server.orphans();
+    let mut live = server.live_versions();
+    live.retain(|version| !orphans.contains(&version.environment));
+    live
 }
 
 /// Returns the answer to `latest-commits`.
 pub(super) fn latest(server: &Server) -> Value {
-    let live = server.live_versions();
+    let live = live(server);
     let submodules: BTreeMap<&str, String> =
         live.iter().map(|version| (version.environment.as_str(), version.code_id.digest().to_hex())).collect();
     json!({ REPOSITORY: { "commit": whole(&live), "submodules": submodules } })
@@ -97,12 +126,19 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
     let submodules: BTreeMap<&str, Value> =
         live.iter().map(|version| (version.environment.as_str(), json!({ "latest_commit": Commit::of(version) }))).collect();
     let newest = live.iter().max_by_key(|version| version.time_unix_seconds);
-    let latest_commit = newest.map(|version| Commit { commit: whole(&live).unwrap_or_default(), ..Commit::of(version) });
+    let latest_commit =
+        newest.map(|version| Commit { commit: whole(&self::live(server)).unwrap_or_default(), ..Commit::of(version) });
+    let mut clients: BTreeMap<String, Value> =
+        server.others()?.into_iter().map(|(name, follower)| (name, json!(follower))).collect();
+    // One that may follow and was never heard of is not to be overlooked.
+    for named in &server.options.replicas {
+        clients.entry(named.to_string()).or_insert(Value::Null);
+    }
     Ok(json!({
         "service_name": "file-sync-storage-service", "service_status_version": 1, "state": "running",
         "status": {
             "timestamp": now(), "repos": { REPOSITORY: { "latest_commit": latest_commit, "submodules": submodules } },
-            "clients": server.others()?,
+            "clients": clients,
         },
     }))
 }
@@ -120,6 +156,9 @@ pub(super) fn client_status(server: &Server) -> Value {
             _ if orphans.contains(&version.environment) => {
                 json!({ "status": "error", "latest_commit": commit, "cause": { "type": "not-taken-over", "message": left_out } })
             }
+            None if following.as_ref().is_some_and(|following| following.bringing.contains(&version.environment)) => {
+                json!({ "status": "new-commits", "latest_commit": commit })
+            }
             None => json!({ "status": "ok", "latest_commit": commit }),
             Some(cause) => {
                 json!({ "status": "error", "latest_commit": commit, "cause": { "type": "unconfirmed", "message": cause } })
@@ -128,6 +167,9 @@ pub(super) fn client_status(server: &Server) -> Value {
     };
     let submodules: BTreeMap<&str, Value> = live.iter().map(|version| (version.environment.as_str(), status(version))).collect();
     let mut whole_status = live.iter().max_by_key(|version| version.time_unix_seconds).map_or_else(|| json!({}), status);
+    if let Some(commit) = whole_status.pointer_mut("/latest_commit/commit") {
+        *commit = json!(whole(&self::live(server)));
+    }
     whole_status["submodules"] = json!(submodules);
     json!({
         "service_name": "file-sync-client-service", "service_status_version": 1,

@@ -105,7 +105,7 @@ impl AdminRoutes {
     }
 
     async fn publish(&self, peer: &Peer, body: &Bytes) -> Response<Bytes> {
-        let request = if body.is_empty() { Ok(PublishRequest::default()) } else { object(body) };
+        let request = if body.is_empty() { Ok(PublishRequest::default()) } else { object(body).and_then(commits::published) };
         let request: PublishRequest = match request {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
@@ -235,7 +235,7 @@ impl AdminRoutes {
             Endpoint::Rollout => self.rollout(peer, request.body()).await,
             Endpoint::Rollback => self.rollback(peer, request.body()).await,
             // Whoever compares with what was published is told nothing that may have been replaced.
-            Endpoint::LatestCommits => match self.server.confirm().await {
+            Endpoint::LatestCommits => match self.server.confirm().await.and_then(Confirmed::whole) {
                 Ok(_) => json(StatusCode::OK, &commits::latest(&self.server)),
                 Err(error) => failed(&error),
             },
@@ -251,9 +251,11 @@ impl AdminRoutes {
 /// The status of a publish as a whole; see the table above.
 fn status_of(results: &[EnvironmentResult]) -> StatusCode {
     let errors: Vec<&str> = results.iter().filter_map(|result| result.error.as_ref()).map(|error| error.code.as_str()).collect();
+    // Those that were not staged were not asked for.
+    let asked = results.iter().filter(|result| result.changed || result.note.is_none()).count();
     match errors.first() {
         None => StatusCode::OK,
-        Some(_) if errors.len() < results.len() => StatusCode::MULTI_STATUS,
+        Some(_) if errors.len() < asked => StatusCode::MULTI_STATUS,
         Some(code) => status_of_code(code),
     }
 }
@@ -263,7 +265,7 @@ fn status_of_code(code: &str) -> StatusCode {
         "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "bad_request" => StatusCode::BAD_REQUEST,
         "unconfirmed" | "outcome_unknown" | "working" => StatusCode::SERVICE_UNAVAILABLE,
-        "compile" | "unpublishable" | "staging" => StatusCode::UNPROCESSABLE_ENTITY,
+        "compile" | "unpublishable" | "staging" | "nothing_staged" => StatusCode::UNPROCESSABLE_ENTITY,
         "no_environment" | "no_version" | "unknown_node" => StatusCode::NOT_FOUND,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -47,7 +47,7 @@ impl Staging {
         }
     }
 
-    /// Returns the environments that are staged, by name. Blocking.
+    /// Returns the environments that are staged, by name: there is at least one. Blocking.
     pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
         match self {
             Self::Single { environment, .. } => Ok(vec![environment.clone()]),
@@ -66,7 +66,7 @@ impl Staging {
                     }
                 }
                 found.sort();
-                Ok(found)
+                if found.is_empty() { Err(ServerError::NothingStaged { path }) } else { Ok(found) }
             }
         }
     }

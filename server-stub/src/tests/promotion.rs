@@ -334,6 +334,30 @@ async fn a_request_is_answered_the_same_after_a_promotion() {
         assert_eq!(&ask(&r, id).await, answer, "{id}");
     }
     assert_eq!(r.live_versions()[0].code_id, third.code_id.unwrap());
+    // Also by one that was promoted and has no staging, though all environments are asked for.
+    to_p.server.lock().unwrap().take();
+    drop(r);
+    let r = wr.open_with(|options| options.staging = Staging::Nowhere);
+    for (id, answer) in [("r2", &same), ("r4", &third)] {
+        assert_eq!(&ask(&r, id).await, answer, "{id}");
+    }
+    // What else is live was perhaps meant too: it is said not to be published.
+    let other: Environment = "other".parse().unwrap();
+    let staged = wr.environment().parent().unwrap().join("other");
+    fs::create_dir_all(&staged).unwrap();
+    fs::write(staged.join("site.yaml"), "nodes: []\nclasses: {}\n").unwrap();
+    drop(r);
+    let r = wr.open();
+    let request = PublishRequest { environments: vec![other.clone()], ..PublishRequest::default() };
+    assert_eq!(publish(&r, request).await.error, None);
+    drop(r);
+    let r = wr.open_with(|options| options.staging = Staging::Nowhere);
+    let request = PublishRequest { request_id: Some("r4".to_owned()), ..PublishRequest::default() };
+    let results = r.publish(request).await.unwrap();
+    let errors: Vec<_> = results.iter().map(|result| result.error.as_ref().map(|error| error.code.as_str())).collect();
+    assert_eq!((results.len(), &results[1].environment, errors), (2, &other, vec![None, Some("no_staging")]));
+    let unknown = PublishRequest { request_id: Some("r6".to_owned()), ..PublishRequest::default() };
+    assert_eq!(r.publish(unknown).await.unwrap_err().code(), "no_staging");
 }
 
 #[tokio::test]

@@ -91,6 +91,7 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("HEAD"), "").unwrap();
     }
+    fs::write(world.environment().join(".git"), "gitdir: elsewhere").unwrap();
     let server = world.open();
     assert_eq!(publish_all(&server).await.files, 5);
     let code = live(&server);
@@ -104,7 +105,24 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
     assert!(matches!(kind(odd.as_bytes()), Some(EntryKind::File { size: 3, .. })));
     // A content for nodes like any other; that of the module's own checkout is not.
     assert_eq!(kind(b".git"), Some(EntryKind::Directory));
-    assert!(!code.manifest.entries().any(|entry| entry.path.as_bytes().starts_with(b"modules/app/.git")));
+    let is_of_a_checkout = |path: &[u8]| path == b".git" || path.starts_with(b"modules/app/.git");
+    assert!(!code.manifest.entries().any(|entry| is_of_a_checkout(entry.path.as_bytes())));
+}
+
+/// Tools stage beside what is deployed, and turn a link over to it when it is whole.
+#[tokio::test]
+async fn an_environment_may_be_a_link_to_where_it_is_staged() {
+    let world = World::new();
+    let (link, release) = (world.environment(), world.environment().parent().unwrap().join("release-1"));
+    fs::rename(&link, &release).unwrap();
+    symlink("release-1", &link).unwrap();
+    let server = world.open();
+    let request = PublishRequest { environments: vec![Environment::default()], ..PublishRequest::default() };
+    let result = publish(&server, request).await;
+    assert!(result.error.is_none() && result.changed, "{result:?}");
+    let missing = PublishRequest { environments: vec!["nowhere".parse().unwrap()], ..PublishRequest::default() };
+    symlink("gone", link.parent().unwrap().join("nowhere")).unwrap();
+    assert_eq!(publish(&server, missing).await.error.unwrap().code, "no_environment");
 }
 
 /// While a writer replaces files as fast as it can, what is published is one state of staging or nothing.
@@ -254,12 +272,17 @@ async fn an_environment_that_is_empty_or_disappears_harms_no_other() {
     let before = live(&server).version.clone();
     fs::remove_dir_all(world.environment()).unwrap();
     let left = server.publish(PublishRequest::default()).await.unwrap();
-    assert!(left.iter().all(|result| result.environment.as_str() == "empty"));
+    assert_eq!(left.iter().map(|result| result.environment.as_str()).collect::<Vec<_>>(), ["empty", "production"]);
+    assert!(left[1].note.as_ref().unwrap().contains("not staged here") && left[1].code_id == Some(before.code_id), "{left:?}");
     let request = PublishRequest { environments: vec![Environment::default()], ..PublishRequest::default() };
     let error = publish(&server, request).await.error.unwrap();
     assert_eq!(error.code, "no_environment");
     assert_eq!(live(&server).version, before);
     assert!(matches!(server.check_in(&Peer::InProcess, check_in("n1", None)).await, Ok(CatalogReply::FactsNeeded)));
+    // Nothing at all is most likely the wrong place.
+    fs::remove_dir_all(&empty).unwrap();
+    let error = server.publish(PublishRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), "nothing_staged", "{error}");
     // While it is being copied.
     fs::create_dir_all(world.environment()).unwrap();
     for number in 0..3_000 {

@@ -30,9 +30,21 @@ async fn publish_answers_with_honest_codes() {
     assert_eq!((status, &first["environments"][0]["sequence"]), (StatusCode::OK, &1.into()));
     let (status, answer) = publish(r#"{"environments":["production"],"message":"m","author":{"name":"a","email":"b"}}"#).await;
     assert_eq!((status, &answer["environments"][0]["changed"]), (StatusCode::OK, &false.into()));
-    for body in ["{", "[]", "null", r#"{"enviroments":[]}"#, r#"{"environments":["../x"]}"#] {
+    for body in ["{", "[]", "null", r#"{"enviroments":[]}"#, r#"{"environments":["../x"]}"#, r#"{"submodule-id":"production"}"#] {
         let (status, answer) = publish(body).await;
         assert_eq!((status, &answer["error"]["code"]), (StatusCode::BAD_REQUEST, &"bad_request".into()), "{body}");
+    }
+    // Or as file sync names what is to be published.
+    let (status, answer) = publish(r#"{"repo-id":"puppet-code","submodule-id":"production","message":"m"}"#).await;
+    assert_eq!((status, &answer["environments"][0]["sequence"]), (StatusCode::OK, &1.into()));
+    assert_eq!(publish(r#"{"repo-id":"puppet-code"}"#).await.0, StatusCode::OK);
+    for body in [
+        r#"{"repo-id":"other"}"#,
+        r#"{"repo-id":"puppet-code","environments":["production"]}"#,
+        r#"{"repo-id":"puppet-code","submodule-id":"../x"}"#,
+        r#"{"repo-id":"puppet-code","unknown":1}"#,
+    ] {
+        assert_eq!(publish(body).await.0, StatusCode::BAD_REQUEST, "{body}");
     }
     assert_eq!(publish(r#"{"environments":["nowhere"]}"#).await.0, StatusCode::NOT_FOUND);
     world.stage("site.yaml", "nodes: [");
@@ -77,7 +89,7 @@ async fn only_administrators_are_answered() {
 #[tokio::test]
 async fn file_sync_answers_as_puppets_does() {
     let world = World::new();
-    let server = world.open();
+    let server = world.open_with(|options| options.replicas = vec![certname("replica1")]);
     let routes = AdminRoutes::new(Arc::clone(&server), Vec::new());
     let post = async |path: &str, body: &str| {
         let (status, text) = ask(&routes, &Peer::Plain, Method::POST, &format!("/file-sync/v1/{path}"), body).await;
@@ -95,6 +107,8 @@ async fn file_sync_answers_as_puppets_does() {
     let path = "/status/v1/services/file-sync-storage-service";
     let (_, status) = ask(&routes, &Peer::Plain, Method::GET, path, "").await;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    // One that never came is listed too.
+    assert_eq!(status["status"]["clients"], serde_json::json!({ "replica1": null }));
     let commit = &status["status"]["repos"]["puppet-code"]["submodules"]["production"]["latest_commit"];
     assert_eq!(
         (&commit["commit"], &commit["message"], &commit["identity"]["email"]),
@@ -189,6 +203,7 @@ async fn the_audit_log_names_who_was_authenticated() {
 async fn a_replica_is_told_to_sync_and_says_how_it_stands() {
     const STATUS: &str = "/status/v1/services/file-sync-client-service";
     const FORCE: &str = "/file-sync/v1/force-sync";
+    const LATEST: &str = "/file-sync/v1/latest-commits";
     let pair = Pair::new();
     publish_all(&pair.primary).await;
     let replica = pair.replica();
@@ -203,16 +218,22 @@ async fn a_replica_is_told_to_sync_and_says_how_it_stands() {
     let (code, synced) = ask(&routes, &Peer::Plain, Method::POST, FORCE, "").await;
     let commit = live(&pair.primary).version.code_id.digest().to_hex();
     assert_eq!((code, &json(&synced)["puppet-code"]["submodules"]["production"]), (StatusCode::OK, &commit.as_str().into()));
+    let latest = ask(&routes, &Peer::Plain, Method::POST, LATEST, "").await;
+    assert_eq!((latest.0, &json(&latest.1)), (StatusCode::OK, &json(&synced)));
     let production = |status: &serde_json::Value| status["status"]["repos"]["puppet-code"]["submodules"]["production"].clone();
     let after = status().await;
     assert_eq!(production(&after)["status"], "ok");
     assert_eq!(production(&after)["latest_commit"]["commit"], commit.as_str());
+    // The whole is told as it is everywhere else.
+    assert_eq!(after["status"]["repos"]["puppet-code"]["latest_commit"]["commit"], json(&synced)["puppet-code"]["commit"]);
     assert!(after["status"]["seconds_since_confirmed"].is_u64(), "{after}");
     // Its primary is gone: refused, with a time to ask again, and the status says why.
     pair.cut();
     let refused = respond(&routes, &Peer::Plain, Method::POST, FORCE, "").await;
     assert_eq!((refused.status(), &refused.headers()["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap()));
     assert_eq!(json(std::str::from_utf8(refused.body()).unwrap())["error"]["code"], "unconfirmed");
+    // Nor is anybody told what is live, for it may have been replaced.
+    assert_eq!(ask(&routes, &Peer::Plain, Method::POST, LATEST, "").await.0, StatusCode::SERVICE_UNAVAILABLE);
     let cut = status().await;
     assert_eq!((&cut["state"], &production(&cut)["status"]), (&"error".into(), &"error".into()));
     assert!(production(&cut)["cause"]["message"].as_str().unwrap().contains("memory:primary"), "{cut}");
