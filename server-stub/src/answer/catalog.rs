@@ -116,6 +116,17 @@ impl Server {
                 format!("version {here} of {environment} is live here, and {at_least} was asked for: ask another server");
             return Err(stale(message));
         }
+        if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), request.at_least)
+            && at_least.sequence > 0
+            && live.version.leaves_out(at_least)
+        {
+            let (environment, here) = (&request.environment, live.version.version);
+            let message = format!(
+                "version {at_least} of {environment} was asked for, and {here}, which is live, was made without it: a promotion has not taken \
+                 it over, publish it again"
+            );
+            return Err(stale(message));
+        }
         Ok(confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
 
@@ -142,10 +153,12 @@ impl Server {
                     let (code_id, version) = (held.code_id, held.version);
                     return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds: unconfirmed });
                 } else {
+                    // Boxed, so that those who wait for news do not hold room for it.
+                    let turn = Box::pin(self.gate.turn());
                     tokio::select! {
                         biased;
                         () = self.stopping.cancelled() => is_over = true,
-                        () = self.gate.turn() => is_its_turn = true,
+                        () = turn => is_its_turn = true,
                         () = tokio::time::sleep_until(deadline) => is_over = true,
                     }
                     unconfirmed = self.confirmed_again(request).await?;

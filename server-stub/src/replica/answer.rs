@@ -96,6 +96,11 @@ impl Brings {
         self.under_way().contains_key(environment)
     }
 
+    /// Returns the environments of which something is being brought.
+    pub(super) fn all(&self) -> BTreeSet<Environment> {
+        self.under_way().keys().cloned().collect()
+    }
+
     fn under_way(&self) -> MutexGuard<'_, HashMap<Environment, UnderWay>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Brings};
 use super::bring::Way;
+use super::remembered::Remembered;
 use crate::answer::is_epoch_passed_over;
 use crate::blocking;
 use crate::code::{Environments, Version};
@@ -62,6 +63,8 @@ pub(crate) struct Following {
     pub(crate) confirmed_ago: Option<Duration>,
     /// Why it cannot be now.
     pub(crate) failure: Option<String>,
+    /// Environments of which it is told what is live, and has not all of it yet.
+    pub(crate) bringing: BTreeSet<Environment>,
 }
 
 /// The ways to the servers of which one is primary.
@@ -71,6 +74,8 @@ pub(crate) struct Upstream {
     /// The one that was primary when it was last asked.
     primary: AtomicUsize,
     past: Mutex<Past>,
+    /// What a server that starts still knows; of no use where nobody is answered unconfirmed.
+    remembered: Option<Remembered>,
     pub(super) name: Certname,
     pub(super) environments: Arc<Environments>,
     pub(super) store: Store,
@@ -85,6 +90,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
+    /// Makes the ways to `peers`; with `remembers`, what was confirmed before a restart counts. Blocking.
     pub(crate) fn new(
         peers: &Peers,
         environments: Arc<Environments>,
@@ -92,11 +98,15 @@ impl Upstream {
         collecting: Arc<RwLock<()>>,
         gate: Arc<Gate>,
         hearing: Hearing,
+        remembers: bool,
     ) -> Self {
+        let remembered = remembers.then(|| Remembered::new(Arc::clone(&environments)));
+        let past = Past { arrived: remembered.as_ref().map(Remembered::all).unwrap_or_default(), ..Past::default() };
         Self {
             clients: peers.transports.iter().map(|transport| Client::new(Arc::clone(transport))).collect(),
             primary: AtomicUsize::default(),
-            past: Mutex::default(),
+            past: Mutex::new(past),
+            remembered,
             name: peers.name.clone(),
             environments,
             store,
@@ -114,7 +124,7 @@ impl Upstream {
         self.clients.get(self.primary.load(Ordering::Relaxed)).map_or("no server", |client| client.transport().endpoint())
     }
 
-    /// Returns for how long an environment could not be confirmed; `None` if it never was since this server started.
+    /// Returns for how long an environment could not be confirmed; `None` if it never was, as far as this server knows.
     pub(crate) fn unconfirmed_for(&self, environment: &Environment) -> Option<Duration> {
         let past = self.past();
         let is_here = self.environments.live(environment).is_some() && !past.orphans.contains(environment);
@@ -136,7 +146,12 @@ impl Upstream {
             let failure = (!reasons.is_empty()).then(|| reasons.join("; "));
             (behind.chain([past.answered]).min().flatten(), failure)
         };
-        Following { endpoint: self.endpoint().to_owned(), confirmed_ago: confirmed.map(|confirmed| confirmed.elapsed()), failure }
+        Following {
+            endpoint: self.endpoint().to_owned(),
+            confirmed_ago: confirmed.map(|confirmed| confirmed.elapsed()),
+            failure,
+            bringing: self.brings.all(),
+        }
     }
 
     /// Returns the environments that are live here, and were not at the primary when it was last asked.
@@ -146,6 +161,9 @@ impl Upstream {
 
     /// Remembers that what is live of an environment is here, by a question that was sent at `sent`.
     pub(super) fn arrived(&self, environment: &Environment, sent: Instant) {
+        if let Some(remembered) = &self.remembered {
+            remembered.note(environment, sent);
+        }
         let mut past = self.past();
         past.behind.remove(environment);
         let arrived = past.arrived.entry(environment.clone()).or_insert(sent);
@@ -162,6 +180,9 @@ impl Upstream {
         past.answered = past.answered.max(Some(sent));
         past.behind.retain(|environment, _| live.iter().any(|published| published.environment == *environment));
         for environment in orphans.difference(&past.orphans) {
+            if let Some(remembered) = &self.remembered {
+                remembered.forget(environment);
+            }
             tracing::warn!(
                 %environment,
                 "this environment is live here and not at the primary: no promotion has taken over what was published in it"
@@ -172,7 +193,12 @@ impl Upstream {
         past.failure = None;
     }
 
-    /// Whether asking failed just now.
+    /// Whether asking failed, and nothing was answered since.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.past().failed.is_some()
+    }
+
+    /// Whether that was just now.
     pub(crate) fn has_just_failed(&self) -> bool {
         self.past().failed.is_some_and(|failed| failed.elapsed() < FAILURE_PACE)
     }
@@ -225,7 +251,7 @@ impl Upstream {
 
     /// Asks what is live and begins to bring it, from whichever server is primary.
     pub(super) async fn ask(self: &Arc<Self>, wait_seconds: u32) -> Result<Answer, String> {
-        let mut reasons = Vec::new();
+        let (mut reasons, begun) = (Vec::new(), Instant::now());
         let first = self.primary.load(Ordering::Relaxed);
         for at in 0..self.clients.len() {
             let at = (first + at) % self.clients.len();
@@ -239,8 +265,11 @@ impl Upstream {
         }
         let reason = reasons.join("; ");
         let mut past = self.past();
-        past.failed = Some(Instant::now());
-        past.failure = Some(reason.clone());
+        // A question that was held for news may end long after a newer one was answered.
+        if past.answered.is_none_or(|answered| answered <= begun) {
+            past.failed = Some(Instant::now());
+            past.failure = Some(reason.clone());
+        }
         Err(reason)
     }
 

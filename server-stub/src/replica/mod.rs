@@ -10,6 +10,7 @@ mod fetch;
 mod follow;
 mod followers;
 mod mend;
+mod remembered;
 
 pub(crate) use confirm::{Following, Upstream};
 pub(crate) use fetch::fetch;

@@ -117,7 +117,8 @@ impl Server {
         let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default() };
         let upstream = |peers| {
             let (environments, collecting, gate) = (Arc::clone(&environments), Arc::clone(&collecting), Arc::clone(&gate));
-            Arc::new(Upstream::new(peers, environments, store.clone(), collecting, gate, hearing.clone()))
+            let remembers = !options.unconfirmed_for.is_zero();
+            Arc::new(Upstream::new(peers, environments, store.clone(), collecting, gate, hearing.clone(), remembers))
         };
         let upstream = peers.as_ref().map(upstream);
         let server = Self {

@@ -14,6 +14,9 @@ use crate::replica::{Follower, Following, Upstream};
 use crate::role::Others;
 use crate::shared;
 
+/// How long a confirmation is waited for where the last one failed, and an older one will do.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What was confirmed with the primary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Confirmed {
@@ -111,13 +114,23 @@ impl Server {
             let age = upstream.unconfirmed_for(environment).filter(|age| *age <= self.options.unconfirmed_for)?;
             Some(Confirmed { unconfirmed_for: Some(age), orphans: upstream.orphans(), behind: BTreeMap::new() })
         };
-        if upstream.has_just_failed()
+        // Of what is not here, nothing is known.
+        let has_failed = upstream.has_failed() && self.environments.live(environment).is_some();
+        if has_failed
+            && upstream.has_just_failed()
             && let Some(confirmed) = allowed()
         {
             return Ok(confirmed);
         }
         let confirmed = async {
-            let answer = upstream.confirm().await?;
+            let asked = upstream.confirm();
+            let answer = match has_failed && allowed().is_some() {
+                // Nobody waits long for one who was away when he was last asked: that he is back is found out all the same.
+                true => {
+                    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err("there was no answer yet".to_owned()))?
+                }
+                false => asked.await?,
+            };
             answer.arrival(environment).await?;
             Ok(Confirmed { unconfirmed_for: None, orphans: Arc::clone(&answer.orphans), behind: BTreeMap::new() })
         };

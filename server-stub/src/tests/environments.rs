@@ -1,11 +1,14 @@
 //! Several environments: what is wrong with one keeps no other waiting.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::{Digest, RefusalCode};
 
 use super::promotion::{Port, peers, port, promote};
 use super::*;
+use crate::AdminRoutes;
+use crate::listen::Routes as _;
 
 const LOCAL: &str = "/local";
 
@@ -58,6 +61,10 @@ async fn an_environment_that_cannot_be_brought_is_refused_and_no_other() {
     let confirmed = replica.confirm().await.unwrap();
     assert_eq!(confirmed.behind.keys().collect::<Vec<_>>(), [&other("broken")]);
     assert!(confirmed.whole().unwrap_err().to_string().contains("broken"));
+    // Whoever compares commits is not told the old one of it.
+    let routes = AdminRoutes::new(Arc::clone(&replica), Vec::new());
+    let latest = || hyper::Request::post("/file-sync/v1/latest-commits").body(bytes::Bytes::new()).unwrap();
+    assert_eq!(routes.route(&Peer::Plain, latest()).await.unwrap().status(), 503);
     let following = replica.following().unwrap();
     assert!(following.failure.unwrap().contains("broken") && following.confirmed_ago.is_none());
     // When the primary is away, what was confirmed is answered, and nothing else.
@@ -100,6 +107,7 @@ async fn an_environment_that_takes_long_to_come_keeps_no_other_waiting() {
     ask(&replica, "production", None).await.unwrap();
     assert_eq!(live(&replica).version.code_id, live(&primary).version.code_id);
     assert!(!slow.is_finished());
+    assert_eq!(replica.following().unwrap().bringing, BTreeSet::from([other("slow")]));
     drop(held);
     assert_eq!(slow.await.unwrap(), Ok(CatalogReply::FactsNeeded));
 }
@@ -130,7 +138,7 @@ async fn an_environment_that_a_promotion_left_out_is_said_to_be_and_never_answer
     let listed = p.versions(None).unwrap();
     let left_out: Vec<_> = listed.iter().filter(|listed| listed.is_left_out).map(|listed| &listed.version).collect();
     assert_eq!((left_out.len(), &left_out[0].environment), (1, &other("fresh")));
-    let explained = crate::history::ExplainRequest { environment: other("fresh"), version: None, node: None, path: None };
+    let explained = crate::history::ExplainRequest { environment: Some(other("fresh")), version: None, node: None, path: None };
     assert!(p.explain(&explained).unwrap().is_left_out);
     // Nor is it answered when the new primary is away.
     *to_r.server.lock().unwrap() = None;

@@ -1,21 +1,26 @@
 //! Promotion, and what becomes of the primary before.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Operation, RefusalCode, VersionCounter};
 use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::*;
-use crate::{Peers, PromoteRequest, Promoted, ServerError};
+use crate::listen::Routes as _;
+use crate::{AdminRoutes, Peers, PromoteRequest, Promoted, PuppetRoutes, ServerError};
 
-/// Where a server answers while it runs.
+/// Where a server answers while it runs, unless it is silent.
 #[derive(Debug, Default)]
-struct Port(Mutex<Option<Arc<Server>>>);
+struct Port(Mutex<Option<Arc<Server>>>, AtomicBool);
 
 #[async_trait]
 impl Transport for Port {
     async fn call(&self, request: Request) -> Result<Response, TransportError> {
+        if self.1.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let server = self.0.lock().unwrap().clone();
         let Some(server) = server else { return Err(TransportError::new(TransportErrorKind::Connect, self.endpoint())) };
         let handler: Arc<dyn direct_puppet_transport::Handler> = server;
@@ -132,7 +137,18 @@ async fn a_primary_that_was_replaced_while_it_was_away_follows_and_lists_what_wa
     publish_all(&b).await;
     // It asks before it answers anybody, and then follows.
     let a = two.start_a();
-    assert_eq!(compiled(&a, "n1").await.0.version, version(2, 2));
+    let (held, _) = compiled(&a, "n1").await;
+    assert_eq!(held.version, version(2, 2));
+    // Who was told that it is published is not answered from code that was made without it, though its counter is higher.
+    for server in [&a, &b] {
+        let ask = async |at_least| {
+            let request = CheckIn { at_least: Some(at_least), ..check_in("n1", Some(held)) };
+            server.check_in(&Peer::InProcess, request).await.map_err(|refusal| (refusal.code, refusal.message))
+        };
+        let (code, message) = ask(version(1, 2)).await.unwrap_err();
+        assert!(code == RefusalCode::Stale && message.contains("not taken it over"), "{message}");
+        assert!(ask(version(1, 1)).await.is_ok());
+    }
     assert!(matches!(a.publish(PublishRequest::default()).await, Err(ServerError::Replica { .. })));
     let versions = a.versions(None).unwrap();
     let left_out: Vec<_> = versions.iter().filter(|listed| listed.is_left_out).map(|listed| &listed.version).collect();
@@ -269,12 +285,79 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
     let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
     assert!((50..=52).contains(&seconds), "{seconds}");
+    // Agents of Puppet find it in a header.
+    let routes = PuppetRoutes::new(Arc::clone(&b), Arc::new(AdminRoutes::new(Arc::clone(&b), Vec::new())));
+    let catalog = hyper::Request::get("/puppet/v3/catalog/n1?environment=production").header("accept", "application/json");
+    let response = routes.route(&Peer::certificate(certname("n1")), catalog.body(bytes::Bytes::new()).unwrap()).await.unwrap();
+    let told = &response.headers()["x-direct-puppet-unconfirmed-seconds"];
+    assert!((50..=52).contains(&told.to_str().unwrap().parse::<u64>().unwrap()), "{told:?}");
     // Who has just published asks for that, and gets no older answer.
     let token = CheckIn { at_least: Some(version(1, 2)), ..check_in("n1", Some(held)) };
     assert_eq!(b.check_in(&Peer::InProcess, token).await.unwrap_err().code, RefusalCode::Stale);
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     let refusal = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
     assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Stale, Some(5)));
+}
+
+/// A power cut takes all servers away, and the primary comes back last.
+#[tokio::test]
+async fn what_was_confirmed_before_a_restart_counts_after_it() {
+    let two = Two::new();
+    let a = two.start_a();
+    let start = || two.start_b_with(|options| options.unconfirmed_for = std::time::Duration::from_secs(60));
+    let b = start();
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    let path = b.environments.dir(&Environment::default()).join("confirmed.json");
+    while !path.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    Two::stop(&two.port_a, a);
+    Two::stop(&two.port_b, b);
+    let b = start();
+    let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+    let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
+    assert!((1..30).contains(&seconds), "{seconds}");
+    Two::stop(&two.port_b, b);
+    // Too long ago, in the future, of other code, or damaged: refused as one that knows nothing.
+    let kept = fs::read_to_string(&path).unwrap();
+    let now = crate::server::now();
+    let told =
+        |time: u64, version: &str| format!(r#"{{"version":{version},"code_id":"{}","time_unix_seconds":{time}}}"#, held.code_id);
+    let own = serde_json::from_str::<serde_json::Value>(&kept).unwrap()["version"].to_string();
+    let others = [told(now - 61, &own), told(now + 3600, &own), told(now, r#"{"epoch":1,"sequence":9}"#), "{".to_owned()];
+    for (text, is_known) in others.iter().map(|other| (other, false)).chain([(&kept, true)]) {
+        fs::write(&path, text).unwrap();
+        let b = start();
+        let answered = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await;
+        assert_eq!(answered.is_ok(), is_known, "{text}: {answered:?}");
+        Two::stop(&two.port_b, b);
+    }
+}
+
+/// Nobody waits long, again and again, for a primary that takes connections and says nothing.
+#[tokio::test(start_paused = true)]
+async fn one_who_may_answer_unconfirmed_waits_long_for_a_silent_primary_once() {
+    let two = Two::new();
+    let a = two.start_a();
+    let b = two.start_b_with(|options| options.unconfirmed_for = std::time::Duration::from_secs(3600));
+    publish_all(&a).await;
+    let (held, _) = compiled(&b, "n1").await;
+    two.port_a.1.store(true, Ordering::SeqCst);
+    let begun = tokio::time::Instant::now();
+    for _ in 0..30 {
+        let asked = tokio::time::Instant::now();
+        let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+        assert!(matches!(reply, CatalogReply::Current { unconfirmed_seconds: Some(_), .. }), "{reply:?}");
+        let is_first = asked == begun;
+        assert!(is_first || asked.elapsed().as_millis() < 1100, "waited for {:?} after {:?}", asked.elapsed(), begun.elapsed());
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+    // It speaks again, and who comes then is answered from what it says.
+    two.port_a.1.store(false, Ordering::SeqCst);
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+    assert!(matches!(reply, CatalogReply::Current { unconfirmed_seconds: None, .. }), "{reply:?}");
 }
 
 #[tokio::test]
