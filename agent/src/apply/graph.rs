@@ -410,7 +410,7 @@ mod tests {
     use super::*;
     use direct_puppet_transport::protocol::{Edge, Environment};
 
-    fn catalog(resources: Vec<Resource>, edges: &[(&str, &str)]) -> Catalog {
+    pub(super) fn catalog(resources: Vec<Resource>, edges: &[(&str, &str)]) -> Catalog {
         let edges = edges.iter().map(|(a, b)| Edge { source: a.parse().unwrap(), target: b.parse().unwrap() }).collect();
         Catalog {
             format: 1,

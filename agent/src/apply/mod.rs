@@ -3,6 +3,7 @@
 mod ahead;
 mod audit;
 mod engine;
+mod events;
 mod graph;
 mod limit;
 mod managed;

@@ -1,19 +1,8 @@
-use direct_puppet_transport::protocol::{Edge, Environment, ResourceRef};
+use direct_puppet_transport::protocol::ResourceRef;
 
+use super::super::tests::catalog;
 use super::super::{Graph, GraphError, Relations};
 use super::*;
-
-fn catalog(resources: Vec<Resource>, edges: &[(&str, &str)]) -> Catalog {
-    let edges = edges.iter().map(|(a, b)| Edge { source: a.parse().unwrap(), target: b.parse().unwrap() }).collect();
-    Catalog {
-        format: 1,
-        certname: "n".parse().unwrap(),
-        environment: Environment::default(),
-        classes: Vec::new(),
-        resources,
-        edges,
-    }
-}
 
 fn drawn(catalog: &Catalog, autorequire: &dyn Fn(usize) -> Vec<ResourceRef>) -> (Drawing, Result<Graph, GraphError>) {
     let relations =
