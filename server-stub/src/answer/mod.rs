@@ -25,7 +25,7 @@ use crate::server::Server;
 
 pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
 pub(crate) use identity::{acts_for, is_administrator, name_of};
-pub(crate) use sync::{Given, delta, is_epoch_passed_over};
+pub(crate) use sync::{Given, is_epoch_passed_over};
 
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;

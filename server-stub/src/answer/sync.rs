@@ -7,14 +7,14 @@ use std::time::Duration;
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{
-    Certname, CodeId, Digest, EntryKind, Environment, Fetch, Manifest, ManifestEntry, Refusal, RefusalCode, SyncConfirm,
-    SyncConfirmed, SyncManifest, SyncManifestReply, codec,
+    Certname, CodeId, Digest, EntryKind, Environment, Fetch, Manifest, Refusal, RefusalCode, SyncConfirm, SyncConfirmed,
+    SyncManifest, SyncManifestReply, codec,
 };
 
 use super::identity::is_named;
 use super::{internal, refusal};
 use crate::blocking;
-use crate::code::Code;
+use crate::code::{Code, Differences};
 use crate::error::{ServerError, chain};
 use crate::server::Server;
 
@@ -113,18 +113,19 @@ impl Server {
         self.given.note(request);
         let (environments, request) = (Arc::clone(&self.environments), request.clone());
         let find = move || -> Result<Option<SyncManifestReply>, Refusal> {
-            let read = |code_id| environments.manifest(&request.environment, code_id).map_err(|error| internal(&error));
-            let Some(manifest) = read(request.code_id)? else { return Ok(None) };
             // A base that cannot be read is as good as none.
             if let Some(base) = request.base
-                && let Ok(Some(base)) = read(base)
+                && let Ok(Some(Differences { removed, changed })) =
+                    environments.differences(&request.environment, base, request.code_id)
             {
-                let delta = delta(&base, &manifest);
+                let delta = SyncManifestReply::Delta { removed, changed };
                 // Where nearly everything differs it may be too long, and the manifest is not.
                 if codec::encoded_len(&delta).is_ok_and(|bytes| bytes <= MAX_MANIFEST_BYTES) {
                     return Ok(Some(delta));
                 }
             }
+            let found = environments.manifest(&request.environment, request.code_id).map_err(|error| internal(&error))?;
+            let Some(manifest) = found else { return Ok(None) };
             let bytes = codec::encode(&manifest).map_err(|error| internal(&error))?;
             if bytes.len() as u64 >= MAX_MANIFEST_BYTES {
                 let message = format!("the manifest of {} is longer than {MAX_MANIFEST_BYTES} bytes", request.environment);
@@ -176,13 +177,4 @@ pub(crate) fn is_epoch_passed_over() -> bool {
     return crate::tests::sim::is_planted(crate::tests::sim::Bug::EpochNotCompared);
     #[cfg(not(test))]
     false
-}
-
-/// Says what differs between two manifests.
-pub(crate) fn delta(base: &Manifest, manifest: &Manifest) -> SyncManifestReply {
-    let changed = manifest.changed_since(base).cloned().collect();
-    let is_gone = |entry: &&ManifestEntry| manifest.get(&entry.path).is_none();
-    // What is the same in both is in neither of these.
-    let removed = base.changed_since(manifest).filter(is_gone).map(|entry| entry.path.clone()).collect();
-    SyncManifestReply::Delta { removed, changed }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use direct_puppet_agent::fs::{ensure_private_dir, remove_unfinished, write_state};
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 #[cfg(test)]
 pub(crate) use self::answered::MOST_TOLD;
 pub(crate) use self::answered::{Answers, Effect};
+pub(crate) use self::parts::Differences;
 use crate::disk;
 use crate::error::{ServerError, chain};
 
@@ -162,7 +164,7 @@ impl Code {
     /// # Errors
     ///
     /// When the code has it and the store does not.
-    pub fn read(&self, path: &TreePath, limit: u64) -> Result<Option<bytes::Bytes>, ServerError> {
+    pub fn read(&self, path: &TreePath, limit: u64) -> Result<Option<Bytes>, ServerError> {
         let Some(entry) = self.manifest.get(path) else { return Ok(None) };
         let EntryKind::File { digest, .. } = &entry.kind else { return Ok(None) };
         match self.store.read(digest, limit)? {
@@ -405,6 +407,21 @@ impl Environments {
         parts::parts(&bytes).map_err(|reason| ServerError::Damaged { path, reason })
     }
 
+    /// Says what differs between two codes that were ever live; `None` when one is not there any more. Takes memory in proportion to it.
+    /// Nothing is proved but the parts of manifests that are read. Blocking.
+    pub(crate) fn differences(
+        &self,
+        environment: &Environment,
+        base: CodeId,
+        code_id: CodeId,
+    ) -> Result<Option<Differences>, ServerError> {
+        let dir = self.dir(environment);
+        let path = manifest_path(&dir, code_id);
+        let (Some(before), Some(after)) = (disk::read(&manifest_path(&dir, base))?, disk::read(&path)?) else { return Ok(None) };
+        let found = parts::differences(&before, &after, |digest| read_part(&self.store, digest));
+        found.map(Some).map_err(|reason| ServerError::Damaged { path, reason })
+    }
+
     /// Writes a manifest: what the live one does not have of it. Blocking.
     pub(crate) fn keep_manifest(&self, environment: &Environment, manifest: &Manifest) -> Result<(), ServerError> {
         let dir = self.dir(environment);
@@ -455,14 +472,18 @@ fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<C
 fn read_manifest(path: &Path, code_id: CodeId, store: &Store) -> Result<Option<Manifest>, ServerError> {
     let damaged = |reason: String| ServerError::Damaged { path: path.to_owned(), reason };
     let Some(bytes) = disk::read(path)? else { return Ok(None) };
-    let read = |digest: &Digest| match store.read(digest, parts::MAX_PART_BYTES) {
-        Ok(Some(part)) => Ok(part),
-        Ok(None) => Err(format!("its part {digest} is missing: publish again")),
-        Err(error) => Err(chain(&error)),
-    };
-    let manifest = parts::decode(&bytes, read).map_err(damaged)?;
+    let manifest = parts::decode(&bytes, |digest| read_part(store, digest)).map_err(damaged)?;
     if manifest.code_id() != code_id {
         return Err(damaged("it does not add up to its code_id: publish again".to_owned()));
     }
     Ok(Some(manifest))
+}
+
+/// Reads a part of a manifest, verified. Blocking.
+fn read_part(store: &Store, digest: &Digest) -> Result<Bytes, String> {
+    match store.read(digest, parts::MAX_PART_BYTES) {
+        Ok(Some(part)) => Ok(part),
+        Ok(None) => Err(format!("its part {digest} is missing: publish again")),
+        Err(error) => Err(chain(&error)),
+    }
 }

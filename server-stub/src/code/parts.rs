@@ -9,9 +9,11 @@
 //! depends on the paths in it and nothing else: an entry that changes, comes or goes makes one new part, or two. Parts are contents like
 //! any other: verified when read, shared by all versions that have them, collected when no version has them.
 
+use std::collections::{BTreeMap, HashSet};
+
 use bytes::Bytes;
 use direct_puppet_transport::protocol::manifest::Entries;
-use direct_puppet_transport::protocol::{Digest, Manifest, ManifestBuilder, ManifestEntry, codec};
+use direct_puppet_transport::protocol::{Digest, Manifest, ManifestBuilder, ManifestEntry, TreePath, codec};
 use serde::{Deserialize, Serialize};
 
 use super::MAX_MANIFEST_BYTES;
@@ -68,11 +70,47 @@ pub(crate) fn decode(bytes: &[u8], mut read: impl FnMut(&Digest) -> Result<Bytes
     }
     let mut manifest = ManifestBuilder::default();
     for digest in parts(bytes)? {
-        let part = read(&digest)?;
-        let part: Vec<ManifestEntry> = codec::decode(&part, MAX_PART_BYTES).map_err(|error| error.to_string())?;
-        part.into_iter().for_each(|entry| manifest.push(entry));
+        decode_part(&read(&digest)?)?.into_iter().for_each(|entry| manifest.push(entry));
     }
     manifest.build().map_err(|error| error.to_string())
+}
+
+/// What differs between two manifests: paths that are gone, and entries that changed or are new, both in path order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Differences {
+    pub(crate) removed: Vec<TreePath>,
+    pub(crate) changed: Vec<ManifestEntry>,
+}
+
+/// Says what differs between two encoded manifests. Only the parts that one of them has and the other has not are read, so this takes
+/// memory in proportion to what differs. Nothing is proved but the parts.
+pub(crate) fn differences(
+    base: &[u8],
+    manifest: &[u8],
+    mut read: impl FnMut(&Digest) -> Result<Bytes, String>,
+) -> Result<Differences, String> {
+    let (base_parts, parts) = (parts(base)?, parts(manifest)?);
+    let (in_base, in_it): (HashSet<_>, HashSet<_>) = (base_parts.iter().collect(), parts.iter().collect());
+    let mut own = |bytes: &[u8], parts: &[Digest], others: &HashSet<&Digest>| -> Result<Vec<ManifestEntry>, String> {
+        if !is_list(bytes) {
+            return codec::decode(bytes, MAX_MANIFEST_BYTES).map_err(|error| error.to_string());
+        }
+        let mut entries = Vec::new();
+        for digest in parts.iter().filter(|digest| !others.contains(digest)) {
+            entries.extend(decode_part(&read(digest)?)?);
+        }
+        Ok(entries)
+    };
+    // A path that is in a part of both is the same in both, and in no other part of either.
+    let before = own(base, &base_parts, &in_it)?.into_iter().map(|entry| (entry.path.clone(), entry));
+    let mut before: BTreeMap<TreePath, ManifestEntry> = before.collect();
+    let mut changed = own(manifest, &parts, &in_base)?;
+    changed.retain(|entry| before.remove(&entry.path).as_ref() != Some(entry));
+    Ok(Differences { removed: before.into_keys().collect(), changed })
+}
+
+fn decode_part(bytes: &[u8]) -> Result<Vec<ManifestEntry>, String> {
+    codec::decode(bytes, MAX_PART_BYTES).map_err(|error| error.to_string())
 }
 
 /// Whether it is a map of MessagePack with few keys; a whole manifest is an array.
@@ -94,8 +132,6 @@ fn next_part<'a>(entries: &mut Entries<'a>) -> Vec<&'a ManifestEntry> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use direct_puppet_transport::protocol::EntryKind;
     use proptest::prelude::*;
 
@@ -123,6 +159,14 @@ mod tests {
             kind: EntryKind::File { digest: Digest::of(&[content]), size: 1 },
         };
         Manifest::new(files.into_iter().map(file).collect()).unwrap()
+    }
+
+    /// What differs between two manifests that are held as a whole.
+    fn between(base: &Manifest, manifest: &Manifest) -> Differences {
+        let is_gone = |entry: &&ManifestEntry| manifest.get(&entry.path).is_none();
+        let removed = base.entries().filter(is_gone).map(|entry| entry.path.clone()).collect();
+        let changed = manifest.entries().filter(|entry| base.get(&entry.path) != Some(*entry)).cloned().collect();
+        Differences { removed, changed }
     }
 
     #[test]
@@ -162,12 +206,33 @@ mod tests {
                     _ => drop(after.insert(number * 2 + 1, 1)),
                 }
             }
-            let (_, before) = encoded(&manifest(before));
+            let base = manifest(before);
+            let (base_bytes, before) = encoded(&base);
             let after = manifest(after);
             let (bytes, parts) = encoded(&after);
-            prop_assert_eq!(decoded(&bytes, &parts).unwrap(), after);
+            prop_assert_eq!(decoded(&bytes, &parts).unwrap(), after.clone());
             let new = parts.keys().filter(|digest| !before.contains_key(*digest)).count();
             prop_assert!(new <= 2 * edits.len(), "{} new parts for {} edits", new, edits.len());
+            // What differs is read from those parts alone.
+            let mut read = 0;
+            let found = differences(&base_bytes, &bytes, |digest| {
+                read += 1;
+                Ok(parts.get(digest).or_else(|| before.get(digest)).unwrap().clone().into())
+            });
+            prop_assert_eq!(found.unwrap(), between(&base, &after));
+            prop_assert!(read <= 4 * edits.len(), "{} parts read for {} edits", read, edits.len());
+        }
+
+        #[test]
+        fn what_differs_is_found_between_manifests_of_any_size(
+            before in prop::collection::btree_map(0..40_000_u32, 0..2_u8, 0..900),
+            after in prop::collection::btree_map(0..40_000_u32, 0..2_u8, 0..900),
+        ) {
+            let (before, after) = (manifest(before), manifest(after));
+            let ((before_bytes, mut parts), (after_bytes, after_parts)) = (encoded(&before), encoded(&after));
+            parts.extend(after_parts);
+            let read = |digest: &Digest| Ok(parts[digest].clone().into());
+            prop_assert_eq!(differences(&before_bytes, &after_bytes, read).unwrap(), between(&before, &after));
         }
 
         #[test]

@@ -1,17 +1,16 @@
 //! A publish: contents first, then one swap.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, Rollout, codec};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Manifest, ManifestEntry, Rollout, SyncManifestReply, codec};
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 
 use super::{DeltaRecord, FORMAT, Shared, VersionRecord, names};
-use crate::answer::delta;
 use crate::blocking;
 use crate::code::{Code, Version, parts};
 use crate::error::ServerError;
@@ -57,17 +56,14 @@ impl Shared {
             Some(record) if is_base(record) => base,
             Some(_) => return Ok(None),
         };
-        let known: HashSet<Digest> = base.map(|base| digests(&base.manifest).into_keys().collect()).unwrap_or_default();
-        let new: HashMap<Digest, u64> =
-            digests(&code.manifest).into_iter().filter(|(digest, _)| !known.contains(digest)).collect();
-        self.upload(new).await?;
-        let mut parts: HashMap<Digest, Bytes> = HashMap::new();
-        let manifest = parts::encode(&code.manifest, &mut |digest, bytes| {
-            parts.insert(digest, bytes.into());
-            Ok(())
-        })?;
-        self.put_missing(parts).await?;
-        let manifest = self.put_bytes(manifest.into()).await?;
+        let none = Manifest::default();
+        let changed = code.manifest.changed_since(base.map_or(&none, |base| &base.manifest));
+        let contents = changed.filter_map(|entry| match entry.kind {
+            EntryKind::File { digest, size } => Some((digest, size)),
+            _ => None,
+        });
+        self.upload(contents.collect()).await?;
+        let manifest = self.put_manifest(&code.manifest).await?;
         let delta = match base {
             None => None,
             Some(base) => {
@@ -154,11 +150,29 @@ impl Shared {
         self.set(names::ROLLOUT, rollout).await
     }
 
-    /// Puts those contents that the store has not.
-    async fn put_missing(&self, mut contents: HashMap<Digest, Bytes>) -> Result<(), StoreError> {
-        let all: Vec<Digest> = contents.keys().copied().collect();
+    /// Puts a manifest: those of its parts that the store has not. Encoded twice, so that the others are never in memory together.
+    async fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, ServerError> {
+        let mut all = Vec::new();
+        let list = parts::encode(manifest, &mut |digest, _| {
+            all.push(digest);
+            Ok(())
+        })?;
         let missing = self.store.blobs.missing(&all).await?;
-        contents.retain(|digest, _| missing.contains(digest));
+        if !missing.is_empty() {
+            let mut new = HashMap::new();
+            parts::encode(manifest, &mut |digest, bytes| {
+                if missing.contains(&digest) {
+                    new.insert(digest, Bytes::from(bytes));
+                }
+                Ok(())
+            })?;
+            self.put_all(new).await?;
+        }
+        Ok(self.put_bytes(list.into()).await?)
+    }
+
+    /// Puts contents of any size.
+    async fn put_all(&self, contents: HashMap<Digest, Bytes>) -> Result<(), StoreError> {
         let (mut group, mut bytes) = (Vec::new(), 0);
         for (digest, content) in contents {
             if content.len() as u64 > SMALL_BYTES {
@@ -227,13 +241,13 @@ impl Shared {
     }
 }
 
-/// The contents of a manifest, with their lengths.
-fn digests(manifest: &Manifest) -> HashMap<Digest, u64> {
-    let content = |entry: &direct_puppet_transport::protocol::ManifestEntry| match entry.kind {
-        EntryKind::File { digest, size } => Some((digest, size)),
-        _ => None,
-    };
-    manifest.entries().filter_map(content).collect()
+/// Says what differs between two manifests.
+fn delta(base: &Manifest, manifest: &Manifest) -> SyncManifestReply {
+    let changed = manifest.changed_since(base).cloned().collect();
+    let is_gone = |entry: &&ManifestEntry| manifest.get(&entry.path).is_none();
+    // What is the same in both is in neither of these.
+    let removed = base.changed_since(manifest).filter(is_gone).map(|entry| entry.path.clone()).collect();
+    SyncManifestReply::Delta { removed, changed }
 }
 
 /// Reads a small content of this server, verified.
