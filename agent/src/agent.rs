@@ -1,6 +1,5 @@
 //! The front door: [`Agent`] and its builder.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,9 +15,9 @@ use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
 use crate::given::GivenCatalog;
 use crate::outcome::Outcome;
-use crate::provider::Provider;
 #[cfg(feature = "providers")]
 use crate::provider::ruby::RubyOptions;
+use crate::provider::{Provider, Providers};
 use crate::puppet_catalog::PuppetCatalog;
 use crate::report_processor::ReportProcessor;
 use crate::run::Kept;
@@ -115,7 +114,7 @@ pub(crate) struct Inner<T> {
     pub(crate) environment: Environment,
     pub(crate) root: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(crate) providers: Arc<HashMap<String, Arc<dyn Provider>>>,
+    pub(crate) providers: Arc<Providers>,
     #[cfg(feature = "providers")]
     pub(crate) ruby: Option<RubyOptions>,
     pub(crate) system: Arc<dyn System>,
@@ -153,7 +152,7 @@ impl Agent<()> {
             environment: Environment::default(),
             root: PathBuf::from("/"),
             state_dir: None,
-            providers: HashMap::new(),
+            providers: Providers::default(),
             #[cfg(feature = "providers")]
             ruby: None,
             system: Arc::new(RealSystem::default()),
@@ -337,7 +336,7 @@ pub struct AgentBuilder<T> {
     environment: Environment,
     root: PathBuf,
     state_dir: Option<PathBuf>,
-    providers: HashMap<String, Arc<dyn Provider>>,
+    providers: Providers,
     #[cfg(feature = "providers")]
     ruby: Option<RubyOptions>,
     system: Arc<dyn System>,

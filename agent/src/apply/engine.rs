@@ -22,7 +22,7 @@ use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
 use crate::event::{EventSink, RunEvent};
 use crate::outcome::ResourceCounters;
-use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
+use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError, Providers};
 use crate::puppet_report::FAILED_REFRESH;
 use crate::system::{System, unix_nanos};
 use crate::tree::Witnesses;
@@ -62,7 +62,7 @@ pub(crate) struct Engine<'a> {
     pub(crate) remembered: &'a Remembered,
     pub(crate) resources: &'a [Arc<Resource>],
     pub(crate) places: Places<'a>,
-    pub(crate) providers: &'a HashMap<String, Arc<dyn Provider>>,
+    pub(crate) providers: &'a Providers,
     pub(crate) context: &'a Context,
     pub(crate) options: &'a EngineOptions,
     pub(crate) prior: &'a Prior,

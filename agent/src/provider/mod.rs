@@ -73,7 +73,7 @@ pub use context::{ApplyOptions, Context, ContextParts, Ownership};
 pub(crate) use difference::quote;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +81,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
 
+use crate::hashing::FastState;
 use crate::tree::{WantedContent, Witness};
+
+/// Providers by type.
+pub(crate) type Providers = HashMap<String, Arc<dyn Provider>, FastState>;
 
 /// One difference between what is and what shall be, found by [`Provider::check`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Algorithm, Catalog, CatalogId, Digest, Edge, Resource, TreePath};
 
-use super::ruby::Providers;
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
 use crate::apply::error_chain;
@@ -19,6 +18,7 @@ use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::{FsError, Root};
 use crate::lock::own_file;
+use crate::provider::Providers;
 use crate::store::Store;
 use crate::sync::{Asking, Base, FetchRequest, Packing, fetch};
 use crate::tree::{ContentState, Proofs, Scan, ScanOptions, StatCache, WantedContent, scan};
@@ -219,7 +219,7 @@ struct Owners {
     /// Indexes of resources, in the order of the contents.
     of_wanted: Vec<usize>,
     resources: Vec<Arc<Resource>>,
-    providers: Providers,
+    providers: Arc<Providers>,
 }
 
 impl Owners {

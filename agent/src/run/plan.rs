@@ -7,12 +7,12 @@ use std::sync::Arc;
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
 
-use super::ruby::Providers;
 use super::{Run, own_state};
 use crate::apply::{Drawing, Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
-use crate::provider::{Autorequirer, Provider};
+use crate::hashing::FastState;
+use crate::provider::{Autorequirer, Providers};
 use crate::puppet_catalog::evaluate_deferred;
 
 /// Where graphs are drawn, below the state directory: Puppet's name.
@@ -24,7 +24,7 @@ const CYCLES: &str = "cycles";
 /// A catalog in order.
 pub(super) struct Plan {
     /// Those of this run: types that only Ruby has are among them.
-    pub(super) providers: Providers,
+    pub(super) providers: Arc<Providers>,
     pub(super) graph: Graph,
     pub(super) managed: HashSet<TreePath>,
     /// By index, resources that cannot be managed, and why.
@@ -54,7 +54,7 @@ fn in_order<T: Transport>(
     run: &mut Run<'_, T>,
     catalog: &Catalog,
     unusable: &BTreeMap<ResourceRef, String>,
-    of_run: Providers,
+    of_run: Arc<Providers>,
     drawing: Option<&mut Drawing>,
 ) -> Result<Plan, RunError> {
     let providers = &*of_run;
@@ -73,7 +73,7 @@ fn in_order<T: Transport>(
         let resource: &Resource = &catalog.resources[at];
         providers.get(&resource.resource_type).filter(|_| !resource.is_container()).map(|provider| (provider, resource))
     };
-    let autorequirers: HashMap<&str, Autorequirer<'_>> =
+    let autorequirers: HashMap<&str, Autorequirer<'_>, FastState> =
         providers.iter().map(|(resource_type, provider)| (resource_type.as_str(), provider.autorequirer(catalog))).collect();
     let autorequire = |at: usize| {
         let resource = provider(at).map(|(_, resource)| resource);
@@ -110,7 +110,7 @@ fn refused<T: Transport>(
     run: &Run<'_, T>,
     catalog: &Catalog,
     deferred: &BTreeMap<ResourceRef, String>,
-    providers: &HashMap<String, Arc<dyn Provider>>,
+    providers: &Providers,
 ) -> Result<HashMap<usize, String>, RunError> {
     let given = run.given.as_ref().map(|given| &given.unusable);
     let by_reference = || [Some(deferred), given].into_iter().flatten().filter(|said| !said.is_empty());

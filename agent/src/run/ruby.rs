@@ -1,6 +1,6 @@
 //! Which resources of a catalog are handed to Ruby, because nothing else manages their types.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,10 +8,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Catalog, ResourceRef};
 
 use super::Run;
-use crate::provider::Provider;
-
-/// The providers of one run, by type.
-pub(super) type Providers = Arc<HashMap<String, Arc<dyn Provider>>>;
+use crate::provider::Providers;
 
 /// What a run keeps of Ruby.
 #[derive(Debug, Default)]
@@ -30,7 +27,7 @@ impl Ruby {
 
 #[cfg(not(feature = "providers"))]
 impl<T: Transport> Run<'_, T> {
-    pub(super) async fn hand_over(&mut self, _catalog: &Catalog, _unusable: &BTreeMap<ResourceRef, String>) -> Providers {
+    pub(super) async fn hand_over(&mut self, _catalog: &Catalog, _unusable: &BTreeMap<ResourceRef, String>) -> Arc<Providers> {
         Arc::clone(&self.inner.providers)
     }
 
@@ -40,7 +37,8 @@ impl<T: Transport> Run<'_, T> {
 #[cfg(feature = "providers")]
 impl<T: Transport> Run<'_, T> {
     /// Returns the agent's own providers, and beside them those of types that only Ruby has. `unusable` are resources that cannot be managed anyway.
-    pub(super) async fn hand_over(&mut self, catalog: &Catalog, unusable: &BTreeMap<ResourceRef, String>) -> Providers {
+    pub(super) async fn hand_over(&mut self, catalog: &Catalog, unusable: &BTreeMap<ResourceRef, String>) -> Arc<Providers> {
+        use crate::provider::Provider as _;
         use crate::provider::ruby::{Handed, Run as OfRun, hand_over};
         let own = Arc::clone(&self.inner.providers);
         let Some(options) = &self.inner.ruby else { return own };
@@ -65,7 +63,7 @@ impl<T: Transport> Run<'_, T> {
                 if let Some(unknown) = unknown {
                     self.warn(unknown);
                 }
-                let mut all = HashMap::clone(&own);
+                let mut all = Providers::clone(&own);
                 for provider in providers {
                     all.insert(provider.resource_type().to_owned(), Arc::new(provider));
                 }
