@@ -1,5 +1,6 @@
 //! Reading and writing the server's own small files.
 
+use std::borrow::Cow;
 use std::fs::{DirEntry, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use direct_puppet_agent::fs::{FsError, FsErrorKind, write_cache, write_state};
+use direct_puppet_transport::protocol::Digest;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,24 +64,59 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ServerError> {
     }
 }
 
-/// Reads a JSON file; `None` when there is none.
+/// Reads a JSON file that [`write_json`] wrote, and checks its checksum; `None` when there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ServerError> {
     let Some(text) = read(path)? else { return Ok(None) };
-    serde_json::from_slice(&text)
-        .map(Some)
-        .map_err(|error| ServerError::Damaged { path: path.to_owned(), reason: error.to_string() })
+    let damaged = |reason: String| ServerError::Damaged { path: path.to_owned(), reason };
+    let text = unchecked(&text).ok_or_else(|| damaged("it is not what was written: its checksum differs".to_owned()))?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+/// Begins the last member of a checked object; the value is [`CHECK_DIGITS`] digits, and nothing but spaces, a quote and braces follows.
+const CHECK: &str = "\"check\":\"";
+const CHECK_DIGITS: usize = 16;
+
+/// Returns how the checksum of a text is written: the first digits of its BLAKE3.
+fn check_of(text: &[u8]) -> String {
+    Digest::of(text).to_hex()[..CHECK_DIGITS].to_owned()
+}
+
+/// Adds a last member to a JSON object that proves the others: `,"check":"..."`. What is no object, or has no members, stays as it is.
+pub(crate) fn checked(mut text: Vec<u8>) -> Vec<u8> {
+    let inner = text.strip_suffix(b"}").filter(|inner| inner.starts_with(b"{") && inner.len() > 1);
+    if let Some(kept) = inner.map(<[u8]>::len) {
+        let check = check_of(&text);
+        text.truncate(kept);
+        text.extend_from_slice(format!(",{CHECK}{check}\"}}").as_bytes());
+    }
+    text
+}
+
+/// Takes the proof away; `None` when it does not fit. A text without one, as earlier programs wrote it, is returned as it is.
+fn unchecked(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let of_check = 1 + CHECK.len() + CHECK_DIGITS + 2;
+    let Some((kept, check)) = text.split_at_checked(text.len().wrapping_sub(of_check)) else { return Some(Cow::Borrowed(text)) };
+    let digits = check.strip_prefix(b",").and_then(|rest| rest.strip_prefix(CHECK.as_bytes())?.strip_suffix(b"\"}"));
+    let Some(digits) = digits else { return Some(Cow::Borrowed(text)) };
+    let text = [kept, b"}"].concat();
+    (check_of(&text).as_bytes() == digits).then_some(Cow::Owned(text))
+}
+
+/// Decodes a line; `None` when it is damaged.
+fn decode_line<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
+    unchecked(line).and_then(|line| serde_json::from_slice(&line).ok())
 }
 
 /// Replaces a JSON file, atomically and durably.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
-    Ok(write_state(path, &text, 0o600)?)
+    Ok(write_state(path, &checked(text), 0o600)?)
 }
 
 /// As [`write_json`], but not durable: after a power cut the file may be damaged, which reading finds.
 pub(crate) fn write_json_cache(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
     let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
-    Ok(write_cache(path, &text, 0o600)?)
+    Ok(write_cache(path, &checked(text), 0o600)?)
 }
 
 /// Held while a line is appended: half a line of another thread looks like one that a crash cut off.
@@ -91,8 +128,78 @@ pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> Result<(), Ser
     if !ends_with_line(path).map_err(|error| FsError::new(path, "append to", error))? {
         cut_torn_line(path)?;
     }
+    append_line(path, value)
+}
+
+/// As [`append_json`], for a log: the value, an object, gets a member `before`, the checksum of the line before, so that none can be edited
+/// or taken out from between others without a trace.
+pub(crate) fn append_chained(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
+    let _turn = APPENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    cut_torn_line(path)?;
+    let before = last_line(path).map_err(|error| FsError::new(path, "read the end of", error))?;
+    let before = before.as_deref().and_then(check_in).unwrap_or_default();
+    let mut value = serde_json::to_value(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
+    if let Some(members) = value.as_object_mut() {
+        members.insert("before".to_owned(), before.into());
+    }
+    append_line(path, &value)
+}
+
+/// Returns the checksum of a line, if it has one and that fits.
+fn check_in(line: &[u8]) -> Option<String> {
+    unchecked(line).filter(|plain| plain.len() < line.len())?;
+    let (_, check) = line.split_at_checked(line.len().checked_sub(CHECK_DIGITS + 2)?)?;
+    check.strip_suffix(b"\"}").map(|digits| String::from_utf8_lossy(digits).into_owned())
+}
+
+/// Returns the last line of a file that ends with one, without its end.
+fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let length = file.metadata()?.len();
+    let (mut end, mut line) = (length.saturating_sub(1), Vec::new());
+    while end > 0 {
+        let mut piece = vec![0; usize::try_from(end.min(4096)).unwrap_or(4096)];
+        let start = end - piece.len() as u64;
+        file.read_exact_at(&mut piece, start)?;
+        let cut = piece.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        line.splice(..0, piece.drain(cut..));
+        if cut > 0 {
+            break;
+        }
+        end = start;
+    }
+    Ok((length > 0).then_some(line))
+}
+
+/// Returns the numbers, from 1 on, of the lines of a log that are not as they were written, or whose line before is not the one that was
+/// there then. Lines of earlier programs have no checksum.
+pub(crate) fn broken_links(path: &Path) -> Result<Vec<usize>, ServerError> {
+    #[derive(serde::Deserialize)]
+    struct Link {
+        before: Option<String>,
+    }
+    let text = read(path)?.unwrap_or_default();
+    let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+    let (mut broken, mut last) = (Vec::new(), None);
+    for (at, line) in text[..whole].split(|&byte| byte == b'\n').enumerate() {
+        let is_good = decode_line::<Link>(line).is_some_and(|link| match link.before {
+            Some(before) => before == last.clone().unwrap_or_default(),
+            None => last.is_none(),
+        });
+        if !is_good {
+            broken.push(at + 1);
+        }
+        last = check_in(line);
+    }
+    Ok(broken)
+}
+
+fn append_line(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
     let append = || -> io::Result<()> {
-        let mut line = serde_json::to_vec(value)?;
+        let mut line = checked(serde_json::to_vec(value)?);
         line.push(b'\n');
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         file.write_all(&line)?;
@@ -117,14 +224,14 @@ fn ends_with_line(path: &Path) -> io::Result<bool> {
 /// Reads a JSON-lines file; a last line that a crash cut off is passed over.
 pub(crate) fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ServerError> {
     let text = read(path)?.unwrap_or_default();
-    Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    Ok(text.split(|&byte| byte == b'\n').filter_map(decode_line).collect())
 }
 
 /// Returns the numbers, from 1 on, of the lines of a JSON-lines file that are whole and cannot be read.
 pub(crate) fn damaged_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<usize>, ServerError> {
     let text = read(path)?.unwrap_or_default();
     let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
-    let is_damaged = |line: &[u8]| serde_json::from_slice::<T>(line).is_err();
+    let is_damaged = |line: &[u8]| decode_line::<T>(line).is_none();
     let lines = text[..whole].split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty() && is_damaged(line));
     Ok(lines.map(|(at, _)| at + 1).collect())
 }
@@ -169,6 +276,71 @@ mod tests {
         drop(held);
         drop(lock(dir.path()).unwrap());
         drop(inherited);
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_written_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, lines) = (dir.path().join("one.json"), dir.path().join("lines.jsonl"));
+        #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+        struct Told {
+            message: String,
+            sequence: u64,
+        }
+        let told = |message: &str| Told { message: message.to_owned(), sequence: 3 };
+        let value = told("why");
+        write_json(&path, &value).unwrap();
+        append_json(&lines, &value).unwrap();
+        assert_eq!(read_json::<Told>(&path).unwrap().as_ref(), Some(&value));
+        assert_eq!(read_json_lines::<Told>(&lines).unwrap(), [told("why")]);
+        let (written, line) = (std::fs::read(&path).unwrap(), std::fs::read(&lines).unwrap());
+        for (at, bit) in (0..written.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = written.clone();
+            flipped[at] ^= 1 << bit;
+            std::fs::write(&path, flipped).unwrap();
+            match read_json::<Told>(&path) {
+                Err(ServerError::Damaged { .. }) => {}
+                // In the name of the checksum: what it proved is as it was.
+                read => assert_eq!(read.unwrap().as_ref(), Some(&value), "bit {bit} of byte {at}"),
+            }
+        }
+        let other = String::from_utf8(line).unwrap().replace("why", "whY");
+        std::fs::write(&lines, other + "{\"message\":\"of an earlier program\",\"sequence\":3}\n").unwrap();
+        assert_eq!(damaged_json_lines::<Told>(&lines).unwrap(), [1]);
+        assert_eq!(read_json_lines::<Told>(&lines).unwrap(), [told("of an earlier program")]);
+        for plain in ["{}", "[1]", "\"text\"", "7", ""] {
+            assert_eq!(checked(plain.into()), plain.as_bytes());
+            assert_eq!(unchecked(plain.as_bytes()).unwrap(), plain.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_log_shows_what_was_edited_or_taken_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        std::fs::write(&path, "{\"act\":\"of an earlier program\"}\n").unwrap();
+        for number in 0..4 {
+            append_chained(&path, &serde_json::json!({ "act": format!("{number}").repeat(3000) })).unwrap();
+        }
+        assert_eq!(broken_links(&path).unwrap(), [0; 0]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let broken = |lines: &[&str]| {
+            std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+            broken_links(&path).unwrap()
+        };
+        let edited = lines[2].replacen("111", "112", 1);
+        assert_eq!(broken(&[lines[0], lines[1], &edited, lines[3], lines[4]]), [3, 4]);
+        assert_eq!(broken(&[lines[0], lines[1], lines[3], lines[4]]), [3]);
+        assert_eq!(broken(&[lines[0], lines[1], lines[3], lines[2], lines[4]]), [3, 4, 5]);
+        // One that was made anew with its checksum does not fit the next.
+        let made = String::from_utf8(checked(format!("{}}}", edited.rsplit_once(",\"check\"").unwrap().0).into_bytes())).unwrap();
+        assert_eq!(broken(&[lines[0], lines[1], &made, lines[3], lines[4]]), [4]);
+        assert_eq!(broken(&lines), [0; 0]);
+        std::fs::write(&path, text.clone() + "{\"torn").unwrap();
+        assert_eq!(broken_links(&path).unwrap(), [0; 0]);
+        append_chained(&path, &serde_json::json!({ "act": "next" })).unwrap();
+        assert_eq!((broken_links(&path).unwrap(), std::fs::read_to_string(&path).unwrap().lines().count()), (vec![], 6));
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub(super) async fn verify(arguments: VerifyArguments) -> anyhow::Result<u8> {
             tell("shared store: ", there);
         }
     }
-    let is_good = |verified: &Verified| verified.problems.is_empty();
+    let is_good = |verified: &Verified| verified.problems.is_empty() && verified.audit_lines.is_empty();
     Ok(u8::from(!is_good(&verified) || verified.in_store.as_deref().is_some_and(|there| !is_good(there))))
 }
 
@@ -136,6 +136,9 @@ fn tell(place: &str, verified: &Verified) {
     for problem in &verified.problems {
         let path = problem.path.as_deref().unwrap_or("manifest");
         print_line(&format!("{place}{} {} {path}: {}", problem.environment, problem.code_id, problem.reason));
+    }
+    for line in &verified.audit_lines {
+        print_line(&format!("{place}audit.jsonl: line {line} was edited, or what stood before it was taken out"));
     }
     let (versions, contents) = (verified.versions, verified.contents);
     print_line(&format!("{place}{versions} versions, {contents} contents read, {} problems", verified.problems.len()));

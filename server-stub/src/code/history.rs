@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use direct_puppet_agent::fs::FsError;
-use direct_puppet_transport::protocol::{CodeId, Environment, VersionCounter};
+use direct_puppet_transport::protocol::{CodeId, Environment, Manifest, VersionCounter};
 use serde::{Deserialize, Serialize};
 
 use super::{Environments, HISTORY, LiveFile, Version, manifest_path};
 use crate::disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 
 /// Codes whose manifests were collected.
 const COLLECTED: &str = "collected.jsonl";
@@ -42,6 +42,29 @@ impl Environments {
         let forgotten: Vec<Forgotten> = disk::read_json_lines(&dir.join(COLLECTED))?;
         let codes = forgotten.into_iter().map(|forgotten| forgotten.code_id);
         Ok(codes.filter(|code_id| !manifest_path(&dir, *code_id).exists()).collect())
+    }
+
+    /// Shows what is in each version that is kept, until `look` says that it has seen enough: what is live first, then the newest. What
+    /// cannot be read is passed over with a warning. Blocking.
+    pub(crate) fn look_through(&self, mut look: impl FnMut(&Manifest) -> bool) {
+        let live = self.all_live();
+        if live.iter().any(|code| look(&code.manifest)) {
+            return;
+        }
+        for environment in self.all_last().into_iter().map(|last| last.environment) {
+            let mut seen: HashSet<CodeId> = live.iter().map(|code| code.version.code_id).collect();
+            let history = self.history(&environment).unwrap_or_else(|error| {
+                tracing::warn!("{}", chain(&error));
+                Vec::new()
+            });
+            for version in history.into_iter().rev().filter(|version| seen.insert(version.code_id)) {
+                match self.manifest(&environment, version.code_id) {
+                    Ok(Some(manifest)) if look(&manifest) => return,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!("{}", chain(&error)),
+                }
+            }
+        }
     }
 
     /// Returns the history of an environment, oldest first. Blocking.
@@ -103,6 +126,18 @@ pub(super) fn last_version(dir: &Path) -> Option<Version> {
     let live = disk::read_json::<LiveFile>(&dir.join("live.json")).ok().flatten().map(|live| live.version);
     let history: Vec<Version> = disk::read_json_lines(&dir.join(HISTORY)).unwrap_or_default();
     live.into_iter().chain(history).max_by_key(|version| version.version)
+}
+
+/// Whether something was live in an environment: there are a manifest and a history. Blocking.
+pub(super) fn was_live(dir: &Path) -> Result<bool, ServerError> {
+    let manifests = dir.join("manifests");
+    let has_manifest = manifests.is_dir() && !disk::entries(&manifests)?.is_empty();
+    Ok(has_manifest && !disk::read_json_lines::<Version>(&dir.join(HISTORY))?.is_empty())
+}
+
+/// Whether a history has the line of a version. Blocking.
+pub(super) fn has_line(path: &Path, version: &Version) -> Result<bool, ServerError> {
+    Ok(disk::read_json_lines::<Version>(path)?.iter().any(|line| line.version == version.version))
 }
 
 /// Ends what a crash in the middle of [`Environments::switch`] left: half a line is cut off, and the live version gets its line.

@@ -22,6 +22,36 @@ pub(crate) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> 
     walk(manifest, entry.path.parent().unwrap_or_default(), target, true).unwrap_or(entry)
 }
 
+/// Whether a relative link climbs above the tree, by itself or through other links on its way. An absolute one is meant for the node.
+pub(crate) fn leads_out(manifest: &Manifest, path: &TreePath, target: &[u8]) -> bool {
+    let mut links = 0;
+    let mut rest: Vec<Vec<u8>> = target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect();
+    let Some(mut at) = path.parent().filter(|_| !target.starts_with(b"/")) else { return false };
+    while let Some(name) = rest.pop() {
+        match name.as_slice() {
+            b"" | b"." => continue,
+            b".." => match at.parent() {
+                Some(above) => at = above,
+                None => return true,
+            },
+            _ => {
+                let Ok(next) = at.child(&name) else { return false };
+                match manifest.get(&next).map(|entry| &entry.kind) {
+                    Some(EntryKind::Link { target }) => {
+                        links += 1;
+                        if links > MAX_LINKS || target.starts_with(b"/") {
+                            return false;
+                        }
+                        rest.extend(target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec));
+                    }
+                    _ => at = next,
+                }
+            }
+        }
+    }
+    false
+}
+
 /// Walks names one by one from a directory, as path_resolution(7) does; each may be a link itself, the last is followed if `follow`.
 fn walk<'a>(manifest: &'a Manifest, from: TreePath, names: &[u8], follow: bool) -> Option<&'a ManifestEntry> {
     let mut links = 0;

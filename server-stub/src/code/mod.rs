@@ -377,9 +377,39 @@ impl Environments {
         read_manifest(&manifest_path(&self.dir(environment), code_id), code_id, &self.store)
     }
 
-    /// Reads the live manifest from the disk, with all that it is written in; whatever is damaged is written again, from memory. Returns what
-    /// was. Blocking.
-    pub(crate) fn reread(&self, live: &Code) -> Result<Option<String>, ServerError> {
+    /// Reads from the disk what is live, and that it is; whatever is damaged is written again, from memory. Returns what was. Blocking.
+    pub(crate) fn reread(&self, live: &Code) -> Result<Vec<String>, ServerError> {
+        let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.live(&live.version.environment).is_none_or(|now| now.version != live.version) {
+            // Another was published meanwhile, and all of this with it.
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<String> = self.reread_manifest(live)?.into_iter().collect();
+        let dir = self.dir(&live.version.environment);
+        let path = dir.join("live.json");
+        let wrong = match disk::read_json::<LiveFile>(&path) {
+            Ok(Some(file)) if file.version == live.version => None,
+            Ok(Some(_)) => Some("it tells of another version"),
+            Ok(None) => Some("it is missing"),
+            Err(ServerError::Damaged { .. }) => Some("it is damaged"),
+            Err(error) => return Err(error),
+        };
+        if let Some(wrong) = wrong {
+            disk::write_json(&path, &LiveFile { format: FORMAT, version: live.version.clone() })?;
+            found.push(format!("{}: {wrong}; it was written again", path.display()));
+        }
+        let path = dir.join(HISTORY);
+        if !history::has_line(&path, &live.version)? {
+            history::mend(&path, &live.version)?;
+            found.push(format!(
+                "{}: it does not tell of what is live, so others may be missing as well; that line was written again",
+                path.display()
+            ));
+        }
+        Ok(found)
+    }
+
+    fn reread_manifest(&self, live: &Code) -> Result<Option<String>, ServerError> {
         let (environment, code_id) = (&live.version.environment, live.version.code_id);
         let path = manifest_path(&self.dir(environment), code_id);
         let read = || -> Result<(), ServerError> {
@@ -457,8 +487,14 @@ fn manifest_path(dir: &Path, code_id: CodeId) -> PathBuf {
 fn load(dir: &Path, environment: &Environment, store: &Store) -> Result<Option<Code>, ServerError> {
     let dir = dir.join(environment.as_str());
     let path = dir.join("live.json");
-    let Some(live) = disk::read_json::<LiveFile>(&path)? else { return Ok(None) };
     let damaged = |path: &Path, reason: &str| ServerError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
+    let Some(live) = disk::read_json::<LiveFile>(&path)? else {
+        // What was only heard of has no manifest here, and a first publish that did not come to its end no history.
+        return match history::was_live(&dir)? {
+            true => Err(damaged(&path, "it is missing: publish again")),
+            false => Ok(None),
+        };
+    };
     if live.format != FORMAT {
         return Err(ServerError::Format { path, format: live.format });
     }

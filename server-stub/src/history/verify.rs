@@ -6,9 +6,10 @@ use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
 
 use super::rollback::contents;
+use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::role::Others;
-use crate::server::Server;
+use crate::server::{AUDIT, Server};
 use crate::shared;
 
 /// What was checked.
@@ -21,6 +22,10 @@ pub struct Verified {
     /// The same of the store that this server shares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_store: Option<Box<Self>>,
+    /// Lines of the audit log that are not as they were written, or that did not follow on the one before them: something was edited, or
+    /// taken out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audit_lines: Vec<usize>,
     /// What is damaged or missing; a damaged content was moved aside, and the next publish or sync brings it again.
     pub problems: Vec<Problem>,
 }
@@ -57,7 +62,8 @@ impl Server {
     ///
     /// When a history cannot be read; what is damaged is in the answer.
     pub fn verify(&self) -> Result<Verified, ServerError> {
-        let mut verified = Verified::default();
+        let audit_lines = disk::broken_links(&self.options.data_dir.join(AUDIT))?;
+        let mut verified = Verified { audit_lines, ..Verified::default() };
         // Each content once: whether it is good.
         let mut known: HashMap<Digest, bool> = HashMap::new();
         let is_copy = self.role.others() == Others::Store;
@@ -76,10 +82,10 @@ impl Server {
             let reread = match self.environments.live(environment) {
                 Some(live) => self.environments.reread(&live)?,
                 None => {
-                    Some("it was damaged when the server started, and is not served: publish it again, or roll back".to_owned())
+                    vec!["it was damaged when the server started, and is not served: publish it again, or roll back".to_owned()]
                 }
             };
-            verified.problems.extend(reread.map(|reason| about(last.code_id, None, reason)));
+            verified.problems.extend(reread.into_iter().map(|reason| about(last.code_id, None, reason)));
             let collected = self.environments.collected(environment)?;
             let history = self.environments.history(environment)?;
             let codes: HashSet<CodeId> =

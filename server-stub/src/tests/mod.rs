@@ -133,6 +133,13 @@ async fn publish_all(server: &Arc<Server>) -> EnvironmentResult {
     result
 }
 
+/// Edits a file with a checksum as a program would that writes one.
+fn edited(text: &str, from: &str, to: &str) -> String {
+    let (kept, _) = text.rsplit_once(",\"check\":").unwrap();
+    assert!(kept.contains(from), "{kept}");
+    String::from_utf8(crate::disk::checked(format!("{}}}", kept.replace(from, to)).into())).unwrap()
+}
+
 fn certname(name: &str) -> Certname {
     name.parse().unwrap()
 }

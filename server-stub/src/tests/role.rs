@@ -198,7 +198,7 @@ async fn a_promotion_that_a_crash_cut_off_is_ended_by_the_next_start() {
     let live = two.b.data().join("code/production/live.json");
     let text = fs::read_to_string(&live).unwrap();
     assert!(text.contains("\"epoch\": 2"));
-    fs::write(&live, text.replace("\"epoch\": 2", "\"epoch\": 1")).unwrap();
+    fs::write(&live, edited(&text, "\"epoch\": 2", "\"epoch\": 1")).unwrap();
     let b = two.start_b();
     assert!(b.role.is_primary());
     assert_eq!(self::live(&b).version.version, version(2, 1));
