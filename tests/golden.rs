@@ -219,8 +219,12 @@ fn replicas() {
         revision: Some("0123abc".to_owned()),
         ..live
     };
-    let reply = SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted], answered };
+    let reply = SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted], answered, instance: 0 };
     golden("sync_epoch_reply", &reply);
+    golden(
+        "sync_epoch_reply_instance",
+        &SyncEpochReply { live: Vec::new(), answered: BTreeMap::new(), instance: 0x0123_4567_89ab_cdef, ..reply },
+    );
     golden(
         "sync_manifest",
         &SyncManifest {

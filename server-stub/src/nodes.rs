@@ -93,6 +93,22 @@ pub struct NodeSummary {
     pub status: Option<RunStatus>,
 }
 
+impl NodeSummary {
+    /// Joins what two servers know of a node: what was heard last counts, and beside it what only one of them knows. Of what was
+    /// heard in the same second counts what tells more, or else `other`.
+    pub(crate) fn joined(self, other: Self) -> Self {
+        let told = |summary: &Self| [summary.environment.is_some(), summary.catalog_id.is_some(), summary.status.is_some()];
+        let is_newer = (self.last_seen, told(&self)) > (other.last_seen, told(&other));
+        let (newer, older) = if is_newer { (self, other) } else { (other, self) };
+        let status = newer.status.or(older.status);
+        match newer.environment {
+            Some(_) => Self { status, ..newer },
+            // A server that only gave it something has not heard where it is, nor what it holds.
+            None => Self { compiles: newer.compiles, last_seen: newer.last_seen, status, ..older },
+        }
+    }
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -474,5 +490,41 @@ fn prune_reports(dir: &Path, keep: usize) {
         if let Err(error) = std::fs::remove_file(path) {
             tracing::debug!(path = %path.display(), %error, "an old report stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_summaries_what_was_heard_last_counts_and_nothing_is_lost_that_only_one_tells() {
+        let summary = |last_seen| NodeSummary {
+            certname: "n1".parse().unwrap(),
+            environment: None,
+            catalog_id: None,
+            code_id: None,
+            compiles: 0,
+            last_seen,
+            status: None,
+        };
+        let of = |last_seen, held: &str| NodeSummary {
+            environment: Some(Environment::default()),
+            catalog_id: Some(CatalogId::of(held.as_bytes())),
+            ..summary(last_seen)
+        };
+        let both =
+            |one: &NodeSummary, other: &NodeSummary| [one.clone().joined(other.clone()), other.clone().joined(one.clone())];
+        // In the same second, what tells more.
+        assert_eq!(both(&of(7, "a"), &summary(7)), [of(7, "a"), of(7, "a")]);
+        // One that was only given something, later.
+        assert_eq!(both(&of(7, "a"), &summary(8)), [of(8, "a"), of(8, "a")]);
+        // One that says it holds nothing, later, and how its run before ended.
+        let reported = NodeSummary { status: Some(RunStatus::Changed), ..of(7, "a") };
+        let empty = NodeSummary { catalog_id: None, ..of(8, "") };
+        let expected = NodeSummary { status: Some(RunStatus::Changed), ..empty.clone() };
+        assert_eq!(both(&reported, &empty), [expected.clone(), expected]);
+        // Of two that tell as much in the same second, the other.
+        assert_eq!(of(7, "a").joined(of(7, "b")), of(7, "b"));
     }
 }

@@ -141,6 +141,8 @@ impl Server {
             changes.mark_unchanged();
             let code = self.live(&request.environment)?;
             let is_news = request.held.is_none_or(|held| held.code_id != code.version.code_id);
+            // Its turn was for what was live then.
+            is_its_turn &= is_news;
             if let Some(held) = request.held
                 && is_news
                 && request.at_least.is_none()
@@ -154,12 +156,21 @@ impl Server {
                     return Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds: unconfirmed });
                 } else {
                     // Boxed, so that those who wait for news do not hold room for it.
-                    let turn = Box::pin(self.gate.turn());
-                    tokio::select! {
-                        biased;
-                        () = self.stopping.cancelled() => is_over = true,
-                        () = turn => is_its_turn = true,
-                        () = tokio::time::sleep_until(deadline) => is_over = true,
+                    let mut turn = Box::pin(self.gate.turn());
+                    loop {
+                        tokio::select! {
+                            biased;
+                            () = self.stopping.cancelled() => is_over = true,
+                            () = &mut turn => is_its_turn = true,
+                            () = tokio::time::sleep_until(deadline) => is_over = true,
+                            // What it has may be live again: then it waits for no turn.
+                            _ = changes.changed() => {
+                                if self.live(&request.environment)?.version.code_id != held.code_id {
+                                    continue;
+                                }
+                            }
+                        }
+                        break;
                     }
                     unconfirmed = self.confirmed_again(request).await?;
                     continue;

@@ -137,8 +137,8 @@ impl Server {
         found.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "that version is not here any more: ask what is live again"))
     }
 
-    /// Returns which of the contents asked for are in live code, or in code whose manifest the replica was given lately and that was not
-    /// collected since: what it has begun to bring may be replaced meanwhile.
+    /// Returns which of the contents asked for are in code that is kept, or whose manifest the replica was given lately: what it has begun to
+    /// bring may be replaced meanwhile, and what was damaged there need not be live.
     pub(super) async fn published_contents(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
         let (environments, given) = (Arc::clone(&self.environments), self.given.to(&request.certname));
         let mut wanted: HashSet<Digest> = request.digests.iter().copied().collect();
@@ -157,13 +157,15 @@ impl Server {
             if environments.all_live().iter().any(|code| look(&code.manifest)) {
                 return found;
             }
+            // What it was given lately may be no version any more.
             for (environment, code_id) in given {
                 match environments.manifest(&environment, code_id) {
-                    Ok(Some(manifest)) if look(&manifest) => break,
+                    Ok(Some(manifest)) if look(&manifest) => return found,
                     Ok(_) => {}
                     Err(error) => tracing::warn!("{}", chain(&error)),
                 }
             }
+            environments.look_through(look);
             found
         };
         let found = blocking::run(find).await.map_err(|error| internal(&error))?;

@@ -173,6 +173,11 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
         ..ServerOptions::new(data.clone(), staging)
     };
+    if !options.replicas.is_empty() && options.primary.is_none() && options.successors.is_none() && options.sharing.is_none() {
+        tracing::warn!(
+            "this primary asks none of its replicas whether it was promoted while this server was away: give --successor for each that may be"
+        );
+    }
     let server = open(options).await?;
     let mut routes: Arc<dyn Routes> = Arc::new(AdminRoutes::new(Arc::clone(&server), arguments.admin.clone()));
     if arguments.blobs {

@@ -135,7 +135,7 @@ impl Server {
     }
 
     /// Finds a version with what is in it. Blocking.
-    fn find_manifest(&self, environment: &Environment, name: VersionName) -> Result<(Version, Manifest), ServerError> {
+    pub(crate) fn find_manifest(&self, environment: &Environment, name: VersionName) -> Result<(Version, Manifest), ServerError> {
         let version = self.find_version(environment, name)?;
         let mut manifest = self.environments.manifest(environment, version.code_id)?;
         if let (None, Some(shared)) = (&manifest, &self.shared) {

@@ -50,8 +50,11 @@ impl Server {
     pub async fn rollback_as(self: &Arc<Self>, request: RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
+        // Each holds a thread that waits: those whose turn it is not shall not.
+        let turn = self.turn().await;
+        self.mend_version(&request.environment, request.to).await?;
         let who = who.to_owned();
-        self.in_turn(move |server| server.go_back(&request, &who)).await
+        self.in_this_turn(turn, move |server| server.go_back(&request, &who)).await
     }
 
     fn go_back(&self, request: &RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {

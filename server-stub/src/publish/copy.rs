@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use super::index::{Recorded, StagingIndex};
 use super::listing::{Listing, list};
+use crate::code::links;
 use crate::disk;
 use crate::error::ServerError;
 use crate::server::Server;
@@ -115,8 +116,14 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     let (removed, changed) = delta.end();
     let is_changed = !removed.is_empty() || !changed.is_empty();
     let manifest = before.with_delta(removed, changed);
+    let manifest = manifest.map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?;
+    // What a link leads to may have changed, and not the link itself.
+    let problems: Vec<String> = manifest.entries().filter_map(|entry| leading_out(&manifest, entry)).collect();
+    if !problems.is_empty() {
+        return Err(ServerError::Unpublishable { paths: problems });
+    }
     Ok(Copied {
-        manifest: manifest.map_err(|error| ServerError::Unpublishable { paths: vec![error.to_string()] })?,
+        manifest,
         is_changed,
         listed,
         pool,
@@ -169,28 +176,22 @@ fn read_again(mut file: &File) -> io::Result<u64> {
 fn problem(entry: &TreeEntry) -> Option<String> {
     match (entry.stat.kind(), &entry.target) {
         (FileKind::Other, _) => Some(format!("{} (a device, socket or fifo)", entry.path)),
-        (FileKind::Link, Some(target)) if leads_out(&entry.path, target) => {
-            Some(format!("{} (a link that leads out of the environment, to {})", entry.path, escape(target)))
+        // Through other links it may lead out all the same: that is looked at when all are known.
+        (FileKind::Link, Some(target)) if links::leads_out(&Manifest::default(), &entry.path, target) => {
+            Some(out_of_environment(&entry.path, target))
         }
         _ => None,
     }
 }
 
-/// Whether a relative target climbs above the environment. An absolute one is meant for the node and is only data here.
-fn leads_out(path: &TreePath, target: &[u8]) -> bool {
-    if target.starts_with(b"/") {
-        return false;
-    }
-    let mut depth = path.depth() - 1;
-    for name in target.split(|&byte| byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." if depth == 0 => return true,
-            b".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    false
+/// Says why an entry is a link that cannot be published.
+fn leading_out(manifest: &Manifest, entry: &ManifestEntry) -> Option<String> {
+    let EntryKind::Link { target } = &entry.kind else { return None };
+    links::leads_out(manifest, &entry.path, target).then(|| out_of_environment(&entry.path, target))
+}
+
+fn out_of_environment(path: &TreePath, target: &[u8]) -> String {
+    format!("{path} (a link that leads out of the environment, to {})", escape(target))
 }
 
 #[derive(Debug, Default)]

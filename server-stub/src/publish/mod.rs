@@ -14,12 +14,13 @@ mod revision;
 
 use std::sync::PoisonError;
 
-use direct_puppet_transport::protocol::{Answered, CodeId, Environment};
+use direct_puppet_transport::protocol::{Answered, CodeId, Environment, VersionCounter};
 use serde::{Deserialize, Serialize};
 
 use crate::code::{Author, Code, Effect, Version};
 use crate::error::{ServerError, chain};
 use crate::server::{Server, Staging, now};
+use crate::shared;
 
 pub(crate) use limits::{MAX_MESSAGE_BYTES, check_text, check_words};
 
@@ -99,11 +100,9 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
             let staged = server.options.staging.environments();
             let is_staged = staged.is_ok();
             let environments = staged.or_else(|error| answered_before(server, request)?.ok_or(error))?;
-            // What is live in a store that servers share is known to each of them, and what it has of it may be old.
-            if server.shared.is_none() {
-                let of_others = server.live_versions().into_iter().filter(|live| !environments.contains(&live.environment));
-                left.extend(of_others.map(|live| not_staged(&live, is_staged)));
-            }
+            let of_others = live_anywhere(server, is_staged).into_iter();
+            let of_others = of_others.filter(|live| !environments.contains(&live.environment));
+            left.extend(of_others.map(|live| not_staged(&live, is_staged)));
             environments
         }
         named => named.to_vec(),
@@ -118,6 +117,20 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     let mut results: Vec<EnvironmentResult> = environments.into_iter().map(result).collect();
     results.extend(left);
     Ok(results)
+}
+
+/// Returns what is live; of servers that share a store what is live there, since what this one has of it may be old.
+fn live_anywhere(server: &Server, is_staged: bool) -> Vec<Version> {
+    let Some(shared) = &server.shared else { return server.live_versions() };
+    if !is_staged {
+        // What a request that was answered before was for is in the history that all have.
+        return Vec::new();
+    }
+    shared::wait(async { Ok(shared.live_versions().await?) }).unwrap_or_else(|error| {
+        // Each environment is refused for that itself.
+        tracing::warn!("which environments are live and not staged here is not told: {}", chain(&error));
+        Vec::new()
+    })
 }
 
 /// Tells of an environment that is live and was not published with the others. Where nothing is staged, and others were answered from what
@@ -178,6 +191,13 @@ fn answered(environment: Environment, done: &Answered) -> EnvironmentResult {
     }
 }
 
+/// Says of an answer that was given before what is live since.
+fn since(live: &Version, answer: EnvironmentResult) -> EnvironmentResult {
+    let was = VersionCounter { epoch: answer.epoch, sequence: answer.sequence };
+    let note = (live.version != was).then(|| format!("this request was made before; {} is live since", live.version));
+    EnvironmentResult { note, ..answer }
+}
+
 fn publish_one(
     server: &Server,
     request: &PublishRequest,
@@ -211,7 +231,7 @@ fn attempt(
         && let Some(done) = server.environments.answers.find(environment, request_id)
         && !before.leaves_out(done.version)
     {
-        return Ok(Some(answered(environment.clone(), &done)));
+        return Ok(Some(since(before, answered(environment.clone(), &done))));
     }
     if request_id.is_some()
         && let Some(done) = server
@@ -221,7 +241,11 @@ fn attempt(
             .find(|done| done.request_id == request.request_id && before.is_some_and(|before| !done.is_left_out_of(before)))
     {
         let answer = unchanged(environment.clone(), Some(&done));
-        return Ok(Some(EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer }));
+        let answer = EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer };
+        return Ok(Some(match before {
+            Some(before) => since(before, answer),
+            None => answer,
+        }));
     }
     if matches!(server.options.staging, Staging::Nowhere) {
         return Err(ServerError::NoStaging);

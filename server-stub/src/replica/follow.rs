@@ -17,8 +17,10 @@ const LONGEST_QUIET: Duration = Duration::from_secs(30);
 /// How often news are asked for while others are still being brought.
 const NEWS_EVERY: Duration = Duration::from_secs(5);
 
-/// How often a primary tells its peers that it is one.
+/// How often a primary tells its peers that it is one,
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// and how often those of which one could not be told.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Keeps a replica at what the primary has, until `stop`: between check-ins this brings the news, so that confirming them finds
@@ -34,7 +36,7 @@ impl Server {
 
     async fn hear_of_news(&self, stop: &CancellationToken) {
         let (Some(upstream), Some(peers)) = (&self.upstream, &self.peers) else { return stop.cancelled().await };
-        let mut quiet = QUIET;
+        let (mut quiet, mut said) = (QUIET, String::new());
         loop {
             let turn = async {
                 if self.role.is_primary() {
@@ -58,16 +60,20 @@ impl Server {
                 result = turn => result,
             };
             let Err(reason) = result else {
-                quiet = QUIET;
+                (quiet, said) = (QUIET, String::new());
                 continue;
             };
-            tracing::warn!(reason, "another server cannot be followed or told for now");
+            if reason != said {
+                tracing::warn!(reason, "another server cannot be followed or told for now");
+                said = reason;
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(quiet) => {}
             }
-            quiet = (quiet * 2).min(LONGEST_QUIET);
+            // One that comes back and takes itself for the primary is to hear of this one before much is published there.
+            quiet = (quiet * 2).min(if self.role.is_primary() { TELL_AGAIN } else { LONGEST_QUIET });
         }
     }
 }

@@ -1,20 +1,25 @@
-//! Contents of live code that are damaged or missing here are brought again, from whichever other server has them.
+//! Contents of versions that are kept and that are damaged or missing here are brought again, from whichever other server has them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use direct_puppet_agent::fetch_as_replica;
 use direct_puppet_transport::Client;
-use direct_puppet_transport::protocol::{Digest, EntryKind};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Environment};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
-use crate::error::chain;
+use crate::error::{ServerError, chain};
+use crate::history::VersionName;
+use crate::role::Peers;
 use crate::server::Server;
 
 /// Most contents that wait to be brought; the others are found again when they are next asked for.
 const MAX_WANTED: usize = 100_000;
+
+/// Contents with their sizes and a path of each.
+type Missing = BTreeMap<Digest, (u64, String)>;
 
 /// Contents that are wanted again.
 #[derive(Debug, Default)]
@@ -52,38 +57,72 @@ impl Server {
                 () = stop.cancelled() => return,
                 () = self.mending.is_wanted.notified() => {}
             }
-            let mut missing = self.missing_of_live(self.mending.take()).await;
-            for transport in &peers.transports {
-                if missing.is_empty() {
-                    break;
-                }
-                let client = Client::new(Arc::clone(transport));
-                if let Err(error) = fetch_as_replica(&client, &peers.name, &self.store, &missing, stop).await {
-                    tracing::warn!("contents could not be brought again from {}: {}", transport.endpoint(), chain(&error));
-                }
-                let before = missing.len();
-                missing.retain(|digest, _| !self.store.has(digest));
-                if missing.len() < before {
-                    tracing::info!(contents = before - missing.len(), from = transport.endpoint(), "damaged contents are mended");
-                }
-            }
-            for (digest, (_, path)) in missing {
-                tracing::error!(%digest, path, "a content of live code is missing here and elsewhere: publish again");
+            let missing = self.missing_of_kept(self.mending.take()).await;
+            for (digest, (_, path)) in self.bring_again(peers, missing, stop).await {
+                tracing::error!(%digest, path, "a content of published code is missing here and elsewhere: publish it again");
             }
         }
     }
 
-    /// Returns which of these are contents of live code, with sizes and paths, and not in the store.
-    async fn missing_of_live(&self, mut wanted: BTreeSet<Digest>) -> BTreeMap<Digest, (u64, String)> {
-        let (live, store) = (self.environments.all_live(), self.store.clone());
+    /// Brings what a version lacks here, as far as another server has it. What is damaged is found, so all of it is read.
+    pub(crate) async fn mend_version(self: &Arc<Self>, environment: &Environment, name: VersionName) -> Result<(), ServerError> {
+        let Some(peers) = &self.peers else { return Ok(()) };
+        let (server, environment) = (Arc::clone(self), environment.clone());
+        let find = move || -> Result<Missing, ServerError> {
+            let (_, manifest) = server.find_manifest(&environment, name)?;
+            let mut missing = Missing::new();
+            for entry in manifest.entries() {
+                if let EntryKind::File { digest, size } = entry.kind
+                    && !missing.contains_key(&digest)
+                    && !server.store.has_verified(&digest)?
+                {
+                    missing.insert(digest, (size, entry.path.to_string()));
+                }
+            }
+            Ok(missing)
+        };
+        let missing = blocking::run(find).await??;
+        self.bring_again(peers, missing, &self.stopping).await;
+        Ok(())
+    }
+
+    /// Asks one server after the other for these; returns what none of them has.
+    async fn bring_again(&self, peers: &Peers, mut missing: Missing, stop: &CancellationToken) -> Missing {
+        for transport in &peers.transports {
+            if missing.is_empty() {
+                break;
+            }
+            let client = Client::new(Arc::clone(transport));
+            if let Err(error) = fetch_as_replica(&client, &peers.name, &self.store, &missing, stop).await {
+                tracing::warn!("contents could not be brought again from {}: {}", transport.endpoint(), chain(&error));
+            }
+            let before = missing.len();
+            missing.retain(|digest, _| !self.store.has(digest));
+            if missing.len() < before {
+                tracing::info!(contents = before - missing.len(), from = transport.endpoint(), "damaged contents are mended");
+            }
+        }
+        missing
+    }
+
+    /// Returns which of these are contents of published code, and not in the store. What is live is looked at first: the manifests of
+    /// other versions are read from the disk.
+    async fn missing_of_kept(&self, mut wanted: BTreeSet<Digest>) -> Missing {
+        let (environments, store) = (Arc::clone(&self.environments), self.store.clone());
         let find = move || {
             wanted.retain(|digest| !store.has(digest));
-            let entries = live.iter().flat_map(|code| code.manifest.entries());
-            let files = entries.filter_map(|entry| match entry.kind {
-                EntryKind::File { digest, size } if wanted.contains(&digest) => Some((digest, (size, entry.path.to_string()))),
-                _ => None,
+            let mut missing = Missing::new();
+            environments.look_through(|manifest| {
+                for entry in manifest.entries() {
+                    if let EntryKind::File { digest, size } = entry.kind
+                        && wanted.remove(&digest)
+                    {
+                        missing.insert(digest, (size, entry.path.to_string()));
+                    }
+                }
+                wanted.is_empty()
             });
-            files.collect()
+            missing
         };
         blocking::run(find).await.unwrap_or_default()
     }

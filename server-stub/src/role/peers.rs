@@ -135,6 +135,8 @@ impl Server {
         let mut result = Ok(());
         for transport in &peers.transports {
             match ask(transport, &peers.name, self.role.epoch()).await {
+                // One list of all servers may be given to each of them.
+                Ok(reply) if reply.instance == self.instance => {}
                 Ok(reply) if reply.is_primary && reply.epoch == self.role.epoch() && self.role.is_primary() => {
                     let reason = format!(
                         "{} is a primary too: have one follow the other, or promote the one that is right",
@@ -186,7 +188,7 @@ impl Server {
         let (epoch, is_primary) = (self.role.epoch(), self.role.is_primary());
         let live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
         let answered = self.environments.answers.beyond(&BTreeMap::new());
-        SyncEpochReply { epoch, is_raised, is_primary, live, answered }
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance: self.instance }
     }
 }
 

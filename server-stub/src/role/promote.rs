@@ -168,17 +168,21 @@ impl Server {
         request: &PromoteRequest,
         step: &mut Step,
     ) -> Result<(), ServerError> {
+        // Each server once, though it is named by several addresses, and this one not at all.
+        let (mut instances, mut transports) = (BTreeSet::from([self.instance]), Vec::new());
         for transport in &peers.transports {
-            if let Err(reason) = self.look_at(transport, &peers.name, upstream).await {
-                step.leave_out(transport, reason);
+            match self.look_at(transport, &peers.name, upstream).await {
+                Ok(instance) if instance != 0 && !instances.insert(instance) => continue,
+                Ok(_) => {}
+                Err(reason) => step.leave_out(transport, reason),
             }
+            transports.push(transport);
         }
         if !request.force {
             step.refuse_left_out()?;
         }
         step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?;
         // In the same order everywhere: of two promotions at once, the first peer stops one.
-        let mut transports: Vec<_> = peers.transports.iter().collect();
         transports.sort_by_key(|transport| transport.endpoint());
         for _ in 0..CLAIMS {
             step.left_out.clear();
@@ -204,11 +208,15 @@ impl Server {
     }
 
     /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
-    /// brought, and nothing that cannot be.
-    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<(), String> {
+    /// brought, and nothing that cannot be. Returns which server it is.
+    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<u64, String> {
         let reply = ask(transport, name, self.role.epoch()).await?;
-        upstream.hear(reply.epoch).await?;
-        take(transport, upstream, reply).await
+        let instance = reply.instance;
+        if instance != self.instance {
+            upstream.hear(reply.epoch).await?;
+            take(transport, upstream, reply).await?;
+        }
+        Ok(instance)
     }
 
     /// Asks a peer to step down before the epoch that is to begin, and takes what is live there. Returns the epoch that it knows

@@ -4,6 +4,7 @@ mod options;
 mod others;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, RwLock};
 
 use direct_puppet_agent::fs::ensure_private_dir;
@@ -38,6 +39,8 @@ pub struct Server {
     /// The other servers.
     pub(crate) peers: Option<Peers>,
     pub(crate) watch: Watch,
+    /// Which server this is, to itself and to those that reach it by several addresses: random.
+    pub(crate) instance: u64,
     pub(crate) gate: Arc<Gate>,
     pub(crate) mending: Arc<Mending>,
     /// This server's part in a store that it shares.
@@ -64,6 +67,9 @@ pub struct Server {
 
 /// Who acts where a program asks its own server.
 pub(crate) const OWN: &str = "this process";
+
+/// The audit log, in the data directory.
+pub(crate) const AUDIT: &str = "audit.jsonl";
 
 /// A line of the audit log.
 #[derive(Debug, Serialize)]
@@ -126,6 +132,7 @@ impl Server {
             role,
             peers,
             watch: Watch::default(),
+            instance: RandomState::new().hash_one(std::process::id()) | 1,
             gate,
             mending: Arc::default(),
             upstream,
@@ -189,7 +196,20 @@ impl Server {
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, ServerError> + Send + 'static,
     ) -> Result<T, ServerError> {
-        let turn = Arc::clone(&self.turns).lock_owned().await;
+        self.in_this_turn(self.turn().await, work).await
+    }
+
+    /// Returns when it is the caller's turn to make something live: as long as it holds what is returned.
+    pub(crate) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.turns).lock_owned().await
+    }
+
+    /// As [`Server::in_turn`], for who has come to his turn.
+    pub(crate) async fn in_this_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: tokio::sync::OwnedMutexGuard<()>,
+        work: impl FnOnce(&Self) -> Result<T, ServerError> + Send + 'static,
+    ) -> Result<T, ServerError> {
         let server = Arc::clone(self);
         let in_turn = move || {
             let done = work(&server);
@@ -220,11 +240,13 @@ impl Server {
             self.nodes.summaries().into_iter().map(|node| (node.certname.clone(), node)).collect();
         if let Some(shared) = &self.shared {
             for there in shared::wait(async { Ok(shared.summaries().await?) })? {
-                match nodes.get_mut(&there.certname) {
-                    // How often all servers have compiled for it only the store knows.
-                    Some(here) if here.last_seen > there.last_seen => here.compiles = there.compiles,
-                    _ => drop(nodes.insert(there.certname.clone(), there)),
-                }
+                // How often all servers have compiled for it only the store knows.
+                let compiles = there.compiles;
+                let known = match nodes.remove(&there.certname) {
+                    Some(here) => NodeSummary { compiles, ..here.joined(there) },
+                    None => there,
+                };
+                nodes.insert(known.certname.clone(), known);
             }
         }
         Ok(nodes.into_values().collect())
@@ -235,8 +257,12 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When no such node is known, or the record cannot be written.
+    /// When no such node is known, the record cannot be written, or the server shares a store and does not run.
     pub fn recompile(&self, certname: &Certname, who: &str) -> Result<(), ServerError> {
+        // What is forgotten here only is brought from the store again.
+        if self.role.others() == Others::Store {
+            self.refuse_offline()?;
+        }
         self.audit("recompile", who, certname.as_str())?;
         self.flights.forget(certname);
         let Some(shared) = &self.shared else { return self.nodes.forget_catalogs(certname) };
@@ -260,7 +286,7 @@ impl Server {
     pub(crate) fn audit_work(&self, act: &str, who: &str, author: Option<&Author>, what: &str) -> Result<(), ServerError> {
         let author = author.filter(|author| **author != Author::default());
         let line = Audit { time_unix_seconds: now(), act, who, author, what };
-        disk::append_json(&self.options.data_dir.join("audit.jsonl"), &line)
+        disk::append_chained(&self.options.data_dir.join(AUDIT), &line)
     }
 
     /// As [`Server::audit`], for what must be possible on a full disk.

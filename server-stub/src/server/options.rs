@@ -1,9 +1,11 @@
 //! What a server is made from.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use direct_puppet_transport::protocol::ids::NameError;
 use direct_puppet_transport::protocol::{Certname, Environment};
 
 use crate::compile::{AutomaticCompiler, Compiler, PuppetCompiler, PuppetOptions};
@@ -47,29 +49,47 @@ impl Staging {
         }
     }
 
-    /// Returns the environments that are staged, by name: there is at least one. Blocking.
+    /// Returns the environments that are staged, by name: there is at least one. Directories whose names are none of an
+    /// environment are warned of. Blocking.
     pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
         match self {
             Self::Single { environment, .. } => Ok(vec![environment.clone()]),
             Self::Nowhere => Err(ServerError::NoStaging),
             Self::Environments(dir) => {
                 let path = dir.join("environments");
-                let fail = |source| ServerError::Staging { path: path.clone(), source };
-                let mut found = Vec::new();
-                for entry in std::fs::read_dir(&path).map_err(fail)? {
-                    let entry = entry.map_err(fail)?;
-                    let name = entry.file_name();
-                    if let Some(environment) = name.to_str().and_then(|name| name.parse().ok())
-                        && entry.path().is_dir()
-                    {
-                        found.push(environment);
-                    }
+                let (found, passed_over) =
+                    staged_in(&path).map_err(|source| ServerError::Staging { path: path.clone(), source })?;
+                for (dir, error) in passed_over {
+                    tracing::warn!(?dir, "a directory in staging is not published: {error}, or move it out of staging");
                 }
-                found.sort();
                 if found.is_empty() { Err(ServerError::NothingStaged { path }) } else { Ok(found) }
             }
         }
     }
+}
+
+/// A directory, and why it is no environment.
+type NoEnvironment = (PathBuf, NameError);
+
+/// Returns the environments that are staged in a directory, and the directories there that are none and why, both by name. Hidden
+/// ones are the tools' own. Blocking.
+fn staged_in(path: &Path) -> io::Result<(Vec<Environment>, Vec<NoEnvironment>)> {
+    let (mut found, mut passed_over) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') || !entry.path().is_dir() {
+            continue;
+        }
+        match name.parse::<Environment>() {
+            Ok(environment) => found.push(environment),
+            Err(error) => passed_over.push((entry.path(), error)),
+        }
+    }
+    found.sort();
+    passed_over.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok((found, passed_over))
 }
 
 /// What a server is made from.
@@ -129,5 +149,61 @@ impl ServerOptions {
             shared_contents_stay_for: Duration::from_secs(24 * 3600),
             is_offline: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn take(&self) -> String {
+            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            String::from_utf8(std::mem::take(&mut *written)).unwrap()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_directory_whose_name_is_none_of_an_environment_is_passed_over_and_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let environments = dir.path().join("environments");
+        for name in ["production", "UP-per", "a.b", "feature-x", "Upper_1", ".cache"] {
+            std::fs::create_dir_all(environments.join(name)).unwrap();
+        }
+        std::fs::write(environments.join("read-me"), "a file").unwrap();
+        let (found, passed_over) = staged_in(&environments).unwrap();
+        assert_eq!(found.iter().map(Environment::as_str).collect::<Vec<_>>(), ["Upper_1", "production"]);
+        let paths: Vec<_> = passed_over.iter().map(|(path, _)| path.clone()).collect();
+        assert_eq!(paths, ["UP-per", "a.b", "feature-x"].map(|name| environments.join(name)));
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let staging = Staging::Environments(dir.path().to_owned());
+        assert_eq!(tracing::subscriber::with_default(subscriber, || staging.environments()).unwrap(), found);
+        let text = log.take();
+        assert_eq!((text.lines().count(), text.matches("WARN").count()), (3, 3), "{text}");
+        for (line, name) in text.lines().zip(["UP-per", "a.b", "feature-x"]) {
+            let dir = format!("environments/{name}\"");
+            assert!(line.contains(&dir) && line.contains("letters, digits and underscores"), "{line}");
+        }
+        std::fs::remove_dir(environments.join("production")).unwrap();
+        std::fs::remove_dir(environments.join("Upper_1")).unwrap();
+        assert!(matches!(staging.environments(), Err(ServerError::NothingStaged { .. })));
     }
 }

@@ -79,6 +79,11 @@ impl Server {
         Ok(())
     }
 
+    /// Whether there are other servers that nodes may ask.
+    pub(crate) fn has_others(&self) -> bool {
+        self.peers.is_some() || !self.options.replicas.is_empty()
+    }
+
     /// A replica makes nothing live by itself.
     pub(crate) fn refuse_as_replica(&self) -> Result<(), ServerError> {
         self.refuse_offline()?;

@@ -50,6 +50,27 @@ impl Shared {
         Ok(record.compiled.holds_for(extensions))
     }
 
+    /// Returns the catalogs that any server has compiled for a node.
+    pub(crate) async fn catalogs(&self, certname: &Certname) -> Result<Vec<CompiledCatalog>, StoreError> {
+        let found = self.store.pointers.list(&names::catalogs(certname)).await?;
+        found.iter().map(|(name, pointer)| Ok(self.decode::<CatalogRecord>(name, &pointer.value)?.compiled)).collect()
+    }
+
+    /// Reads a catalog of a node and keeps nothing of it here; `None` when the store does not have it any more, or it is damaged.
+    pub(crate) async fn look_into(
+        self: &Arc<Self>,
+        certname: &Certname,
+        compiled: &CompiledCatalog,
+    ) -> Result<Option<Catalog>, ServerError> {
+        let name = names::catalog(certname, &compiled.environment, compiled.code_id);
+        let Some(pointer) = self.store.pointers.get(&name).await? else { return Ok(None) };
+        let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+        if record.compiled.catalog_id != compiled.catalog_id {
+            return Ok(None);
+        }
+        Ok(self.read_catalog(&record).await?.map(|(_, catalog)| catalog))
+    }
+
     /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
     pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname) -> Result<(), ServerError> {
         for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {
@@ -106,7 +127,7 @@ impl Shared {
         let value = self.encode(&CatalogRecord { format: FORMAT, compiled: compiled.clone(), content })?;
         for _ in 0..ATTEMPTS {
             if self.store.pointers.swap(&name, None, Some(value.clone())).await? {
-                self.count_compile(certname).await?;
+                self.count_compile(certname, &compiled.environment).await?;
                 return Ok(compiled.clone());
             }
             let Some(pointer) = self.store.pointers.get(&name).await? else { continue };

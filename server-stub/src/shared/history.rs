@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use super::{Shared, VersionRecord, names};
 use crate::blocking;
 use crate::code::{Version, parts};
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::replica::fetch;
 use crate::store::StoreError;
 
@@ -28,6 +28,18 @@ impl Shared {
     pub(crate) async fn history(&self, environment: &Environment) -> Result<Vec<Version>, StoreError> {
         let found = self.store.pointers.list(&names::versions(environment)).await?;
         found.iter().map(|(name, pointer)| Ok(self.decode_version(name, &pointer.value)?.version)).collect()
+    }
+
+    /// Returns what is live, by environment, but for what cannot be read.
+    pub(crate) async fn live_versions(&self) -> Result<Vec<Version>, StoreError> {
+        let mut live = Vec::new();
+        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
+            match self.decode_version(&name, &pointer.value) {
+                Ok(record) => live.push(record.version),
+                Err(error) => tracing::error!("{}", chain(&error)),
+            }
+        }
+        Ok(live)
     }
 
     /// Returns what is in a code; `None` when it was collected.

@@ -1,6 +1,6 @@
 //! Reports, and what is known of nodes.
 
-use direct_puppet_transport::protocol::{Certname, Report};
+use direct_puppet_transport::protocol::{Certname, Environment, Report};
 
 use super::{Shared, names};
 use crate::nodes::NodeSummary;
@@ -26,26 +26,35 @@ impl Shared {
     pub(crate) async fn keep_summary(&self, summary: NodeSummary) -> Result<(), StoreError> {
         let certname = summary.certname.clone();
         self.change_summary(&certname, |before| match before {
-            Some(before) => NodeSummary { compiles: before.compiles, ..summary.clone() },
+            Some(before) => {
+                let environment = summary.environment.clone().or(before.environment);
+                NodeSummary { compiles: before.compiles, environment, ..summary.clone() }
+            }
             None => NodeSummary { compiles: 0, ..summary.clone() },
         })
         .await
     }
 
-    /// Counts a compile for a node.
-    pub(super) async fn count_compile(&self, certname: &Certname) -> Result<(), StoreError> {
+    /// Counts a compile for a node, and tells what it said here when it checked in.
+    pub(super) async fn count_compile(&self, certname: &Certname, environment: &Environment) -> Result<(), StoreError> {
+        let here = self.nodes.summary(certname);
         self.change_summary(certname, |before| {
-            let mut summary = before.unwrap_or_else(|| NodeSummary {
-                certname: certname.clone(),
-                environment: None,
-                catalog_id: None,
-                code_id: None,
-                compiles: 0,
-                last_seen: now(),
-                status: None,
-            });
-            summary.compiles += 1;
-            summary
+            let compiles = before.as_ref().map_or(0, |before| before.compiles) + 1;
+            let known = match (here.clone(), before) {
+                (Some(here), Some(before)) => here.joined(before),
+                (Some(known), None) | (None, Some(known)) => known,
+                (None, None) => NodeSummary {
+                    certname: certname.clone(),
+                    environment: None,
+                    catalog_id: None,
+                    code_id: None,
+                    compiles,
+                    last_seen: now(),
+                    status: None,
+                },
+            };
+            let environment = known.environment.clone().unwrap_or_else(|| environment.clone());
+            NodeSummary { compiles, environment: Some(environment), ..known }
         })
         .await
     }

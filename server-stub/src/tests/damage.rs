@@ -216,6 +216,45 @@ async fn what_is_damaged_on_one_server_is_brought_from_another() {
     assert!(comes(&b, "n1", content).await);
 }
 
+#[tokio::test]
+async fn what_is_damaged_of_a_version_that_is_not_live_is_brought_from_another_server_too() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    let first = publish_all(&a).await;
+    b.confirm().await.unwrap();
+    two.a.stage("modules/app/files/tree/a", "second");
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    let content = Digest::of(b"content a");
+    let stop = tokio_util::sync::CancellationToken::new();
+    for server in [&b, &a] {
+        fs::write(server.store.path_of(&content), "Content a").unwrap();
+        assert_eq!(server.verify().unwrap().problems.len(), 1);
+        let mended = async {
+            while !server.store.has(&content) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = mended => {}
+            () = server.follow(&stop) => panic!("it stopped"),
+            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
+        }
+        assert_eq!(server.verify().unwrap().problems, []);
+    }
+    // Who goes back to it need not have verified before.
+    fs::write(a.store.path_of(&content), "Content a").unwrap();
+    let request = crate::history::RollbackRequest {
+        environment: Environment::default(),
+        to: format!("{}.{}", first.epoch, first.sequence).parse().unwrap(),
+        message: String::new(),
+        author: crate::code::Author::default(),
+    };
+    let back = a.rollback(request).await.unwrap();
+    assert!(back.changed && back.code_id == first.code_id, "{back:?}");
+    assert_eq!(a.verify().unwrap().problems, []);
+}
+
 /// The file that says what is live is the whole truth: the history only tells of it.
 #[tokio::test]
 async fn what_is_live_is_live_though_the_history_cannot_be_written() {
@@ -232,6 +271,45 @@ async fn what_is_live_is_live_though_the_history_cannot_be_written() {
     assert!(!publish_all(&server).await.changed);
 }
 
+/// What is live is in one file: without it there would be an environment less, and counters would begin anew.
+#[tokio::test]
+async fn a_file_of_what_is_live_that_is_missing_or_damaged_is_found() {
+    let world = World::new();
+    let live = world.data().join("code/production/live.json");
+    let server = world.open();
+    publish_all(&server).await;
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&server).await;
+    // While the server runs, verify writes it again.
+    let text = fs::read_to_string(&live).unwrap();
+    fs::remove_file(&live).unwrap();
+    let found = server.verify().unwrap();
+    assert!(found.problems.len() == 1 && found.problems[0].reason.contains("it is missing"), "{found:?}");
+    assert_eq!((fs::read_to_string(&live).unwrap(), server.verify().unwrap().problems), (text.clone(), vec![]));
+    let history = world.data().join("code/production/history.jsonl");
+    fs::remove_file(&history).unwrap();
+    let found = server.verify().unwrap();
+    assert!(found.problems.len() == 1 && found.problems[0].reason.contains("does not tell of what is live"), "{found:?}");
+    assert_eq!(server.verify().unwrap().problems, []);
+    drop(server);
+    for damaged in [None, Some(text.replace("\"sequence\": 2", "\"sequence\": 9"))] {
+        match &damaged {
+            None => fs::remove_file(&live).unwrap(),
+            Some(text) => fs::write(&live, text).unwrap(),
+        }
+        let server = world.open();
+        assert!(server.environments.is_lost(&Environment::default()), "{damaged:?}");
+        let refusal = server.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::NotPublished, "{}", refusal.message);
+        assert_eq!(server.verify().unwrap().problems.len(), 1);
+        drop(server);
+    }
+    // What comes next stands above what was live.
+    let server = world.open();
+    assert_eq!(publish_all(&server).await.sequence, 3);
+    assert_eq!(server.verify().unwrap().problems, []);
+}
+
 /// Who goes back to an older program is told so, and nothing is overwritten.
 #[tokio::test]
 async fn what_a_later_program_wrote_is_left_alone() {
@@ -242,7 +320,7 @@ async fn what_a_later_program_wrote_is_left_alone() {
     drop(server);
     for path in [world.data().join("code/production/live.json"), file_of(&world, "n1", "node.json")] {
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replacen("\"format\": 1", "\"format\": 2", 1)).unwrap();
+        fs::write(&path, edited(&text, "\"format\": 1", "\"format\": 2")).unwrap();
         let staging = Staging::Environments(world.dir.path().join("staging"));
         let error = Server::open(ServerOptions::new(world.data(), staging)).unwrap_err();
         assert!(matches!(&error, ServerError::Format { path: at, format: 2 } if *at == path), "{error}");

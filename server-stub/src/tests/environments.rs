@@ -140,6 +140,13 @@ async fn an_environment_that_a_promotion_left_out_is_said_to_be_and_never_answer
     assert_eq!((left_out.len(), &left_out[0].environment), (1, &other("fresh")));
     let explained = crate::history::ExplainRequest { environment: Some(other("fresh")), version: None, node: None, path: None };
     assert!(p.explain(&explained).unwrap().is_left_out);
+    // Nor is whoever compares commits told of it.
+    let routes = AdminRoutes::new(Arc::clone(&p), Vec::new());
+    let latest = hyper::Request::post("/file-sync/v1/latest-commits").body(bytes::Bytes::new()).unwrap();
+    let latest = routes.answer(&Peer::Plain, latest).await.unwrap().into_body();
+    let latest: serde_json::Value = serde_json::from_slice(&latest).unwrap();
+    let told = latest["puppet-code"]["submodules"].as_object().unwrap();
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["production"], "{latest}");
     // Nor is it answered when the new primary is away.
     *to_r.server.lock().unwrap() = None;
     assert_eq!(ask(&p, "fresh", None).await.unwrap_err().code, RefusalCode::Stale);

@@ -76,6 +76,24 @@ pub(super) async fn promote(server: &Arc<Server>, force: bool) -> Result<Promote
     server.promote(&PromoteRequest { force }, "test").await
 }
 
+#[tokio::test]
+async fn a_list_may_name_the_server_itself_and_another_by_several_addresses() {
+    let (wp, wr) = (World::new(), World::new());
+    let (to_r, to_self) = (Arc::<Port>::default(), Arc::<Port>::default());
+    let p = wp.open_with(|options| options.successors = peers("p", &[&to_self, &to_r, &to_r]));
+    *to_self.server.lock().unwrap() = Some(Arc::clone(&p));
+    let (to_p, also_to_p) = (port(&p), port(&p));
+    let r = wr.open_with(|options| options.primary = peers("r", &[&to_r, &to_p, &also_to_p, &to_r]));
+    *to_r.server.lock().unwrap() = Some(Arc::clone(&r));
+    publish_all(&p).await;
+    r.confirm().await.unwrap().whole().unwrap();
+    let promoted = promote(&r, false).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.left_out), (2, vec![]));
+    assert!(r.role.is_primary() && !p.role.is_primary());
+    publish_all(&r).await;
+    r.tell_peers(r.peers.as_ref().unwrap()).await.unwrap();
+}
+
 /// Three servers: `p` is the primary, `r` and `a` follow it, and the way from `r` to `p` is cut.
 struct Three {
     worlds: [World; 3],
@@ -306,7 +324,7 @@ async fn a_request_is_answered_the_same_after_a_promotion() {
     let ask = async |server: &Arc<Server>, id: &str| {
         let request = PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
         let result = publish(server, request).await;
-        EnvironmentResult { files_read: 0, ..result }
+        EnvironmentResult { files_read: 0, note: None, ..result }
     };
     let (first, same) = (ask(&p, "r1").await, ask(&p, "r2").await);
     assert!(first.changed && !same.changed && first.code_id == same.code_id);
@@ -315,6 +333,8 @@ async fn a_request_is_answered_the_same_after_a_promotion() {
     publish_all(&p).await;
     wp.stage("modules/app/files/tree/a", "half done");
     assert_eq!([ask(&p, "r1").await, ask(&p, "r2").await, ask(&p, "r3").await], [first.clone(), same.clone(), second.clone()]);
+    let again = PublishRequest { request_id: Some("r1".to_owned()), ..PublishRequest::default() };
+    assert!(publish(&p, again).await.note.unwrap().contains("1.2 is live since"));
     // Also after a restart.
     let p = {
         to_p.server.lock().unwrap().take();

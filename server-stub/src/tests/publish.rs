@@ -109,6 +109,34 @@ async fn links_odd_names_and_empty_files_are_published_as_they_are() {
     assert!(!code.manifest.entries().any(|entry| is_of_a_checkout(entry.path.as_bytes())));
 }
 
+#[tokio::test]
+async fn a_link_that_leads_out_of_the_environment_is_refused_also_through_another() {
+    let world = World::new();
+    let dir = world.environment().join("modules/app/files/tree/deep");
+    fs::create_dir_all(&dir).unwrap();
+    let server = world.open();
+    symlink("../../../../..", dir.join("top")).unwrap();
+    symlink("/etc/hostname", dir.join("of the node")).unwrap();
+    symlink("gone/../a", dir.join("broken")).unwrap();
+    publish_all(&server).await;
+    for target in ["../../../../../..", "top/..", "top/modules/../../etc", "top/modules/app/files/tree/deep/top/../x"] {
+        symlink(target, dir.join("out")).unwrap();
+        let error = publish(&server, PublishRequest::default()).await.error.unwrap();
+        let named = "modules/app/files/tree/deep/out (a link that leads out";
+        assert!(error.code == "unpublishable" && error.message.contains(named), "{target}: {error:?}");
+        assert!(!error.message.contains("deep/top ("), "{error:?}");
+        fs::remove_file(dir.join("out")).unwrap();
+    }
+    // The link is as it was, and what it goes through is not.
+    fs::create_dir(dir.join("way")).unwrap();
+    symlink("way/../../a", dir.join("in")).unwrap();
+    publish_all(&server).await;
+    fs::remove_dir(dir.join("way")).unwrap();
+    symlink("top", dir.join("way")).unwrap();
+    let error = publish(&server, PublishRequest::default()).await.error.unwrap();
+    assert!(error.message.contains("deep/in (a link that leads out"), "{error:?}");
+}
+
 /// Tools stage beside what is deployed, and turn a link over to it when it is whole.
 #[tokio::test]
 async fn an_environment_may_be_a_link_to_where_it_is_staged() {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::role::Two;
 use super::*;
 use crate::ServerError;
+use crate::history::RollbackRequest;
 use crate::rollout::RolloutRequest;
 
 fn waiting(name: &str, held: Held) -> CheckIn {
@@ -101,6 +102,42 @@ async fn while_it_is_paused_nodes_keep_what_they_have() {
     assert_eq!(server.check_in(&Peer::InProcess, check_in("n1", Some(held))).await, Ok(CatalogReply::FactsNeeded));
     let audit = fs::read_to_string(world.data().join("audit.jsonl")).unwrap();
     assert!(audit.contains("paused: n7 broke") && audit.contains("running"), "{audit}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_have_what_is_live_again_do_not_count_as_waiting() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let mut held = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        held.push((name, compiled(&server, name).await.0));
+    }
+    server.set_rollout(&pause("look first"), "test").unwrap();
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&server).await;
+    let waits: Vec<_> = held
+        .iter()
+        .map(|(name, held)| {
+            let (server, request) = (Arc::clone(&server), waiting(name, *held));
+            tokio::spawn(async move { server.check_in(&Peer::InProcess, request).await })
+        })
+        .collect();
+    let begun = Instant::now();
+    while server.rollout().unwrap().waiting < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(100), "they do not wait");
+    }
+    let (to, author) = ("1.1".parse().unwrap(), crate::code::Author::default());
+    let request = RollbackRequest { environment: Environment::default(), to, message: String::new(), author };
+    assert!(server.rollback(request).await.unwrap().changed);
+    let status = server.rollout().unwrap();
+    assert_eq!((status.waiting, status.rollout.paused.as_deref()), (0, Some("look first")));
+    assert_eq!(status.environments[0].nodes[&live(&server).version.code_id.to_string()].len(), 3);
+    for wait in waits {
+        let reply = wait.await.unwrap();
+        assert!(matches!(reply, Ok(CatalogReply::Current { code_id, .. }) if code_id == held[0].1.code_id), "{reply:?}");
+    }
 }
 
 #[tokio::test]

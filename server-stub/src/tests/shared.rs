@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use direct_puppet_transport::FetchItems;
-use direct_puppet_transport::protocol::{Digest, RefusalCode};
+use direct_puppet_transport::protocol::{Digest, RefusalCode, Report, RunStatus};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::Sharing;
-use crate::history::{CollectRequest, RollbackRequest};
+use crate::history::{CollectRequest, ExplainRequest, Explanation, RollbackRequest};
 use crate::store::{Blob, BlobStore, FileStore, Generation, Pointer, PointerStore, SharedStore, StoreError};
 
 /// Contents that are put no faster than they are allowed to be.
@@ -384,4 +384,146 @@ async fn a_collection_removes_from_the_store_what_nothing_refers_to_and_nothing_
     let verified = blocking(&b, |server| server.verify()).await;
     assert_eq!((&verified.problems, &verified.in_store.unwrap().problems), (&Vec::new(), &Vec::new()));
     compiled(&b, "n2").await;
+}
+
+/// Has a node report what it holds.
+async fn report(server: &Server, name: &str, held: Held) {
+    let (catalog_id, code_id) = (Some(held.catalog_id), Some(held.code_id));
+    let report = Report { catalog_id, code_id, status: RunStatus::Changed, ..samples::report(name) };
+    server.report(&Peer::InProcess, report).await.unwrap();
+}
+
+async fn explain(server: &Arc<Server>, path: Option<&str>) -> Result<Explanation, crate::ServerError> {
+    let (environment, version, node) = (None, None, Some(certname("n1")));
+    let request = ExplainRequest { environment, version, node, path: path.map(ToOwned::to_owned) };
+    blocking(server, move |server| Ok(server.explain(&request))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_explained_by_what_it_has_from_whichever_server() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&world, &store, "b"));
+    publish_all(&a).await;
+    assert!(matches!(explain(&a, None).await, Err(crate::ServerError::UnknownNode { .. })));
+    let tells = async |server: &Arc<Server>, held: Held, content: &str| {
+        let found = explain(server, Some("/srv/app/a")).await.unwrap();
+        assert_eq!((found.version.code_id, found.catalog.unwrap().catalog_id), (held.code_id, held.catalog_id));
+        assert_eq!(found.origin.unwrap().digest, Some(Digest::of(content.as_bytes())));
+    };
+    // Given by the other, and nothing heard of it since.
+    let (first, _) = compiled(&b, "n1").await;
+    tells(&a, first, "content a").await;
+    assert!(a.nodes.catalogs().is_empty(), "to explain is not to give");
+    // Here it says what it has; then it takes newer code from the other, and says so there.
+    assert!(a.check_in(&Peer::InProcess, check_in("n1", Some(first))).await.is_ok());
+    tells(&a, first, "content a").await;
+    world.stage("modules/app/files/tree/a", "content b");
+    publish_all(&b).await;
+    let (second, _) = compiled(&b, "n1").await;
+    report(&b, "n1", second).await;
+    tells(&a, second, "content b").await;
+    // A server that never heard of it.
+    let c = share(&world, &store, "c");
+    c.confirm().await.unwrap();
+    tells(&c, second, "content b").await;
+    assert_eq!(explain(&c, None).await.unwrap().nodes, [certname("n1")]);
+    // While its catalog waits to be compiled again, what it has is known.
+    blocking(&a, |server| server.recompile(&certname("n1"), "test")).await;
+    let found = explain(&c, None).await.unwrap();
+    assert_eq!((found.version.code_id, found.catalog), (second.code_id, None));
+    let error = explain(&c, Some("/srv/app/a")).await.unwrap_err();
+    assert!(error.code() == "damaged" && error.to_string().contains("compiled again"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_catalog_is_compiled_stays_in_the_rollout_of_every_server() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&world, &store, "b"));
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    let tells = async |code: &str| {
+        for server in [&a, &b] {
+            let status = blocking(server, |server| server.rollout()).await;
+            assert_eq!(status.environments.len(), 1, "{status:?}");
+            assert_eq!(status.environments[0].nodes, BTreeMap::from([(code.to_owned(), vec![certname("n1")])]));
+        }
+    };
+    assert_eq!(a.check_in(&Peer::InProcess, check_in("n1", None)).await, Ok(CatalogReply::FactsNeeded));
+    let (first, _) = compiled(&a, "n1").await;
+    tells("").await;
+    report(&a, "n1", first).await;
+    tells(&first.code_id.to_string()).await;
+    // Of newer code from the other server it says nothing yet.
+    world.stage("modules/app/files/tree/a", "content b");
+    publish_all(&b).await;
+    a.confirm().await.unwrap();
+    assert_eq!(b.check_in(&Peer::InProcess, check_in("n1", Some(first))).await, Ok(CatalogReply::FactsNeeded));
+    let (second, _) = compiled(&b, "n1").await;
+    tells(&first.code_id.to_string()).await;
+    report(&b, "n1", second).await;
+    tells(&second.code_id.to_string()).await;
+    for server in [&a, &b] {
+        let nodes = blocking(server, |server| server.nodes()).await;
+        assert_eq!((nodes.len(), nodes[0].compiles, nodes[0].status), (1, 2, Some(RunStatus::Changed)));
+    }
+    // One that asked no server but for facts to be compiled has an environment too.
+    compiled(&a, "n2").await;
+    for server in [&a, &b] {
+        let nodes = blocking(server, |server| server.nodes()).await;
+        assert_eq!((nodes.len(), &nodes[1].environment), (2, &Some(Environment::default())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalogs_in_a_store_are_not_made_anew_while_no_server_runs() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let a = share(&world, &store, "a");
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    drop(a);
+    let data = world.dir.path().join("a");
+    let offline = world.open_with(|options| {
+        options.data_dir = data.clone();
+        options.is_offline = true;
+    });
+    let error = offline.recompile(&certname("n1"), "test").unwrap_err();
+    assert!(matches!(error, crate::ServerError::Offline) && error.to_string().contains("start it"), "{error}");
+    assert!(offline.nodes.catalogs().iter().all(|(_, catalog)| !catalog.is_forgotten));
+    assert!(!fs::read_to_string(data.join("audit.jsonl")).unwrap().contains("recompile"));
+    drop(offline);
+    // One that worked alone needs no other.
+    let alone = world.open();
+    publish_all(&alone).await;
+    compiled(&alone, "n1").await;
+    drop(alone);
+    let offline = world.open_with(|options| options.is_offline = true);
+    offline.recompile(&certname("n1"), "test").unwrap();
+    assert!(offline.nodes.catalogs().iter().all(|(_, catalog)| catalog.is_forgotten));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_of_all_tells_what_is_live_in_the_store_and_not_staged_here() {
+    let (world, other_world) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other_world, &store, "b"));
+    let other = world.environment().parent().unwrap().join("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("site.yaml"), SITE.replace("puppet:///modules/app/tree", "/local")).unwrap();
+    let results = a.publish(PublishRequest::default()).await.unwrap();
+    assert!(results.len() == 2 && results.iter().all(|result| result.changed && result.note.is_none()), "{results:?}");
+    // The other has not heard of it yet.
+    for dry_run in [true, false] {
+        let told = b.publish(PublishRequest { dry_run, ..PublishRequest::default() }).await.unwrap();
+        let names: Vec<&str> = told.iter().map(|result| result.environment.as_str()).collect();
+        assert_eq!((names, &told[0].note), (vec!["production", "other"], &None));
+        let note = told[1].note.as_deref().unwrap();
+        assert!(note.contains("not staged here, and stays live"), "{note}");
+        assert_eq!((told[1].code_id, told[1].changed, &told[1].error), (results[0].code_id, false, &None));
+    }
+    // Who names what he wants is told of that only.
+    let named = PublishRequest { environments: vec![Environment::default()], ..PublishRequest::default() };
+    assert_eq!(b.publish(named).await.unwrap().len(), 1);
 }

@@ -373,9 +373,9 @@ messages! {
         SyncConfirmed { live, rollout, epoch, answered }), SyncConfirmed;
     sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
-    sync_epoch_replies: (any::<u64>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(
-        |(epoch, (is_raised, is_primary), live, answered)|
-        SyncEpochReply { epoch, is_raised, is_primary, live, answered }), SyncEpochReply;
+    sync_epoch_replies: (any::<(u64, u64)>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(
+        |((epoch, instance), (is_raised, is_primary), live, answered)|
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance }), SyncEpochReply;
     sync_manifests: (certname(), environment(), code_id(), option::of(code_id())).prop_map(|(replica, environment, code_id, base)|
         SyncManifest { replica, environment, code_id, base }), SyncManifest;
     sync_manifest_replies: sync_manifest_reply(), SyncManifestReply;

@@ -168,6 +168,15 @@ pub struct SyncEpochReply {
     /// Its last answers to publishes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub answered: BTreeMap<Environment, Vec<Answered>>,
+    /// A random number that it chose when it started: by it one server is known that is reached by several addresses, or that asks
+    /// itself. An earlier program says 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub instance: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A replica asks what is in a version.

@@ -22,6 +22,7 @@ use super::{Api, Asked};
 use crate::answer::UNCONFIRMED_SECONDS;
 use crate::blocking;
 use crate::listen::RouteBody;
+use crate::nodes::CompiledCatalog;
 
 use document::Document;
 use facts::Facts;
@@ -50,6 +51,19 @@ struct Given {
     /// For how long this server could not confirm, with its primary, that the code is live, in seconds.
     unconfirmed_seconds: Option<u32>,
 }
+
+/// What a node has.
+enum Held {
+    /// A catalog of the live code.
+    Live,
+    /// One of other code.
+    Other(Given),
+    /// None, as far as this server knows.
+    Nothing,
+}
+
+/// When to ask again where a rollout is paused, in seconds.
+const PAUSED_SECONDS: u32 = 300;
 
 /// Says in an answer for how many seconds it could not be confirmed that the code is live; agents of Puppet pass it over.
 const UNCONFIRMED: HeaderName = HeaderName::from_static("x-direct-puppet-unconfirmed-seconds");
@@ -110,18 +124,39 @@ impl Api {
         let unconfirmed_seconds = confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         let live = self.live_of(&environment, &confirmed)?;
         let nodes = Arc::clone(&self.server.nodes);
+        let known = certname.clone();
         let find = move || {
-            if nodes.catalog(&certname, &environment, live.version.code_id).is_some() {
+            if nodes.catalog(&known, &environment, live.version.code_id).is_some() {
                 // It need not be kept from what it has had.
-                return None;
+                return Held::Live;
             }
-            let reported = nodes.summary(&certname).and_then(|node| node.code_id);
-            let held = reported.and_then(|code_id| nodes.catalog(&certname, &environment, code_id));
-            let held = held.or_else(|| nodes.newest_catalog(&certname, &environment))?;
-            let catalog = nodes.read(&certname, held.catalog_id)?;
-            Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds })
+            let reported = nodes.summary(&known).and_then(|node| node.code_id);
+            let held = reported.and_then(|code_id| nodes.catalog(&known, &environment, code_id));
+            let held = held.or_else(|| nodes.newest_catalog(&known, &environment));
+            let read = |held: CompiledCatalog| {
+                let catalog = nodes.read(&known, held.catalog_id)?;
+                Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds })
+            };
+            held.and_then(read).map_or(Held::Nothing, Held::Other)
         };
-        blocking::run(find).await.map_err(|error| Failure::internal(&error))
+        let look = || async { blocking::run(find.clone()).await.map_err(|error| Failure::internal(&error)) };
+        let mut held = look().await?;
+        if let (Held::Nothing, Some(shared)) = (&held, &self.server.shared) {
+            // It may have got what it has from another server.
+            shared.adopt_all(&certname).await?;
+            held = look().await?;
+        }
+        match held {
+            Held::Other(given) => Ok(Some(given)),
+            Held::Nothing if self.server.shared.is_none() && self.server.has_others() => {
+                let message = format!(
+                    "the rollout is paused, and this server does not know which code {certname} has: it is told by the server that it \
+                     asked before, or resume the rollout"
+                );
+                Err(Failure::unavailable(message, PAUSED_SECONDS))
+            }
+            Held::Live | Held::Nothing => Ok(None),
+        }
     }
 
     async fn rendered(&self, wanted: &Wanted, given: Given) -> Result<Bytes, Failure> {
