@@ -25,15 +25,15 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// How often it is looked at.
 const PACE: Duration = Duration::from_millis(50);
 
-/// What a node is.
+/// What a node is. Programs in Ruby may write symbols for keys.
 #[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
 pub(super) struct Classification {
     /// Names, or names with parameters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = ":classes", skip_serializing_if = "Option::is_none")]
     classes: Option<Classes>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = ":parameters", skip_serializing_if = "Option::is_none")]
     parameters: Option<Map<String, Json>>,
-    #[serde(default, skip_serializing)]
+    #[serde(default, alias = ":environment", skip_serializing)]
     environment: Option<String>,
 }
 
@@ -73,7 +73,11 @@ pub(super) fn classify(options: &PuppetOptions, request: &CompileRequest) -> Res
 fn parse(text: &str) -> Result<Classification, String> {
     let read: Option<Classification> =
         serde_saphyr::from_str(text).map_err(|error| format!("its YAML cannot be used: {error}"))?;
-    read.ok_or_else(|| "it said nothing: it does not know the node".to_owned())
+    let read = read.ok_or_else(|| "it said nothing: it does not know the node".to_owned())?;
+    if read == Classification::default() && !text.trim_end().ends_with("{}") {
+        return Err("its YAML has none of classes, parameters and environment".to_owned());
+    }
+    Ok(read)
 }
 
 fn run(mut command: Command, certname: &str, limit: Duration) -> io::Result<String> {
@@ -144,6 +148,11 @@ mod tests {
         );
         assert!(parse("").unwrap_err().contains("does not know"));
         assert!(parse("classes: 7\n").is_err());
+        let symbols = parse("---\n:classes:\n- a\n:environment: test\n").unwrap();
+        assert_eq!(symbols.environment.as_deref(), Some("test"));
+        assert!(matches!(symbols.classes, Some(Classes::Names(names)) if names == ["a"]));
+        assert!(parse("--- {}\n").is_ok());
+        assert!(parse("class: [a]\n").unwrap_err().contains("none of classes"));
         assert!(parse("{").is_err());
     }
 

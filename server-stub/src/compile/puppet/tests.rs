@@ -217,6 +217,66 @@ fn fails(compiler: &PuppetCompiler, code: &Arc<Code>, name: &str) -> CompileErro
     error
 }
 
+/// What one compile has loaded is loaded for all that follow: no less is checked then.
+#[test]
+fn types_of_parameters_are_checked_in_every_compile() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let site = "type Port = Integer[1, 65535]\n\
+                function twice(Integer $x) >> Integer { $x * 2 }\n\
+                class insite(Port $p) { notify { \"insite ${p}\": } }\n\
+                node 'good' { class { 'm::cl': p => twice(4), s => Sensitive('x') } m::def { 'd': p => 1 } class { 'insite': p => 80 } }\n\
+                node /^class/ { class { 'm::cl': p => 'nine', s => Sensitive('x') } }\n\
+                node /^plain/ { class { 'm::cl': p => 9, s => 'plain' } }\n\
+                node /^define/ { m::def { 'd': p => 'nine' } }\n\
+                node /^site/ { class { 'insite': p => 70000 } }\n";
+    let code = world.code(&[
+        ("manifests/site.pp", site),
+        ("modules/m/manifests/cl.pp", "class m::cl(Integer[1,9] $p, Sensitive[String] $s) { notify { \"cl ${p}\": } }\n"),
+        ("modules/m/manifests/def.pp", "define m::def(Integer $p) { notify { \"def ${p}\": } }\n"),
+    ]);
+    let compiler = PuppetCompiler::new(world.options());
+    compiler.check(&code).unwrap();
+    for round in 0..3 {
+        let good = compiler.compile(&request(&code, "good")).unwrap().catalog;
+        for title in ["cl 8", "def 1", "insite 80"] {
+            find(&good, &format!("Notify[{title}]"));
+        }
+        for (name, words) in [
+            ("class", "expects an Integer"),
+            ("plain", "expects a Sensitive"),
+            ("define", "expects an Integer"),
+            ("site", "expects a Port"),
+        ] {
+            let error = fails(&compiler, &code, &format!("{name}{round}"));
+            assert!(error.to_string().contains(words), "round {round}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_loaded_is_said_at_every_time_and_never_left_out() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let twice = "class dupe { }\nnode default { notify { 'managed': } }\n";
+    let code = world.code(&[("manifests/a.pp", twice), ("manifests/b.pp", "class dupe { }\n")]);
+    let compiler = PuppetCompiler::new(world.options());
+    assert!(compiler.check(&code).unwrap_err().to_string().contains("'dupe' is already defined"));
+    for name in ["n1", "n2"] {
+        let error = compiler.compile(&request(&code, name)).unwrap_err();
+        assert!(error.to_string().contains("'dupe' is already defined"), "{error}");
+    }
+    // A script for the version of the configuration would look for the checkout of a deploy tool.
+    let code =
+        world.code(&[("environment.conf", "config_version = /bin/false\n"), ("manifests/site.pp", "notify { 'managed': }\n")]);
+    compiler.check(&code).unwrap();
+    find(&compiler.compile(&request(&code, "n1")).unwrap().catalog, "Notify[managed]");
+}
+
 #[test]
 fn what_misbehaves_costs_one_compile() {
     if !has_puppet() {

@@ -78,7 +78,10 @@ def set_up
 end
 
 def environment
-  @environment ||= Puppet.lookup(:environments).get!(CONFIG['environment'].to_sym)
+  @environment ||= Puppet.lookup(:environments).get!(CONFIG['environment'].to_sym).tap do |found|
+    # It asks the checkout of a deploy tool, which this is not: a catalog is named after its code.
+    found.define_singleton_method(:config_version) { '' }
+  end
 end
 
 SERVER_FACTS = {
@@ -151,13 +154,24 @@ def module_directories
   environment.modules.to_h { |found| [found.name, found.path] }
 end
 
+# A compiler for nobody. It makes what Puppet looks up while it loads code: without a scope it would leave out the types of parameters, and
+# without loaders take nothing of a manifest that declares a type or a function. The manifests of all nodes are loaded with it.
+def compiler
+  @compiler ||= Puppet::Parser::Compiler.new(Puppet::Node.new('nobody', environment: environment))
+rescue Exception # rubocop:disable Lint/RescueException
+  # What was loaded is not whole: the next one begins anew, and hears what is wrong.
+  %i[@known_resource_types @parsed_code].each { |held| environment.instance_variable_set(held, nil) }
+  environment.loaders = nil
+  raise
+end
+
 # Parses what every node needs, so that a publish learns of it.
 def check
   environment.check_for_reparse
   errors = environment.validation_errors
   raise Puppet::Error, errors.first unless errors.empty?
 
-  environment.known_resource_types.hostclass('')
+  compiler
   { 'checked' => true }
 end
 
@@ -255,14 +269,15 @@ NAME = /\A[a-z]\w*(::[a-z]\w*)*\z/.freeze
 # modules have.
 def learn(text)
   told = JSON.parse(text)
-  manifests = environment.known_resource_types.loader
-  { 'classes' => :hostclass, 'defines' => :definition }.each do |key, kind|
-    known = kind == :hostclass ? environment.known_resource_types.hostclasses : environment.known_resource_types.definitions
-    Array(told[key]).grep(NAME).each { |name| manifests.try_load_fqname(kind, name) unless known.key?(name) }
+  Puppet.override(compiler.context_overrides, 'loading what a compile has loaded') do
+    types = environment.known_resource_types
+    { 'classes' => [:hostclass, types.hostclasses], 'defines' => [:definition, types.definitions] }.each do |key, (kind, known)|
+      Array(told[key]).grep(NAME).each { |name| types.loader.try_load_fqname(kind, name) unless known.key?(name) }
+    end
   end
   Array(told['types']).grep(NAME).each { |name| own_type(name) }
-rescue StandardError
-  nil
+rescue StandardError => e
+  warn("loading what a compile has loaded: #{e.class}: #{e.message}") if $VERBOSE
 end
 
 # An environment without any code.
@@ -302,7 +317,7 @@ def what_is_common
 end
 
 def common_loaders
-  @common_loaders ||= environment.loaders || Puppet::Pops::Loaders.new(environment)
+  environment.loaders || Puppet::Pops::Loaders.new(environment)
 end
 
 def load_one(common)
@@ -447,9 +462,10 @@ begin
   set_up
   warm_up
   begin
-    environment.known_resource_types
-  rescue StandardError
-    # Whoever compiles is told, for Puppet tries again then.
+    compiler
+  rescue StandardError, ScriptError => e
+    # Whoever compiles is told.
+    warn("loading the manifests: #{e.class}: #{e.message}") if $VERBOSE
   end
   GC.start
 rescue Exception => e # rubocop:disable Lint/RescueException
