@@ -12,7 +12,7 @@ const CLASSES: &str = "classes.txt";
 const RESOURCES: &str = "resources.txt";
 
 /// Types that have no property: Puppet leaves them out of its list, because nothing of them can be out of sync.
-const WITHOUT_PROPERTIES: [&str; 6] = ["Concat_file", "Concat_fragment", "Filebucket", "Resources", "Schedule", "Tidy"];
+const WITHOUT_PROPERTIES: [&str; 7] = ["Anchor", "Concat_file", "Concat_fragment", "Filebucket", "Resources", "Schedule", "Tidy"];
 
 /// What the two files say.
 #[derive(Debug)]

@@ -188,6 +188,25 @@ async fn what_cannot_be_looked_at_has_an_event() {
 }
 
 #[tokio::test]
+async fn an_anchor_is_a_place_in_the_order_and_hands_on_what_it_hears() {
+    let node = Node::new();
+    let anchor = |title: &str, parameters: Json| json!({"type": "Anchor", "title": title, "parameters": parameters});
+    let resources = json!([
+        exec("last", json!({"command": "/bin/touch heard", "refreshonly": true, "subscribe": "Anchor[end]"})),
+        anchor("end", json!({"subscribe": "Exec[first]"})),
+        exec("first", json!({"command": "/bin/true", "require": "Anchor[begin]"})),
+        anchor("begin", json!({})),
+    ]);
+    let outcome = node.apply(resources, json!([])).await;
+    let events: Vec<_> = outcome.events().map(|event| format!("{}: {}", event.resource, event.message)).collect();
+    let refreshed = |name: &str| format!("{name}: Triggered 'refresh' from 1 event");
+    assert_eq!(events, ["Exec[first]: executed successfully".to_owned(), refreshed("Anchor[end]"), refreshed("Exec[last]")]);
+    assert_eq!(outcome.resources.failed, 0);
+    let unknown = node.apply(json!([anchor("x", json!({"ensure": "present"}))]), json!([])).await;
+    assert_eq!(unknown.resources.failed, 1);
+}
+
+#[tokio::test]
 async fn a_refresh_for_which_there_was_nothing_to_do_is_heard_and_passed_on() {
     let node = Node::new();
     std::fs::write(node.0.path().join("root/there"), "").unwrap();

@@ -5,6 +5,8 @@ mod accounts;
 #[cfg(all(test, feature = "providers"))]
 mod ahead_tests;
 #[cfg(feature = "providers")]
+mod anchor;
+#[cfg(feature = "providers")]
 mod augeas;
 #[cfg(feature = "providers")]
 mod command;
@@ -414,6 +416,7 @@ pub fn builtin() -> Vec<Arc<dyn Provider>> {
         Arc::new(file::FileProvider::new()),
         Arc::new(exec::ExecProvider),
         Arc::new(notify::NotifyProvider),
+        Arc::new(anchor::AnchorProvider),
         Arc::new(augeas::AugeasProvider),
         Arc::new(concat::ConcatFileProvider::default()),
         Arc::new(concat::ConcatFragmentProvider),
