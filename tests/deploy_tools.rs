@@ -102,6 +102,40 @@ fn r10k_publishes_what_it_has_deployed() {
 }
 
 #[test]
+fn g10k_publishes_what_it_has_deployed() {
+    if !is_there("g10k") || !is_there("git") {
+        println!("LEFT OUT: a deploy by g10k, which needs g10k and git to be installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let repo = ControlRepo::new(dir.path().join("control"));
+    let staging = dir.path().join("staging");
+    fs::create_dir_all(staging.join("environments")).unwrap();
+    let server = Serving::following(dir.path(), &["http://127.0.0.1:0"], &["--staging".into(), (&staging).into()]);
+    // It cuts the elements of postrun at blanks.
+    let config = format!(
+        "---\n:cachedir: '{cache}'\nsources:\n  main:\n    remote: '{remote}'\n    basedir: '{staging}/environments/'\n\
+         postrun: ['{program}', 'publish', '--data', '{data}', '--message', 'by-g10k']\n",
+        cache = dir.path().join("cache").display(),
+        remote = repo.0.display(),
+        staging = staging.display(),
+        program = binaries().server.display(),
+        data = dir.path().join("data").display(),
+    );
+    fs::write(dir.path().join("g10k.yaml"), config).unwrap();
+    for (count, message) in [(1, "first"), (2, "second")] {
+        let commit = repo.commit(message);
+        let mut command = Command::new("g10k");
+        command.arg("-config").arg(dir.path().join("g10k.yaml")).env("HOME", dir.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let now = versions(&server);
+        assert_eq!(now.len(), count, "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!((&now[count - 1]["revision"], &now[count - 1]["message"]), (&commit.as_str().into(), &"by-g10k".into()));
+    }
+}
+
+#[test]
 fn a_pull_is_published_with_its_commit() {
     if !is_there("git") {
         println!("LEFT OUT: a deploy by git, which is not installed");
