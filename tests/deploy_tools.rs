@@ -123,7 +123,7 @@ fn g10k_publishes_what_it_has_deployed() {
         data = dir.path().join("data").display(),
     );
     fs::write(dir.path().join("g10k.yaml"), config).unwrap();
-    for (count, message) in [(1, "first"), (2, "second")] {
+    for (count, message) in [(1, "second"), (2, "third")] {
         let commit = repo.commit(message);
         let mut command = Command::new("g10k");
         command.arg("-config").arg(dir.path().join("g10k.yaml")).env("HOME", dir.path());

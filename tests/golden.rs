@@ -213,7 +213,7 @@ fn replicas() {
     let rollout = Rollout { per_second: 50, paused: Some("it broke".to_owned()) };
     golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout, epoch: 2, answered: BTreeMap::new() });
     let replica = "replica1.example.com".parse().unwrap();
-    golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2 });
+    golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2, instance: 0 });
     let promoted = PublishedVersion {
         lineage: vec![VersionCounter { epoch: 1, sequence: 7 }],
         revision: Some("0123abc".to_owned()),

@@ -148,7 +148,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let agent = builder(root.path()).certname("n1".parse().unwrap()).build().unwrap();
         let error = async |name: &str| error_chain(&agent.inspect(name, None).await.unwrap_err());
-        assert!(error("my::type").await.starts_with("there is no type My::Type here, there are Augeas, "));
+        assert!(error("my::type").await.starts_with("there is no type My::Type here, there are Anchor, Augeas, "));
         assert_eq!(error("exec").await, "type Exec does not tell what is there: it can only be applied");
         assert!(error("file").await.contains("name one"));
         assert!(error("service").await.contains("another root"), "services of another root are not asked for");

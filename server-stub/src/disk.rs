@@ -135,7 +135,9 @@ pub(crate) fn append_json(path: &Path, value: &impl Serialize) -> Result<(), Ser
 /// or taken out from between others without a trace.
 pub(crate) fn append_chained(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
     let _turn = APPENDING.lock().unwrap_or_else(PoisonError::into_inner);
-    cut_torn_line(path)?;
+    if !ends_with_line(path).map_err(|error| FsError::new(path, "append to", error))? {
+        cut_torn_line(path)?;
+    }
     let before = last_line(path).map_err(|error| FsError::new(path, "read the end of", error))?;
     let before = before.as_deref().and_then(check_in).unwrap_or_default();
     let mut value = serde_json::to_value(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
@@ -182,7 +184,7 @@ pub(crate) fn broken_links(path: &Path) -> Result<Vec<usize>, ServerError> {
         before: Option<String>,
     }
     let text = read(path)?.unwrap_or_default();
-    let whole = text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
+    let Some(whole) = text.iter().rposition(|&byte| byte == b'\n') else { return Ok(Vec::new()) };
     let (mut broken, mut last) = (Vec::new(), None);
     for (at, line) in text[..whole].split(|&byte| byte == b'\n').enumerate() {
         let is_good = decode_line::<Link>(line).is_some_and(|link| match link.before {
@@ -323,6 +325,7 @@ mod tests {
             append_chained(&path, &serde_json::json!({ "act": format!("{number}").repeat(3000) })).unwrap();
         }
         assert_eq!(broken_links(&path).unwrap(), [0; 0]);
+        assert_eq!(broken_links(&dir.path().join("none")).unwrap(), [0; 0]);
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let broken = |lines: &[&str]| {

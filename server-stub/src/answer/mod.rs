@@ -89,7 +89,7 @@ impl Handler for Server {
 
     async fn sync_epoch(&self, peer: &Peer, request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
         identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        let is_raised = self.heard_from(peer, &request.replica, request.epoch).await?;
+        let is_raised = request.instance != self.instance && self.heard_from(peer, &request.replica, request.epoch).await?;
         Ok(self.answer_epoch(is_raised))
     }
 

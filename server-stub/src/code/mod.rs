@@ -400,11 +400,12 @@ impl Environments {
         }
         let path = dir.join(HISTORY);
         if !history::has_line(&path, &live.version)? {
-            history::mend(&path, &live.version)?;
-            found.push(format!(
-                "{}: it does not tell of what is live, so others may be missing as well; that line was written again",
-                path.display()
-            ));
+            let written = match disk::append_json(&path, &live.version) {
+                Ok(()) => "that line was written again".to_owned(),
+                Err(error) => format!("that line could not be written again: {}", chain(&error)),
+            };
+            let path = path.display();
+            found.push(format!("{path}: it does not tell of what is live, so others may be missing as well; {written}"));
         }
         Ok(found)
     }

@@ -50,6 +50,7 @@ impl Server {
     pub async fn rollback_as(self: &Arc<Self>, request: RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
+        check_words(&request.message, &request.author)?;
         // Each holds a thread that waits: those whose turn it is not shall not.
         let turn = self.turn().await;
         self.mend_version(&request.environment, request.to).await?;

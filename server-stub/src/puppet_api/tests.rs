@@ -4,7 +4,7 @@ mod answers;
 mod refusals;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +17,8 @@ use serde_json::{Value as Json, json};
 use super::PuppetRoutes;
 use crate::listen::{RouteBody, Routes as _};
 use crate::publish::PublishRequest;
-use crate::{AdminRoutes, Server, ServerOptions, Staging};
+use crate::store::{FileStore, SharedStore};
+use crate::{AdminRoutes, Server, ServerOptions, Sharing, Staging};
 
 const SITE: &str = "\
 nodes:
@@ -49,11 +50,23 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let staging = Staging::Environments(dir.path().join("staging"));
-        let server = Server::open(ServerOptions::new(dir.path().join("data"), staging)).unwrap();
+        Self::new_with(|_, _| {}).await
+    }
+
+    /// A server of the staging directory in `of`, with its data below `dir`.
+    fn open(of: &Path, dir: tempfile::TempDir, change: impl FnOnce(&Path, &mut ServerOptions)) -> Self {
+        let mut options = ServerOptions::new(dir.path().join("data"), Staging::Environments(of.join("staging")));
+        change(of, &mut options);
+        let server = Server::open(options).unwrap();
         let routes = PuppetRoutes::new(Arc::clone(&server), Arc::new(AdminRoutes::new(Arc::clone(&server), Vec::new())));
-        let world = Self { dir, server, routes };
+        Self { dir, server, routes }
+    }
+
+    /// `change` is given the directory of this world.
+    async fn new_with(change: impl FnOnce(&Path, &mut ServerOptions)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let of = dir.path().to_owned();
+        let world = Self::open(&of, dir, change);
         world.stage("site.yaml", SITE);
         world.stage("modules/app/files/a b", "abc");
         world.stage("modules/app/files/tree/one", "one");
@@ -116,6 +129,26 @@ impl World {
     fn compiles(&self) -> u64 {
         self.server.nodes().unwrap().iter().map(|node| node.compiles).sum()
     }
+}
+
+/// Has a server share the store in a directory.
+fn share(name: &str) -> impl FnOnce(&Path, &mut ServerOptions) {
+    let name = name.parse().unwrap();
+    move |dir, options| {
+        let files = FileStore::open(&dir.join("shared")).unwrap();
+        let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files) };
+        options.sharing = Some(Sharing { store, name });
+    }
+}
+
+async fn set_rollout(world: &World, pause: Option<&str>) {
+    let rollout = crate::rollout::RolloutRequest {
+        pause: pause.map(str::to_owned),
+        resume: pause.is_none(),
+        ..crate::rollout::RolloutRequest::default()
+    };
+    let server = Arc::clone(&world.server);
+    tokio::task::spawn_blocking(move || server.set_rollout(&rollout, "test").unwrap()).await.unwrap();
 }
 
 fn node(name: &str) -> Peer {

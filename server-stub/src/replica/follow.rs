@@ -41,7 +41,9 @@ impl Server {
             let turn = async {
                 if self.role.is_primary() {
                     let told = self.tell_peers(peers).await.map_err(|error| chain(&error));
-                    tokio::time::sleep(TELL_EVERY).await;
+                    if told.is_ok() {
+                        tokio::time::sleep(TELL_EVERY).await;
+                    }
                     return told;
                 }
                 let answer = upstream.ask(HOLD_SECONDS).await?;

@@ -1,22 +1,25 @@
 //! Contents of versions that are kept and that are damaged or missing here are brought again, from whichever other server has them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use direct_puppet_agent::fetch_as_replica;
 use direct_puppet_transport::Client;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
-use crate::error::{ServerError, chain};
+use crate::error::ServerError;
 use crate::history::VersionName;
 use crate::role::Peers;
 use crate::server::Server;
 
 /// Most contents that wait to be brought; the others are found again when they are next asked for.
 const MAX_WANTED: usize = 100_000;
+
+/// How long others are not asked again for what none of them had.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Contents with their sizes and a path of each.
 type Missing = BTreeMap<Digest, (u64, String)>;
@@ -26,15 +29,34 @@ type Missing = BTreeMap<Digest, (u64, String)>;
 pub(crate) struct Mending {
     wanted: Mutex<BTreeSet<Digest>>,
     is_wanted: Notify,
+    /// What no other server had, and when.
+    nowhere: Mutex<HashMap<Digest, Instant>>,
 }
 
 impl Mending {
     /// Has a content brought again.
     pub(crate) fn want(&self, digest: Digest) {
+        let nowhere = self.nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if nowhere.get(&digest).is_some_and(|since| since.elapsed() < ASK_AGAIN) {
+            // Two servers that both lack it would ask each other without end.
+            return;
+        }
+        drop(nowhere);
         let mut wanted = self.lock();
         if wanted.len() < MAX_WANTED {
             wanted.insert(digest);
             self.is_wanted.notify_one();
+        }
+    }
+
+    /// Notes that no other server has a content.
+    fn is_nowhere(&self, digest: Digest) {
+        let mut nowhere = self.nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if nowhere.len() >= MAX_WANTED {
+            nowhere.retain(|_, since| since.elapsed() < ASK_AGAIN);
+        }
+        if nowhere.len() < MAX_WANTED {
+            nowhere.insert(digest, Instant::now());
         }
     }
 
@@ -59,6 +81,7 @@ impl Server {
             }
             let missing = self.missing_of_kept(self.mending.take()).await;
             for (digest, (_, path)) in self.bring_again(peers, missing, stop).await {
+                self.mending.is_nowhere(digest);
                 tracing::error!(%digest, path, "a content of published code is missing here and elsewhere: publish it again");
             }
         }
@@ -66,11 +89,14 @@ impl Server {
 
     /// Brings what a version lacks here, as far as another server has it. What is damaged is found, so all of it is read.
     pub(crate) async fn mend_version(self: &Arc<Self>, environment: &Environment, name: VersionName) -> Result<(), ServerError> {
-        let Some(peers) = &self.peers else { return Ok(()) };
+        let Some(peers) = self.peers.as_ref().filter(|_| self.shared.is_none()) else { return Ok(()) };
         let (server, environment) = (Arc::clone(self), environment.clone());
         let find = move || -> Result<Missing, ServerError> {
-            let (_, manifest) = server.find_manifest(&environment, name)?;
             let mut missing = Missing::new();
+            let (version, manifest) = server.find_manifest(&environment, name)?;
+            if server.environments.live(&environment).is_some_and(|live| live.version.code_id == version.code_id) {
+                return Ok(missing);
+            }
             for entry in manifest.entries() {
                 if let EntryKind::File { digest, size } = entry.kind
                     && !missing.contains_key(&digest)
@@ -93,8 +119,12 @@ impl Server {
                 break;
             }
             let client = Client::new(Arc::clone(transport));
-            if let Err(error) = fetch_as_replica(&client, &peers.name, &self.store, &missing, stop).await {
-                tracing::warn!("contents could not be brought again from {}: {}", transport.endpoint(), chain(&error));
+            let fetched = tokio::select! {
+                fetched = super::fetch::fetch(&client, &peers.name, &self.store, &missing) => fetched,
+                () = stop.cancelled() => break,
+            };
+            if let Err(reason) = fetched {
+                tracing::warn!("contents could not be brought again from {}: {reason}", transport.endpoint());
             }
             let before = missing.len();
             missing.retain(|digest, _| !self.store.has(digest));

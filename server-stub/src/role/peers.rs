@@ -134,7 +134,7 @@ impl Server {
     pub(crate) async fn tell_peers(&self, peers: &Peers) -> Result<(), ServerError> {
         let mut result = Ok(());
         for transport in &peers.transports {
-            match ask(transport, &peers.name, self.role.epoch()).await {
+            match self.ask(transport, &peers.name, self.role.epoch()).await {
                 // One list of all servers may be given to each of them.
                 Ok(reply) if reply.instance == self.instance => {}
                 Ok(reply) if reply.is_primary && reply.epoch == self.role.epoch() && self.role.is_primary() => {
@@ -190,14 +190,19 @@ impl Server {
         let answered = self.environments.answers.beyond(&BTreeMap::new());
         SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance: self.instance }
     }
-}
 
-/// Tells one peer.
-pub(super) async fn ask(transport: &Arc<dyn Transport>, name: &Certname, epoch: u64) -> Result<SyncEpochReply, String> {
-    let client = Client::new(Arc::clone(transport));
-    let request = SyncEpoch { protocol: ProtocolVersion::CURRENT, replica: name.clone(), epoch };
-    match tokio::time::timeout(PATIENCE, client.sync_epoch(&request)).await {
-        Ok(reply) => reply.map_err(|error| chain(&error)),
-        Err(_) => Err(format!("{} did not answer within {} s", transport.endpoint(), PATIENCE.as_secs())),
+    /// Tells one peer.
+    pub(super) async fn ask(
+        &self,
+        transport: &Arc<dyn Transport>,
+        name: &Certname,
+        epoch: u64,
+    ) -> Result<SyncEpochReply, String> {
+        let client = Client::new(Arc::clone(transport));
+        let request = SyncEpoch { protocol: ProtocolVersion::CURRENT, replica: name.clone(), epoch, instance: self.instance };
+        match tokio::time::timeout(PATIENCE, client.sync_epoch(&request)).await {
+            Ok(reply) => reply.map_err(|error| chain(&error)),
+            Err(_) => Err(format!("{} did not answer within {} s", transport.endpoint(), PATIENCE.as_secs())),
+        }
     }
 }

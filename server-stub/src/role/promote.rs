@@ -10,7 +10,7 @@ use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, SyncEpochReply, VersionCounter};
 use serde::{Deserialize, Serialize};
 
-use super::peers::{Peers, ask};
+use super::peers::Peers;
 use crate::blocking;
 use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
@@ -75,6 +75,8 @@ pub struct LeftOut {
 struct Step {
     /// The epoch that is to begin.
     epoch: u64,
+    /// Which servers have heard of which.
+    claimed: BTreeSet<(u64, u64)>,
     /// Who has heard of it.
     stepped_down: BTreeSet<String>,
     left_out: Vec<LeftOut>,
@@ -210,7 +212,7 @@ impl Server {
     /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
     /// brought, and nothing that cannot be. Returns which server it is.
     async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<u64, String> {
-        let reply = ask(transport, name, self.role.epoch()).await?;
+        let reply = self.ask(transport, name, self.role.epoch()).await?;
         let instance = reply.instance;
         if instance != self.instance {
             upstream.hear(reply.epoch).await?;
@@ -228,11 +230,19 @@ impl Server {
         upstream: &Upstream,
         step: &mut Step,
     ) -> Result<Option<u64>, String> {
-        let reply = ask(transport, name, step.epoch).await?;
+        let reply = self.ask(transport, name, step.epoch).await?;
+        let is_claimed = reply.epoch == step.epoch && step.claimed.contains(&(step.epoch, reply.instance));
+        if reply.instance == self.instance || is_claimed {
+            // It was reached by another address before, or could not be told from others then.
+            return Ok(None);
+        }
         if !reply.is_raised {
             // Not heard of: that may be of a promotion that asks this server as well, and must be news to it then.
             self.role.believe(reply.epoch).map_err(|error| error.to_string())?;
             return Ok(Some(reply.epoch.max(step.epoch)));
+        }
+        if reply.instance != 0 {
+            step.claimed.insert((step.epoch, reply.instance));
         }
         step.stepped_down.insert(transport.endpoint().to_owned());
         take(transport, upstream, reply).await.map(|()| None)

@@ -71,6 +71,26 @@ impl Shared {
         Ok(self.read_catalog(&record).await?.map(|(_, catalog)| catalog))
     }
 
+    /// Brings the catalog that a node has, as far as the store knows: that of `live` if there is one, else of the code that it said it has, else
+    /// the last that was compiled for it.
+    pub(crate) async fn adopt_held(
+        self: &Arc<Self>,
+        certname: &Certname,
+        environment: &Environment,
+        live: CodeId,
+    ) -> Result<(), ServerError> {
+        let mut catalogs = self.catalogs(certname).await?;
+        catalogs.retain(|compiled| compiled.environment == *environment);
+        let said = self.summary(certname).await?.and_then(|known| known.code_id);
+        let of = |code_id| catalogs.iter().find(|compiled: &&CompiledCatalog| Some(compiled.code_id) == code_id);
+        let held =
+            of(Some(live)).or_else(|| of(said)).or_else(|| catalogs.iter().max_by_key(|compiled| compiled.time_unix_seconds));
+        match held {
+            Some(held) => self.adopt(certname, environment, held.code_id, None).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
     pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname) -> Result<(), ServerError> {
         for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {

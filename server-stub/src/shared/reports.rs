@@ -41,7 +41,15 @@ impl Shared {
         self.change_summary(certname, |before| {
             let compiles = before.as_ref().map_or(0, |before| before.compiles) + 1;
             let known = match (here.clone(), before) {
-                (Some(here), Some(before)) => here.joined(before),
+                (Some(here), Some(before)) => {
+                    let (catalog_id, code_id) = (before.catalog_id, before.code_id);
+                    let known = here.joined(before);
+                    // One that has not said here what it has still has what it said elsewhere.
+                    match known.code_id {
+                        Some(_) => known,
+                        None => NodeSummary { catalog_id, code_id, ..known },
+                    }
+                }
                 (Some(known), None) | (None, Some(known)) => known,
                 (None, None) => NodeSummary {
                     certname: certname.clone(),
@@ -75,6 +83,13 @@ impl Shared {
                 return Ok(());
             }
         }
+    }
+
+    /// Returns what is known of a node.
+    pub(super) async fn summary(&self, certname: &Certname) -> Result<Option<NodeSummary>, StoreError> {
+        let name = names::node(certname);
+        let found = self.store.pointers.get(&name).await?;
+        found.map(|found| self.decode(&name, &found.value)).transpose()
     }
 
     /// Returns what is known of every node.

@@ -163,7 +163,7 @@ async fn an_epoch_that_cannot_be_ends_nobody() {
     publish_all(&server).await;
     let tell = async |peer: Peer, replica: &str, epoch: u64| {
         let (protocol, replica) = (ProtocolVersion::CURRENT, certname(replica));
-        let told = server.sync_epoch(&peer, SyncEpoch { protocol, replica: replica.clone(), epoch }).await;
+        let told = server.sync_epoch(&peer, SyncEpoch { protocol, replica: replica.clone(), epoch, instance: 0 }).await;
         let (deployed, rollout, answered) = (BTreeMap::new(), Rollout::default(), BTreeMap::new());
         let asked = server
             .sync_confirm(&peer, SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch, answered })

@@ -371,8 +371,8 @@ messages! {
         SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch, answered }), SyncConfirm;
     sync_confirmations: (vec(published(), 0..3), rollout(), any::<u64>(), all_answered()).prop_map(|(live, rollout, epoch, answered)|
         SyncConfirmed { live, rollout, epoch, answered }), SyncConfirmed;
-    sync_epochs: (certname(), any::<u64>()).prop_map(|(replica, epoch)|
-        SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch }), SyncEpoch;
+    sync_epochs: (certname(), any::<(u64, u64)>()).prop_map(|(replica, (epoch, instance))|
+        SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch, instance }), SyncEpoch;
     sync_epoch_replies: (any::<(u64, u64)>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(
         |((epoch, instance), (is_raised, is_primary), live, answered)|
         SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance }), SyncEpochReply;

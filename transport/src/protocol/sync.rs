@@ -152,6 +152,9 @@ pub struct SyncEpoch {
     pub replica: Certname,
     /// The highest epoch that it knows; when it is about to be promoted, the one that it will begin.
     pub epoch: u64,
+    /// As [`SyncEpochReply::instance`], of the sender: a server that asks itself raises nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub instance: u64,
 }
 
 /// What the other server knows.

@@ -71,13 +71,14 @@ pub(super) fn classify(options: &PuppetOptions, request: &CompileRequest) -> Res
 }
 
 fn parse(text: &str) -> Result<Classification, String> {
-    let read: Option<Classification> =
-        serde_saphyr::from_str(text).map_err(|error| format!("its YAML cannot be used: {error}"))?;
+    let unusable = |error: &dyn std::fmt::Display| format!("its YAML cannot be used: {error}");
+    let read: Option<Map<String, Json>> = serde_saphyr::from_str(text).map_err(|error| unusable(&error))?;
     let read = read.ok_or_else(|| "it said nothing: it does not know the node".to_owned())?;
-    if read == Classification::default() && !text.trim_end().ends_with("{}") {
+    let is_known = |name: &String| matches!(name.trim_start_matches(':'), "classes" | "parameters" | "environment");
+    if !read.is_empty() && !read.keys().any(is_known) {
         return Err("its YAML has none of classes, parameters and environment".to_owned());
     }
-    Ok(read)
+    serde_json::from_value(Json::Object(read)).map_err(|error| unusable(&error))
 }
 
 fn run(mut command: Command, certname: &str, limit: Duration) -> io::Result<String> {
@@ -151,7 +152,9 @@ mod tests {
         let symbols = parse("---\n:classes:\n- a\n:environment: test\n").unwrap();
         assert_eq!(symbols.environment.as_deref(), Some("test"));
         assert!(matches!(symbols.classes, Some(Classes::Names(names)) if names == ["a"]));
-        assert!(parse("--- {}\n").is_ok());
+        for empty in ["--- {}\n", "{ }\n", "{} # nothing\n...\n", "---\nclasses:\nparameters:\n"] {
+            assert_eq!(parse(empty).unwrap(), Classification::default(), "{empty}");
+        }
         assert!(parse("class: [a]\n").unwrap_err().contains("none of classes"));
         assert!(parse("{").is_err());
     }

@@ -123,16 +123,16 @@ impl Api {
         let confirmed = self.server.confirm_environment(&environment).await?;
         let unconfirmed_seconds = confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         let live = self.live_of(&environment, &confirmed)?;
-        let nodes = Arc::clone(&self.server.nodes);
-        let known = certname.clone();
+        let (nodes, live) = (Arc::clone(&self.server.nodes), live.version.code_id);
+        let (known, of) = (certname.clone(), environment.clone());
         let find = move || {
-            if nodes.catalog(&known, &environment, live.version.code_id).is_some() {
+            if nodes.catalog(&known, &of, live).is_some() {
                 // It need not be kept from what it has had.
                 return Held::Live;
             }
             let reported = nodes.summary(&known).and_then(|node| node.code_id);
-            let held = reported.and_then(|code_id| nodes.catalog(&known, &environment, code_id));
-            let held = held.or_else(|| nodes.newest_catalog(&known, &environment));
+            let held = reported.and_then(|code_id| nodes.catalog(&known, &of, code_id));
+            let held = held.or_else(|| nodes.newest_catalog(&known, &of));
             let read = |held: CompiledCatalog| {
                 let catalog = nodes.read(&known, held.catalog_id)?;
                 Some(Given { catalog_id: held.catalog_id, code_id: held.code_id, catalog, unconfirmed_seconds })
@@ -143,7 +143,7 @@ impl Api {
         let mut held = look().await?;
         if let (Held::Nothing, Some(shared)) = (&held, &self.server.shared) {
             // It may have got what it has from another server.
-            shared.adopt_all(&certname).await?;
+            shared.adopt_held(&certname, &environment, live).await?;
             held = look().await?;
         }
         match held {

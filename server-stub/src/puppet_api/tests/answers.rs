@@ -94,20 +94,55 @@ async fn a_content_that_was_lost_is_compiled_anew_when_the_agent_asks_again() {
 async fn a_rollout_that_is_paused_holds_for_stock_agents() {
     let world = World::new().await;
     let (_, first) = world.catalog("n1", form("n1")).await;
-    let rollout = |pause: Option<&str>| crate::rollout::RolloutRequest {
-        pause: pause.map(str::to_owned),
-        resume: pause.is_none(),
-        ..crate::rollout::RolloutRequest::default()
-    };
-    world.server.set_rollout(&rollout(Some("lunch")), "test").unwrap();
+    set_rollout(&world, Some("lunch")).await;
     assert_eq!(world.catalog("n1", form("n1")).await.1, first);
     world.stage("modules/app/files/a b", "new");
     world.publish().await;
     assert_eq!(world.catalog("n1", form("n1")).await.1, first, "it keeps what it has");
     assert_eq!((world.catalog("n2", form("n2")).await.0, world.compiles()), (StatusCode::OK, 2), "who has nothing gets the new");
-    world.server.set_rollout(&rollout(None), "test").unwrap();
+    set_rollout(&world, None).await;
     assert_ne!(world.catalog("n1", form("n1")).await.1, first);
     assert_eq!(world.compiles(), 3);
+}
+
+/// Nodes are given their catalogs by any of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_is_paused_holds_for_stock_agents_at_servers_that_share_a_store() {
+    let world = World::new_with(share("a")).await;
+    let beside = World::open(world.dir.path(), tempfile::tempdir().unwrap(), share("b"));
+    for content in ["older", "old"] {
+        world.stage("modules/app/files/a b", content);
+        world.publish().await;
+        world.catalog("n1", form("n1")).await;
+    }
+    let (_, held) = world.catalog("n1", form("n1")).await;
+    set_rollout(&world, Some("lunch")).await;
+    world.stage("modules/app/files/a b", "new");
+    world.publish().await;
+    for server in [&beside, &world, &beside] {
+        assert_eq!(server.catalog("n1", form("n1")).await.1, held, "it keeps what it has");
+    }
+    assert_eq!(beside.catalog("n2", form("n2")).await.0, StatusCode::OK, "who has nothing gets the new");
+    assert_eq!(world.server.nodes.summary(&"n1".parse().unwrap()).map(|node| node.compiles), Some(3));
+    set_rollout(&beside, None).await;
+    assert_ne!(beside.catalog("n1", form("n1")).await.1, held);
+}
+
+/// Of servers that follow one another none knows what the others have given.
+#[tokio::test]
+async fn while_a_rollout_is_paused_a_node_of_another_server_is_sent_back_there() {
+    let world = World::new_with(|_, options| options.replicas = vec!["r1".parse().unwrap()]).await;
+    let (_, first) = world.catalog("n1", form("n1")).await;
+    set_rollout(&world, Some("lunch")).await;
+    world.stage("modules/app/files/a b", "new");
+    world.publish().await;
+    assert_eq!(world.catalog("n1", form("n1")).await.1, first);
+    let (status, body) = world.catalog("n2", form("n2")).await;
+    let told: Json = serde_json::from_slice(&body).unwrap();
+    assert!(told["message"].as_str().unwrap().contains("the rollout is paused"), "{told}");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    set_rollout(&world, None).await;
+    assert_eq!(world.catalog("n2", form("n2")).await.0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@
 # length and JSON; "exit <n>\n" or "signal <n>\n" from the parent when the child has ended.
 
 require 'json'
+require 'set'
 require 'socket'
 
 CONFIG = JSON.parse(ARGV.shift)
@@ -159,10 +160,16 @@ end
 def compiler
   @compiler ||= Puppet::Parser::Compiler.new(Puppet::Node.new('nobody', environment: environment))
 rescue Exception # rubocop:disable Lint/RescueException
-  # What was loaded is not whole: the next one begins anew, and hears what is wrong.
+  # Whoever comes next hears what is wrong.
+  begin_anew
+  raise
+end
+
+# Forgets what was loaded, for it is not whole.
+def begin_anew
   %i[@known_resource_types @parsed_code].each { |held| environment.instance_variable_set(held, nil) }
   environment.loaders = nil
-  raise
+  @compiler = nil
 end
 
 # Parses what every node needs, so that a publish learns of it.
@@ -181,7 +188,9 @@ def answer(request)
   logs = DirectPuppet::Logs.new
   Puppet::Util::Log.newdestination(logs)
   begin
-    { 'catalog' => compile(request, environment), 'modules' => module_directories, 'logs' => logs.entries }
+    catalog = compile(request, environment)
+    @has_compiled = true
+    { 'catalog' => catalog, 'modules' => module_directories, 'logs' => logs.entries }
   rescue Exception => e # rubocop:disable Lint/RescueException
     failure(e).merge('logs' => logs.entries)
   end
@@ -250,7 +259,8 @@ def run_child(io, tell)
   reply = encode(answer(request))
   # Before the answer: until that is read, this process is watched.
   begin
-    tell.write(JSON.generate(loaded))
+    # What a compile has loaded that failed need not be whole.
+    tell.write(JSON.generate(loaded)) if @has_compiled
   rescue SystemCallError
     # It was too much for the parent, which loads it another time.
     nil
@@ -265,19 +275,29 @@ end
 
 NAME = /\A[a-z]\w*(::[a-z]\w*)*\z/.freeze
 
-# Loads manifests, which runs none of them, and Puppet's own types; never Ruby of the code: a type brings all providers of it that
-# modules have.
+# What cannot be loaded for nobody: the type of a parameter may be made of facts.
+NOT_LEARNT = Set.new
+
+# Loads manifests, which runs none of them, and Puppet's own types; no types in Ruby that modules have, for one brings all its providers.
 def learn(text)
   told = JSON.parse(text)
   Puppet.override(compiler.context_overrides, 'loading what a compile has loaded') do
     types = environment.known_resource_types
     { 'classes' => [:hostclass, types.hostclasses], 'defines' => [:definition, types.definitions] }.each do |key, (kind, known)|
-      Array(told[key]).grep(NAME).each { |name| types.loader.try_load_fqname(kind, name) unless known.key?(name) }
+      Array(told[key]).grep(NAME).each { |name| learn_one(types, kind, name) unless known.key?(name) || NOT_LEARNT.include?(name) }
     end
   end
   Array(told['types']).grep(NAME).each { |name| own_type(name) }
-rescue StandardError => e
+rescue StandardError, ScriptError => e
+  begin_anew
   warn("loading what a compile has loaded: #{e.class}: #{e.message}") if $VERBOSE
+end
+
+def learn_one(types, kind, name)
+  types.loader.try_load_fqname(kind, name)
+rescue StandardError, ScriptError
+  NOT_LEARNT << name
+  raise
 end
 
 # An environment without any code.
