@@ -116,11 +116,16 @@ impl Api {
 
     /// While a rollout is paused, a node that has other code keeps it.
     async fn kept_while_paused(&self, wanted: &Wanted) -> Result<Option<Given>, Failure> {
-        if self.server.gate.rollout().paused.is_none() {
+        let is_paused = || self.server.gate.rollout().paused.is_some();
+        // Another server may have paused it: confirming tells.
+        if !is_paused() && self.server.peers.is_none() {
             return Ok(None);
         }
         let CheckIn { certname, environment, .. } = wanted.check_in.clone();
         let confirmed = self.server.confirm_environment(&environment).await?;
+        if !is_paused() {
+            return Ok(None);
+        }
         let unconfirmed_seconds = confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         let live = self.live_of(&environment, &confirmed)?;
         let (nodes, live) = (Arc::clone(&self.server.nodes), live.version.code_id);

@@ -138,9 +138,8 @@ async fn while_a_rollout_is_paused_a_node_of_another_server_is_sent_back_there()
     world.publish().await;
     assert_eq!(world.catalog("n1", form("n1")).await.1, first);
     let (status, body) = world.catalog("n2", form("n2")).await;
-    let told: Json = serde_json::from_slice(&body).unwrap();
-    assert!(told["message"].as_str().unwrap().contains("the rollout is paused"), "{told}");
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(String::from_utf8_lossy(&body).contains("the rollout is paused"), "{body:?}");
     set_rollout(&world, None).await;
     assert_eq!(world.catalog("n2", form("n2")).await.0, StatusCode::OK);
 }
