@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_server_is_all_its_processes() {
         let mut command = Command::new("sh");
-        command.args(["-c", "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; echo ready; sleep 5 & read x"]);
+        command.args(["-c", "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; sleep 5 & echo ready; read x"]);
         let serving = Serving::start(&mut command).unwrap();
         assert!(serving.tree_cpu_ms().unwrap() >= serving.cpu_ms().unwrap() + 50.0, "of children that have ended");
         assert!(tree(serving.id()).unwrap().len() > 1 && serving.tree_rss_bytes().unwrap() > serving.rss_bytes().unwrap());

@@ -7,6 +7,7 @@ use direct_puppet_transport::protocol::{CodeId, Environment, Manifest};
 
 use crate::code::Code;
 use crate::error::ServerError;
+use crate::history::VersionName;
 use crate::puppet_api::Api;
 use crate::puppet_api::answer::Failure;
 
@@ -50,8 +51,8 @@ impl Former {
 impl Api {
     /// Returns the tree of a `code_id`; `None` when this server has none, or none any more.
     pub(in crate::puppet_api) async fn tree(&self, environment: &Environment, code_id: CodeId) -> Result<Option<Tree>, Failure> {
-        let environments = Arc::clone(&self.server.environments);
-        if let Some(code) = environments.live(environment).filter(|code| code.version.code_id == code_id) {
+        let server = Arc::clone(&self.server);
+        if let Some(code) = server.environments.live(environment).filter(|code| code.version.code_id == code_id) {
             return Ok(Some(Tree::Live(code)));
         }
         if let Some(manifest) = self.former.get(environment, code_id) {
@@ -62,7 +63,16 @@ impl Api {
             if let Some(manifest) = former.get(&place, code_id) {
                 return Ok(Some(manifest));
             }
-            let manifest = environments.manifest(&place, code_id)?.map(Arc::new);
+            let manifest = match server.shared.is_some() {
+                // It may have been live elsewhere only.
+                true => match server.find_manifest(&place, VersionName::Code(code_id)) {
+                    Ok((_, manifest)) => Some(manifest),
+                    Err(ServerError::NoVersion { .. }) => None,
+                    Err(error) => return Err(error),
+                },
+                false => server.environments.manifest(&place, code_id)?,
+            };
+            let manifest = manifest.map(Arc::new);
             if let Some(manifest) = &manifest {
                 former.keep(place, code_id, manifest);
             }
