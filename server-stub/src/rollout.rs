@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use crate::code::Version;
 use crate::disk;
 use crate::error::ServerError;
-use crate::nodes::NodeSummary;
 use crate::publish::{MAX_MESSAGE_BYTES, check_text};
 use crate::server::Server;
 use crate::shared;
@@ -47,7 +46,7 @@ pub struct RolloutRequest {
 pub struct RolloutStatus {
     /// The rules.
     pub rollout: Rollout,
-    /// Nodes that wait for their turn at this server, as far as they have other code than what is live.
+    /// Nodes that wait for their turn at this server.
     pub waiting: u64,
     /// The environments that nodes of this server are in.
     pub environments: Vec<EnvironmentRollout>,
@@ -208,19 +207,11 @@ impl Server {
             let code = node.code_id.as_ref().map(CodeId::to_string).unwrap_or_default();
             of_it.nodes.entry(code).or_default().push(node.certname);
         }
-        // Who waits though what it has is live again, after a rollback, has nothing to wait for.
-        let outdated = self.outdated();
-        let waiting = outdated.min(*self.gate.waiting.borrow());
-        Ok(RolloutStatus { rollout: self.gate.rollout(), waiting, environments: environments.into_values().collect() })
-    }
-
-    /// Counts the nodes that have told this server that they have other code than what is live.
-    fn outdated(&self) -> u64 {
-        let is_outdated = |node: &NodeSummary| {
-            let live = node.environment.as_ref().and_then(|environment| self.environments.live(environment));
-            node.code_id.is_some_and(|code_id| live.is_none_or(|live| live.version.code_id != code_id))
-        };
-        self.nodes.summaries().iter().filter(|node| is_outdated(node)).count() as u64
+        Ok(RolloutStatus {
+            rollout: self.gate.rollout(),
+            waiting: *self.gate.waiting.borrow(),
+            environments: environments.into_values().collect(),
+        })
     }
 }
 

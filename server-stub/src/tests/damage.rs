@@ -178,6 +178,21 @@ async fn a_catalog_or_what_compiling_it_made_is_verified_too() {
     assert_eq!(world.compiles(), 3);
 }
 
+/// Follows until a content is here again.
+async fn mended(server: &Server, content: Digest) {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let comes = async {
+        while !server.store.has(&content) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = comes => {}
+        () = server.follow(&stop) => panic!("it stopped"),
+        () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
+    }
+}
+
 #[tokio::test]
 async fn what_is_damaged_on_one_server_is_brought_from_another() {
     let two = Two::new();
@@ -186,7 +201,6 @@ async fn what_is_damaged_on_one_server_is_brought_from_another() {
     let (_, catalog) = compiled(&b, "n1").await;
     let content = Digest::of(b"content a");
     assert!(catalog.contents().any(|(named, _)| named == content));
-    let stop = tokio_util::sync::CancellationToken::new();
     for (server, flip) in [(&b, true), (&b, false), (&a, true)] {
         let path = server.store.path_of(&content);
         if flip {
@@ -200,17 +214,7 @@ async fn what_is_damaged_on_one_server_is_brought_from_another() {
         } else {
             assert!(!comes(server, "n1", content).await);
         }
-        let mended = async {
-            while !server.store.has(&content) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        };
-        let following = server.follow(&stop);
-        tokio::select! {
-            () = mended => {}
-            () = following => panic!("it stopped"),
-            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
-        }
+        mended(server, content).await;
         assert_eq!(server.verify().unwrap().problems, []);
     }
     assert!(comes(&b, "n1", content).await);
@@ -226,20 +230,10 @@ async fn what_is_damaged_of_a_version_that_is_not_live_is_brought_from_another_s
     publish_all(&a).await;
     b.confirm().await.unwrap();
     let content = Digest::of(b"content a");
-    let stop = tokio_util::sync::CancellationToken::new();
     for server in [&b, &a] {
         fs::write(server.store.path_of(&content), "Content a").unwrap();
         assert_eq!(server.verify().unwrap().problems.len(), 1);
-        let mended = async {
-            while !server.store.has(&content) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = mended => {}
-            () = server.follow(&stop) => panic!("it stopped"),
-            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
-        }
+        mended(server, content).await;
         assert_eq!(server.verify().unwrap().problems, []);
     }
     // Who goes back to it need not have verified before.
@@ -379,21 +373,11 @@ async fn what_a_compile_on_a_replica_misses_is_brought_from_its_primary() {
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
     b.confirm().await.unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
     for (number, content) in [&*site, TEMPLATE].into_iter().enumerate() {
         damage(&b, content, number == 0);
         let node = format!("n{number}");
         assert_eq!(submit(&b, &node, None, "Linux").await.unwrap_err().code, RefusalCode::Internal);
-        let mended = async {
-            while !b.store.has(&Digest::of(content.as_bytes())) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            () = mended => {}
-            () = b.follow(&stop) => panic!("it stopped"),
-            () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
-        }
+        mended(&b, Digest::of(content.as_bytes())).await;
         compiled(&b, &node).await;
     }
 }
@@ -440,17 +424,7 @@ async fn a_flipped_bit_in_a_pack_is_found_never_served_and_mended_from_another_s
     fs::write(&pack, bytes).unwrap();
     assert!(!comes(&a, "n1", content).await && !a.store.has(&content));
     assert!(comes(&a, "n1", Digest::of(b"packed 041")).await, "only what is damaged suffers");
-    let stop = tokio_util::sync::CancellationToken::new();
-    let mended = async {
-        while !a.store.has(&content) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::select! {
-        () = mended => {}
-        () = a.follow(&stop) => panic!("it stopped"),
-        () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("it was not mended"),
-    }
+    mended(&a, content).await;
     assert_eq!(a.verify().unwrap().problems, []);
     assert!(comes(&a, "n1", content).await);
 }

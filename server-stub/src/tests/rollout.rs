@@ -131,6 +131,11 @@ async fn nodes_that_have_what_is_live_again_do_not_count_as_waiting() {
     let (to, author) = ("1.1".parse().unwrap(), crate::code::Author::default());
     let request = RollbackRequest { environment: Environment::default(), to, message: String::new(), author };
     assert!(server.rollback(request).await.unwrap().changed);
+    let begun = Instant::now();
+    while server.rollout().unwrap().waiting > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "they go on waiting for a turn");
+    }
     let status = server.rollout().unwrap();
     assert_eq!((status.waiting, status.rollout.paused.as_deref()), (0, Some("look first")));
     assert_eq!(status.environments[0].nodes[&live(&server).version.code_id.to_string()].len(), 3);
