@@ -83,8 +83,11 @@ impl Shared {
         catalogs.retain(|compiled| compiled.environment == *environment);
         let said = self.summary(certname).await?.and_then(|known| known.code_id);
         let of = |code_id| catalogs.iter().find(|compiled: &&CompiledCatalog| Some(compiled.code_id) == code_id);
-        let held =
-            of(Some(live)).or_else(|| of(said)).or_else(|| catalogs.iter().max_by_key(|compiled| compiled.time_unix_seconds));
+        let history = self.history(environment).await?;
+        // Several may have been compiled in one second.
+        let place = |code_id: CodeId| history.iter().rposition(|version| version.code_id == code_id);
+        let last = || catalogs.iter().max_by_key(|compiled| (compiled.time_unix_seconds, place(compiled.code_id)));
+        let held = of(Some(live)).or_else(|| of(said)).or_else(last);
         match held {
             Some(held) => self.adopt(certname, environment, held.code_id, None).await.map(drop),
             None => Ok(()),
