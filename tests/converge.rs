@@ -119,6 +119,18 @@ async fn new_code_with_the_same_catalog_sends_only_its_code_id() {
         // And from then on the new code is what the node says it holds.
         node.run().await;
         assert_eq!(operations(&node.log.take()), [Operation::CheckIn, Operation::Report]);
+        // However often that happens, code that changes the catalog is compiled once and reaches the node.
+        for number in 0..4 {
+            std::fs::write(world.site.environment().join("unused.txt"), number.to_string()).unwrap();
+            world.publish().await;
+            assert_eq!(node.run().await.catalog_id, first.catalog_id);
+        }
+        world.site.fill(5, "two");
+        world.publish().await;
+        let before = world.compiles();
+        let changed = node.run().await;
+        assert_eq!((changed.status, changed.answer), (RunStatus::Changed, Some(Answer::Catalog)));
+        assert_eq!(world.compiles(), before + 1);
     }
 }
 

@@ -463,15 +463,23 @@ impl Node {
         catalogs.push(compiled);
         let ids = |catalogs: &[CompiledCatalog]| catalogs.iter().map(|catalog| catalog.catalog_id).collect::<HashSet<_>>();
         let before = ids(catalogs);
-        let here = catalogs.iter().filter(|catalog| catalog.environment == environment).count();
-        let mut surplus = here.saturating_sub(KEPT_CATALOGS);
-        // What the node holds stays as well: a rollback may make it current again.
-        let held = self.file.catalog_id;
-        catalogs.retain(|catalog| {
-            let goes = catalog.environment == environment && surplus > 0 && Some(catalog.catalog_id) != held;
-            surplus -= usize::from(goes);
-            !goes
-        });
+        // The newest stay, and what the node holds once: a rollback may make it current again.
+        let mut held = self.file.catalog_id;
+        let mut newest = KEPT_CATALOGS;
+        let mut stays: Vec<bool> = catalogs
+            .iter()
+            .rev()
+            .map(|catalog| {
+                let is_newest = catalog.environment == environment && newest > 0;
+                newest -= usize::from(is_newest);
+                let is_held = held == Some(catalog.catalog_id);
+                if is_held && catalog.environment == environment {
+                    held = None;
+                }
+                is_newest || is_held || catalog.environment != environment
+            })
+            .collect();
+        catalogs.retain(|_| stays.pop().unwrap_or(true));
         let after = ids(catalogs);
         self.contents.retain(|id, _| after.contains(id));
         (self.file.clone(), before.difference(&after).copied().collect())
@@ -496,6 +504,38 @@ fn prune_reports(dir: &Path, keep: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Code that leaves a catalog as it is gives it another entry; none of them pushes out what was compiled last.
+    #[test]
+    fn the_newest_catalogs_stay_and_the_one_that_is_held() {
+        let mut node = Node::new(&"n1".parse().unwrap());
+        let of = |catalog: &str, code: u8, environment: &str| CompiledCatalog {
+            catalog_id: CatalogId::of(catalog.as_bytes()),
+            code_id: format!("blake3:{}", Digest::of(&[code]).to_hex()).parse().unwrap(),
+            environment: environment.parse().unwrap(),
+            facts: Digest::of(b""),
+            extensions: None,
+            compiler: String::new(),
+            is_forgotten: false,
+            time_unix_seconds: 0,
+        };
+        let ids = |node: &Node| node.file.catalogs.iter().map(|kept| (kept.catalog_id, kept.code_id)).collect::<Vec<_>>();
+        node.add(of("x", 1, "production"));
+        node.file.catalog_id = Some(CatalogId::of(b"x"));
+        node.add(of("z", 1, "test"));
+        for code in 2..9 {
+            let (_, gone) = node.add(of("x", code, "production"));
+            assert_eq!((gone.len(), node.file.catalogs.len()), (0, 3.min(usize::from(code) + 1)), "{code}");
+        }
+        let (_, gone) = node.add(of("y", 9, "production"));
+        assert_eq!(gone, []);
+        assert_eq!(node.file.catalogs.last().unwrap().catalog_id, CatalogId::of(b"y"));
+        node.add(of("w", 10, "production"));
+        let (_, gone) = node.add(of("v", 11, "production"));
+        assert_eq!(gone, [CatalogId::of(b"y")]);
+        let expected = [("z", 1), ("x", 8), ("w", 10), ("v", 11)].map(|(catalog, code)| of(catalog, code, "test"));
+        assert_eq!(ids(&node), expected.map(|kept| (kept.catalog_id, kept.code_id)));
+    }
 
     #[test]
     fn of_two_summaries_what_was_heard_last_counts_and_nothing_is_lost_that_only_one_tells() {
