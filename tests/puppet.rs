@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "puppet/classes.rs"]
+mod classes;
 #[path = "puppet/concat.rs"]
 mod concat;
 #[path = "library/installed.rs"]
@@ -18,6 +20,10 @@ mod concat;
 mod library;
 #[path = "puppet/modules.rs"]
 mod modules;
+#[path = "library/puppet_server.rs"]
+mod puppet_server;
+#[path = "puppet/real.rs"]
+mod real;
 #[path = "puppet/run.rs"]
 mod run;
 #[path = "puppet/server.rs"]

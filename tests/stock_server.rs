@@ -8,6 +8,8 @@
 mod library;
 #[path = "stock_server/own.rs"]
 mod own;
+#[path = "library/puppet_server.rs"]
+mod puppet_server;
 #[path = "stock_server/real.rs"]
 mod real;
 #[path = "stock_agent/world.rs"]

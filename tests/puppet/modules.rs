@@ -14,11 +14,11 @@ use super::{Site, assert_same, catalog_of_puppet, has_puppet, json};
 pub(crate) const MODULES: &str = "/usr/share/puppet/modules";
 
 /// A node that uses a module.
-struct Profile {
-    module: &'static str,
+pub(crate) struct Profile {
+    pub(crate) module: &'static str,
     /// What the module needs beside itself.
     needs: &'static [&'static str],
-    code: &'static str,
+    pub(crate) code: &'static str,
 }
 
 const PROFILES: &[Profile] = &[
@@ -102,7 +102,7 @@ const PROFILES: &[Profile] = &[
 ];
 
 /// Returns the profiles whose modules are here, and says which are left out.
-fn profiles() -> Vec<&'static Profile> {
+pub(crate) fn profiles() -> Vec<&'static Profile> {
     let is_here = |name: &&str| Path::new(MODULES).join(name).is_dir();
     let is_usable = |profile: &&Profile| {
         let missing: Vec<&&str> = std::iter::once(&profile.module).chain(profile.needs).filter(|name| !is_here(name)).collect();
@@ -114,7 +114,8 @@ fn profiles() -> Vec<&'static Profile> {
     PROFILES.iter().filter(is_usable).collect()
 }
 
-fn facts() -> BTreeMap<String, Value> {
+/// Facts of a node with Debian 12.
+pub(crate) fn facts() -> BTreeMap<String, Value> {
     serde_json::from_value(Json::Object(json("puppet/debian12.json"))).unwrap()
 }
 
@@ -123,17 +124,22 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
-/// Compiles with Puppet's own program.
-fn peer(environments: &Path, scratch: &Path, certname: &str) -> Map<String, Json> {
+/// Compiles with Puppet's own program; returns the catalog, or its error.
+pub(crate) fn peer(
+    environments: &Path,
+    scratch: &Path,
+    certname: &str,
+    facts: &BTreeMap<String, Value>,
+) -> Result<Map<String, Json>, String> {
     let stored = scratch.join("var/yaml/facts");
     fs::create_dir_all(&stored).unwrap();
-    let values = serde_json::to_string(&json("puppet/debian12.json")).unwrap();
+    let values = serde_json::to_string(facts).unwrap();
     // JSON is YAML.
     let text = format!("--- !ruby/object:Puppet::Node::Facts\nname: {certname}\nvalues: {values}\n");
     fs::write(stored.join(format!("{certname}.yaml")), text).unwrap();
     let output = Command::new("puppet")
         .args(["catalog", "compile", certname, "--environment", "production", "--render-as", "json", "--log_level", "err"])
-        .args(["--facts_terminus", "yaml"])
+        .args(["--facts_terminus", "yaml", "--color", "false"])
         .arg("--environmentpath")
         .arg(environments)
         .arg("--confdir")
@@ -145,9 +151,13 @@ fn peer(environments: &Path, scratch: &Path, certname: &str) -> Map<String, Json
         .env("LC_ALL", "C.UTF-8")
         .output()
         .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let start = text.find('{').unwrap_or_else(|| panic!("no catalog: {text}{}", String::from_utf8_lossy(&output.stderr)));
-    serde_json::from_str(&text[start..]).unwrap()
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() {
+        let start = text.find('{').unwrap_or_else(|| panic!("no catalog: {text}{errors}"));
+        return Ok(serde_json::from_str(&text[start..]).unwrap());
+    }
+    let error = errors.split_once("Error: ").unwrap_or_else(|| panic!("no error: {text}{errors}")).1;
+    Err(error.split("\nError: ").next().unwrap().trim_end().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +185,7 @@ async fn public_modules() {
     fs::create_dir(&scratch).unwrap();
     for profile in profiles {
         let certname = format!("{}.example.com", profile.module);
-        let theirs = peer(&staging.path().join("environments"), &scratch, &certname);
+        let theirs = peer(&staging.path().join("environments"), &scratch, &certname, &facts()).unwrap();
         let theirs = catalog_of_puppet(theirs, &format!("{}/", environment.display()));
         let ours = site.compile(&certname, "production", facts()).await;
         let ours = ours.unwrap_or_else(|refusal| panic!("{}: {}", profile.module, refusal.message));

@@ -1,5 +1,6 @@
 //! The static catalog that an agent of Puppet gets, beside the one that Puppet Server gave it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,14 +8,14 @@ use direct_puppet_agent::PuppetCatalog;
 use direct_puppet_server_stub::listen::{RouteBody, Routes as _};
 use direct_puppet_server_stub::{AdminRoutes, PuppetRoutes};
 use direct_puppet_transport::Peer;
-use direct_puppet_transport::protocol::{Digest, EntryKind};
+use direct_puppet_transport::protocol::{Catalog, Digest, EntryKind, ManifestEntry, Value};
 use futures::TryStreamExt as _;
 use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value as Json, json};
 
 use super::server::{CODE, facts, site};
-use super::{assert_same, has_puppet, repository};
+use super::{Site, assert_same, has_puppet, repository};
 
 const NODE: &str = "agent01.lab.test";
 
@@ -22,16 +23,70 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-async fn send(routes: &PuppetRoutes, request: Request<Bytes>) -> Bytes {
-    let peer = Peer::certificate(NODE.parse().unwrap());
-    let path = request.uri().to_string();
+pub(crate) fn routes(site: &Site) -> PuppetRoutes {
+    let server = Arc::clone(&site.server);
+    PuppetRoutes::new(Arc::clone(&server), Arc::new(AdminRoutes::new(server, Vec::new())))
+}
+
+/// Returns what a stock agent posts for its catalog.
+pub(crate) fn form(certname: &str, facts: &BTreeMap<String, Value>) -> String {
+    let posted = encoded(&encoded(&json!({ "name": certname, "values": facts }).to_string()));
+    format!("facts_format=application%2Fjson&facts={posted}&static_catalog=true&checksum_type=sha256.md5")
+}
+
+/// What it accepts.
+pub(crate) const ACCEPTED: &str = "application/vnd.puppet.rich+json, application/json";
+
+/// Asks for a catalog as a stock agent does; returns it, or the document that tells why there is none.
+pub(crate) async fn catalog(
+    routes: &PuppetRoutes,
+    certname: &str,
+    environment: &str,
+    facts: &BTreeMap<String, Value>,
+) -> Result<Bytes, Bytes> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("/puppet/v3/catalog/{certname}?environment={environment}"))
+        .header(ACCEPT, ACCEPTED)
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    send(routes, certname, request.body(form(certname, facts).into()).unwrap()).await
+}
+
+/// Compares two static catalogs as our own agent reads them, metadata and all, but for the paths of their servers; returns ours, and
+/// how many files sources were resolved to.
+pub(crate) fn assert_same_static(ours: &[u8], theirs: &[u8], prefix: &str) -> (Catalog, usize) {
+    let (ours, theirs) = (PuppetCatalog::read(ours).unwrap(), PuppetCatalog::read(theirs).unwrap());
+    assert_eq!(ours.unusable, theirs.unusable);
+    let (ours, mut theirs) = (ours.catalog, theirs.catalog);
+    for file in theirs.resources.iter_mut().filter_map(|resource| resource.file.as_mut()) {
+        *file = file.replace(prefix, "");
+    }
+    assert_same(&ours, &theirs);
+    let mut resolved = 0;
+    for ours in &ours.resources {
+        let reference = ours.reference();
+        let theirs = theirs.resources.iter().find(|theirs| theirs.reference() == reference).unwrap();
+        let (Some(ours), Some(theirs)) = (&ours.resolved, &theirs.resolved) else {
+            assert_eq!(ours.resolved, theirs.resolved, "{reference}");
+            continue;
+        };
+        let entries = |entries: &[ManifestEntry]| {
+            entries.iter().map(|entry| (entry.path.to_string(), format!("{:?}", entry.kind))).collect::<Vec<_>>()
+        };
+        assert_eq!(entries(&ours.entries), entries(&theirs.entries), "{reference}");
+        resolved += ours.entries.len();
+    }
+    (ours, resolved)
+}
+
+async fn send(routes: &PuppetRoutes, certname: &str, request: Request<Bytes>) -> Result<Bytes, Bytes> {
+    let peer = Peer::certificate(certname.parse().unwrap());
     let (parts, body) = routes.route(&peer, request).await.unwrap().into_parts();
     let body = match body {
         RouteBody::Whole(bytes) => bytes,
         RouteBody::Stream { body, .. } => body.try_collect::<Vec<Bytes>>().await.unwrap().concat().into(),
     };
-    assert_eq!(parts.status, StatusCode::OK, "{path}: {body:?}");
-    body
+    if parts.status == StatusCode::OK { Ok(body) } else { Err(body) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,40 +96,10 @@ async fn the_static_catalog_of_a_stock_agent() {
     }
     let site = site();
     assert_eq!(site.publish("production").await, None);
-    let server = Arc::clone(&site.server);
-    let routes = PuppetRoutes::new(Arc::clone(&server), Arc::new(AdminRoutes::new(server, Vec::new())));
-    let posted = encoded(&encoded(&json!({ "name": NODE, "values": facts() }).to_string()));
-    let form = format!("facts_format=application%2Fjson&facts={posted}&static_catalog=true&checksum_type=sha256.md5");
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(format!("/puppet/v3/catalog/{NODE}?environment=production"))
-        .header(ACCEPT, "application/vnd.puppet.rich+json, application/json")
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-    let bytes = send(&routes, request.body(form.into()).unwrap()).await;
+    let routes = routes(&site);
+    let bytes = catalog(&routes, NODE, "production", &facts()).await.unwrap();
     let recorded = std::fs::read(repository("interop/puppet-server/catalog.json")).unwrap();
-
-    // As our own agent reads both, metadata and all.
-    let (ours, theirs) = (PuppetCatalog::read(&bytes).unwrap(), PuppetCatalog::read(&recorded).unwrap());
-    assert_eq!(ours.unusable, theirs.unusable);
-    let mut theirs = theirs.catalog;
-    for file in theirs.resources.iter_mut().filter_map(|resource| resource.file.as_mut()) {
-        *file = file.replace(&format!("{CODE}/production/"), "");
-    }
-    assert_same(&ours.catalog, &theirs);
-    let mut resolved = 0;
-    for ours in &ours.catalog.resources {
-        let reference = ours.reference();
-        let theirs = theirs.resources.iter().find(|theirs| theirs.reference() == reference).unwrap();
-        let (Some(ours), Some(theirs)) = (&ours.resolved, &theirs.resolved) else {
-            assert_eq!(ours.resolved, theirs.resolved, "{reference}");
-            continue;
-        };
-        let entries = |entries: &[direct_puppet_transport::protocol::ManifestEntry]| {
-            entries.iter().map(|entry| (entry.path.to_string(), format!("{:?}", entry.kind))).collect::<Vec<_>>()
-        };
-        assert_eq!(entries(&ours.entries), entries(&theirs.entries), "{reference}");
-        resolved += ours.entries.len();
-    }
+    let (ours, resolved) = assert_same_static(&bytes, &recorded, &format!("{CODE}/production/"));
     assert!(resolved > 20, "{resolved}");
 
     // Every content is where the catalog says it is.
@@ -89,7 +114,7 @@ async fn the_static_catalog_of_a_stock_agent() {
         let path = file["content_uri"].as_str().unwrap().strip_prefix("puppet:///").unwrap();
         let path: String = path.split('/').map(encoded).collect::<Vec<_>>().join("/");
         let uri = format!("/puppet/v3/static_file_content/{path}?environment=production&code_id={code_id}");
-        let content = send(&routes, Request::builder().uri(uri).body(Bytes::new()).unwrap()).await;
+        let content = send(&routes, NODE, Request::builder().uri(uri).body(Bytes::new()).unwrap()).await.unwrap();
         let digest: Digest = format!("sha256:{hex}").parse().unwrap();
         assert!(digest.verifies(&content), "{file}");
         fetched += 1;
@@ -97,7 +122,7 @@ async fn the_static_catalog_of_a_stock_agent() {
     assert!(fetched > 10, "{fetched}");
     let compiles: u64 = site.server.nodes().unwrap().iter().map(|node| node.compiles).sum();
     assert_eq!(compiles, 1);
-    assert!(ours.catalog.resources.iter().any(|resource| {
+    assert!(ours.resources.iter().any(|resource| {
         resource.resolved.iter().flat_map(|resolved| &resolved.entries).any(|entry| matches!(entry.kind, EntryKind::Link { .. }))
     }));
 }
