@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use direct_puppet_tests::authority::Authority;
 use direct_puppet_tests::binaries::{binaries, json, run};
@@ -89,6 +90,53 @@ fn a_plan_goes_to_a_bare_name_and_is_shown() {
     command.args(["apply", "today.plan"]);
     assert_eq!(run(command).status.code(), Some(2));
     assert!(dir.path().join("root/a").exists());
+}
+
+#[test]
+fn lines_are_printed_when_they_happen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = in_directory(dir.path(), "/a");
+    let go = dir.path().join("go");
+    let wait = format!("/bin/sh -c 'until test -e {}; do sleep 0.1; done'", go.display());
+    let catalog = serde_json::json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+        {"type": "Notify", "title": "a", "parameters": {"message": "one\ntwo"}},
+        {"type": "Exec", "title": "wait", "parameters": {"command": wait, "timeout": 60, "require": "Notify[a]"}},
+        {"type": "Notify", "title": "b", "parameters": {"message": "three", "require": "Exec[wait]"}},
+    ]});
+    fs::write(dir.path().join("catalog.json"), catalog.to_string()).unwrap();
+    let mut agent = command.args(["apply", "--catalog", "catalog.json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!((lines.next().as_deref(), lines.next().as_deref()), (Some("Notice: one"), Some("two")));
+    fs::write(&go, "").unwrap();
+    let rest: Vec<String> = lines.collect();
+    // Had nothing been printed meanwhile, the command would have come to its limit.
+    assert_eq!(agent.wait().unwrap().code(), Some(2), "{rest:?}");
+    assert_eq!(rest.iter().filter(|line| *line == "Notice: three").count(), 1, "{rest:?}");
+}
+
+#[test]
+fn a_plan_is_a_tree_and_tells_what_refreshes_would_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = in_directory(dir.path(), "/a");
+    let catalog = serde_json::json!({"name": "n1", "environment": "production", "resources": [
+        {"type": "Stage", "title": "main"},
+        {"type": "Class", "title": "Web"},
+        {"type": "File", "title": "/a", "parameters": {"content": "new\n", "notify": "Exec[rm]"}},
+        {"type": "Exec", "title": "rm", "parameters": {"command": "/bin/rm -f precious", "refreshonly": true}},
+    ], "edges": [
+        {"source": "Stage[main]", "target": "Class[Web]"}, {"source": "Class[Web]", "target": "File[/a]"},
+        {"source": "Class[Web]", "target": "Exec[rm]"},
+    ]});
+    fs::write(dir.path().join("catalog.json"), catalog.to_string()).unwrap();
+    fs::write(dir.path().join("root/a"), "old\n").unwrap();
+    command.args(["plan", "--catalog", "catalog.json"]);
+    let plan = run(command);
+    let shown = String::from_utf8(plan.stdout).unwrap();
+    let (diff, tree) = shown.split_once("Stage[main]\n").unwrap();
+    assert!(diff.starts_with("Notice: /Stage[main]/Web/File[/a]/content: \n--- ") && diff.ends_with("\n-old\n+new\n"), "{shown}");
+    let rest = "    ! Exec[rm]\n        Would have triggered 'refresh' from 1 event\n\
+                1 to change, 0 to create, 0 to remove, 1 to run\n";
+    assert!(tree.starts_with("  Class[Web]\n    ~ File[/a]\n        content: ") && tree.ends_with(rest), "{shown}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::facts::Facts;
 use crate::given::GivenCatalog;
+use crate::line_listener::LineListener;
 use crate::outcome::Outcome;
 #[cfg(feature = "providers")]
 use crate::provider::ruby::RubyOptions;
@@ -21,6 +22,7 @@ use crate::provider::{Provider, Providers};
 use crate::puppet_catalog::PuppetCatalog;
 use crate::report_processor::ReportProcessor;
 use crate::run::Kept;
+use crate::summary::RunMode;
 use crate::system::{RealSystem, System, hostname};
 use crate::tree::Proof;
 use crate::{lock, run, undo};
@@ -64,6 +66,10 @@ pub struct RunOptions {
     /// Apply this catalog and ask the server for none. It must be of this agent's node and environment. The server is not asked for contents
     /// either: those that are not on the node fail their resources. It is remembered apart from what the server gave. Default: none.
     pub catalog: Option<Arc<PuppetCatalog>>,
+    /// What the summary calls the run. Default: [`RunMode::Agent`].
+    pub run_mode: RunMode,
+    /// Hears what the run tells while it goes on. Default: nobody does.
+    pub lines: LineListener,
     /// The process ends right after this run: what it holds in memory is left to the kernel, instead of given back piece by piece, which takes a good
     /// part of the time of a run with nothing to do. Default: false.
     pub ends_process: bool,
@@ -87,6 +93,8 @@ impl Default for RunOptions {
             time_limit: None,
             resource_time_limit: None,
             catalog: None,
+            run_mode: RunMode::default(),
+            lines: LineListener::default(),
             ends_process: false,
         }
     }

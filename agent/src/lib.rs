@@ -27,6 +27,7 @@ mod given;
 pub mod glob;
 mod hashing;
 mod inspect;
+mod line_listener;
 mod lock;
 mod mount_table;
 mod outcome;
@@ -53,9 +54,11 @@ pub use event::{Phase, RunEvent};
 pub use explain::{Origin, explain, origin};
 pub use given::GivenCatalog;
 pub use inspect::InspectError;
+pub use line_listener::LineListener;
 pub use outcome::{Answer, Outcome, ResourceCounters, WireCounters};
 pub use puppet_catalog::{
     ContentPlace, DEFERRED_FUNCTIONS, FinishedCatalog, OpenSource, PuppetCatalog, PuppetCatalogError, ServedCatalog,
     SourceAnswer, SourcePermissions, SourceTaking, merge_sources,
 };
+pub use summary::RunMode;
 pub use sync::fetch_as_replica;

@@ -88,7 +88,7 @@ pub struct Outcome {
     pub ruby_started: u64,
     /// Warnings and errors for people, in order.
     pub messages: Vec<String>,
-    /// The report, as it was or will be sent; its events are serialised, as `events`.
+    /// The report, as it was or will be sent; its events are serialised, as `events`, and [`Outcome::pending_refreshes`] after them.
     #[serde(rename = "events", serialize_with = "events_of")]
     pub report: Arc<Report>,
     /// Unified diffs by resource, where asked for.
@@ -100,6 +100,11 @@ impl Outcome {
     /// Returns one event per change, made, failed or (in noop) pending, by resource.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.report.resource_statuses.iter().flat_map(|status| &status.events)
+    }
+
+    /// Returns the refreshes that there would have been of what is in noop, as events without a property: Puppet has no events of these.
+    pub fn pending_refreshes(&self) -> impl Iterator<Item = &Event> {
+        pending_refreshes(&self.report)
     }
 
     /// Returns whether something was changed, or in noop would have been.
@@ -117,7 +122,11 @@ impl Outcome {
     }
 }
 
+fn pending_refreshes(report: &Report) -> impl Iterator<Item = &Event> {
+    report.resource_statuses.iter().filter_map(|status| status.pending_refresh.as_deref())
+}
+
 /// A run that changes tens of thousands of files has as many events; they are not copied for this.
 fn events_of<S: Serializer>(report: &Arc<Report>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(report.resource_statuses.iter().flat_map(|status| &status.events))
+    serializer.collect_seq(report.resource_statuses.iter().flat_map(|status| &status.events).chain(pending_refreshes(report)))
 }

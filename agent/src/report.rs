@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use direct_puppet_transport::protocol::limits::MAX_REPORT_BYTES;
-use direct_puppet_transport::protocol::report::{CachedCatalogStatus, EventStatus, Log, REPORT_FORMAT, ResourceStatus};
+use direct_puppet_transport::protocol::report::{CachedCatalogStatus, EventStatus, Log, LogLevel, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{CatalogId, Certname, CodeId, Environment, Report, RunStatus, VersionCounter, codec};
 
 use crate::error::RunError;
 use crate::fs::{FsError, ensure_private_dir, write_state, write_state_with};
 use crate::outcome::{ResourceCounters, WireCounters};
-use crate::puppet_report::PuppetReport;
+use crate::puppet_report::{PuppetReport, level_name};
 use crate::tree::ScanCounters;
 
 /// Name of the last report, as JSON.
@@ -22,6 +22,9 @@ const LAST_REPORT_YAML: &str = "last_run_report.yaml";
 
 /// Times that Puppet's reports have, of things that are not done here apart from others, or not at all.
 const NOT_APART: [&str; 3] = ["convert_catalog", "fact_generation", "plugin_sync"];
+
+/// Who says what no resource says.
+const OWN_SOURCE: &str = "Direct Puppet";
 
 /// How many reports wait for the server at most; older ones go first.
 const MAX_PENDING: usize = 16;
@@ -56,9 +59,8 @@ pub(crate) struct ReportParts {
     pub(crate) times: Vec<(&'static str, Duration)>,
     /// Parts of those times: of each type of resources, of gathering facts.
     pub(crate) parts_of_times: BTreeMap<String, Duration>,
-    pub(crate) messages: Vec<String>,
-    /// What commands of resources said.
-    pub(crate) said: Vec<Log>,
+    /// What was said beside events.
+    pub(crate) logs: Vec<Log>,
     pub(crate) statuses: Vec<ResourceStatus>,
 }
 
@@ -83,8 +85,7 @@ impl ReportParts {
             wire: WireCounters::default(),
             times: Vec::new(),
             parts_of_times: BTreeMap::new(),
-            messages: Vec::new(),
-            said: Vec::new(),
+            logs: Vec::new(),
             statuses: Vec::new(),
         }
     }
@@ -95,15 +96,13 @@ impl ReportParts {
     }
 }
 
+/// Makes a line of what the run itself says.
+pub(crate) fn own_log(level: LogLevel, message: String, time_unix_nanos: i64) -> Log {
+    Log { level: level_name(level), message, source: OWN_SOURCE.to_owned(), time_unix_nanos }
+}
+
 /// Builds the report.
 pub(crate) fn build(parts: ReportParts) -> Report {
-    let level = if parts.status == RunStatus::Failed { "err" } else { "warning" };
-    let log = |message: &String| Log {
-        level: level.to_owned(),
-        message: message.clone(),
-        source: "Direct Puppet".to_owned(),
-        time_unix_nanos: parts.time_unix_nanos,
-    };
     Report {
         host: parts.certname.clone(),
         environment: parts.environment.clone(),
@@ -123,7 +122,7 @@ pub(crate) fn build(parts: ReportParts) -> Report {
         noop_pending: parts.statuses.iter().flat_map(|status| &status.events).any(|event| event.status == EventStatus::Noop),
         corrective_change: parts.resources.corrective_change > 0,
         metrics: metrics(&parts),
-        logs: parts.messages.iter().map(log).chain(parts.said).collect(),
+        logs: parts.logs,
         resource_statuses: parts.statuses,
     }
 }

@@ -16,19 +16,40 @@ pub(crate) const SUMMARY: &str = "last_run_summary.yaml";
 /// Categories of metrics that Puppet's file has.
 const CATEGORIES: [&str; 4] = ["resources", "time", "changes", "events"];
 
-/// Writes the summary of a report.
-pub(crate) fn write(state_dir: &Path, report: &Report) -> Result<(), FsError> {
-    write_state(&state_dir.join(SUMMARY), text(report).as_bytes(), 0o644)
+/// What kind of run it is, as Puppet's summary calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RunMode {
+    /// `agent`: one of those that keep a node as its server wants it.
+    #[default]
+    Agent,
+    /// `user`: one that somebody makes of what is at hand, as `puppet apply`.
+    User,
 }
 
-fn text(report: &Report) -> String {
+impl RunMode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::User => "user",
+        }
+    }
+}
+
+/// Writes the summary of a report.
+pub(crate) fn write(state_dir: &Path, report: &Report, run_mode: RunMode) -> Result<(), FsError> {
+    write_state(&state_dir.join(SUMMARY), text(report, run_mode).as_bytes(), 0o644)
+}
+
+fn text(report: &Report, run_mode: RunMode) -> String {
     let version = PuppetReport(report).configuration_version();
     // A number stays one.
     let config = version.parse::<u64>().map_or_else(|_| quoted(&version), |number| number.to_string());
     let environment = &report.environment;
     let mut out = format!(
-        "---\nversion:\n  config: {config}\n  puppet: \"{version}\"\napplication:\n  run_mode: agent\n  \
+        "---\nversion:\n  config: {config}\n  puppet: \"{version}\"\napplication:\n  run_mode: {run_mode}\n  \
          initial_environment: \"{environment}\"\n  converged_environment: \"{environment}\"\n",
+        run_mode = run_mode.name(),
         version = env!("CARGO_PKG_VERSION"),
     );
     for (category, values) in metrics(report).into_iter().filter(|(category, _)| CATEGORIES.contains(category)) {
@@ -63,11 +84,14 @@ mod tests {
 
     #[test]
     fn has_the_keys_that_checks_read() {
-        let text = text(&build(ReportParts::for_tests()));
+        let report = build(ReportParts::for_tests());
+        assert!(text(&report, RunMode::User).contains("  run_mode: user\n"));
+        let text = text(&report, RunMode::Agent);
         for key in [
             "version:",
             "  config: \"\"",
             "application:",
+            "  run_mode: agent\n",
             "resources:",
             "  failed: 0\n",
             "  out_of_sync: 0\n",

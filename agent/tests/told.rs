@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use direct_puppet_agent::provider::{Applied, Change, Checked, Context, Provider, ProviderError};
-use direct_puppet_agent::puppet_report::{PuppetReport, lines};
-use direct_puppet_agent::{Agent, Outcome, PuppetCatalog, RunOptions};
+use direct_puppet_agent::puppet_report::{Line, PuppetReport, lines};
+use direct_puppet_agent::{Agent, LineListener, Outcome, PuppetCatalog, RunOptions};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -84,6 +84,10 @@ impl Node {
     }
 
     async fn apply(&self, resources: Json, edges: Json) -> Outcome {
+        self.run(resources, edges, RunOptions::default()).await
+    }
+
+    async fn run(&self, resources: Json, edges: Json, options: RunOptions) -> Outcome {
         let json = json!({"name": "n1", "environment": "production", "resources": resources, "edges": edges}).to_string();
         let agent = Agent::builder()
             .transport(support::serve("n1", Vec::new(), &[]))
@@ -94,7 +98,7 @@ impl Node {
             .build()
             .unwrap();
         let catalog = Some(Arc::new(PuppetCatalog::read(json.as_bytes()).unwrap()));
-        agent.run(&RunOptions { catalog, ..RunOptions::default() }).await.unwrap()
+        agent.run(&RunOptions { catalog, ..options }).await.unwrap()
     }
 }
 
@@ -105,6 +109,21 @@ fn exec(title: &str, parameters: Json) -> Json {
 /// Returns the console's lines about resources.
 fn console(outcome: &Outcome) -> Vec<String> {
     lines(&outcome.report).filter(|line| !line.is_own()).map(|line| line.to_string()).collect()
+}
+
+/// Returns options with which each line is heard, and where they are then.
+fn heard() -> (RunOptions, Arc<Mutex<Vec<String>>>) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let lines = LineListener::new({
+        let heard = Arc::clone(&heard);
+        move |line: &Line<'_>| heard.lock().unwrap().push(told(line))
+    });
+    (RunOptions { lines, show_diff: true, ..RunOptions::default() }, heard)
+}
+
+/// Returns all of a line but when it was said.
+fn told(line: &Line<'_>) -> String {
+    format!("{line} {:?} {:?}", line.tags(), line.status.map(|status| (&status.file, status.line)))
 }
 
 fn report(outcome: &Outcome) -> Json {
@@ -220,6 +239,88 @@ async fn a_refresh_for_which_there_was_nothing_to_do_is_heard_and_passed_on() {
     let refreshed = |name: &str| format!("Exec[{name}]: Triggered 'refresh' from 1 event");
     assert_eq!(events, ["Exec[first]: executed successfully".to_owned(), refreshed("middle"), refreshed("last")]);
     assert!(node.0.path().join("root/heard").exists());
+}
+
+#[tokio::test]
+async fn in_noop_a_refresh_is_told_and_is_no_event() {
+    let resources = json!([
+        {"type": "Stage", "title": "main"},
+        {"type": "Class", "title": "a"},
+        {"type": "File", "title": "/new", "parameters": {"ensure": "file", "content": "x", "notify": "Exec[rm]"}},
+        exec("rm", json!({"command": "/bin/rm -f precious", "refreshonly": true, "loglevel": "warning"})),
+        exec("after", json!({"command": "/bin/true", "refreshonly": true, "subscribe": ["Class[a]", "Exec[rm]"]})),
+    ]);
+    let edges = json!([{"source": "Stage[main]", "target": "Class[a]"}, {"source": "Class[a]", "target": "File[/new]"}]);
+    let outcome = Node::new().run(resources, edges, RunOptions { noop: true, ..RunOptions::default() }).await;
+    assert_eq!(
+        console(&outcome),
+        [
+            "Notice: /Stage[main]/A/File[/new]/ensure: current_value 'absent', should be 'file' (noop)",
+            "Notice: /Exec[rm]: Would have triggered 'refresh' from 1 event",
+            "Notice: /Exec[after]: Would have triggered 'refresh' from 2 events",
+        ]
+    );
+    let events: Vec<_> = outcome.events().map(|event| event.resource.as_str()).collect();
+    let pending: Vec<_> = outcome.pending_refreshes().map(|event| event.resource.as_str()).collect();
+    assert_eq!((events, pending), (vec!["File[/new]"], vec!["Exec[rm]", "Exec[after]"]));
+    assert_eq!((outcome.resources.out_of_sync, outcome.exit_code()), (1, 2));
+    let report = report(&outcome);
+    assert_eq!(report["resource_statuses"]["Exec[rm]"]["events"], json!([]));
+    let whole = serde_json::to_value(&outcome).unwrap();
+    assert_eq!(whole["events"].as_array().unwrap().len(), 3, "programs see what would be run");
+}
+
+#[tokio::test]
+async fn a_refresh_from_changes_in_noop_alone_is_not_made() {
+    let resources = json!([
+        exec("first", json!({"command": "/bin/true", "noop": true})),
+        exec("real", json!({"command": "/bin/true"})),
+        exec("last", json!({"command": "/bin/touch heard", "refreshonly": true, "subscribe": "Exec[first]"})),
+        exec("both", json!({"command": "/bin/true", "refreshonly": true, "subscribe": ["Exec[real]", "Exec[first]"]})),
+    ]);
+    let node = Node::new();
+    let outcome = node.apply(resources, json!([])).await;
+    let console = console(&outcome);
+    assert!(console.contains(&"Notice: /Exec[last]: Would have triggered 'refresh' from 1 event".to_owned()), "{console:?}");
+    assert!(console.contains(&"Notice: /Exec[both]: Triggered 'refresh' from 2 events".to_owned()), "{console:?}");
+    assert!(!node.0.path().join("root/heard").exists());
+}
+
+#[tokio::test]
+async fn each_line_is_heard_once_as_the_report_has_it() {
+    let node = Node::new();
+    std::fs::write(node.0.path().join("root/motd"), "old\n").unwrap();
+    let resources = json!([
+        {"type": "Stage", "title": "main"},
+        {"type": "Class", "title": "main"},
+        {"type": "Notify", "title": "a", "file": "/site.pp", "line": 3, "tags": ["notify", "main"], "parameters": {"message": "l1\nl2"}},
+        {"type": "File", "title": "/motd", "file": "/site.pp", "line": 4, "parameters": {"content": "new\n", "require": "Notify[a]"}},
+        exec("says", json!({"command": "/bin/echo hello", "logoutput": true, "audit": "all", "require": "File[/motd]"})),
+        exec("bad", json!({"command": "/bin/false", "require": "Exec[says]"})),
+        exec("skipped", json!({"command": "/bin/true", "require": "Exec[bad]"})),
+        {"type": "Nothing", "title": "known", "parameters": {"require": "Exec[says]"}},
+        exec("again", json!({"command": "/bin/true", "refreshonly": true, "subscribe": "File[/motd]"})),
+    ]);
+    let edges = json!([
+        {"source": "Stage[main]", "target": "Class[main]"},
+        {"source": "Class[main]", "target": "Notify[a]"},
+        {"source": "Class[main]", "target": "File[/motd]"},
+    ]);
+    let (options, heard) = heard();
+    let outcome = node.run(resources, edges, options).await;
+    let heard = std::mem::take(&mut *heard.lock().unwrap());
+    let all: Vec<String> = lines(&outcome.report).map(|line| told(&line)).collect();
+    assert_eq!(heard, all);
+    let console = console(&outcome);
+    let at = console.iter().position(|line| line.contains("/File[/motd]/content: content changed")).unwrap();
+    let diff = "Notice: /Stage[main]/Main/File[/motd]/content: \n--- ";
+    assert!(console[at - 1].starts_with(diff) && console[at - 1].ends_with("\n-old\n+new\n"), "{:?}", console[at - 1]);
+    let skipped = "Warning: /Exec[skipped]: Skipping because of failed dependencies".to_owned();
+    assert!(console.contains(&skipped), "a warning stays one in a run that failed: {console:?}");
+    let report = report(&outcome);
+    let logs = report["logs"].as_array().unwrap();
+    let diff = logs.iter().find(|log| log["message"].as_str().unwrap().starts_with("\n--- ")).unwrap();
+    assert_eq!((&diff["level"], &diff["file"], &diff["line"]), (&json!("notice"), &json!("/site.pp"), &json!(4)));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use direct_puppet_agent::{GivenCatalog, Outcome, RunOptions};
+use direct_puppet_agent::{GivenCatalog, Outcome, RunMode, RunOptions};
 use direct_puppet_server_stub::publish::PublishRequest;
 use direct_puppet_server_stub::{Server, ServerError, ServerOptions, Staging};
 use direct_puppet_transport::{MemoryTransport, Transport};
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn apply(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
-    let options = arguments.run.options();
+    let options = RunOptions { run_mode: RunMode::User, ..arguments.run.options(common.json) };
     let outcome = match (&arguments.catalog, &arguments.site) {
         (Some(file), _) => apply_catalog(common, file, options).await?,
         (None, Some(file)) if file.is_file() => {

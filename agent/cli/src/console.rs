@@ -7,7 +7,7 @@ use direct_puppet_agent::puppet_report::Line;
 use direct_puppet_transport::protocol::report::LogLevel;
 
 use crate::log::{self, LogFormat};
-use crate::output;
+use crate::{output, progress};
 
 /// Whether colours are wanted where a terminal is.
 static IS_COLOURED: OnceLock<bool> = OnceLock::new();
@@ -38,7 +38,7 @@ pub(crate) fn print(line: &Line<'_>) {
             return;
         }
     }
-    let text = output::printable(&line.to_string());
+    let text = output::shown(line);
     if line.level <= LogLevel::Warning {
         on_stderr(line.level, &text);
     } else {
@@ -59,7 +59,7 @@ pub(crate) fn note(text: &str) {
 /// Prints text on standard error, in the colour of a level. When that cannot be written there is nowhere to say so: the exit code tells how it went.
 pub(crate) fn on_stderr(level: LogLevel, text: &str) {
     let text = coloured(text, level, is_coloured_stderr());
-    let _written = writeln!(io::stderr(), "{text}");
+    let _written = progress::without_bar(|| writeln!(io::stderr(), "{text}"));
 }
 
 /// Whether what is written to standard error has colours.

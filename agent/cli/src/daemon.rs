@@ -90,7 +90,7 @@ pub(crate) async fn daemon(common: &Common, arguments: Arguments) -> anyhow::Res
                 }
             }
         }
-        match once(&agent, &arguments.run.options(), true).await {
+        match once(&agent, &arguments.run.options(common.json), true).await {
             Ok(outcome) => {
                 failures = 0;
                 print(&outcome, common.json)?;

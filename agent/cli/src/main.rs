@@ -136,7 +136,7 @@ fn start_logs(default_level: &str) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("DIRECT_PUPPET_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
     // Of its own errors it would tell on standard error too, and panics when that cannot be written.
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| progress::Stderr).log_internal_errors(false);
     match log::format() {
         log::LogFormat::Text => logs.with_target(false).without_time().with_ansi(console::is_coloured_stderr()).init(),
         _ => logs.event_format(log::Machine).init(),

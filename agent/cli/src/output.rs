@@ -1,18 +1,16 @@
 //! Printing, for people and for programs.
 
-use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
-use direct_puppet_agent::puppet_report::{Line, lines};
+use direct_puppet_agent::puppet_report::Line;
 use direct_puppet_agent::tree::ScanCounters;
-use direct_puppet_agent::{Answer, Outcome, ResourceCounters, WireCounters};
+use direct_puppet_agent::{Answer, LineListener, Outcome, ResourceCounters, WireCounters};
 use direct_puppet_transport::protocol::RunStatus;
 use direct_puppet_transport::protocol::report::LogLevel;
 use serde::Serialize;
 
-use crate::console;
-use crate::log::{self, LogFormat};
+use crate::{console, progress};
 
 /// Prints one JSON object.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -35,7 +33,7 @@ fn shown_line(line: &str) -> String {
 
 /// Prints a line for people.
 pub(crate) fn line(text: &str) {
-    if let Err(error) = unless_gone(writeln!(io::stdout(), "{text}")) {
+    if let Err(error) = unless_gone(progress::without_bar(|| writeln!(io::stdout(), "{text}"))) {
         tracing::warn!(%error, "could not print to standard output");
     }
 }
@@ -70,50 +68,52 @@ pub(crate) fn run_error(error: &anyhow::Error, is_json: bool) {
 }
 
 fn on_stderr(error: &anyhow::Error) {
-    let text = printable(&format!("{error:#}"));
+    let text = printable_lines(&format!("{error:#}"));
     console::on_stderr(LogLevel::Err, &format!("Error: {text}"));
 }
 
-/// Prints what a plan would do: diffs, then a tree of changes with their counts as the last line.
+/// Returns what prints the lines of a run while it goes on; nothing does when JSON is printed at its end.
+pub(crate) fn listener(is_json: bool) -> LineListener {
+    if is_json { LineListener::default() } else { LineListener::new(console::print) }
+}
+
+/// As [`listener`], for a plan: what would be changed is in the tree that is printed at the end.
+pub(crate) fn plan_listener(is_json: bool) -> LineListener {
+    if is_json {
+        return LineListener::default();
+    }
+    LineListener::new(|line: &Line<'_>| {
+        if is_told_before_the_tree(line) {
+            console::print(line);
+        }
+    })
+}
+
+fn is_told_before_the_tree(line: &Line<'_>) -> bool {
+    // The run's own notice says how long an apply took, which a plan has none of.
+    line.level <= LogLevel::Warning || line.is_diff() || line.is_own() && line.level != LogLevel::Notice
+}
+
+/// Prints what a plan would do, as a tree with the counts as its last line.
 pub(crate) fn plan(outcome: &Outcome) {
-    diffs(outcome);
-    // What would be changed is in the tree.
-    let is_told =
-        |line: &Line| line.status.is_none_or(|status| status.failed || status.skipped) || line.level <= LogLevel::Warning;
-    lines(&outcome.report).filter(is_told).filter(|line| !is_closing(line)).for_each(|line| console::print(&line));
     line(crate::tree::tree(&outcome.report.resource_statuses).trim_end_matches('\n'));
 }
 
-/// Whether a line says how long an apply took, which a plan has none of.
-fn is_closing(line: &Line) -> bool {
-    line.is_own() && line.level == LogLevel::Notice
-}
-
-fn diffs(outcome: &Outcome) {
-    if outcome.diffs.is_empty() {
-        return;
-    }
-    let places: HashMap<&str, _> =
-        outcome.report.resource_statuses.iter().map(|status| (status.resource.as_str(), status.place.as_ref())).collect();
-    for (resource, diff) in &outcome.diffs {
-        let path = match places.get(resource.as_str()) {
-            Some(Some(place)) => place.path_of(resource),
-            _ => resource.clone(),
-        };
-        if log::format() != LogFormat::Text {
-            console::note(&format!("{path}/content:\n{diff}"));
-            continue;
-        }
-        line(&format!("Notice: {}/content:", printable(&path)));
-        diff.lines().for_each(|text| line(&printable(text)));
-    }
-}
-
-/// Prints what a run did.
+/// Prints how a run went; what it did was printed meanwhile.
 pub(crate) fn outcome(outcome: &Outcome) {
-    diffs(outcome);
-    lines(&outcome.report).for_each(|line| console::print(&line));
     console::note(&summary_line(outcome));
+}
+
+/// Returns a line of a run as it is shown: the message may have several lines, what says it has none.
+pub(crate) fn shown(line: &Line<'_>) -> String {
+    let message = line.message.strip_suffix('\n').unwrap_or(&line.message);
+    let (source, message) = (printable(&line.source).into(), printable_lines(message).into());
+    Line { source, message, ..line.clone() }.to_string()
+}
+
+/// As [`printable`], for text whose line feeds are meant.
+fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
 /// What came from a catalog or a file must not steer the terminal, nor look like another line.
@@ -166,5 +166,33 @@ mod tests {
     #[test]
     fn no_title_steers_the_terminal() {
         assert_eq!(printable("a\tb \u{e4}\u{1b}[2J\nError: forged"), "a\tb \u{e4}\\u{1b}[2J\\nError: forged");
+    }
+
+    fn of<'a>(level: LogLevel, source: &'a str, message: &'a str) -> Line<'a> {
+        Line { level, source: source.into(), message: message.into(), status: None, time_unix_nanos: 0 }
+    }
+
+    #[test]
+    fn a_message_has_its_lines_and_its_source_has_one() {
+        let line = of(LogLevel::Notice, "/Notify[a\nb]/message", "l1\n\tl2\u{1b}[2J\r\n");
+        assert_eq!(shown(&line), "Notice: /Notify[a\\nb]/message: l1\n\tl2\\u{1b}[2J\\r");
+        assert_eq!(shown(&of(LogLevel::Notice, "Puppet", "l1\nl2")), "Notice: l1\nl2");
+        assert_eq!(shown(&of(LogLevel::Notice, "/File[/a]/content", "\n--- /a\n")), "Notice: /File[/a]/content: \n--- /a");
+    }
+
+    #[test]
+    fn a_plan_tells_before_its_tree_what_is_not_in_it() {
+        let notice = LogLevel::Notice;
+        for (line, is_told) in [
+            (of(notice, "/File[/a]/content", "\n--- /a\n"), true),
+            (of(notice, "/File[/a]/content", "current_value 'a', should be 'b' (noop)"), false),
+            (of(notice, "/Exec[a]", "Would have triggered 'refresh' from 1 event"), false),
+            (of(LogLevel::Err, "/Exec[a]", "Could not evaluate: no"), true),
+            (of(LogLevel::Warning, "/Exec[b]", "Skipping because of failed dependencies"), true),
+            (of(LogLevel::Info, "Puppet", "Applying configuration version '1'"), true),
+            (of(notice, "Puppet", "Applied catalog in 0.10 seconds"), false),
+        ] {
+            assert_eq!(is_told_before_the_tree(&line), is_told, "{line}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use direct_puppet_agent::fs::write_state;
-use direct_puppet_agent::{Outcome, RunError, RunOptions};
+use direct_puppet_agent::{LineListener, Outcome, RunError, RunOptions};
 use direct_puppet_transport::protocol::report::EventStatus;
 use direct_puppet_transport::protocol::{Certname, Environment};
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     changes: BTreeSet<Change>,
 }
 
-/// One change that is planned.
+/// One change that is planned; one without a property is a refresh.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Change {
@@ -68,12 +68,15 @@ struct Change {
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.property.is_empty() {
+            return write!(f, "{}: a refresh", self.resource);
+        }
         write!(f, "{}/{}: {} -> {}", self.resource, self.property, self.previous, self.desired)
     }
 }
 
 fn changes(outcome: &Outcome) -> BTreeSet<Change> {
-    let planned = outcome.events().filter(|event| event.status == EventStatus::Noop);
+    let planned = outcome.events().filter(|event| event.status == EventStatus::Noop).chain(outcome.pending_refreshes());
     let change = planned.map(|event| Change {
         resource: event.resource.clone(),
         property: event.property.to_string(),
@@ -83,13 +86,23 @@ fn changes(outcome: &Outcome) -> BTreeSet<Change> {
     change.collect()
 }
 
+/// Says which resources could not be looked at.
+fn unlooked(outcome: &Outcome) -> String {
+    let failed = outcome.report.resource_statuses.iter().filter(|status| status.failed).map(|status| status.resource.as_str());
+    let names: Vec<&str> = failed.take(NAMED).collect();
+    let count = outcome.resources.failed;
+    let more = if count > NAMED as u64 { ", and others" } else { "" };
+    format!("{count} resources could not be looked at ({}{more})", names.join(", "))
+}
+
 impl Plan {
     /// Makes a plan of what a noop run found.
     pub(crate) fn of(common: &Common, source: Source, tags: Vec<String>, outcome: &Outcome) -> anyhow::Result<Self> {
         if outcome.resources.failed > 0 {
             bail!(
-                "no plan is written: {} resources could not be looked at, so not all is known that would be changed",
-                outcome.resources.failed
+                "no plan is written, as {}, so not all is known that would be changed: mend what they need, or leave them out with --tags, and \
+                 plan again",
+                unlooked(outcome)
             );
         }
         let catalog_id = outcome.catalog_id.context("no plan is written: the run had no catalog")?;
@@ -140,7 +153,7 @@ impl Plan {
     pub(crate) async fn apply(self, common: &Common, options: RunOptions) -> anyhow::Result<Outcome> {
         let common = self.common(common)?;
         let options = RunOptions { tags: self.tags.clone(), ..options };
-        let look = RunOptions { noop: true, report: false, ..options.clone() };
+        let look = RunOptions { noop: true, report: false, lines: LineListener::default(), ..options.clone() };
         let now = self.source.run(&common, look).await.context("could not look whether the node is as it was planned for")?;
         self.check(&now)?;
         self.make(&common, options).await
@@ -195,7 +208,7 @@ impl Plan {
         }
         let gone = self.changes.difference(&found).map(|change| format!("no longer {change}"));
         let new = found.difference(&self.changes).map(|change| format!("now {change}"));
-        let failed = (now.resources.failed > 0).then(|| format!("{} resources could not be looked at", now.resources.failed));
+        let failed = (now.resources.failed > 0).then(|| unlooked(now));
         let all: Vec<String> = failed.into_iter().chain(gone).chain(new).collect();
         let more = if all.len() > NAMED { format!("; and {} more", all.len() - NAMED) } else { String::new() };
         bail!("the node has changed since the plan was made: {}{more}: make a new plan", all[..all.len().min(NAMED)].join("; "))

@@ -60,7 +60,8 @@ pub(crate) struct RunArguments {
 }
 
 impl RunArguments {
-    pub(crate) fn options(&self) -> RunOptions {
+    /// Returns the options of a run whose lines are printed, unless JSON is.
+    pub(crate) fn options(&self, is_json: bool) -> RunOptions {
         RunOptions {
             noop: self.noop,
             tags: self.tags.clone(),
@@ -73,6 +74,7 @@ impl RunArguments {
             proof: if self.verify_all { Proof::Digest } else { Proof::Stat },
             time_limit: seconds(self.runtimeout),
             resource_time_limit: seconds(self.resource_timeout),
+            lines: output::listener(is_json),
             ..RunOptions::default()
         }
     }
@@ -117,14 +119,14 @@ pub(crate) struct PlanArguments {
 pub(crate) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<u8> {
     let common = &ssl::ready(common, &arguments.enrolment).await?;
     let (server, common) = connect::server(common, arguments.run.asking()).await?;
-    let outcome = once(&common.agent(server)?, &arguments.run.options(), common.json).await?;
+    let outcome = once(&common.agent(server)?, &arguments.run.options(common.json), common.json).await?;
     print(&outcome, common.json)
 }
 
 pub(crate) async fn plan(common: &Common, arguments: PlanArguments) -> anyhow::Result<u8> {
     let run = RunArguments { noop: true, show_diff: true, tags: arguments.tags.clone(), ..RunArguments::default() };
     // The last run stays the one that did something.
-    let options = RunOptions { report: false, ..run.options() };
+    let options = RunOptions { report: false, lines: output::plan_listener(common.json), ..run.options(common.json) };
     let source = match (&arguments.site, &arguments.catalog) {
         (Some(site), _) => Source::Site(std::path::absolute(site)?),
         (None, Some(file)) if arguments.out.is_some() && file.as_os_str() == "-" => {

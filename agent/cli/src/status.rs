@@ -86,7 +86,14 @@ fn explain(common: &Common, path: &str) -> anyhow::Result<u8> {
     }
     let environment = common.environment.clone().unwrap_or_default();
     let found = direct_puppet_agent::explain(&common.state_dir()?, &common.certname()?, &environment, path)?;
-    let Some((held, origin)) = found else { bail!("this node has no catalog of environment {environment} yet") };
+    let Some((held, origin)) = found else {
+        bail!(
+            "there is no catalog of environment {environment} for node {} in {}: name another node with --node, or environment with \
+             --environment",
+            common.certname()?,
+            common.state_dir()?.display()
+        )
+    };
     if common.json {
         output::json(&json!({
             "path": path, "managed": origin.is_some(), "origin": origin, "environment": environment,
@@ -111,7 +118,15 @@ fn explain(common: &Common, path: &str) -> anyhow::Result<u8> {
     line("environment:", environment.as_str());
     line("catalog_id:", &held.catalog_id.to_string());
     line("code_id:", &held.code_id.to_string());
-    line("version:", &format!("{} (who published it, and when: direct-puppet-server explain {})", held.version, held.version));
+    let other = if environment == direct_puppet_transport::protocol::Environment::default() {
+        String::new()
+    } else {
+        format!("--environment {environment} ")
+    };
+    line(
+        "version:",
+        &format!("{} (who published it, and when: direct-puppet-server explain {other}{})", held.version, held.version),
+    );
     Ok(u8::from(origin.is_none()))
 }
 

@@ -1,4 +1,5 @@
-//! What a plan would do, as a tree: each resource with its changes below it, and how many of each kind there are.
+//! What a plan would do, as a tree: stages, classes and defines, in them resources, each with its changes below it; and how many of each kind
+//! there are.
 
 use std::fmt::Write as _;
 
@@ -17,11 +18,11 @@ enum Deed {
 
 impl Deed {
     fn of(status: &ResourceStatus) -> Option<Self> {
-        let events = || status.events.iter().filter(|event| event.status == EventStatus::Noop);
-        let ensures = |value: fn(&Event) -> bool| events().any(|event| event.property == "ensure" && value(event));
-        events().next()?;
+        let ensures = |value: fn(&Event) -> bool| pending(status).any(|event| event.property == "ensure" && value(event));
+        let is_changed = !pending(status).next()?.property.is_empty();
         Some(match () {
-            () if status.resource.starts_with("Exec[") => Self::Run,
+            // A service that would be restarted runs something too.
+            () if !is_changed || status.resource.starts_with("Exec[") => Self::Run,
             () if ensures(|event| is_gone(&event.desired_value)) => Self::Remove,
             () if ensures(|event| is_gone(&event.previous_value)) => Self::Create,
             () => Self::Change,
@@ -43,22 +44,64 @@ fn is_gone(value: &str) -> bool {
     matches!(value, "absent" | "purged")
 }
 
-/// Returns the tree, and as its last line the counts.
+/// A container: what would be done to what it holds, and the containers in it.
+#[derive(Debug, Default)]
+struct Container<'a> {
+    held: Vec<(Deed, &'a ResourceStatus)>,
+    below: Vec<(&'a str, Self)>,
+}
+
+impl<'a> Container<'a> {
+    /// Returns the container of this name in it.
+    fn enter(&mut self, name: &'a str) -> &mut Self {
+        // Mostly it is where the last resource was.
+        let at = self.below.iter().rposition(|(known, _)| *known == name).unwrap_or_else(|| {
+            self.below.push((name, Self::default()));
+            self.below.len() - 1
+        });
+        &mut self.below[at].1
+    }
+
+    fn write(&self, out: &mut String, depth: usize) {
+        let indent = "  ".repeat(depth);
+        for (deed, status) in &self.held {
+            let _ = writeln!(out, "{indent}{} {}", deed.sign(), printable(&status.resource));
+            for event in pending(status) {
+                let _ = writeln!(out, "{indent}    {}", printable(&text_of(event)));
+            }
+        }
+        for (name, container) in &self.below {
+            let _ = writeln!(out, "{indent}{}", printable(name));
+            container.write(out, depth + 1);
+        }
+    }
+}
+
+/// Returns what would be done to a resource: changes, then a refresh.
+fn pending(status: &ResourceStatus) -> impl Iterator<Item = &Event> {
+    status.events.iter().filter(|event| event.status == EventStatus::Noop).chain(status.pending_refresh.as_deref())
+}
+
+fn text_of(event: &Event) -> String {
+    if event.property.is_empty() {
+        event.message.to_string()
+    } else {
+        format!("{}: {} -> {}", event.property, event.previous_value, event.desired_value)
+    }
+}
+
+/// Returns the tree, and as its last line the counts. Containers come after the resources beside them.
 pub(crate) fn tree(statuses: &[ResourceStatus]) -> String {
-    let mut out = String::new();
+    let mut root = Container::default();
     let mut counts = [0_u64; 4];
     for (status, deed) in statuses.iter().filter_map(|status| Some((status, Deed::of(status)?))) {
         counts[deed as usize] += 1;
-        let _ = writeln!(out, "{} {}", deed.sign(), printable(&status.resource));
-        for event in status.events.iter().filter(|event| event.status == EventStatus::Noop) {
-            let text = if event.property.is_empty() {
-                event.message.to_string()
-            } else {
-                format!("{}: {} -> {}", event.property, event.previous_value, event.desired_value)
-            };
-            let _ = writeln!(out, "    {}", printable(&text));
-        }
+        let containers = status.place.as_deref().map(|place| place.containers.as_slice()).unwrap_or_default();
+        let container = containers.iter().fold(&mut root, |container, name| container.enter(name));
+        container.held.push((deed, status));
     }
+    let mut out = String::new();
+    root.write(&mut out, 0);
     let [change, create, remove, run] = counts;
     let _ = writeln!(out, "{change} to change, {create} to create, {remove} to remove, {run} to run");
     out
@@ -66,6 +109,10 @@ pub(crate) fn tree(statuses: &[ResourceStatus]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use direct_puppet_transport::protocol::report::Place;
+
     use super::*;
 
     fn status(resource: &str, events: &[(&'static str, &'static str, &'static str, EventStatus)]) -> ResourceStatus {
@@ -74,7 +121,7 @@ mod tests {
             property: property.into(),
             previous_value: previous.into(),
             desired_value: desired.into(),
-            message: "would have been refreshed".into(),
+            message: "Would have triggered 'refresh' from 1 event".into(),
             status,
             corrective_change: false,
             redacted: false,
@@ -82,6 +129,50 @@ mod tests {
             time_unix_nanos: 0,
         };
         ResourceStatus { resource: resource.to_owned(), events: events.iter().map(event).collect(), ..Default::default() }
+    }
+
+    fn refreshed(of: ResourceStatus) -> ResourceStatus {
+        let mut events = status(&of.resource, &[("", "", "", EventStatus::Noop)]).events;
+        ResourceStatus { pending_refresh: events.pop().map(Box::new), ..of }
+    }
+
+    fn placed(of: ResourceStatus, containers: &[&str]) -> ResourceStatus {
+        let containers = containers.iter().map(|&name| name.to_owned()).collect();
+        ResourceStatus { place: Some(Arc::new(Place { containers, tags: Vec::new() })), ..of }
+    }
+
+    #[test]
+    fn resources_stand_below_what_holds_them() {
+        let create = |name: &str| status(name, &[("ensure", "absent", "file", EventStatus::Noop)]);
+        let statuses = [
+            placed(create("File[/a]"), &["Stage[main]", "Class[Web]", "Web::Site[a\nb]"]),
+            placed(create("File[/b]"), &["Stage[main]", "Class[Web]"]),
+            placed(create("File[/c]"), &["Stage[main]", "Class[Main]"]),
+            placed(refreshed(status("Exec[d]", &[])), &["Stage[main]", "Class[Web]"]),
+            create("File[/e]"),
+        ];
+        assert_eq!(
+            tree(&statuses),
+            [
+                "+ File[/e]",
+                "    ensure: absent -> file",
+                "Stage[main]",
+                "  Class[Web]",
+                "    + File[/b]",
+                "        ensure: absent -> file",
+                "    ! Exec[d]",
+                "        Would have triggered 'refresh' from 1 event",
+                "    Web::Site[a\\nb]",
+                "      + File[/a]",
+                "          ensure: absent -> file",
+                "  Class[Main]",
+                "    + File[/c]",
+                "        ensure: absent -> file",
+                "0 to change, 4 to create, 0 to remove, 1 to run",
+                "",
+            ]
+            .join("\n")
+        );
     }
 
     #[test]
@@ -92,7 +183,8 @@ mod tests {
             status("File[/b]", &[("content", "{sha256}x", "{sha256}y", noop), ("mode", "0600", "0644", noop)]),
             status("Package[c]", &[("ensure", "1.0", "purged", noop)]),
             status("Exec[d]", &[("returns", "notrun", "0", noop)]),
-            status("Service[e]", &[("", "", "", noop)]),
+            refreshed(status("Service[e]", &[])),
+            refreshed(status("Service[i]", &[("ensure", "stopped", "running", noop)])),
             status("File[f\u{1b}[2J]", &[("ensure", "file", "absent", noop)]),
             status("File[/g]", &[("owner", "root", "web", EventStatus::Audit)]),
             status("File[/h]", &[]),
@@ -100,8 +192,10 @@ mod tests {
         assert_eq!(
             tree(&statuses),
             "+ File[/a]\n    ensure: absent -> file\n~ File[/b]\n    content: {sha256}x -> {sha256}y\n    mode: 0600 -> 0644\n\
-             - Package[c]\n    ensure: 1.0 -> purged\n! Exec[d]\n    returns: notrun -> 0\n~ Service[e]\n    would have been refreshed\n\
-             - File[f\\u{1b}[2J]\n    ensure: file -> absent\n2 to change, 1 to create, 2 to remove, 1 to run\n"
+             - Package[c]\n    ensure: 1.0 -> purged\n! Exec[d]\n    returns: notrun -> 0\n\
+             ! Service[e]\n    Would have triggered 'refresh' from 1 event\n\
+             ~ Service[i]\n    ensure: stopped -> running\n    Would have triggered 'refresh' from 1 event\n\
+             - File[f\\u{1b}[2J]\n    ensure: file -> absent\n2 to change, 1 to create, 2 to remove, 2 to run\n"
         );
         assert_eq!(tree(&[]), "0 to change, 0 to create, 0 to remove, 0 to run\n");
     }

@@ -1,10 +1,11 @@
 //! `verify`.
 
 use clap::Args;
+use direct_puppet_agent::RunOptions;
 use direct_puppet_agent::tree::Proof;
 
 use crate::options::Common;
-use crate::{connect, run};
+use crate::{connect, output, run};
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
@@ -18,5 +19,15 @@ pub(crate) struct Arguments {
 pub(crate) async fn verify(common: &Common, arguments: &Arguments) -> anyhow::Result<u8> {
     let agent = common.agent(connect::nowhere())?;
     let proof = if arguments.fingerprints { Proof::Fingerprint } else { Proof::Digest };
-    run::print(&agent.verify_by(proof).await?, common.json)
+    // As `Agent::verify_by`, with what it tells.
+    let options = RunOptions {
+        noop: true,
+        use_cached_catalog: true,
+        proof,
+        fetch: false,
+        report: false,
+        lines: output::listener(common.json),
+        ..RunOptions::default()
+    };
+    run::print(&agent.run(&options).await?, common.json)
 }

@@ -46,7 +46,11 @@ impl Audit {
 
 impl Engine<'_> {
     /// Looks at what `audit` names, takes it down for the next run, and returns what is not as it was.
-    pub(super) async fn audit(&mut self, provider: &dyn Provider, resource: &Arc<Resource>) -> Result<Vec<Audit>, ProviderError> {
+    pub(super) async fn audit(
+        &mut self,
+        provider: &dyn Provider,
+        (at, resource): (usize, &Arc<Resource>),
+    ) -> Result<Vec<Audit>, ProviderError> {
         let wanted: Vec<&str> =
             resource.parameter("audit").map(Value::as_list).unwrap_or_default().iter().filter_map(Value::as_str).collect();
         if wanted.is_empty() {
@@ -56,14 +60,15 @@ impl Engine<'_> {
         self.result.witnesses = None;
         let reference = resource.reference().to_string();
         let Some(values) = self.limited(resource, provider.audited(self.context, resource)).await? else {
-            let reason = format!("{reference}: audit is left out: type {} does not tell its properties", resource.resource_type);
-            self.result.messages.push(reason);
+            let reason = format!("audit is left out: type {} does not tell its properties", resource.resource_type);
+            self.say((at, &reference), &reason, reason.clone());
             return Ok(Vec::new());
         };
         let named: BTreeMap<Cow<'static, str>, String> =
             values.into_iter().filter(|(name, _)| wanted.iter().any(|wanted| wanted == name || *wanted == "all")).collect();
         for unknown in wanted.iter().filter(|wanted| **wanted != "all" && !named.contains_key(**wanted)) {
-            self.result.messages.push(format!("{reference}: audit names {unknown}, which is no property that can be audited"));
+            let reason = format!("audit names {unknown}, which is no property that can be audited");
+            self.say((at, &reference), &reason, reason.clone());
         }
         let before = self.remembered.audited.get(&reference);
         let mut audits = Vec::new();

@@ -20,12 +20,19 @@ use super::prior::{Left, LeftValues, Prior};
 use super::reasons::Reasons;
 use super::schedule::{Moment, Schedules};
 use super::statuses::{Statuses, status_of};
-use crate::event::{EventSink, RunEvent};
+use crate::event::EventSink;
+use crate::line_listener::LineListener;
 use crate::outcome::ResourceCounters;
 use crate::provider::{Applied, Change, Checked, Context, Provider, ProviderError, Providers};
 use crate::puppet_report::FAILED_REFRESH;
 use crate::system::{System, unix_nanos};
 use crate::tree::Witnesses;
+
+/// Why resources after one that failed are passed over, and Puppet's words for it.
+const DEPENDENCY_FAILED: (&str, &str) = ("a dependency failed", "Skipping because of failed dependencies");
+
+/// Why resources are passed over at the end of a run that was cancelled, and the words for it.
+const CANCELLED: (&str, &str) = ("the run was cancelled", "skipped because the run was cancelled");
 
 /// What runs remember of resources, by reference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +75,8 @@ pub(crate) struct Engine<'a> {
     pub(crate) prior: &'a Prior,
     pub(crate) system: &'a dyn System,
     pub(crate) sink: &'a EventSink,
+    /// Hears what is told.
+    pub(crate) lines: &'a LineListener,
     pub(crate) result: EngineResult,
     /// What was found out before its turn.
     pub(crate) ahead: Ahead,
@@ -79,9 +88,11 @@ pub(crate) struct EngineResult {
     pub(crate) counters: ResourceCounters,
     pub(crate) statuses: Vec<ResourceStatus>,
     pub(crate) diffs: Vec<(String, String)>,
+    /// How long these are together.
+    pub(crate) diff_bytes: usize,
     pub(crate) messages: Vec<String>,
-    /// What commands of resources said, by the paths of these.
-    pub(crate) said: Vec<Log>,
+    /// What is told of resources beside their events, by the paths of these: what commands said, diffs, what was passed over and why.
+    pub(crate) logs: Vec<Log>,
     /// What all answers follow from; `None` once a resource was not in sync, or follows from something else too.
     pub(crate) witnesses: Option<Witnesses>,
     /// What this run leaves otherwise than the catalog wants.
@@ -144,6 +155,10 @@ impl Engine<'_> {
         let mut together = 0;
         for (place, &(id, node)) in order.iter().enumerate() {
             let passed = match node {
+                // As in Puppet: one that was not asked for passes no news on.
+                Node::Border(at) if !self.has_wanted_tags(&self.resources[at]) => {
+                    Passed { failed: blocked[id], heard: Heard::default() }
+                }
                 Node::Border(_) => Passed { failed: blocked[id], heard: notified[id].through_border() },
                 Node::Resource(at) => {
                     self.look_ahead(&order, place, &blocked).await;
@@ -198,7 +213,7 @@ impl Engine<'_> {
         let resource = Arc::clone(&self.resources[at]);
         if self.context.cancel().is_cancelled() {
             self.result.cancelled = true;
-            return self.skip(&resource, "the run was cancelled", Passed::default());
+            return self.skip((at, &resource), CANCELLED, Passed::default());
         }
         if !self.has_wanted_tags(&resource) {
             self.result.witnesses = None;
@@ -207,22 +222,22 @@ impl Engine<'_> {
         match self.is_scheduled(at, &resource) {
             Ok(true) => {}
             Ok(false) => return self.pass_over(&resource, blocked),
-            Err(reason) => return self.fail(&resource, &reason),
+            Err(reason) => return self.fail((at, &resource), &reason),
         }
         if blocked {
-            return self.skip(&resource, "a dependency failed", Passed { failed: true, heard: Heard::default() });
+            return self.skip((at, &resource), DEPENDENCY_FAILED, Passed { failed: true, heard: Heard::default() });
         }
         if let Some(reason) = self.refused.get(&at) {
             let reason = Reasons::of(None, &resource).of_refusal(reason);
-            return self.fail(&resource, &reason);
+            return self.fail((at, &resource), &reason);
         }
         let Some(provider) = self.providers.get(&resource.resource_type).map(Arc::clone) else {
             let reason = format!("no provider for type {}", resource.resource_type);
-            return self.fail(&resource, &reason);
+            return self.fail((at, &resource), &reason);
         };
-        let audits = match self.audit(&*provider, &resource).await {
+        let audits = match self.audit(&*provider, (at, &resource)).await {
             Ok(audits) => audits,
-            Err(error) => return self.fail(&resource, &Reasons::of(Some(&*provider), &resource).of_error(&error)),
+            Err(error) => return self.fail((at, &resource), &Reasons::of(Some(&*provider), &resource).of_error(&error)),
         };
         let checked = match self.ahead.take(at) {
             Some(checked) => checked,
@@ -238,9 +253,9 @@ impl Engine<'_> {
             Ok(checked) => self.settle(&*provider, (at, &resource), (checked, audits), notified).await,
             Err(ProviderError::Cancelled { .. }) => {
                 self.result.cancelled = true;
-                self.skip(&resource, "the run was cancelled", Passed::default())
+                self.skip((at, &resource), CANCELLED, Passed::default())
             }
-            Err(error) => self.fail(&resource, &Reasons::of(Some(&*provider), &resource).of_error(&error)),
+            Err(error) => self.fail((at, &resource), &Reasons::of(Some(&*provider), &resource).of_error(&error)),
         }
     }
 
@@ -286,7 +301,7 @@ impl Engine<'_> {
             let reason = Reasons::of(Some(provider), resource).of_reason(reason);
             self.warn(format!("{reference}: {reason}"));
             let event = Event { resource: reference.to_string(), ..self.failure_event(resource, reason) };
-            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            self.tell_event(at, &event);
             let status = statuses.of(&reference, resource);
             (status.failed, status.out_of_sync) = (true, true);
             status.events.push(event);
@@ -294,7 +309,7 @@ impl Engine<'_> {
         }
         for (reference, reason) in std::mem::take(&mut checked.skipped) {
             let reason = Reasons::of(Some(provider), resource).hide(reason);
-            self.result.messages.push(format!("{reference}: {reason}"));
+            self.say((at, &reference.to_string()), &reason, reason.clone());
         }
         let applied = self.apply(provider, resource, &checked.changes, noop).await;
         if applied.is_some() {
@@ -308,20 +323,20 @@ impl Engine<'_> {
             [] => Vec::new(),
             _ => checked.changes.iter().map(|change| change.property.clone()).collect(),
         };
-        self.record((resource, loglevel), checked.changes, applied, &mut statuses);
+        self.record((at, resource, loglevel), checked.changes, applied, &mut statuses);
         for audit in audits.into_iter().filter(|audit| !changed.contains(&audit.property)) {
             let event = Event { loglevel, ..audit.event(resource, unix_nanos(self.system.now())) };
-            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+            self.tell_event(at, &event);
             statuses.of(&resource.reference(), resource).events.push(event);
         }
         let any = |what: fn(&ResourceStatus) -> bool| statuses.list.iter().any(what);
         let mut passed = Passed { failed: any(|status| status.failed), heard: Heard::of(&statuses) };
         if notified.made > 0 && !noop {
-            // Also after a failure, as in Puppet.
-            let event = Event { loglevel, ..refresh_event(resource, notified.total, unix_nanos(self.system.now())) };
+            // Also after a failure, as in Puppet; and at notice, whatever level the resource has.
+            let event = refresh_event(resource, notified.total, unix_nanos(self.system.now()));
             passed = self.refresh(provider, (at, resource), event, passed, &mut statuses).await;
         } else if notified.total > 0 && provider.refreshes() {
-            // It would have been refreshed.
+            self.would_refresh((at, resource), notified.total, &mut statuses);
             passed.heard.add(Heard { total: 1, made: 0 });
         }
         if passed.heard.made > 0 && provider.disturbs_files() {
@@ -384,7 +399,7 @@ impl Engine<'_> {
             Ok(true) => {
                 self.result.counters.restarted += 1;
                 passed.heard.add(Heard { total: 1, made: 1 });
-                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                self.tell_event(at, &event);
                 let status = statuses.of(&resource.reference(), resource);
                 (status.changed, status.out_of_sync) = (true, true);
                 status.events.push(event);
@@ -395,7 +410,7 @@ impl Engine<'_> {
                 self.warn(format!("{}: refresh failed: {reason}", resource.reference()));
                 let message = format!("{FAILED_REFRESH}{reason}").into();
                 let event = Event { message, status: EventStatus::Failure, loglevel: None, ..event };
-                self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+                self.tell_event(at, &event);
                 let status = statuses.of(&resource.reference(), resource);
                 (status.failed, status.failed_to_restart, status.out_of_sync) = (true, true, true);
                 status.events.push(event);
@@ -405,17 +420,17 @@ impl Engine<'_> {
         passed
     }
 
-    fn skip(&mut self, resource: &Resource, reason: &str, passed: Passed) -> Passed {
+    fn skip(&mut self, (at, resource): (usize, &Resource), (reason, words): (&str, &str), passed: Passed) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.skipped += 1;
         self.result.witnesses = None;
         self.keep_left(resource);
-        self.result.messages.push(format!("{}: skipped because {reason}", resource.reference()));
+        self.say((at, &resource.reference().to_string()), &format!("skipped because {reason}"), words.to_owned());
         self.result.statuses.push(ResourceStatus { skipped: true, ..status_of(&resource.reference(), resource) });
         passed
     }
 
-    fn fail(&mut self, resource: &Resource, reason: &str) -> Passed {
+    fn fail(&mut self, (at, resource): (usize, &Resource), reason: &str) -> Passed {
         self.result.counters.total += 1;
         self.result.counters.failed += 1;
         self.result.counters.out_of_sync += 1;
@@ -426,7 +441,7 @@ impl Engine<'_> {
         let is_named = reason.strip_prefix(&reference.to_string()).is_some_and(|rest| rest.starts_with(' '));
         self.warn(if is_named { reason.to_owned() } else { format!("{reference}: {reason}") });
         let event = self.failure_event(resource, reason.to_owned());
-        self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+        self.tell_event(at, &event);
         let status = ResourceStatus { failed: true, out_of_sync: true, ..status_of(&reference, resource) };
         self.result.statuses.push(ResourceStatus { events: vec![event], ..status });
         Passed { failed: true, heard: Heard::default() }

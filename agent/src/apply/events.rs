@@ -12,22 +12,28 @@ use super::statuses::Statuses;
 use crate::event::RunEvent;
 use crate::provider::secrets::REDACTED;
 use crate::provider::{Applied, Change, Provider, Said, Wording};
-use crate::puppet_report::level_name;
+use crate::puppet_report::{level_name, of_event, of_log};
 use crate::system::unix_nanos;
+
+/// How much of diffs a report has, in bytes: one that is too large, 64 MiB, is not taken.
+const MAX_DIFF_BYTES: usize = 16 << 20;
+
+/// What stands in the report for a diff beyond that.
+const DIFF_LEFT_OUT: &str = "\ncontents differ; how is not in the report, which has 16 MiB of diffs already\n";
 
 impl Engine<'_> {
     /// Takes down what became of the changes of a resource; `applied` is `None` in noop.
     pub(super) fn record(
         &mut self,
-        (resource, loglevel): (&Resource, Option<LogLevel>),
+        (at, resource, loglevel): (usize, &Resource, Option<LogLevel>),
         changes: Vec<Change>,
         mut applied: Option<Applied>,
         statuses: &mut Statuses,
     ) {
         let provider = self.providers.get(&resource.resource_type).map(|provider| &**provider);
         let tells_parameters = provider.is_none_or(|provider| provider.tells_parameters());
-        for (at, mut change) in changes.into_iter().enumerate() {
-            if let Some(message) = applied.as_mut().and_then(|applied| applied.messages.remove(&at))
+        for (number, mut change) in changes.into_iter().enumerate() {
+            if let Some(message) = applied.as_mut().and_then(|applied| applied.messages.remove(&number))
                 && let Some(wording) = &mut change.wording
             {
                 wording.done = message;
@@ -35,12 +41,14 @@ impl Engine<'_> {
             if !change.redacted && resource.parameter(&change.property).is_some_and(Value::is_sensitive) {
                 redact(&mut change);
             }
-            let failure = applied.as_ref().and_then(|applied| applied.failures.get(&at));
+            let failure = applied.as_ref().and_then(|applied| applied.failures.get(&number));
             if let Some(reason) = failure {
                 self.result.messages.push(format!("{}: {}: {reason}", change.resource, change.property));
             }
             let status = statuses.of(&change.resource, resource);
-            let diff = change.diff.take();
+            if let Some(diff) = change.diff.take() {
+                self.show_diff((at, &change.resource.to_string()), (&change.property, loglevel), diff);
+            }
             let others_agree = |before: &Resource| self.others_agree(provider, &change.property, before, resource);
             let left = self.prior.value_left(resource, &change, tells_parameters, &others_agree).map(Cow::into_owned);
             let event = Event { loglevel, ..self.event(resource, change, left.as_deref(), applied.is_none(), failure) };
@@ -50,14 +58,11 @@ impl Engine<'_> {
                 let left = self.result.left.entry(event.resource.clone()).or_insert_with(unknown);
                 left.values.insert(event.property.to_string(), value);
             }
-            if let Some(diff) = diff {
-                self.result.diffs.push((event.resource.clone(), diff));
-            }
+            self.tell_event(at, &event);
             status.out_of_sync = true;
             status.failed |= event.status == EventStatus::Failure;
             status.changed |= event.status == EventStatus::Success;
             status.corrective_change |= event.corrective_change;
-            self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
             // Nearly all have one, and there may be very many.
             status.events.reserve_exact(1);
             status.events.push(event);
@@ -112,7 +117,8 @@ impl Engine<'_> {
         if said.is_empty() {
             return;
         }
-        let path = self.places.of(at).path_of(&resource.reference().to_string());
+        let reference = resource.reference().to_string();
+        let path = self.places.of(at).path_of(&reference);
         let reasons = Reasons::of(Some(provider), resource);
         let level = level_name(self.metaparameters[at].loglevel.unwrap_or(LogLevel::Notice));
         let time_unix_nanos = unix_nanos(self.system.now());
@@ -120,8 +126,71 @@ impl Engine<'_> {
             let (level, source) = (level.clone(), format!("{path}/{property}"));
             let log = Log { level, message: reasons.hide(line), source, time_unix_nanos };
             self.sink.send_with(|| RunEvent::Said(Box::new(log.clone())));
-            self.result.said.push(log);
+            self.log((at, &reference), log);
         }
+    }
+
+    /// Tells of an event at once.
+    pub(super) fn tell_event(&mut self, at: usize, event: &Event) {
+        self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+        if self.lines.is_there() {
+            let status = self.placed(at, &event.resource);
+            of_event(&status, event).for_each(|line| self.lines.hear(&line));
+        }
+    }
+
+    /// Says at once, and in the report, what is no event of the resource at an index, or of one that it generates. People are told it by the name
+    /// of the resource as `message`, the report has `words` by its path.
+    pub(super) fn say(&mut self, (at, reference): (usize, &str), message: &str, words: String) {
+        self.result.messages.push(format!("{reference}: {message}"));
+        let source = self.places.of(at).path_of(reference);
+        let (level, time_unix_nanos) = (level_name(LogLevel::Warning), unix_nanos(self.system.now()));
+        self.log((at, reference), Log { level, message: words, source, time_unix_nanos });
+    }
+
+    /// Takes down what would have been refreshed, had nothing been in noop: a line, as in Puppet, and no event of the report.
+    pub(super) fn would_refresh(&mut self, (at, resource): (usize, &Resource), causes: u64, statuses: &mut Statuses) {
+        let reference = resource.reference();
+        let refresh = refresh_event(resource, causes, unix_nanos(self.system.now()));
+        let message = format!("Would have triggered 'refresh' from {causes} event{}", plural(causes));
+        let event = Event { message: message.clone().into(), status: EventStatus::Noop, ..refresh };
+        self.sink.send_with(|| RunEvent::Change(Box::new(event.clone())));
+        let source = self.places.of(at).path_of(&event.resource);
+        let (level, time_unix_nanos) = (level_name(LogLevel::Notice), event.time_unix_nanos);
+        self.log((at, &event.resource), Log { level, message, source, time_unix_nanos });
+        statuses.of(&reference, resource).pending_refresh = Some(Box::new(event));
+    }
+
+    /// Shows how a content changes: before the change is told.
+    fn show_diff(&mut self, (at, reference): (usize, &str), (property, loglevel): (&str, Option<LogLevel>), diff: String) {
+        let source = format!("{}/{property}", self.places.of(at).path_of(reference));
+        let (level, time_unix_nanos) = (level_name(loglevel.unwrap_or(LogLevel::Notice)), unix_nanos(self.system.now()));
+        let log = Log { level, message: format!("\n{diff}"), source, time_unix_nanos };
+        self.hear((at, reference), &log);
+        self.result.diff_bytes = self.result.diff_bytes.saturating_add(diff.len());
+        let is_kept = self.result.diff_bytes <= MAX_DIFF_BYTES;
+        self.result.logs.push(if is_kept { log } else { Log { message: DIFF_LEFT_OUT.to_owned(), ..log } });
+        self.result.diffs.push((reference.to_owned(), diff));
+    }
+
+    /// Keeps a line of a resource for the report, and lets hear it.
+    fn log(&mut self, (at, reference): (usize, &str), log: Log) {
+        self.hear((at, reference), &log);
+        self.result.logs.push(log);
+    }
+
+    fn hear(&mut self, (at, reference): (usize, &str), log: &Log) {
+        if self.lines.is_there() {
+            let status = self.placed(at, reference);
+            self.lines.hear(&of_log(log, Some(&status)));
+        }
+    }
+
+    /// Returns what lines say of the resource at an index, or of one that it generates.
+    fn placed(&mut self, at: usize, reference: &str) -> ResourceStatus {
+        let declared = &self.resources[at];
+        let (file, line, place) = (declared.file.clone(), declared.line, Some(self.places.of(at)));
+        ResourceStatus { resource: reference.to_owned(), file, line, place, ..ResourceStatus::default() }
     }
 
     /// Counts the resources that these are of.
@@ -150,19 +219,22 @@ impl Engine<'_> {
 
 /// Returns the event of a refresh: it has no property.
 pub(super) fn refresh_event(resource: &Resource, causes: u64, time_unix_nanos: i64) -> Event {
-    let plural = if causes == 1 { "" } else { "s" };
     Event {
         resource: resource.reference().to_string(),
         property: "".into(),
         previous_value: "".into(),
         desired_value: "".into(),
-        message: format!("Triggered 'refresh' from {causes} event{plural}").into(),
+        message: format!("Triggered 'refresh' from {causes} event{}", plural(causes)).into(),
         status: EventStatus::Success,
         corrective_change: false,
         redacted: false,
         loglevel: None,
         time_unix_nanos,
     }
+}
+
+const fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }
 
 /// Hides the values of a change.

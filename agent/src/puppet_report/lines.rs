@@ -1,8 +1,8 @@
 //! What Puppet's agent logs of a run.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::HashMap;
+use std::{fmt, iter};
 
 use direct_puppet_transport::protocol::Report;
 use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, LogLevel, ResourceStatus};
@@ -38,6 +38,12 @@ impl Line<'_> {
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.source == OWN
+    }
+
+    /// Returns whether it shows how a content changes: no other message begins with a line feed.
+    #[must_use]
+    pub fn is_diff(&self) -> bool {
+        !self.is_own() && self.message.starts_with('\n')
     }
 
     /// Returns the tags of the line: its level, and those of the resource that says it.
@@ -82,63 +88,66 @@ impl fmt::Display for Line<'_> {
 ///
 /// Lines are made one by one: a run may change very much.
 pub fn lines(report: &Report) -> impl Iterator<Item = Line<'_>> {
-    let own = |level, message: String, time_unix_nanos| Line {
-        level,
-        source: OWN.into(),
-        message: message.into(),
-        status: None,
-        time_unix_nanos,
-    };
-    let first = report.catalog_id.is_some().then(|| {
-        let version = PuppetReport(report).configuration_version();
-        own(LogLevel::Info, format!("Applying configuration version '{version}'"), report.time_unix_nanos)
-    });
+    let first =
+        report.catalog_id.is_some().then(|| opening(&PuppetReport(report).configuration_version(), report.time_unix_nanos));
     let statuses = &report.resource_statuses;
     let mut events: Vec<(&ResourceStatus, &Event)> =
         statuses.iter().flat_map(|status| status.events.iter().map(move |event| (status, event))).collect();
     // One resource's events are by name, but happened in another order.
     events.sort_by_key(|(_, event)| event.time_unix_nanos);
-    let last = events.last().map_or(report.time_unix_nanos, |(_, event)| event.time_unix_nanos.max(report.time_unix_nanos));
-    let (said, messages): (Vec<&Log>, Vec<&Log>) = report.logs.iter().partition(|log| log.source.starts_with('/'));
-    let named: HashSet<&str> = messages.iter().copied().flat_map(names).map(|(name, _)| name).collect();
-    let named: HashMap<&str, &ResourceStatus> = statuses
-        .iter()
-        .filter(|status| named.contains(status.resource.as_str()))
-        .filter(|status| status.failed || status.skipped || status.place.is_some())
-        .map(|status| (status.resource.as_str(), status))
-        .collect();
-    let messages = messages.into_iter().filter_map(move |log| of_message(log, &named));
-    let (said, said_last): (Vec<Line<'_>>, Vec<Line<'_>>) = of_said(statuses, &said)
-        .partition(|line| events.last().is_some_and(|(_, event)| line.time_unix_nanos <= event.time_unix_nanos));
-    let mut said = said.into_iter().peekable();
-    let seconds = report.metrics.get("time").and_then(|times| times.get("catalog_application"));
-    let end = seconds
-        .filter(|_| report.catalog_id.is_some() && report.transaction_completed)
-        .map(|seconds| own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last));
-    let of_events = events.into_iter().flat_map(move |(status, event)| {
-        let mut before = Vec::new();
-        while let Some(line) = said.next_if(|line| line.time_unix_nanos <= event.time_unix_nanos) {
-            before.push(line);
+    let mut logs: Vec<Line<'_>> = of_logs(report).collect();
+    logs.sort_by_key(|line| line.time_unix_nanos);
+    let mut logs = logs.into_iter().peekable();
+    let mut events = events.into_iter().peekable();
+    let mut of_event_now: Option<OfEvent<'_>> = None;
+    let between = iter::from_fn(move || {
+        if let Some(line) = of_event_now.as_mut().and_then(Iterator::next) {
+            return Some(line);
         }
-        before.into_iter().chain(of_event(status, event))
+        let until = events.peek().map_or(i64::MAX, |(_, event)| event.time_unix_nanos);
+        if let Some(line) = logs.next_if(|line| line.time_unix_nanos <= until) {
+            return Some(line);
+        }
+        let (status, event) = events.next()?;
+        of_event_now.insert(of_event(status, event)).next()
     });
-    first.into_iter().chain(of_events).chain(said_last).chain(messages).chain(end)
+    first.into_iter().chain(between).chain(closing(report))
 }
 
-/// Returns what may be the resource that a message is about, each with the rest of the message.
-fn names(log: &Log) -> impl Iterator<Item = (&str, &str)> {
-    // One that is refused is said otherwise: `Web[a] (/site.pp:7) cannot be managed: …`.
-    let follows = [": ", " (", " cannot be managed"];
-    let ends = log.message.match_indices(']').map(|(at, _)| log.message.split_at(at + 1));
-    let ends = ends.filter(move |(_, rest)| follows.iter().any(|next| rest.starts_with(next)));
-    ends.map(|(name, rest)| (name, rest.strip_prefix(": ").unwrap_or(rest)))
+/// Returns the lines that a report keeps: not those for finding faults, unless these are logged.
+pub(crate) fn kept_lines(report: &Report) -> impl Iterator<Item = Line<'_>> {
+    let is_debugging = tracing::enabled!(tracing::Level::DEBUG);
+    lines(report).filter(move |line| line.level < LogLevel::Debug || is_debugging)
+}
+
+/// Returns the line with which applying a catalog begins.
+pub(crate) fn opening(configuration_version: &str, time_unix_nanos: i64) -> Line<'static> {
+    own(LogLevel::Info, format!("Applying configuration version '{configuration_version}'"), time_unix_nanos)
+}
+
+/// Returns the line that says how long a catalog was applied, if that came to its end.
+pub(crate) fn closing(report: &Report) -> Option<Line<'static>> {
+    let seconds = report.metrics.get("time").and_then(|times| times.get("catalog_application"));
+    let seconds = seconds.filter(|_| report.catalog_id.is_some() && report.transaction_completed)?;
+    let events = report.resource_statuses.iter().flat_map(|status| &status.events);
+    let last = events.map(|event| event.time_unix_nanos).chain([report.time_unix_nanos]).max().unwrap_or_default();
+    Some(own(LogLevel::Notice, format!("Applied catalog in {seconds:.2} seconds"), last))
+}
+
+/// Makes a line of what the run itself says.
+fn own(level: LogLevel, message: String, time_unix_nanos: i64) -> Line<'static> {
+    Line { level, source: OWN.into(), message: message.into(), status: None, time_unix_nanos }
 }
 
 fn path_of(status: &ResourceStatus) -> String {
     status.place.as_ref().map_or_else(|| format!("/{}", status.resource), |place| place.path_of(&status.resource))
 }
 
-fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event) -> impl Iterator<Item = Line<'a>> + use<'a> {
+/// The lines of one event.
+pub(crate) type OfEvent<'a> = iter::Chain<std::option::IntoIter<Line<'a>>, std::array::IntoIter<Line<'a>, 1>>;
+
+/// Makes lines of an event.
+pub(crate) fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event) -> OfEvent<'a> {
     let level = match (event.status, event.loglevel) {
         (EventStatus::Failure, _) => LogLevel::Err,
         (_, Some(level)) => level,
@@ -165,44 +174,30 @@ fn of_event<'a>(status: &'a ResourceStatus, event: &'a Event) -> impl Iterator<I
     said.into_iter().chain([Line { level, source: source.into(), message, status: Some(status), time_unix_nanos }])
 }
 
-/// Makes lines of what commands of resources said.
-fn of_said<'a>(statuses: &'a [ResourceStatus], said: &[&'a Log]) -> impl Iterator<Item = Line<'a>> {
-    let by_path: HashMap<String, &ResourceStatus> = match said {
-        [] => HashMap::new(),
-        _ => statuses.iter().map(|status| (path_of(status), status)).collect(),
+/// Makes lines of what is no event: what commands said, diffs, what was passed over and why, what the run itself says.
+fn of_logs(report: &Report) -> impl Iterator<Item = Line<'_>> {
+    let is_of_resource = report.logs.iter().any(|log| log.source.starts_with('/'));
+    let by_path: HashMap<String, &ResourceStatus> = match is_of_resource {
+        false => HashMap::new(),
+        true => report.resource_statuses.iter().map(|status| (path_of(status), status)).collect(),
     };
-    said.iter().map(move |log| Line {
-        level: LogLevel::from_name(&log.level).unwrap_or(LogLevel::Notice),
-        source: log.source.as_str().into(),
-        message: log.message.as_str().into(),
-        status: log.source.rsplit_once('/').and_then(|(path, _)| by_path.get(path).copied()),
-        time_unix_nanos: log.time_unix_nanos,
+    report.logs.iter().map(move |log| {
+        // The resource itself says it, or one of its properties.
+        let status = by_path.get(&log.source).or_else(|| by_path.get(log.source.rsplit_once('/')?.0));
+        of_log(log, status.copied())
     })
 }
 
-/// Makes a line of a message, unless an event says the same.
-fn of_message<'a>(log: &'a Log, by_name: &HashMap<&str, &'a ResourceStatus>) -> Option<Line<'a>> {
-    let named = names(log).find_map(|(name, rest)| Some((*by_name.get(name)?, rest)));
-    let Some((status, message)) = named else {
-        let level = LogLevel::from_name(&log.level).unwrap_or(LogLevel::Warning);
-        let (source, message) = (OWN.into(), log.message.as_str().into());
-        return Some(Line { level, source, message, status: None, time_unix_nanos: log.time_unix_nanos });
-    };
-    let told = |event: &Event| {
-        event.status == EventStatus::Failure
-            && log.message.ends_with(event.message.rsplit(" failed: ").next().unwrap_or_default())
-    };
-    if status.events.iter().any(told) || message.starts_with("refresh failed: ") {
-        return None;
+/// Makes a line of what is no event.
+pub(crate) fn of_log<'a>(log: &'a Log, status: Option<&'a ResourceStatus>) -> Line<'a> {
+    let is_own = !log.source.starts_with('/');
+    Line {
+        level: LogLevel::from_name(&log.level).unwrap_or(LogLevel::Notice),
+        source: if is_own { OWN } else { log.source.as_str() }.into(),
+        message: log.message.as_str().into(),
+        status,
+        time_unix_nanos: log.time_unix_nanos,
     }
-    let (level, message) = match (status.failed, status.skipped) {
-        (true, _) => (LogLevel::Err, Cow::Borrowed(message)),
-        (_, true) if message == "skipped because a dependency failed" => {
-            (LogLevel::Warning, Cow::Borrowed("Skipping because of failed dependencies"))
-        }
-        _ => (LogLevel::Warning, Cow::Borrowed(message)),
-    };
-    Some(Line { level, source: path_of(status).into(), message, status: Some(status), time_unix_nanos: log.time_unix_nanos })
 }
 
 /// The lines of a report, as it has them.
@@ -210,7 +205,7 @@ pub(super) struct Lines<'a>(pub(super) &'a Report);
 
 impl Serialize for Lines<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(lines(self.0).map(Entry))
+        serializer.collect_seq(kept_lines(self.0).map(Entry))
     }
 }
 

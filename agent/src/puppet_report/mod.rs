@@ -24,7 +24,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 pub(crate) use event::name as event_name;
-pub(crate) use lines::{FAILED_REFRESH, level_name};
+pub(crate) use lines::{FAILED_REFRESH, closing, kept_lines, level_name, of_event, of_log, opening};
 pub use lines::{Line, lines};
 pub use metrics::{Metrics, metrics};
 pub(crate) use metrics::{Number, label};

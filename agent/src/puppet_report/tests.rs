@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::report::{ReportParts, build};
+use crate::report::{ReportParts, build, own_log};
 
 /// What Puppet's agent sent of its first run, cut down to some resources and logs.
 const CAPTURED: &str = include_str!("../../tests/data/captured/report-shape.json");
@@ -77,7 +77,16 @@ fn report() -> Report {
         status(odd.clone(), vec![event(&odd, "message", EventStatus::Audit)]),
         ResourceStatus { failed: true, changed: false, ..status("File[/b]".to_owned(), Vec::new()) },
     ];
-    parts.messages = vec!["File[/b]: look at /b: not allowed".to_owned(), "something else".to_owned()];
+    let later = 1_700_000_000_000_000_002;
+    parts.logs = vec![
+        Log {
+            level: "err".to_owned(),
+            message: "look at /b: not allowed".to_owned(),
+            source: "/Stage[main]/Web/Web::Site[a]/File[/b]".to_owned(),
+            time_unix_nanos: later,
+        },
+        own_log(LogLevel::Warning, "something else".to_owned(), later),
+    ];
     build(parts)
 }
 
@@ -158,17 +167,54 @@ fn lines_are_those_of_puppet() {
 }
 
 #[test]
-fn a_failure_is_told_once() {
+fn what_is_no_event_stands_where_it_was_said_at_its_own_level() {
     let mut report = report();
+    report.status = RunStatus::Failed;
     let failed = Event { message: "change from 'a' to 'b' failed: no".into(), ..event("File[/b]", "mode", EventStatus::Failure) };
-    report.resource_statuses =
-        vec![ResourceStatus { failed: true, resource: "File[/b]".to_owned(), events: vec![failed], ..Default::default() }];
-    let log =
-        |message: &str| Log { level: "err".to_owned(), message: message.to_owned(), source: String::new(), time_unix_nanos: 0 };
-    report.logs = vec![log("File[/b]: mode: no"), log("File[/c]: no such resource")];
-    let errors: Vec<String> =
-        lines(&report).filter(|line| line.level == LogLevel::Err).map(|line| line.message.into_owned()).collect();
-    assert_eq!(errors, ["change from 'a' to 'b' failed: no (corrective)", "File[/c]: no such resource"]);
+    let quiet = Event {
+        loglevel: Some(LogLevel::Debug),
+        time_unix_nanos: 1_700_000_000_000_000_003,
+        ..event("File[/b]", "owner", EventStatus::Success)
+    };
+    let place = report.resource_statuses[0].place.clone();
+    report.resource_statuses = vec![ResourceStatus {
+        failed: true,
+        resource: "File[/b]".to_owned(),
+        line: Some(3),
+        events: vec![failed, quiet],
+        place,
+        ..Default::default()
+    }];
+    let at = report.resource_statuses[0].events[0].time_unix_nanos;
+    let path = "/Stage[main]/Web/Web::Site[a]/File[/b]";
+    let log = |level: &str, source: &str, message: &str, time_unix_nanos| Log {
+        level: level.to_owned(),
+        message: message.to_owned(),
+        source: source.to_owned(),
+        time_unix_nanos,
+    };
+    report.logs = vec![
+        log("warning", path, "later", at + 1),
+        log("notice", &format!("{path}/content"), "\n--- /b\n", at),
+        log("warning", "Direct Puppet", "first", at - 1),
+    ];
+    let shown =
+        |line: &Line<'_>| format!("{:?} {} {} {:?}", line.level, line.source, line.message, line.status.and_then(|of| of.line));
+    let told: Vec<String> = lines(&report).skip(1).map(|line| shown(&line)).collect();
+    assert_eq!(
+        told,
+        [
+            "Warning Puppet first None".to_owned(),
+            format!("Notice {path}/content \n--- /b\n Some(3)"),
+            format!("Err {path}/mode change from 'a' to 'b' failed: no (corrective) Some(3)"),
+            format!("Warning {path} later Some(3)"),
+            format!("Debug {path}/owner created (corrective) Some(3)"),
+        ]
+    );
+    assert!(lines(&report).nth(2).is_some_and(|line| line.is_diff()));
+    let json = serde_json::to_value(PuppetReport(&report)).unwrap();
+    let levels: Vec<&Json> = json["logs"].as_array().unwrap().iter().map(|log| &log["level"]).collect();
+    assert_eq!(levels, ["info", "warning", "notice", "err", "warning"], "not those for finding faults");
 }
 
 /// Whether Ruby's reader takes text for a float: its own pattern, less what only people write.

@@ -4,7 +4,7 @@ use direct_puppet_transport::protocol::report::{EventStatus, LogLevel, ResourceS
 use direct_puppet_transport::protocol::{Report, RunStatus};
 use serde_json::{Value as Json, json};
 
-use crate::puppet_report::{Line, PuppetReport, event_name, iso8601, lines, metrics};
+use crate::puppet_report::{Line, PuppetReport, event_name, iso8601, kept_lines, lines, metrics};
 
 /// Returns a report as the command `store report` of PuppetDB takes it, version 8. `sent` is when, in nanoseconds since 1970 UTC.
 pub(super) fn puppetdb(report: &Report, sent: i64) -> Json {
@@ -32,7 +32,7 @@ pub(super) fn puppetdb(report: &Report, sent: i64) -> Json {
         "noop": report.noop,
         "noop_pending": report.noop_pending,
         "corrective_change": report.corrective_change,
-        "logs": lines(report).map(|line| log(&line)).collect::<Vec<_>>(),
+        "logs": kept_lines(report).map(|line| log(&line)).collect::<Vec<_>>(),
         "metrics": metrics,
         "resources": report.resource_statuses.iter().map(resource).collect::<Vec<_>>(),
         "catalog_uuid": view.catalog_uuid().unwrap_or_else(|| view.transaction_uuid()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use direct_puppet_transport::protocol::report::LogLevel;
 use direct_puppet_transport::protocol::{Catalog, Digest, RefusalCode, Report, RunStatus};
 use direct_puppet_transport::{CallError, Transport};
 
@@ -22,6 +23,7 @@ use crate::event::RunEvent;
 use crate::fs::FsError;
 use crate::outcome::{Answer, Outcome, WireCounters};
 use crate::provider::Context;
+use crate::puppet_report::closing;
 use crate::report::{self, GivenIds, ReportParts};
 use crate::report_processor;
 use crate::summary;
@@ -110,10 +112,11 @@ impl<T: Transport> Run<'_, T> {
             () if has_changed => RunStatus::Changed,
             () => RunStatus::Unchanged,
         };
-        self.messages.extend(result.messages.iter().cloned());
+        self.messages.extend(result.messages);
+        self.logs.extend(result.logs);
         match time_limit_passed {
-            Some(limit) => self.messages.push(format!("the run took longer than {limit:?} and was given up before its end")),
-            None if result.cancelled => self.messages.push("the run was cancelled before its end".to_owned()),
+            Some(limit) => self.say(LogLevel::Err, format!("the run took longer than {limit:?} and was given up before its end")),
+            None if result.cancelled => self.say(LogLevel::Warning, "the run was cancelled before its end".to_owned()),
             None => {}
         }
         let mut parts = self.report_parts();
@@ -136,9 +139,13 @@ impl<T: Transport> Run<'_, T> {
         parts.resources = result.counters;
         parts.scan = scanned;
         parts.statuses = result.statuses;
-        parts.said = result.said;
         let (catalog_id, code_id, version) = (parts.catalog_id, parts.code_id, parts.version);
         let report = Arc::new(report::build(parts));
+        if self.options.lines.is_there()
+            && let Some(line) = closing(&report)
+        {
+            self.options.lines.hear(&line);
+        }
         self.deliver(&report).await;
         self.inner.sink.send(RunEvent::Finished(status));
         Ok(Outcome {
@@ -207,10 +214,10 @@ impl<T: Transport> Run<'_, T> {
         if !self.options.report {
             return;
         }
-        let (state_dir, last) = (self.inner.state_dir.clone(), Arc::clone(report));
+        let (state_dir, last, run_mode) = (self.inner.state_dir.clone(), Arc::clone(report), self.options.run_mode);
         let written = tokio::task::spawn_blocking(move || {
             report::write_last(&state_dir, &last)
-                .and_then(|()| summary::write(&state_dir, &last))
+                .and_then(|()| summary::write(&state_dir, &last, run_mode))
                 .map(|()| report::pending(&state_dir))
         });
         let pending = match written.await {
@@ -264,7 +271,7 @@ impl<T: Transport> Run<'_, T> {
         parts.wire = self.wire();
         parts.times.clone_from(&self.times);
         parts.parts_of_times.extend(self.fact_generation.get().map(|time| ("fact_generation".to_owned(), *time)));
-        parts.messages.clone_from(&self.messages);
+        parts.logs.clone_from(&self.logs);
         parts
     }
 

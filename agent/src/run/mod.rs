@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use direct_puppet_transport::protocol::report::{Log, LogLevel};
 use direct_puppet_transport::protocol::{Catalog, Digest, Held, Resource, RunStatus, TreePath};
 use direct_puppet_transport::{Client, Transport};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ use crate::event::{Phase, RunEvent};
 use crate::given::{Given, GivenCatalog};
 use crate::outcome::{Answer, Outcome};
 use crate::provider::{ApplyOptions, Context, ContextParts, Ownership};
+use crate::puppet_report::{of_log, opening};
+use crate::report::own_log;
 use crate::sync::{Counted, Fetched};
 use crate::system::unix_nanos;
 use crate::tree::Witnesses;
@@ -60,6 +63,8 @@ struct Run<'a, T> {
     /// How long facts were gathered, when they were.
     fact_generation: OnceLock<Duration>,
     messages: Vec<String>,
+    /// Those of the messages that are lines of the report, and more of such.
+    logs: Vec<Log>,
     fetched: Fetched,
     /// What runs types that only Ruby has.
     ruby: Ruby,
@@ -97,6 +102,7 @@ pub(crate) async fn run<T: Transport>(
         times: Vec::new(),
         fact_generation: OnceLock::new(),
         messages: Vec::new(),
+        logs: Vec::new(),
         fetched: Fetched::default(),
         ruby: Ruby::default(),
         given: catalog.map(Given::from).or_else(|| options.catalog.as_deref().map(Given::from)),
@@ -115,6 +121,8 @@ pub(crate) async fn run<T: Transport>(
                 (RunError::Cancelled, Some(limit)) => RunError::TimedOut { limit },
                 (error, _) => error,
             };
+            // It is returned, so nobody needs to hear it.
+            run.logs.push(own_log(LogLevel::Err, error_chain(&error), unix_nanos(inner.system.now())));
             run.messages.push(error_chain(&error));
             run.finish_failed(&state).await;
             inner.sink.send(RunEvent::Finished(RunStatus::Failed));
@@ -183,6 +191,7 @@ impl<T: Transport> Run<'_, T> {
             recorded_at: contents.scanned_at,
             proofs,
         });
+        self.hear_opening(&source);
         // A run that has something to do settles nothing, and is not to remember what it followed from.
         let (result, context) = self.apply(state, &plan, contents, &prior, to_settle.is_some()).await?;
         self.leave((plan, prior));
@@ -215,9 +224,33 @@ impl<T: Transport> Run<'_, T> {
     }
 
     fn warn(&mut self, message: String) {
-        tracing::warn!("{message}");
+        if !self.options.lines.is_there() {
+            tracing::warn!("{message}");
+        }
+        self.say(LogLevel::Warning, message);
+    }
+
+    /// Says something at once, and in the report.
+    fn say(&mut self, level: LogLevel, message: String) {
         self.inner.sink.send(RunEvent::Warning(message.clone()));
+        let log = own_log(level, message.clone(), unix_nanos(self.inner.system.now()));
+        self.options.lines.hear(&of_log(&log, None));
+        self.logs.push(log);
         self.messages.push(message);
+    }
+
+    /// Lets hear that applying begins, and what.
+    fn hear_opening(&self, source: &Source) {
+        if !self.options.lines.is_there() {
+            return;
+        }
+        let held = &source.held;
+        let code = || match source.answer {
+            Answer::Given => held.catalog_id.to_string(),
+            _ => held.version.to_string(),
+        };
+        let version = self.given.as_ref().and_then(|given| given.version.clone()).unwrap_or_else(code);
+        self.options.lines.hear(&opening(&version, unix_nanos(self.inner.system.now())));
     }
 
     /// Returns how long the run may take, if it was cancelled for taking longer.
@@ -281,6 +314,7 @@ impl<T: Transport> Run<'_, T> {
             prior,
             system: &*self.inner.system,
             sink: &self.inner.sink,
+            lines: &self.options.lines,
             result: EngineResult { witnesses, ..EngineResult::default() },
         };
         let result = engine.run().await;

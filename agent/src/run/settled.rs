@@ -166,6 +166,7 @@ impl<T: Transport> Run<'_, T> {
             let (catalogs, environment, held) = (state.catalogs.clone(), self.inner.environment.clone(), source.held);
             tokio::task::spawn_blocking(move || catalogs.hold(&environment, held, None)).await.map_err(RunError::Lost)??;
         }
+        self.hear_opening(source);
         self.begin(Phase::Report);
         let counters = ResourceCounters { total: resources, ..ResourceCounters::default() };
         self.conclude(source, scanned, EngineResult { counters, ..EngineResult::default() }).await

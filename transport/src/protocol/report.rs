@@ -165,6 +165,9 @@ pub struct ResourceStatus {
     /// How long its turn took; known on the node only. What one declared resource generates has the time of all.
     #[serde(skip)]
     pub evaluation: Duration,
+    /// In noop, the refresh that there would have been; known on the node only. Puppet's reports have a line of it, and no event.
+    #[serde(skip)]
+    pub pending_refresh: Option<Box<Event>>,
 }
 
 /// Where a declared resource stands in its catalog.

@@ -86,6 +86,40 @@ async fn a_node_that_changed_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_refresh_is_part_of_the_plan() {
+    let node = Node::new("one");
+    let catalog = json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+        {"type": "File", "title": "/a", "parameters": {"content": "one", "notify": "Exec[clean]"}},
+        {"type": "Exec", "title": "clean", "parameters": {"command": "/bin/true", "refreshonly": true}},
+    ]});
+    std::fs::write(node.path("catalog.json"), catalog.to_string()).unwrap();
+    let plan = node.plan().await;
+    let planned: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
+    assert_eq!((planned.len(), planned[0].as_str()), (2, "Exec[clean]: a refresh"), "{planned:?}");
+    let without = Plan {
+        changes: plan.changes.iter().filter(|change| change.resource != "Exec[clean]").cloned().collect(),
+        ..plan.clone()
+    };
+    let error = node.apply(without).await.unwrap_err().to_string();
+    assert!(error.contains("now Exec[clean]: a refresh: make a new plan"), "{error}");
+    let outcome = node.apply(plan).await.unwrap();
+    assert_eq!((outcome.resources.changed, outcome.resources.restarted), (2, 1), "{:?}", outcome.messages);
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_named_and_not_planned() {
+    let node = Node::new("one");
+    let catalog = json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+        {"type": "Exec", "title": "x", "parameters": {"command": "/bin/true", "unless": "/nonexistent/cmd"}},
+    ]});
+    std::fs::write(node.path("catalog.json"), catalog.to_string()).unwrap();
+    let source = Source::Catalog(node.path("catalog.json"));
+    let outcome = source.run(&node.common, RunOptions { noop: true, report: false, ..RunOptions::default() }).await.unwrap();
+    let error = Plan::of(&node.common, source, Vec::new(), &outcome).unwrap_err().to_string();
+    assert!(error.contains("1 resources could not be looked at (Exec[x])") && error.contains("plan again"), "{error}");
+}
+
+#[tokio::test]
 async fn a_catalog_that_changed_is_refused() {
     let node = Node::new("one");
     let plan = node.plan().await;
