@@ -200,7 +200,28 @@ fn metaparameters_and_relationships() {
             (resource("Notify", "after the end", json!({"require": "Notify[never]"})), &[]),
         ]),
     };
-    compare(&[case]);
+    // News reaches others through a container that was asked for, and through no other.
+    let tagged = |mut resource: Json, tag: &str| {
+        resource["tags"].as_array_mut().unwrap().push(json!(tag));
+        resource
+    };
+    let command = |subscribed: &str| json!({"command": "/bin/true", "refreshonly": true, "subscribe": subscribed});
+    let tags = Case {
+        name: "tags".to_owned(),
+        before: Vec::new(),
+        lines: Vec::new(),
+        tags: vec!["one".to_owned()],
+        skip_tags: Vec::new(),
+        catalog: catalog(&[
+            (resource("Class", "A", json!({})), &[]),
+            (tagged(resource("Class", "B", json!({})), "one"), &[]),
+            (tagged(resource("File", "/mnt/a", json!({"content": "a"})), "one"), &["Class[A]"]),
+            (tagged(resource("File", "/mnt/b", json!({"content": "b"})), "one"), &["Class[B]"]),
+            (tagged(resource("Exec", "of a", command("Class[A]")), "one"), &[]),
+            (tagged(resource("Exec", "of b", command("Class[B]")), "one"), &[]),
+        ]),
+    };
+    compare(&[case, tags]);
 }
 
 /// The long campaign: `CAMPAIGN=long cargo test -p direct-puppet-agent --test puppet_apply -- --nocapture`, some three seconds for each catalog;

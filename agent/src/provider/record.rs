@@ -180,10 +180,11 @@ impl<T: RecordType> Records<T> {
         let mut there = place.other.as_ref().map(|path| Open::<T>::load(context, path)).transpose()?;
         let found = here.find(wanted);
         let moved = there.as_ref().filter(|_| found.is_none()).and_then(|there| there.find(wanted));
+        let mode = Attributes { uid: None, gid: None, ..place.attributes };
         if T::ensure(wanted) == Ensure::Absent {
             return match (found, moved, &mut there) {
-                (Some((at, _)), ..) => here.remove(context, at),
-                (None, Some((at, _)), Some(there)) => there.remove(context, at),
+                (Some((at, _)), ..) => here.remove(context, at, mode),
+                (None, Some((at, _)), Some(there)) => there.remove(context, at, Attributes::default()),
                 _ => Ok(()),
             };
         }
@@ -200,10 +201,12 @@ impl<T: RecordType> Records<T> {
             Some((at, _)) => here.lines.replace(at, &T::print(&record)),
             None => here.lines.push(&T::print(&record)),
         }
-        here.save(context, place.attributes)?;
+        // What is there keeps its group, as in Puppet.
+        let gid = place.attributes.gid.filter(|_| here.file.stat.is_none());
+        here.save(context, Attributes { gid, ..place.attributes })?;
         // First there, then not here any more: never nowhere.
         match (moved, &mut there) {
-            (Some((at, _)), Some(there)) => there.remove(context, at),
+            (Some((at, _)), Some(there)) => there.remove(context, at, Attributes::default()),
             _ => Ok(()),
         }
     }
@@ -227,9 +230,9 @@ impl<T: RecordType> Open<T> {
         found.map(|(at, record)| (at, record.clone()))
     }
 
-    fn remove(&mut self, context: &Context, at: usize) -> Result<(), String> {
+    fn remove(&mut self, context: &Context, at: usize, attributes: Attributes) -> Result<(), String> {
         self.lines.remove(at);
-        self.save(context, Attributes::default())
+        self.save(context, attributes)
     }
 
     fn save(&self, context: &Context, attributes: Attributes) -> Result<(), String> {

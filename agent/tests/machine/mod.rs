@@ -30,7 +30,7 @@ exec "$@""#;
 const PUPPET: &str = r#"set -e
 cd "$1"
 for step in $(seq 0 $(($2 - 1))); do
-  puppet apply --confdir "$1/conf" --vardir "$1/var" --color=false --logdest "$1/log.$step" "$step.pp" || true
+  puppet apply --confdir "$1/conf" --vardir "$1/var" --color=false --logdest "$1/log.$step" "$1/$step.pp" || true
   ruby -ryaml -rjson -e '
     text = File.read(Dir[ARGV[0] + "/**/last_run_report.yaml"].first).gsub(/!ruby\/\S+/, "")
     report = YAML.respond_to?(:unsafe_load) ? YAML.unsafe_load(text) : YAML.load(text)

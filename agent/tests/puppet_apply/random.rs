@@ -173,7 +173,7 @@ impl World {
         self.perhaps(&mut parameters, 3, "gid", &[json!("users"), json!(8), json!("100"), group.clone()]);
         self.perhaps(&mut parameters, 3, "comment", &[json!("Was There"), json!("Some Body"), json!("")]);
         self.perhaps(&mut parameters, 2, "shell", &[json!("/bin/sh"), json!("/bin/bash"), json!("/usr/sbin/nologin")]);
-        self.perhaps(&mut parameters, 3, "home", &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!("/")]);
+        self.perhaps(&mut parameters, 3, "home", &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!("/home")]);
         self.perhaps(&mut parameters, 3, "managehome", &[json!(true), json!(false)]);
         self.perhaps(&mut parameters, 3, "groups", &[json!(["mail", "audio"]), json!("audio"), json!(["games"]), json!([group])]);
         self.perhaps(&mut parameters, 4, "membership", &[json!("inclusive"), json!("minimum")]);
@@ -184,6 +184,10 @@ impl World {
         self.perhaps(&mut parameters, 5, "expiry", &[json!("2031-05-06"), json!("absent")]);
         self.perhaps(&mut parameters, 6, "system", &[json!(true)]);
         self.perhaps(&mut parameters, 6, "allowdupe", &[json!(true)]);
+        // Puppet's call has `-o` without a number otherwise, which useradd refuses.
+        if let Some(parameters) = parameters.as_object_mut().filter(|parameters| !parameters.contains_key("uid")) {
+            parameters.remove("allowdupe");
+        }
         ("User", name, parameters)
     }
 
@@ -215,11 +219,15 @@ impl World {
             _ => {}
         }
         let place = format!("cron/crontabs/{user}");
+        let mut had_word = false;
         match self.numbers.below(4) {
             // A table of nobody is none.
             _ if user.starts_with('u') => {}
             0 => self.line(&place, &format!("# Puppet Name: {name}\n5 4 * * * /bin/was")),
-            1 => self.line(&place, &format!("# Puppet Name: {name}\nA=b\n@daily /bin/true")),
+            1 => {
+                self.line(&place, &format!("# Puppet Name: {name}\nA=b\n@daily /bin/true"));
+                had_word = true;
+            }
             2 => self.line(&place, &format!("# by hand\nMAILTO=x\n*/5 * * * 1-5 /bin/other {number}")),
             _ => {}
         }
@@ -241,6 +249,12 @@ impl World {
             self.perhaps(&mut parameters, 4, "monthday", &[json!("31"), json!([1, 15])]);
         }
         self.perhaps(&mut parameters, 4, "environment", &[json!("A=b"), json!(["A=b", "PATH=/bin:/usr/bin"])]);
+        if had_word && parameters.get("special").is_none() {
+            // With a minute in the place of a word Puppet is never done.
+            for field in ["minute", "hour", "weekday", "month", "monthday"] {
+                parameters.as_object_mut().unwrap().remove(field);
+            }
+        }
         ("Cron", name, parameters)
     }
 
@@ -264,7 +278,9 @@ impl World {
             0 => self.earlier("User", before),
             _ => None,
         };
-        let user = user.unwrap_or_else(|| "keeper".to_owned());
+        // Where a home is not there, or everybody's, Puppet fails keys of others too.
+        let has_home = |user: &String| self.lines.iter().any(|(path, _)| *path == format!("home/{user}/.profile"));
+        let user = user.filter(has_home).unwrap_or_else(|| "keeper".to_owned());
         let (one, two) = ("AAAAC3NzaC1lZDI1NTE5AAAAIGxv", "AAAAB3NzaC1yc2EAAAADAQABAAABAQC");
         match self.numbers.below(4) {
             _ if user != "keeper" => {}

@@ -44,8 +44,8 @@ async fn a_type_that_ends_the_process_fails_alone() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
     let ends = format!("exit! {}", pid.display());
-    let titles = ["raise", "no error", "exit", "flood", &ends, "plain", "crash", "fork", "last"];
-    let mut resources: Vec<Json> = titles.iter().map(|title| odd(title, json!({}))).collect();
+    let titles = ["raise", "no error", "exit", "flood", &ends, "plain", "core", "crash", "fork", "last"];
+    let mut resources: Vec<Json> = titles.iter().map(|title| odd(title, json!({"strict": true}))).collect();
     resources.push(resource("Notify", "after", json!({"require": format!("Dpt_odd[{ends}]")})));
     let began = Instant::now();
     let outcome = run(&dir, &resources, RunOptions::default()).await;
@@ -59,6 +59,7 @@ async fn a_type_that_ends_the_process_fails_alone() {
     assert_eq!(message(&ran, "Dpt_odd[raise]"), "change from 'even' to 'odd' failed: it does not like to");
     assert_eq!(message(&ran, "Dpt_odd[no error]"), "change from 'even' to 'odd' failed: nobody wrote this");
     assert_eq!(message(&ran, "Dpt_odd[plain]"), "state changed 'even' to 'odd'");
+    assert_eq!(message(&ran, "Dpt_odd[core]"), "state changed 'even' to 'odd'");
     assert_eq!(message(&ran, "Dpt_odd[flood]"), "state changed 'even' to 'odd'");
     assert!(message(&ran, "Dpt_odd[exit]").contains("it called exit"), "{ran:?}");
     assert!(message(&ran, &format!("Dpt_odd[{ends}]")).contains("Ruby ended (exit status: 3)"), "{ran:?}");

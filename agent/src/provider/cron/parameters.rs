@@ -191,8 +191,9 @@ impl Parameters {
         Ok(Job::new(self.name.clone(), environment, time, command))
     }
 
-    /// Returns the time of a job that had another.
+    /// Returns the time of a job that had another. Who names a minute means no word like `daily`, whatever the job had.
     fn time(&self, (special, mut fields): (Option<String>, [Option<Vec<String>>; 5])) -> Time {
+        let special = special.filter(|_| !self.fields.iter().any(|wanted| matches!(wanted, Some(Some(_)))));
         if let Some(word) = self.special.clone().unwrap_or(special) {
             return Time::Special(word);
         }
@@ -228,7 +229,8 @@ impl Parameters {
         }
         if let Some(wanted) = self.environment.as_ref().filter(|wanted| !is_same(wanted, &job.environment)) {
             let desired = if wanted.is_empty() { Shown::Bare("absent".to_owned()) } else { Shown::Bare(wanted.join(",")) };
-            found.add("environment", &Shown::List(job.environment.clone()), &desired);
+            let current = if job.environment.is_empty() { Shown::Absent } else { Shown::List(job.environment.clone()) };
+            found.add("environment", &current, &desired);
         }
     }
 }

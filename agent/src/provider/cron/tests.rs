@@ -39,6 +39,16 @@ fn jobs_are_described() {
 }
 
 #[test]
+fn settings_that_a_job_has_none_of_are_absent() {
+    let resource = cron("one").with("command", "/bin/one").with("environment", list(&["A=b", "PATH=/bin"]));
+    let parameters = Parameters::parse(&resource).unwrap();
+    let changes = compare(&resource, &parameters, &Table::parse(b"# Puppet Name: one\n* * * * * /bin/one\n"));
+    let words = changes[0].wording.as_ref().unwrap();
+    assert_eq!((words.previous.as_str(), words.desired.as_str()), ("'absent'", "A=b,PATH=/bin"));
+    assert_eq!((&*changes[0].previous, words.done.as_str()), ("absent", "defined 'environment' as A=b,PATH=/bin"));
+}
+
+#[test]
 fn jobs_come_change_and_go() {
     let mut table = TABLE.to_owned();
     let one = cron("one").with("command", "/bin/true  x ").with("minute", vec![Value::Integer(1), "2".into()]);
@@ -73,6 +83,16 @@ fn jobs_come_change_and_go() {
     let bare = cron("one").with("environment", "absent");
     assert_eq!(converge(&mut table, &bare).unwrap(), ["environment changed ['A=b'] to absent"]);
     assert!(table.contains("# Puppet Name: one\n* 3,4 * * * /bin/true y\n"), "{table}");
+}
+
+/// Puppet says so in each run, and leaves the word.
+#[test]
+fn a_minute_takes_the_place_of_a_word() {
+    let mut table = "# Puppet Name: one\n@daily /bin/one\n".to_owned();
+    let one = cron("one").with("command", "/bin/one").with("minute", 3);
+    assert_eq!(converge(&mut table, &one).unwrap(), ["defined 'minute' as ['3']"]);
+    assert_eq!(table, "# Puppet Name: one\n3 * * * * /bin/one\n");
+    assert_eq!(converge(&mut table, &one).unwrap(), [""; 0]);
 }
 
 #[test]

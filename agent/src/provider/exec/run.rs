@@ -59,6 +59,18 @@ fn first_there(context: &Context, paths: &[TreePath], resource: &ResourceRef) ->
     Ok(None)
 }
 
+/// Returns the groups of a user besides the one that a command runs with: its own one and those that it is a member of.
+fn other_groups<'a>(groups: impl Iterator<Item = &'a Group>, user: &str, own: Option<u32>, gid: u32) -> Vec<u32> {
+    let member_of = groups.filter(|group| group.members.iter().any(|member| member == user)).map(|group| group.gid);
+    let mut others = Vec::new();
+    for other in own.into_iter().chain(member_of) {
+        if other != gid && !others.contains(&other) {
+            others.push(other);
+        }
+    }
+    others
+}
+
 impl Parameters {
     /// Looks up user and group; `None` when the command runs as the agent does.
     async fn identity(&self, context: &Context) -> Result<Option<Identity>, String> {
@@ -99,10 +111,7 @@ impl Parameters {
             (None, Some((uid, gid, _))) => gid.ok_or_else(|| format!("the group of user {uid} is not known: give group"))?,
             (None, None) => return Ok(None),
         };
-        let others = user.as_ref().map(|(_, _, name)| {
-            let others = groups.iter().filter(|group| group.members.contains(name));
-            others.map(|group| group.gid).filter(|other| *other != gid).collect::<Vec<u32>>()
-        });
+        let others = user.as_ref().map(|(_, own, name)| other_groups(groups.iter(), name, *own, gid));
         let uid = user.map(|(uid, ..)| uid);
         let is_own =
             uid.is_none_or(|uid| uid == rustix::process::geteuid().as_raw()) && gid == rustix::process::getegid().as_raw();
@@ -253,5 +262,19 @@ impl Parameters {
         let expected: Vec<String> = self.returns.iter().map(i32::to_string).collect();
         let ended = output.status.code().map_or_else(|| output.status.to_string(), |code| code.to_string());
         Ok(Err(format!("{} returned {ended} instead of one of [{}]", self.name_of(line), expected.join(","))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_keeps_its_own_group() {
+        let lines = ["daemon:x:1:", "games:x:60:", "mail:x:8:daemon,bin", "daemon2:x:1:daemon"];
+        let groups: Vec<Group> = lines.iter().filter_map(|line| Group::parse(line)).collect();
+        assert_eq!(other_groups(groups.iter(), "daemon", Some(1), 60), [1, 8]);
+        assert_eq!(other_groups(groups.iter(), "daemon", Some(1), 1), [8]);
+        assert_eq!(other_groups(groups.iter(), "", None, 60), [0; 0]);
     }
 }

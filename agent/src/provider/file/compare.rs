@@ -7,6 +7,7 @@ use super::checksum::Checksum;
 use super::desired::{self, Desired, Exclusions, Expansion, Want};
 use super::diff;
 use super::identity::{Identities, Identity, wanted_mode};
+use super::mode::Mode;
 use super::observe::{self, Observer, kind_name};
 use super::owner::AccountCache;
 use super::parameters::Parameters;
@@ -243,9 +244,6 @@ impl Comparison<'_> {
         let mut differs = |property, previous: String, desired: String| {
             differences.push(Difference::new(Phase::Attributes, property, previous, desired));
         };
-        if let Some(mode) = wanted_mode(self.parameters, entry.source, stat).filter(|&mode| mode != stat.permissions()) {
-            differs("mode", format!("{:04o}", stat.permissions()), format!("{mode:04o}"));
-        }
         let identities = &self.identities;
         let (uid, gid) = identities.wanted_ids(self.parameters, entry.source, false);
         if let Some(uid) = uid.filter(|&uid| uid != stat.uid) {
@@ -258,7 +256,21 @@ impl Comparison<'_> {
         } else if let Identity::Unknown(name) = &identities.group {
             differs("group", identities.group_name(stat.gid), name.clone());
         }
+        differences.extend(self.mode_difference(entry, stat));
         differences
+    }
+
+    fn mode_difference(&self, entry: &Desired, stat: &Stat) -> Option<Difference> {
+        let mode = wanted_mode(self.parameters, entry.source, stat).filter(|&mode| mode != stat.permissions())?;
+        let (previous, desired) = (format!("{:04o}", stat.permissions()), format!("{mode:04o}"));
+        // What was worked out is told with what it was worked out from.
+        let symbolic = self.parameters.mode.as_ref().filter(|mode| matches!(mode, Mode::Symbolic(_)));
+        let wording = symbolic.map(|symbolic| {
+            let (previous, desired) = (format!("'{previous}'"), format!("'{desired}'"));
+            let done = format!("mode changed {previous} to {desired} ({symbolic})");
+            Box::new(Wording { previous, desired, done })
+        });
+        Some(Difference { wording, ..Difference::new(Phase::Attributes, "mode", previous, desired) })
     }
 
     fn content_difference(&self, content: &Content, path: &TreePath, stat: &Stat) -> Result<Option<Difference>, FsError> {

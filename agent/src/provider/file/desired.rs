@@ -141,8 +141,9 @@ impl Expansion {
     }
 }
 
-/// Returns an error when recursion finds more than `max_files`.
-pub(super) fn check_max_files(resource: &Resource, parameters: &Parameters, count: usize) -> Result<(), ProviderError> {
+/// Returns an error when recursion finds more than `max_files`; of the entries one is the resource itself.
+pub(super) fn check_max_files(resource: &Resource, parameters: &Parameters, entries: usize) -> Result<(), ProviderError> {
+    let count = entries.saturating_sub(1);
     match parameters.max_files {
         Some(limit) if count > limit => {
             Err(super::read::fail(resource, "max_files", format!("recursion found {count} entries, more than {limit}")))

@@ -74,6 +74,8 @@ pub(super) struct Parameters {
     pub(super) content: Option<Bytes>,
     pub(super) sensitive: bool,
     pub(super) sources: Vec<SourceUri>,
+    /// With recursion all sources count, not the first that exists alone: all of them are on this machine then.
+    pub(super) takes_all: bool,
     pub(super) source_permissions: SourcePermissions,
     pub(super) recurse: Recurse,
     pub(super) recurse_limit: Option<usize>,
@@ -201,6 +203,7 @@ impl Parameters {
             sensitive: ["content", "source"].iter().any(|name| resource.parameters.get(*name).is_some_and(Value::is_sensitive)),
             content,
             sources: sources(resource)?,
+            takes_all: takes_all(resource)?,
             source_permissions: read::choice(
                 resource,
                 "source_permissions",
@@ -260,6 +263,10 @@ impl Parameters {
         }
         if self.recurse == Recurse::Remote && !has_source {
             return fail("recurse", "remote needs a source");
+        }
+        let is_remote = |source: &SourceUri| matches!(source, SourceUri::Puppet(_));
+        if self.takes_all && self.recurse != Recurse::No && self.sources.iter().any(is_remote) {
+            return fail("sourceselect", "all needs sources that are all on this machine, or all in one server's catalog");
         }
         if self.checksum == Checksum::None && has_source {
             return fail("checksum", "none cannot be used with source");
@@ -329,11 +336,12 @@ fn content(resource: Sketched<'_>) -> Result<Option<Bytes>, ProviderError> {
 }
 
 fn sources(resource: Sketched<'_>) -> Result<Vec<SourceUri>, ProviderError> {
-    if read::choice(resource, "sourceselect", &[("first", true), ("all", false)])? == Some(false) {
-        return Err(read::fail(resource, "sourceselect", "all is not supported: name one source per File"));
-    }
     let texts = read::strings(resource, "source")?;
     texts.into_iter().map(|text| SourceUri::parse(text).map_err(|reason| read::fail(resource, "source", reason))).collect()
+}
+
+fn takes_all(resource: Sketched<'_>) -> Result<bool, ProviderError> {
+    Ok(read::choice(resource, "sourceselect", &[("first", false), ("all", true)])?.unwrap_or(false))
 }
 
 fn recurse(resource: Sketched<'_>) -> Result<Recurse, ProviderError> {

@@ -2,6 +2,7 @@
 //!
 //! A source on this machine (`/…`, `file:///…`) is read below the managed root like everything else.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -145,7 +146,8 @@ fn stays_inside(path: &TreePath, target: &[u8]) -> bool {
     })
 }
 
-/// Finds the first source that exists and returns its entries; `None` when the resource names no source.
+/// Finds the first source that exists and returns its entries, with those of the others where all count; `None` when the resource
+/// names no source.
 ///
 /// # Errors
 ///
@@ -155,6 +157,8 @@ pub(super) fn entries(
     parameters: &Parameters,
     resolved: Option<&ResolvedSource>,
 ) -> Result<Option<Vec<Entry>>, Box<dyn std::error::Error + Send + Sync>> {
+    let takes_all = parameters.takes_all && parameters.recurse != Recurse::No;
+    let mut together: Option<Vec<Entry>> = None;
     for source in &parameters.sources {
         match source {
             SourceUri::Local(path) => {
@@ -165,7 +169,16 @@ pub(super) fn entries(
                 if let Some(path) = found
                     && let Some(stat) = root.stat(&path)?
                 {
-                    return Ok(Some(local_entries(root, parameters, &path, stat)?));
+                    let entries = local_entries(root, parameters, &path, stat)?;
+                    together = match together {
+                        // What is no directory is taken alone.
+                        None if !takes_all || stat.kind() != FileKind::Directory => return Ok(Some(entries)),
+                        None => Some(entries),
+                        Some(_) if stat.kind() != FileKind::Directory => {
+                            return Err(format!("{} is no directory, and is to be taken with others", path.absolute()).into());
+                        }
+                        Some(first) => Some(merged(first, entries)),
+                    };
                 }
             }
             SourceUri::Puppet(uri) => {
@@ -176,11 +189,35 @@ pub(super) fn entries(
             }
         }
     }
+    if together.is_some() {
+        return Ok(together);
+    }
     match (resolved, parameters.sources.is_empty()) {
         (Some(resolved), true) => Ok(Some(resolved_entries(parameters, resolved))),
         (None, true) => Ok(None),
         (_, false) => Err("none of its sources exists, in the catalog or on this machine".into()),
     }
+}
+
+/// Returns the entries of a source with those of a further one that it does not have. What lies below its files and links cannot be.
+fn merged(first: Vec<Entry>, further: Vec<Entry>) -> Vec<Entry> {
+    let by_path = |entries: Vec<Entry>| entries.into_iter().map(|entry| (entry.relative.clone(), entry));
+    let mut all: BTreeMap<TreePath, Entry> = by_path(further).collect();
+    all.extend(by_path(first));
+    let mut merged = Vec::with_capacity(all.len());
+    let mut open: Vec<TreePath> = Vec::new();
+    for (path, entry) in all {
+        while open.last().is_some_and(|directory| !path.is_within(directory)) {
+            open.pop();
+        }
+        if path.parent().is_none_or(|parent| open.last() == Some(&parent)) {
+            if matches!(entry.content, EntryContent::Directory) {
+                open.push(path);
+            }
+            merged.push(entry);
+        }
+    }
+    merged
 }
 
 /// Lists a source on this machine.

@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use fancy_regex::Regex;
-
-use super::parameters::{Encoding, Parameters};
+use super::parameters::{Encoding, Parameters, Pattern};
 use crate::provider::record::Ensure;
 
 /// A file as lines, each with its end.
@@ -38,28 +36,29 @@ impl<'a> Text<'a> {
         parameters.line.as_deref().is_some_and(|wanted| chomp(line) == wanted.as_bytes())
     }
 
-    fn is_match(parameters: &Parameters, regex: &Regex, line: &[u8]) -> Result<bool, String> {
+    fn is_match(parameters: &Parameters, pattern: &Pattern, line: &[u8]) -> Result<bool, String> {
         let text = match parameters.encoding {
             Encoding::Utf8 => Cow::Borrowed(std::str::from_utf8(line).map_err(|_| {
                 "a line of the file is not valid UTF-8: say how it is written with the parameter encoding".to_owned()
             })?),
             Encoding::SingleByte => Cow::Owned(line.iter().map(|&byte| char::from(byte)).collect()),
         };
-        regex.is_match(&*text).map_err(|error| format!("a line could not be compared with {}: {error}", regex.as_str()))
+        let matched = pattern.regex.is_match(&*text);
+        matched.map_err(|error| format!("a line could not be compared with {}: {error}", pattern.text))
     }
 
     /// Returns for each line whether it counts as a match.
-    fn matches(&self, parameters: &Parameters, regex: &Regex) -> Result<Vec<bool>, String> {
+    fn matches(&self, parameters: &Parameters, pattern: &Pattern) -> Result<Vec<bool>, String> {
         let counts = |line: &&[u8]| {
             let is_passed_over = parameters.replace_all && Self::is_line(parameters, line);
-            Ok(!is_passed_over && Self::is_match(parameters, regex, line)?)
+            Ok(!is_passed_over && Self::is_match(parameters, pattern, line)?)
         };
         self.lines.iter().map(counts).collect()
     }
 
-    fn count(&self, parameters: &Parameters, regex: Option<&Regex>) -> Result<usize, String> {
-        let Some(regex) = regex else { return Ok(0) };
-        Ok(self.matches(parameters, regex)?.into_iter().filter(|is_match| *is_match).count())
+    fn count(&self, parameters: &Parameters, pattern: Option<&Pattern>) -> Result<usize, String> {
+        let Some(pattern) = pattern else { return Ok(0) };
+        Ok(self.matches(parameters, pattern)?.into_iter().filter(|is_match| *is_match).count())
     }
 
     /// Returns whether the line counts as being there.
@@ -94,7 +93,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn create_with_match(&self, parameters: &Parameters, pattern: &Regex, line: &[u8]) -> Result<Vec<u8>, String> {
+    fn create_with_match(&self, parameters: &Parameters, pattern: &Pattern, line: &[u8]) -> Result<Vec<u8>, String> {
         let mut count = self.count(parameters, Some(pattern))?;
         refuse_several(parameters, count, pattern)?;
         let mut text = Vec::new();
@@ -114,12 +113,12 @@ impl<'a> Text<'a> {
         Ok(text)
     }
 
-    fn create_after(&self, parameters: &Parameters, after: &Regex, line: &[u8]) -> Result<Vec<u8>, String> {
+    fn create_after(&self, parameters: &Parameters, after: &Pattern, line: &[u8]) -> Result<Vec<u8>, String> {
         let count = self.count(parameters, Some(after))?;
         if count > 1 && !parameters.multiple {
             return Err(format!(
                 "{count} lines match pattern '{}' in file '{}': one or no line must match the pattern",
-                pattern_text(after),
+                after.text,
                 parameters.path.absolute()
             ));
         }
@@ -149,15 +148,10 @@ impl<'a> Text<'a> {
     }
 }
 
-fn refuse_several(parameters: &Parameters, count: usize, pattern: &Regex) -> Result<(), String> {
+fn refuse_several(parameters: &Parameters, count: usize, pattern: &Pattern) -> Result<(), String> {
     if count > 1 && !parameters.multiple {
-        let (path, pattern) = (parameters.path.absolute(), pattern_text(pattern));
+        let (path, pattern) = (parameters.path.absolute(), &pattern.text);
         return Err(format!("More than one line in file '{path}' matches pattern '{pattern}': set multiple => true"));
     }
     Ok(())
-}
-
-/// Returns an expression without what was put before it when it was compiled.
-fn pattern_text(regex: &Regex) -> &str {
-    regex.as_str().strip_prefix("(?m)").unwrap_or(regex.as_str())
 }

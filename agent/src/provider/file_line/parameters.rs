@@ -34,6 +34,14 @@ pub(super) enum Encoding {
     SingleByte,
 }
 
+/// A regular expression.
+#[derive(Debug)]
+pub(super) struct Pattern {
+    /// As the resource has it: what is compiled is written otherwise.
+    pub(super) text: String,
+    pub(super) regex: Regex,
+}
+
 /// All parameters of one resource.
 #[derive(Debug)]
 pub(super) struct Parameters {
@@ -42,18 +50,21 @@ pub(super) struct Parameters {
     /// `None` only where `pattern` alone says what is to go.
     pub(super) line: Option<String>,
     /// `match`.
-    pub(super) pattern: Option<Regex>,
+    pub(super) pattern: Option<Pattern>,
     pub(super) match_for_absence: bool,
     pub(super) multiple: bool,
-    pub(super) after: Option<Regex>,
+    pub(super) after: Option<Pattern>,
     pub(super) replace: bool,
     pub(super) replace_all: bool,
     pub(super) append_on_no_match: bool,
     pub(super) encoding: Encoding,
 }
 
-fn regex(resource: &Resource, name: &str) -> Result<Option<Regex>, ProviderError> {
-    let compile = |text: &str| ruby_regex::compile(text).map_err(|reason| read::fail(resource, name, reason));
+fn pattern(resource: &Resource, name: &str) -> Result<Option<Pattern>, ProviderError> {
+    let compile = |text: &str| match ruby_regex::compile(text) {
+        Ok(regex) => Ok(Pattern { text: text.to_owned(), regex }),
+        Err(reason) => Err(read::fail(resource, name, reason)),
+    };
     read::string(resource, name)?.map(compile).transpose()
 }
 
@@ -79,10 +90,10 @@ impl Parameters {
             ensure: Ensure::read(resource)?,
             path,
             line,
-            pattern: regex(resource, "match")?,
+            pattern: pattern(resource, "match")?,
             match_for_absence: read::boolean(resource, "match_for_absence", false)?,
             multiple: read::boolean(resource, "multiple", false)?,
-            after: regex(resource, "after")?,
+            after: pattern(resource, "after")?,
             replace: read::boolean(resource, "replace", true)?,
             replace_all: read::boolean(resource, "replace_all_matches_not_matching_line", false)?,
             append_on_no_match: read::boolean(resource, "append_on_no_match", true)?,

@@ -66,7 +66,7 @@ async fn several_matches_are_refused() {
         &[("ensure", "absent"), ("match", "^x="), ("match_for_absence", "true")],
     ] {
         let error = converge("x=1\nx=2\n", parameters).await.unwrap_err();
-        assert!(error.contains("match"), "{error}");
+        assert!(error.contains("match") && error.contains("pattern '^x='"), "{error}");
     }
 }
 

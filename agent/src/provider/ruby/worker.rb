@@ -122,6 +122,33 @@ end
 
 LINES = DirectPuppet::Lines.new
 
+# What an agent of Puppet has loaded whatever it applies: types of modules build on it and do not say so. What costs facts to load is loaded
+# when it is named.
+ALWAYS = %w[
+  puppet/parameter/boolean puppet/parameter/package_options puppet/property/keyvalue puppet/property/list puppet/property/ordered_list
+  puppet/provider/exec puppet/provider/package puppet/util/checksums puppet/util/diff puppet/util/execution puppet/util/symbolic_file_mode
+].freeze
+CORE = %i[file exec resources].freeze
+CORE_WHEN_NAMED = %i[User Group Service Package].freeze
+
+class Puppet::Type # rubocop:disable Style/ClassAndModuleChildren
+  def self.const_missing(name)
+    return super unless equal?(Puppet::Type) && CORE_WHEN_NAMED.include?(name)
+
+    Puppet::Type.type(name.to_s.downcase.intern)
+    const_defined?(name, false) ? const_get(name, false) : super
+  end
+end
+
+def load_core
+  ALWAYS.each do |file|
+    require file
+  rescue LoadError => e
+    Puppet.debug("this Puppet has no #{file}: #{e.message}")
+  end
+  CORE.each { |name| Puppet::Type.type(name) }
+end
+
 def set_up
   ENV['HOME'] ||= Etc.getpwuid.dir
   libraries = CONFIG['libraries']
@@ -137,6 +164,7 @@ def set_up
   Puppet::ApplicationSupport.push_application_context(Puppet::Util::RunMode[:agent])
   environment = Puppet.lookup(:current_environment)
   Puppet.push_context({ loaders: Puppet::Pops::Loaders.new(environment, true) }, 'types in Ruby')
+  load_core
   Puppet::Util::Log.newdestination(LINES)
   # Providers may ask for facts that modules bring.
   facts = library_directories.map { |dir| File.join(dir, 'facter') }.select { |dir| File.directory?(dir) }

@@ -4,7 +4,7 @@
 //!
 //! * Lines that are no keys of a known type stay as they are; Puppet refuses the whole file for one that it cannot parse.
 //! * Files are written by descriptor below the user's home without following links, so that no privileges need be dropped; the
-//!   new file belongs to the user. One with several names is refused: it may be a file of somebody else.
+//!   new file belongs to the user; one that is there keeps its group. One with several names is refused: it may be a file of somebody else.
 //! * Options are split outside of quotes, and a type of key inside a quoted option is not taken for the key's.
 
 mod line;
@@ -252,6 +252,23 @@ mod tests {
         let gone = Resource::new("Ssh_authorized_key", "gone").with("ensure", "absent").with("user", "me").with("target", "/k");
         assert_eq!(world.converge_by(&provider, &gone).await.unwrap(), ["removed"]);
         assert_eq!(world.read("/k"), format!("no-X11-forwarding ssh-ed25519 AAAAnew old\n{others}"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_there_keeps_its_group() {
+        if !rustix::process::geteuid().is_root() {
+            println!("left out: setting owners needs root");
+            return;
+        }
+        let world = world();
+        world.write("/etc/passwd", "me:x:1234:4321::/home/me:/bin/sh\n");
+        world.write("/k", "");
+        let target = read::absolute_path("/k").unwrap();
+        let group = world.context().root().stat(&target).unwrap().unwrap().gid;
+        let provider = SshAuthorizedKeyProvider::default();
+        world.converge_by(&provider, &key("a", "AAAA").with("target", "/k")).await.unwrap();
+        let stat = world.context().root().stat(&target).unwrap().unwrap();
+        assert_eq!((stat.uid, stat.gid, world.mode("/k")), (1234, group, 0o600));
     }
 
     #[tokio::test]

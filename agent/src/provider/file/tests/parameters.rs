@@ -75,7 +75,8 @@ fn single_values() {
         ("source_permissions", "use".into(), yes),
         ("source_permissions", "sometimes".into(), no),
         ("sourceselect", "first".into(), yes),
-        ("sourceselect", "all".into(), no),
+        ("sourceselect", "all".into(), yes),
+        ("sourceselect", "some".into(), no),
         ("content", "text".into(), yes),
         ("content", Value::Binary(vec![0, 255]), yes),
         ("content", Value::Sensitive(Box::new("text".into())), yes),
@@ -97,6 +98,8 @@ fn single_values() {
             assert_eq!(refused(&resource), name);
         }
     }
+    let mixed = file("/x").with("source", vec![Value::from("/a"), "puppet:///modules/a/b".into()]).with("sourceselect", "all");
+    assert_eq!(refused(&mixed.with("recurse", true)), "sourceselect");
 }
 
 #[test]

@@ -51,8 +51,9 @@ async fn limits_and_ignored_names() {
     let ignoring = sourced(&world, "/t", TREE).with("recurse", true).with("ignore", vec!["d".into(), "[kl]".into()]);
     world.converge(&ignoring).await;
     assert_eq!(world.names("/t"), ["a", "b", "b/c"]);
-    let limited = sourced(&world, "/t", TREE).with("recurse", true).with("max_files", 6);
-    assert!(world.check(&limited).await.is_err());
+    let limited = |limit: i64| sourced(&world, "/t", TREE).with("recurse", true).with("max_files", limit);
+    assert!(world.check(&limited(6)).await.is_ok(), "the directory itself does not count");
+    assert!(world.check(&limited(5)).await.is_err());
 }
 
 #[tokio::test]
@@ -160,6 +161,28 @@ async fn local_trees() {
     assert_eq!(world.read("/t/d/b"), "3");
     world.converge(&file("/u").with("source", "/src").with("recurse", true).with("links", "follow")).await;
     assert!(std::fs::symlink_metadata(world.path("/u/l")).unwrap().is_file());
+}
+
+#[tokio::test]
+async fn local_trees_together() {
+    let world = World::new();
+    for (path, content) in [("/one/a", "1"), ("/one/x", "1"), ("/two/a", "2"), ("/two/d/b", "2"), ("/two/x/below", "2")] {
+        world.write(path, content);
+    }
+    world.write("/file", "3");
+    let of = |sources: &[&str], all: bool| {
+        let sources = sources.iter().map(|source| (*source).into()).collect::<Vec<direct_puppet_transport::protocol::Value>>();
+        let resource = file("/t").with("source", sources).with("sourceselect", if all { "all" } else { "first" });
+        resource.with("recurse", true).with("purge", true).with("force", true)
+    };
+    world.converge(&of(&["/none", "/one", "/two"], true)).await;
+    assert_eq!(world.names("/t"), ["a", "d", "d/b", "x"]);
+    assert_eq!((world.read("/t/a").as_str(), world.read("/t/d/b").as_str()), ("1", "2"));
+    assert!(world.check(&of(&["/one", "/file"], true)).await.is_err());
+    world.converge(&of(&["/one", "/two"], false)).await;
+    assert_eq!(world.names("/t"), ["a", "x"]);
+    world.converge(&of(&["/file", "/one"], true)).await;
+    assert_eq!(world.read("/t"), "3");
 }
 
 #[tokio::test]

@@ -5,6 +5,9 @@ Puppet::Type.newtype(:dpt_odd) do
 
   newparam(:name, namevar: true)
 
+  # Nobody says where its parent is: Puppet has loaded it for its own types.
+  newparam(:strict, boolean: true, parent: Puppet::Parameter::Boolean)
+
   newproperty(:state) do
     defaultto 'odd'
   end

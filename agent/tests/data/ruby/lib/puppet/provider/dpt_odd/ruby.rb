@@ -19,6 +19,7 @@ Puppet::Type.type(:dpt_odd).provide(:ruby) do
       exit!(5)
     when 'flood' then flood
     when 'raise' then raise Puppet::Error, 'it does not like to'
+    when 'core' then raise Puppet::Error, 'a type of Puppet is missing' unless Puppet::Type::User.equal?(Puppet::Type.type(:user))
     when 'no error' then raise NotImplementedError, 'nobody wrote this'
     when /\Achild (\/.*)/ then File.write(Regexp.last_match(1), spawn('sleep', '300').to_s) && sleep
     end
