@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+#[path = "stock_agent/classified.rs"]
+mod classified;
 #[path = "library/installed.rs"]
 #[allow(dead_code, reason = "agents need no library")]
 mod library;

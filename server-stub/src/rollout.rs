@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::{Certname, CodeId, Environment, Rollout};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
@@ -90,9 +91,18 @@ impl Gate {
     /// Loads the rules. Blocking.
     pub(crate) fn open(data: &Path) -> Result<Self, ServerError> {
         let path = data.join("rollout.json");
-        let rollout = match disk::read_json::<RolloutFile>(&path)? {
-            Some(file) if file.format != FORMAT => return Err(ServerError::Format { path, format: file.format }),
-            file => file.map(|file| file.rollout).unwrap_or_default(),
+        let rollout = match disk::read_json::<RolloutFile>(&path) {
+            Ok(Some(file)) if file.format != FORMAT => return Err(ServerError::Format { path, format: file.format }),
+            Ok(file) => file.map(|file| file.rollout).unwrap_or_default(),
+            Err(ServerError::Damaged { reason, .. }) => {
+                // Whether it was paused is not known. A server that follows another is told.
+                tracing::error!(path = %path.display(), reason, "how new code is rolled out is damaged and moved aside: it is paused");
+                std::fs::rename(&path, path.with_extension("damaged"))
+                    .map_err(|error| FsError::new(&path, "move aside", error))?;
+                let why = "rollout.json was damaged: set the rate again if there was one, then --resume".to_owned();
+                Rollout { paused: Some(why), ..Rollout::default() }
+            }
+            Err(error) => return Err(error),
         };
         let next = Mutex::new(Instant::now());
         Ok(Self {

@@ -34,11 +34,17 @@ pub(crate) struct World {
 impl World {
     /// Starts a server whose staging is empty.
     pub(crate) async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// Starts one with other options.
+    pub(crate) async fn with(change: impl FnOnce(&mut ServerOptions)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let staging = dir.path().join("staging");
         fs::create_dir_all(staging.join("environments/production")).unwrap();
         let mut options = ServerOptions::new(dir.path().join("data"), Staging::Environments(staging));
         library::compile_with_it(&mut options);
+        change(&mut options);
         let server = Server::open(options).unwrap();
         let mut authority = Authority::new();
         let (tls, _) = authority.issue("server.example.com", "localhost", VALID);

@@ -159,7 +159,9 @@ fn refusal(error: &ServerError) -> Refusal {
     match error {
         ServerError::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, file, .. }) => {
             tracing::error!("{}", chain(error));
-            let message = format!("{file} is damaged in this server and is brought again: try again, or ask another server");
+            let message = format!(
+                "{file} is damaged in this server, which brings it again if another server has it: try again; else have it published again"
+            );
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
         }
         ServerError::Compile(error @ CompileError { kind: CompileErrorKind::Server, .. }) => {

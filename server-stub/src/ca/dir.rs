@@ -168,7 +168,8 @@ fn heir(path: &Path) -> io::Result<Option<(u32, u32)>> {
         return Ok(None);
     }
     let Some(dir) = path.parent() else { return Ok(None) };
-    let found = std::fs::metadata(dir)?;
+    // One name alone lies in the working directory.
+    let found = std::fs::metadata(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?;
     Ok((found.uid() != 0).then(|| (found.uid(), found.gid())))
 }
 
@@ -213,5 +214,15 @@ pub(super) fn remove(path: &Path) -> Result<bool, CaError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(FsError::new(path, "remove", error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_alone_lies_in_the_working_directory() {
+        assert!(heir(Path::new("ca9")).is_ok());
     }
 }

@@ -81,7 +81,10 @@ impl Ca {
     /// Keeps a request; returns it as it is kept, or `None` when it has its certificate already.
     fn keep(&self, name: &Certname, pem: &[u8]) -> Result<Option<String>, CaError> {
         let request = Request::parse(pem, &self.options)?;
-        if request.wishes.name != *name || name.as_str() == "ca" {
+        if request.wishes.name.as_str() == "ca" {
+            return Err(CaError::refused("ca", "this is what the authority itself is called: choose another certname"));
+        }
+        if request.wishes.name != *name {
             return Err(CaError::refused(&request.wishes.name, format!("it was handed in for {name}")));
         }
         let _turn = self.dir.turn()?;

@@ -10,8 +10,9 @@ use time::Duration;
 
 use super::crl::Lists;
 use super::dir::{Dir, remove};
+use super::known::common_name;
 use super::request::AlternativeName;
-use super::signer::{Signer, key_from, own_wishes};
+use super::signer::{Signer, key_from, own_wishes, parse};
 use super::{Ca, CaError, CaOptions};
 
 /// How an authority is made.
@@ -80,16 +81,18 @@ impl Ca {
     ///
     /// # Errors
     ///
-    /// When one is there, the files do not go together, or a file cannot be written.
+    /// When one is there, the files do not go together, a certificate above is missing, or a file cannot be written.
     pub fn import(path: impl Into<PathBuf>, import: &Import, options: CaOptions) -> Result<Self, CaError> {
-        let ca = Self::begin(path.into(), options)?;
         let signer = Signer::load(&import.certificates, &import.key)?;
+        check_chain(&signer, &import.certificates)?;
         Lists::load(&import.lists, &signer)?;
         let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| FsError::new(path, "read", error));
         let (certificates, lists, text) = (read(&import.certificates)?, read(&import.lists)?, read(&import.key)?);
         // Which numbers it has given elsewhere nobody says, and one given twice would be revoked with the other.
-        let serial = random_serial()?;
-        ca.complete(&certificates, key_from(&import.key)?, Some(&lists), &text, serial)
+        let (key, serial) = (key_from(&import.key)?, random_serial()?);
+        // Only now: what is refused leaves no directory.
+        let ca = Self::begin(path.into(), options)?;
+        ca.complete(&certificates, key, Some(&lists), &text, serial)
     }
 
     fn begin(path: PathBuf, options: CaOptions) -> Result<Self, CaError> {
@@ -191,6 +194,34 @@ impl Ca {
 fn random_serial() -> Result<u64, CaError> {
     let random = getrandom::u64().map_err(|error| CaError::damaged("random numbers", error.to_string()))?;
     Ok(1 << 62 | random >> 3)
+}
+
+/// Checks that the certificates in `path` go from the signing one to a root: clients take no others.
+fn check_chain(signer: &Signer, path: &Path) -> Result<(), CaError> {
+    let all = pem::certificates(path).map_err(|error| CaError::damaged(path, crate::error::chain(&error)))?;
+    let mut at = parse(&signer.certificate, path)?;
+    // One more step than there are certificates would go in a circle.
+    for _ in 0..=all.len() {
+        if at.subject() == at.issuer() && at.verify_signature(None).is_ok() {
+            return Ok(());
+        }
+        let mut above = None;
+        for der in &all {
+            let other = parse(der, path)?;
+            if other.subject() == at.issuer() && at.verify_signature(Some(other.public_key())).is_ok() {
+                above = Some(other);
+                break;
+            }
+        }
+        let Some(above) = above else { break };
+        at = above;
+    }
+    let (issuer, subject) = (common_name(at.issuer()), common_name(at.subject()));
+    let reason = format!(
+        "it has no certificate of \"{issuer}\", which has signed that of \"{subject}\": add the certificates of all authorities above, up \
+         to the root, which has signed itself"
+    );
+    Err(CaError::damaged(path, reason))
 }
 
 /// Checks that a list is signed by one of the authorities.

@@ -105,6 +105,8 @@ async fn hostile_requests_are_refused() {
         let error = world.ca.submit(&asked, &pem).await.unwrap_err();
         assert!(matches!(error, CaError::Refused { .. }), "{bad:?} {error}");
     }
+    let error = world.ca.submit(&certname("ca"), &request("ca", |_| {})).await.unwrap_err().to_string();
+    assert!(error.contains("what the authority itself is called"), "{error}");
     let name = certname("n1");
     let extension = |oid: &[u64], value: &[u8]| CustomExtension::from_oid_content(oid, value.to_vec());
     let hostile: Vec<(&str, Vec<u8>)> = vec![
@@ -242,6 +244,11 @@ cat ca.pem root.pem > bundle.pem; cat ca.crl root.crl > lists.pem
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let file = |name: &str| dir.path().join(name);
     let import = Import { certificates: file("bundle.pem"), lists: file("lists.pem"), key: file("ca.key") };
+    // Without the root no client takes what it signs; what is refused leaves nothing behind.
+    let lacking = Import { certificates: file("ca.pem"), ..import.clone() };
+    let error = Ca::import(file("ca"), &lacking, everybody()).unwrap_err().to_string();
+    assert!(error.contains("ca.pem") && error.contains("no certificate of \"Puppet Root CA: abc\""), "{error}");
+    assert!(!file("ca").exists());
     let ca = Arc::new(Ca::import(file("ca"), &import, everybody()).unwrap());
     for name in ["a", "b"] {
         assert!(ca.submit(&certname(name), &request(name, |_| {})).await.unwrap());

@@ -1,8 +1,9 @@
 //! Options of the certificate authority, and how a server keeps it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use direct_puppet_server_stub::Ca;
@@ -10,8 +11,11 @@ use direct_puppet_server_stub::ca::{Autosign, CaOptions, DEFAULT_TTL};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-/// How often the revocation list is looked at, whether it ends soon.
+/// How often the revocation list is read, to see whether it ends soon.
 const LIST_PACE: Duration = Duration::from_secs(3600);
+
+/// How often it is looked at whether another was put in its place, which is read at once.
+const LOOK_PACE: Duration = Duration::from_secs(1);
 
 /// Options of the certificate authority; below `[ca]` in the configuration file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -53,7 +57,7 @@ impl Options {
 
     /// Returns the authority's certificates and revocation lists, which clients are checked with.
     pub(super) fn files(&self) -> Option<(PathBuf, PathBuf)> {
-        self.cadir.as_ref().map(|dir| (dir.join("ca_crt.pem"), dir.join("ca_crl.pem")))
+        self.cadir.as_ref().map(|dir| (dir.join("ca_crt.pem"), lists_of(dir)))
     }
 
     /// Opens the authority, if there is to be one.
@@ -67,26 +71,64 @@ impl Options {
             ttl: self.ca_ttl.map_or(DEFAULT_TTL, Duration::from_secs),
             ..CaOptions::default()
         };
-        let ca = tokio::task::spawn_blocking(move || Ca::open(dir, options)).await??;
-        Ok(Some(Arc::new(ca)))
+        let open = move || {
+            let ca = Ca::open(dir, options)?;
+            // Before anybody is checked with it.
+            refresh(&ca);
+            anyhow::Ok(ca)
+        };
+        Ok(Some(Arc::new(tokio::task::spawn_blocking(open).await??)))
     }
 }
 
-/// Makes the revocation list anew before it ends, until `shutdown`.
+/// Makes the revocation list anew before it ends, until `shutdown`; also one that was put there and has ended already.
 pub(super) async fn keep_lists(ca: Arc<Ca>, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(LIST_PACE);
+    let mut ticks = tokio::time::interval(LOOK_PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last: Option<(Instant, Stamp)> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
         let ca = Arc::clone(&ca);
-        match tokio::task::spawn_blocking(move || ca.refresh_list()).await? {
-            Ok(true) => tracing::info!("the revocation list would have ended soon, and was made anew"),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!("the revocation list ends soon, and could not be made anew: {:#}", anyhow::Error::from(error));
+        let look = move || {
+            // Looked at first: what changes while it is read is read again.
+            let stamp = stamp(&lists_of(ca.path()));
+            match last {
+                Some((read, seen)) if seen == stamp && read.elapsed() < LIST_PACE => Some((read, seen)),
+                _ => {
+                    refresh(&ca);
+                    Some((Instant::now(), stamp))
+                }
             }
+        };
+        last = tokio::task::spawn_blocking(look).await?;
+    }
+}
+
+/// Makes the revocation list anew if it ends soon, or has ended. Blocking.
+fn refresh(ca: &Ca) {
+    match ca.refresh_list() {
+        Ok(true) => tracing::info!("the revocation list would have ended soon, or has ended, and was made anew"),
+        Ok(false) => {}
+        Err(error) => {
+            tracing::error!(
+                "the revocation list could not be looked at, or made anew before it ends: {:#}",
+                anyhow::Error::from(error)
+            );
         }
     }
+}
+
+fn lists_of(dir: &Path) -> PathBuf {
+    dir.join("ca_crl.pem")
+}
+
+/// What tells that a file was written or replaced; `None` while it is not there.
+type Stamp = Option<[i64; 4]>;
+
+fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some([found.ino().cast_signed(), found.size().cast_signed(), found.mtime(), found.mtime_nsec()])
 }

@@ -129,7 +129,19 @@ fn print_line(text: &str) {
 
 /// Tells what went wrong with one of several things.
 fn complain(text: &str) {
-    eprintln!("Error: {}", text.escape_debug());
+    eprintln!("Error: {}", shown(text));
+}
+
+/// Returns a text without what a terminal would obey; quotes stay as they are.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '"' | '\'' => shown.push(letter),
+            _ => shown.extend(letter.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// A reader that went away, as `head` does, is no failure: the exit code still tells how it went.
@@ -139,5 +151,15 @@ fn write(text: &str) {
             tracing::warn!(%error, "could not print to standard output");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_shown_as_they_are_and_what_a_terminal_obeys_is_not() {
+        assert_eq!(shown("\"ca list\" isn't\u{1b}[2J\n"), r#""ca list" isn't\u{1b}[2J\n"#);
     }
 }

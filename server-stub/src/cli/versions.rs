@@ -25,9 +25,18 @@ pub(super) async fn versions(arguments: Arguments) -> anyhow::Result<u8> {
     } else {
         for Listed { version, is_left_out } in &versions {
             let left_out = if *is_left_out { " (not taken over)" } else { "" };
-            let Version { environment, code_id, version, files, message, author, .. } = version;
-            super::print_line(&format!("{environment} {version} {code_id} {files} files {} {message}{left_out}", author.name));
+            let Version { environment, code_id, version, files, message, author, time_unix_seconds, .. } = version;
+            let time = super::explain::time(*time_unix_seconds);
+            super::print_line(&format!(
+                "{environment} {version} {time} {code_id} {files} files, by {}: {message}{left_out}",
+                named(&author.name)
+            ));
         }
     }
     Ok(0)
+}
+
+/// Returns a name, or what stands for none.
+fn named(name: &str) -> &str {
+    if name.is_empty() { "nobody named" } else { name }
 }

@@ -13,6 +13,19 @@ pub(crate) fn look_up<'a>(manifest: &'a Manifest, path: &TreePath) -> Option<&'a
     manifest.get(path).or_else(|| walk(manifest, TreePath::root(), path.as_bytes(), false))
 }
 
+/// Returns what is at the path of a source below `below` in a module, as [`look_up`] does. As in paths of the system, `//` and `/./` are one
+/// slash; `..` names nothing.
+pub(crate) fn look_up_source<'a>(
+    manifest: &'a Manifest,
+    module: &TreePath,
+    below: &str,
+    path: &str,
+) -> Option<&'a ManifestEntry> {
+    let names: Vec<&str> = std::iter::once(below).chain(path.split('/').filter(|name| !matches!(*name, "" | "."))).collect();
+    let whole = TreePath::from_bytes(names.join("/").as_bytes()).ok()?;
+    look_up(manifest, &module.join(&whole).ok()?)
+}
+
 /// Returns what a link leads to in the end; itself when that is not in the tree: the node then says so of it alone.
 pub(crate) fn followed<'a>(manifest: &'a Manifest, entry: &'a ManifestEntry) -> &'a ManifestEntry {
     let EntryKind::Link { target } = &entry.kind else { return entry };

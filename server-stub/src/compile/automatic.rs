@@ -1,6 +1,6 @@
 //! Chooses the compiler of an environment by what is in it.
 
-use direct_puppet_transport::protocol::TreePath;
+use direct_puppet_transport::protocol::{Certname, Environment, TreePath};
 
 use super::puppet::PuppetCompiler;
 use super::site::SITE;
@@ -38,6 +38,10 @@ impl Compiler for AutomaticCompiler {
 
     fn check(&self, code: &Code) -> Result<(), CompileError> {
         self.of(code).check(code)
+    }
+
+    fn environment_of(&self, certname: &Certname) -> Result<Option<Environment>, String> {
+        self.puppet.environment_of(certname)
     }
 
     fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use direct_puppet_transport::Extensions;
-use direct_puppet_transport::protocol::{Catalog, Certname, Digest, EntryKind, TreePath, Value};
+use direct_puppet_transport::protocol::{Catalog, Certname, Digest, EntryKind, Environment, TreePath, Value};
 
 use crate::code::Code;
 use crate::error::chain;
@@ -142,6 +142,15 @@ pub trait Compiler: Debug + Send + Sync + 'static {
     ///
     /// Names file, line and column.
     fn check(&self, code: &Code) -> Result<(), CompileError>;
+
+    /// Returns the environment that a node classifier puts a node into; `None` where there is no classifier, or it says none. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// When the classifier does not say what the node is: the reason.
+    fn environment_of(&self, _certname: &Certname) -> Result<Option<Environment>, String> {
+        Ok(None)
+    }
 
     /// Compiles the catalog of one node.
     ///

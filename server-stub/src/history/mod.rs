@@ -137,7 +137,11 @@ impl Server {
     /// Finds a version with what is in it. Blocking.
     pub(crate) fn find_manifest(&self, environment: &Environment, name: VersionName) -> Result<(Version, Manifest), ServerError> {
         let version = self.find_version(environment, name)?;
-        let mut manifest = self.environments.manifest(environment, version.code_id)?;
+        let found = self.environments.manifest(environment, version.code_id);
+        if matches!(found, Err(ServerError::Damaged { .. })) {
+            self.mending.want_manifest(environment, version.code_id);
+        }
+        let mut manifest = found?;
         if let (None, Some(shared)) = (&manifest, &self.shared) {
             manifest = shared::wait(shared.manifest(environment, version.code_id))?;
             if let Some(manifest) = &manifest {

@@ -102,6 +102,7 @@ impl Server {
                         continue;
                     }
                     Err(error) => {
+                        self.mending.want_manifest(environment, code_id);
                         verified.problems.push(problem(None, chain(&error)));
                         continue;
                     }

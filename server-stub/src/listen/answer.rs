@@ -15,7 +15,9 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -60,6 +62,13 @@ const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// When to come again that was turned away for lack of room, in seconds.
 const BUSY_SECONDS: u32 = 10;
 
+/// Where Puppet's paths are: its agents and tools show what they are answered there, and read no MessagePack.
+const PUPPETS: [&str; 4] = ["/puppet", "/puppet-ca", "/status", "/file-sync"];
+
+/// What a refusal says, kept beside its encoded form for those who want it as text.
+#[derive(Debug, Clone)]
+struct Told(String);
+
 /// Answers `request`; never fails, and a panic of what answers becomes a refusal.
 ///
 /// An answer may be waited for for minutes, by a hundred thousand nodes: what is waited in holds no more than the answer needs, neither
@@ -70,6 +79,7 @@ pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl 
         context.activity.is_in();
     }
     let path = request.uri().path().to_owned();
+    let wants_text = wants_text(&path, request.headers());
     let refused = refuse_client(&context, request.method(), &path);
     let answering = match (wire::operation_at(&path), &context.service.routes) {
         _ if refused.is_some() => ready(refused.unwrap_or_else(no_such_path)).boxed(),
@@ -85,11 +95,29 @@ pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl 
     };
     AssertUnwindSafe(answering).catch_unwind().map(move |answered| {
         drop(working);
-        answered.unwrap_or_else(|_| {
+        let answer = answered.unwrap_or_else(|_| {
             tracing::error!(path, peer = ?context.peer, "a request made the server panic; this is a bug");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, "the server has a bug: its log says where")
-        })
+        });
+        if wants_text { in_text(answer) } else { answer }
     })
+}
+
+/// Whether a refusal of this listener is to be plain text: at Puppet's paths, unless the client names our own type.
+fn wants_text(path: &str, headers: &HeaderMap) -> bool {
+    let is_below = |top: &&str| path.strip_prefix(*top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_ours = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains(wire::CONTENT_TYPE));
+    PUPPETS.iter().any(is_below) && !headers.get_all(ACCEPT).iter().any(is_ours)
+}
+
+/// Puts what a refusal says in the place of its encoded form; other answers stay as they are.
+fn in_text(mut response: Response<Body>) -> Response<Body> {
+    let Some(Told(message)) = response.extensions_mut().remove() else { return response };
+    let headers = response.headers_mut();
+    headers.remove(wire::STATUS_HEADER);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    *response.body_mut() = full(message.into());
+    response
 }
 
 /// Returns why a client may ask nothing, or not this, as far as its certificate says so.
@@ -350,10 +378,13 @@ fn no_such_path() -> Response<Body> {
 }
 
 fn refuse(status: StatusCode, code: RefusalCode, message: impl Into<String>) -> Response<Body> {
-    let body = handler::refused(&Refusal::new(code, message)).body;
+    let message = message.into();
+    let body = handler::refused(&Refusal::new(code, message.clone())).body;
     // The body of a refusal is one chunk at hand; nothing is waited for.
     let body = body.filter_map(|chunk| async { chunk.ok() }).collect::<Vec<_>>().now_or_never().unwrap_or_default();
-    refusal(status, body.concat().into())
+    let mut response = refusal(status, body.concat().into());
+    response.extensions_mut().insert(Told(message));
+    response
 }
 
 fn refusal(status: StatusCode, body: Bytes) -> Response<Body> {
@@ -376,6 +407,29 @@ fn full(body: Bytes) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_of_puppet_are_refused_in_text_at_puppets_paths() {
+        let headers = |accept: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+        for path in
+            ["/puppet", "/puppet/v3/catalog/n1", "/puppet-ca/v1/certificate_request/n1", "/status/v1/x", "/file-sync/v1/x"]
+        {
+            assert!(wants_text(path, &HeaderMap::new()) && wants_text(path, &headers("*/*, application/json")), "{path}");
+            assert!(!wants_text(path, &headers(wire::CONTENT_TYPE)), "{path}");
+        }
+        for path in ["/direct/v1/check-in", "/puppets", "/", "/statuses/v1"] {
+            assert!(!wants_text(path, &HeaderMap::new()), "{path}");
+        }
+        let (parts, body) = in_text(BadBody::NoRoom.response("/puppet/v3/report/n1")).into_parts();
+        let body = body.collect().now_or_never().unwrap().unwrap().to_bytes();
+        assert!(body.starts_with(b"the server holds too many large requests: /puppet/v3/report/n1"), "{body:?}");
+        assert_eq!(
+            (parts.status, &parts.headers[RETRY_AFTER]),
+            (StatusCode::SERVICE_UNAVAILABLE, &HeaderValue::from(BUSY_SECONDS))
+        );
+        assert_eq!(parts.headers[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert!(!parts.headers.contains_key(wire::STATUS_HEADER));
+    }
 
     #[test]
     fn small_bodies_take_room_where_the_peer_has_shown_no_certificate() {

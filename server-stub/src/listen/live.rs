@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,10 +13,12 @@ use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::Certname;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::ends::{Ends, Watch};
 use super::extensions;
 use super::tls::{ServerTls, ServerTlsError, certname_of};
 use crate::blocking;
@@ -100,7 +102,7 @@ fn without_zeros(serial: &[u8]) -> Vec<u8> {
 }
 
 /// What one reading of the files has come to.
-type Read = (Arc<ServerConfig>, Arc<Revoked>);
+type Read = (Arc<ServerConfig>, Arc<Revoked>, Ends);
 
 /// The TLS of a listener.
 #[derive(Debug)]
@@ -108,6 +110,7 @@ pub(super) struct LiveTls {
     files: ServerTls,
     config: ArcSwap<ServerConfig>,
     revoked: watch::Sender<Arc<Revoked>>,
+    lists: Mutex<Watch>,
 }
 
 impl LiveTls {
@@ -115,8 +118,26 @@ impl LiveTls {
     pub(super) fn new(files: ServerTls) -> Result<(Self, Stamp), ServerTlsError> {
         // Looked at first: what changes while they are read is read again.
         let stamp = Stamp::of(&files);
-        let (config, revoked) = read(&files)?;
-        Ok((Self { files, config: ArcSwap::new(config), revoked: watch::Sender::new(revoked) }, stamp))
+        let (config, revoked, ends) = read(&files)?;
+        if files.crl.is_none() {
+            tracing::warn!(
+                "there is no revocation list: whoever was revoked is let in; put the authority's list into crl.pem in --ssldir, or name it \
+                 with --tls-crl, and start this server again"
+            );
+        }
+        let lists = Mutex::new(Watch::new(ends));
+        let live = Self { files, config: ArcSwap::new(config), revoked: watch::Sender::new(revoked), lists };
+        live.tell_ended();
+        Ok((live, stamp))
+    }
+
+    /// Tells of revocation lists that have ended since the last look.
+    fn tell_ended(&self) {
+        let Some(file) = &self.files.crl else { return };
+        let news = self.lists.lock().unwrap_or_else(PoisonError::into_inner).news(file, OffsetDateTime::now_utc());
+        for told in news {
+            tracing::warn!("{told}");
+        }
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
@@ -142,9 +163,10 @@ impl LiveTls {
             });
             match looked.await {
                 Ok(None) => {}
-                Ok(Some((now, Ok((config, revoked))))) => {
+                Ok(Some((now, Ok((config, revoked, ends))))) => {
                     seen.is_used(now);
                     self.config.store(config);
+                    self.lists.lock().unwrap_or_else(PoisonError::into_inner).replace(ends);
                     tracing::info!(revoked = revoked.0.len(), "certificates and revocation lists were read again");
                     self.revoked.send_replace(revoked);
                 }
@@ -158,6 +180,7 @@ impl LiveTls {
                 }
                 Err(error) => tracing::error!(%error, "certificates could not be looked at; this is a bug"),
             }
+            self.tell_ended();
         }
     }
 }
@@ -185,7 +208,7 @@ impl Seen {
 
 fn read(files: &ServerTls) -> Result<Read, ServerTlsError> {
     let lists = files.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
-    Ok((Arc::new(files.config()?), Arc::new(Revoked::of(&lists))))
+    Ok((Arc::new(files.config()?), Arc::new(Revoked::of(&lists)), Ends::of(&lists)))
 }
 
 /// What tells that a file was written or replaced.

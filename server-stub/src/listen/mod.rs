@@ -2,6 +2,7 @@
 
 mod activity;
 mod answer;
+mod ends;
 mod extensions;
 pub mod http;
 pub mod limits;

@@ -24,7 +24,7 @@ pub struct ServerTls {
     pub certificate: PathBuf,
     /// The private key of `certificate`, unencrypted.
     pub key: PathBuf,
-    /// Revocation lists; with them, a client that no list covers is refused as well.
+    /// Revocation lists; with them, a client that no list covers is refused as well. One that has ended is used on, and the log says so.
     pub crl: Option<PathBuf>,
     /// Whether clients without a certificate are let in, as [`Peer::Anonymous`](direct_puppet_transport::Peer::Anonymous): for an
     /// authority, at which nodes ask for their first one.

@@ -14,7 +14,7 @@ mod revision;
 
 use std::sync::PoisonError;
 
-use direct_puppet_transport::protocol::{Answered, CodeId, Environment, VersionCounter};
+use direct_puppet_transport::protocol::{Answered, CodeId, EntryKind, Environment, Manifest, TreePath, VersionCounter};
 use serde::{Deserialize, Serialize};
 
 use crate::code::{Author, Code, Effect, Version};
@@ -95,11 +95,19 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     }
     // Environments that are live and not staged, and whether they cannot be published for that.
     let mut left = Vec::new();
+    // What is staged and is no environment.
+    let mut passed_over = Vec::new();
     let environments = match request.environments.as_slice() {
         [] => {
             let staged = server.options.staging.environments();
             let is_staged = staged.is_ok();
-            let environments = staged.or_else(|error| answered_before(server, request)?.ok_or(error))?;
+            let environments = match staged {
+                Ok((environments, others)) => {
+                    passed_over = others;
+                    environments
+                }
+                Err(error) => answered_before(server, request)?.ok_or(error)?,
+            };
             let of_others = live_anywhere(server, is_staged).into_iter();
             let of_others = of_others.filter(|live| !environments.contains(&live.environment));
             left.extend(of_others.map(|live| not_staged(&live, is_staged)));
@@ -115,6 +123,10 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
         })
     };
     let mut results: Vec<EnvironmentResult> = environments.into_iter().map(result).collect();
+    if let Some(first) = results.first_mut().filter(|_| !passed_over.is_empty()) {
+        let told = first.note.take().into_iter().chain(passed_over).collect::<Vec<_>>();
+        first.note = Some(told.join("; "));
+    }
     results.extend(left);
     Ok(results)
 }
@@ -159,6 +171,18 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
         error: None,
         note: None,
     }
+}
+
+/// Says of files that run with another's rights, which are published as they are, where they are new.
+fn privileged(manifest: &Manifest, base: &Manifest) -> Option<String> {
+    let paths: Vec<&TreePath> = manifest
+        .changed_since(base)
+        .filter(|entry| entry.mode & 0o6000 != 0 && matches!(entry.kind, EntryKind::File { .. }))
+        .map(|entry| &entry.path)
+        .collect();
+    let first = paths.first()?;
+    let others = if paths.len() > 1 { format!(", and {} others", paths.len() - 1) } else { String::new() };
+    Some(format!("published with set-user-ID or set-group-ID bits: {first}{others}"))
 }
 
 /// Returns the environments in which a request was answered before: who asks for all again is answered though nothing is staged here.
@@ -291,9 +315,11 @@ fn attempt(
         new_contents: copied.new_contents,
         lineage: server.environments.last(environment).map(|last| last.lineage).unwrap_or_default(),
     };
+    let note = privileged(&copied.manifest, &base);
     let code = Code::new(version.clone(), copied.manifest, server.store.clone());
     server.options.compiler.check(&code)?;
     let mut result = EnvironmentResult {
+        note,
         changed: true,
         new_contents: copied.new_contents,
         files_read: copied.files_read,

@@ -40,6 +40,10 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, "RUNTIME_ERROR", format!("Bad Request: {}", message.into()))
     }
 
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RUNTIME_ERROR", format!("Payload Too Large: {}", message.into()))
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "RESOURCE_NOT_FOUND", format!("Not Found: {}", message.into()))
     }

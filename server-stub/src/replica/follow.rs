@@ -10,17 +10,16 @@ use crate::server::Server;
 /// How long the primary is asked to hold its answer while there is no news.
 const HOLD_SECONDS: u32 = 240;
 
-/// How long to leave a server alone that could not be asked; doubles up to [`LONGEST_QUIET`].
-const QUIET: Duration = Duration::from_secs(1);
-const LONGEST_QUIET: Duration = Duration::from_secs(30);
+/// How long to leave a server alone that could not be asked; doubles up to [`LONGEST_QUIET`]: nodes that wait here hear of what is published
+/// after that time at the latest.
+const QUIET: Duration = Duration::from_millis(500);
+const LONGEST_QUIET: Duration = Duration::from_secs(2);
 
 /// How often news are asked for while others are still being brought.
 const NEWS_EVERY: Duration = Duration::from_secs(5);
 
-/// How often a primary tells its peers that it is one,
+/// How often a primary tells its peers that it is one.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// and how often those of which one could not be told.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 impl Server {
     /// Keeps a replica at what the primary has, until `stop`: between check-ins this brings the news, so that confirming them finds
@@ -75,7 +74,7 @@ impl Server {
                 () = tokio::time::sleep(quiet) => {}
             }
             // One that comes back and takes itself for the primary is to hear of this one before much is published there.
-            quiet = (quiet * 2).min(if self.role.is_primary() { TELL_AGAIN } else { LONGEST_QUIET });
+            quiet = (quiet * 2).min(LONGEST_QUIET);
         }
     }
 }

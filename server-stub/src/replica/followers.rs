@@ -1,17 +1,24 @@
 //! Who follows this server.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncConfirm};
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
+use crate::error::chain;
 use crate::server::now;
+
+/// How long what is kept on disk of a replica that goes on with the same code may be behind, in seconds.
+const SAVE_EVERY: u64 = 60;
 
 /// One replica, as it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follower {
-    /// When it last asked what is live, in seconds since 1970 UTC.
+    /// When it last asked what is live, in seconds since 1970 UTC; of one that has not asked since this server started, up to a minute
+    /// before that.
     pub last_check_in_time: u64,
     /// What it had then.
     pub deployed: BTreeMap<Environment, Deployed>,
@@ -19,19 +26,82 @@ pub struct Follower {
     pub confirmations: u64,
 }
 
-/// All replicas that were heard of since this server started.
+/// All replicas that were heard of. It is for administrators: no answer depends on it, so that it is written without waiting for the disk.
+#[derive(Debug)]
+pub(crate) struct Followers {
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct Followers(Mutex<BTreeMap<Certname, Follower>>);
+struct Known {
+    followers: BTreeMap<Certname, Follower>,
+    /// When they were last saved.
+    saved: u64,
+}
 
 impl Followers {
+    /// Loads those that were heard of before; what cannot be read is forgotten. Blocking.
+    pub(crate) fn open(data: &Path) -> Self {
+        let path = data.join("followers.json");
+        let read = disk::read_json::<BTreeMap<Certname, Follower>>(&path);
+        let mut followers = read.unwrap_or_else(|error| {
+            tracing::warn!("who followed this server is forgotten: {}", chain(&error));
+            None
+        });
+        followers.iter_mut().flat_map(BTreeMap::values_mut).for_each(|follower| follower.confirmations = 0);
+        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), saved: 0 }) }
+    }
+
     pub(crate) fn heard(&self, request: &SyncConfirm) {
-        let mut followers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let confirmations = followers.get(&request.replica).map_or(0, |follower| follower.confirmations) + 1;
-        let follower = Follower { last_check_in_time: now(), deployed: request.deployed.clone(), confirmations };
-        followers.insert(request.replica.clone(), follower);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.followers.get(&request.replica);
+        let confirmations = before.map_or(0, |follower| follower.confirmations) + 1;
+        let is_new = before.is_none_or(|follower| follower.deployed != request.deployed);
+        let time = now();
+        let follower = Follower { last_check_in_time: time, deployed: request.deployed.clone(), confirmations };
+        known.followers.insert(request.replica.clone(), follower);
+        if is_new || time.saturating_sub(known.saved) >= SAVE_EVERY {
+            known.saved = time;
+            if let Err(error) = disk::write_json_cache(&self.path, &known.followers) {
+                tracing::warn!("who follows this server is not saved: {}", chain(&error));
+            }
+        }
     }
 
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).followers.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use direct_puppet_transport::protocol::{ProtocolVersion, Rollout};
+
+    use super::*;
+
+    #[test]
+    fn who_was_heard_of_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let followers = Followers::open(dir.path());
+        let replica: Certname = "replica1".parse().unwrap();
+        let request = SyncConfirm {
+            protocol: ProtocolVersion::CURRENT,
+            replica: replica.clone(),
+            deployed: BTreeMap::new(),
+            wait_seconds: 0,
+            rollout: Rollout::default(),
+            epoch: 0,
+            answered: BTreeMap::new(),
+        };
+        followers.heard(&request);
+        followers.heard(&request);
+        let before = followers.all()[&replica].clone();
+        assert_eq!(before.confirmations, 2);
+        let again = Followers::open(dir.path()).all()[&replica].clone();
+        assert_eq!(again, Follower { confirmations: 0, ..before });
+        // What is damaged costs no more than itself.
+        std::fs::write(dir.path().join("followers.json"), "{").unwrap();
+        assert!(Followers::open(dir.path()).all().is_empty());
     }
 }

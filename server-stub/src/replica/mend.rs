@@ -1,16 +1,20 @@
-//! Contents of versions that are kept and that are damaged or missing here are brought again, from whichever other server has them.
+//! Contents and manifests of versions that are kept and that are damaged or missing here are brought again, from whichever other server
+//! has them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use direct_puppet_transport::Client;
-use direct_puppet_transport::protocol::{Digest, EntryKind, Environment};
+use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
+use direct_puppet_transport::protocol::{
+    CodeId, Digest, EntryKind, Environment, Manifest, SyncManifest, SyncManifestReply, codec,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::history::VersionName;
 use crate::role::Peers;
 use crate::server::Server;
@@ -28,6 +32,7 @@ type Missing = BTreeMap<Digest, (u64, String)>;
 #[derive(Debug, Default)]
 pub(crate) struct Mending {
     wanted: Mutex<BTreeSet<Digest>>,
+    manifests: Mutex<BTreeSet<(Environment, CodeId)>>,
     is_wanted: Notify,
     /// What no other server had, and when.
     nowhere: Mutex<HashMap<Digest, Instant>>,
@@ -47,6 +52,16 @@ impl Mending {
             wanted.insert(digest);
             self.is_wanted.notify_one();
         }
+    }
+
+    /// Has a manifest brought again.
+    pub(crate) fn want_manifest(&self, environment: &Environment, code_id: CodeId) {
+        self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert((environment.clone(), code_id));
+        self.is_wanted.notify_one();
+    }
+
+    fn take_manifests(&self) -> BTreeSet<(Environment, CodeId)> {
+        std::mem::take(&mut *self.manifests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes that no other server has a content.
@@ -79,6 +94,12 @@ impl Server {
                 () = stop.cancelled() => return,
                 () = self.mending.is_wanted.notified() => {}
             }
+            for (environment, code_id) in self.mending.take_manifests() {
+                tokio::select! {
+                    () = self.bring_manifest(peers, &environment, code_id) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
             let missing = self.missing_of_kept(self.mending.take()).await;
             for (digest, (_, path)) in self.bring_again(peers, missing, stop).await {
                 self.mending.is_nowhere(digest);
@@ -90,6 +111,13 @@ impl Server {
     /// Brings what a version lacks here, as far as another server has it. What is damaged is found, so all of it is read.
     pub(crate) async fn mend_version(self: &Arc<Self>, environment: &Environment, name: VersionName) -> Result<(), ServerError> {
         let Some(peers) = self.peers.as_ref().filter(|_| self.shared.is_none()) else { return Ok(()) };
+        let (server, wanted) = (Arc::clone(self), environment.clone());
+        let found = blocking::run(move || server.find_manifest(&wanted, name).map(|_| ())).await?;
+        if matches!(found, Err(ServerError::Damaged { .. })) {
+            let (server, wanted) = (Arc::clone(self), environment.clone());
+            let version = blocking::run(move || server.find_version(&wanted, name)).await??;
+            self.bring_manifest(peers, environment, version.code_id).await;
+        }
         let (server, environment) = (Arc::clone(self), environment.clone());
         let find = move || -> Result<Missing, ServerError> {
             let mut missing = Missing::new();
@@ -110,6 +138,38 @@ impl Server {
         let missing = blocking::run(find).await??;
         self.bring_again(peers, missing, &self.stopping).await;
         Ok(())
+    }
+
+    /// Asks one server after the other for the manifest of a version, and keeps it; what comes of that is in the log.
+    async fn bring_manifest(&self, peers: &Peers, environment: &Environment, code_id: CodeId) {
+        for transport in &peers.transports {
+            let request = SyncManifest { replica: peers.name.clone(), environment: environment.clone(), code_id, base: None };
+            let manifest = match Client::new(Arc::clone(transport)).sync_manifest(&request).await {
+                Ok(SyncManifestReply::Whole { manifest }) => {
+                    codec::decode::<Manifest>(&manifest, MAX_MANIFEST_BYTES).map_err(|error| chain(&error))
+                }
+                Ok(_) => Err("it gave no whole manifest".to_owned()),
+                Err(error) => Err(chain(&error)),
+            };
+            let kept = match manifest {
+                Ok(manifest) if manifest.code_id() == code_id => {
+                    let (environments, environment) = (Arc::clone(&self.environments), environment.clone());
+                    let kept = blocking::run(move || environments.keep_manifest(&environment, &manifest)).await;
+                    kept.map_err(ServerError::from).and_then(|kept| kept).map_err(|error| chain(&error))
+                }
+                Ok(_) => Err("what it gave does not add up to the code_id".to_owned()),
+                Err(reason) => Err(reason),
+            };
+            match kept {
+                Ok(()) => {
+                    tracing::info!(%environment, %code_id, from = transport.endpoint(), "a damaged manifest is mended");
+                    return;
+                }
+                Err(reason) => {
+                    tracing::warn!(%environment, %code_id, "a manifest could not be brought again from {}: {reason}", transport.endpoint());
+                }
+            }
+        }
     }
 
     /// Asks one server after the other for these; returns what none of them has.

@@ -136,7 +136,7 @@ impl Server {
             gate,
             mending: Arc::default(),
             upstream,
-            followers: Followers::default(),
+            followers: Followers::open(&options.data_dir),
             given: Given::default(),
             nodes,
             flights,

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::ids::NameError;
 use direct_puppet_transport::protocol::{Certname, Environment};
 
 use crate::compile::{AutomaticCompiler, Compiler, PuppetCompiler, PuppetOptions};
@@ -49,27 +48,29 @@ impl Staging {
         }
     }
 
-    /// Returns the environments that are staged, by name: there is at least one. Directories whose names are none of an
-    /// environment are warned of. Blocking.
-    pub(crate) fn environments(&self) -> Result<Vec<Environment>, ServerError> {
+    /// Returns the environments that are staged, by name: there is at least one; and what else is there and is none, with the reason,
+    /// which is warned of. Blocking.
+    pub(crate) fn environments(&self) -> Result<(Vec<Environment>, Vec<String>), ServerError> {
         match self {
-            Self::Single { environment, .. } => Ok(vec![environment.clone()]),
+            Self::Single { environment, .. } => Ok((vec![environment.clone()], Vec::new())),
             Self::Nowhere => Err(ServerError::NoStaging),
             Self::Environments(dir) => {
                 let path = dir.join("environments");
                 let (found, passed_over) =
                     staged_in(&path).map_err(|source| ServerError::Staging { path: path.clone(), source })?;
-                for (dir, error) in passed_over {
-                    tracing::warn!(?dir, "a directory in staging is not published: {error}, or move it out of staging");
+                for (dir, reason) in &passed_over {
+                    tracing::warn!(?dir, "what is in staging is not published: {reason}, or move it out of staging");
                 }
-                if found.is_empty() { Err(ServerError::NothingStaged { path }) } else { Ok(found) }
+                let told =
+                    passed_over.iter().map(|(dir, reason)| format!("{} is not published: {reason}", dir.display())).collect();
+                if found.is_empty() { Err(ServerError::NothingStaged { path }) } else { Ok((found, told)) }
             }
         }
     }
 }
 
-/// A directory, and why it is no environment.
-type NoEnvironment = (PathBuf, NameError);
+/// A directory, or a link, and why it is no environment.
+type NoEnvironment = (PathBuf, String);
 
 /// Returns the environments that are staged in a directory, and the directories there that are none and why, both by name. Hidden
 /// ones are the tools' own. Blocking.
@@ -79,12 +80,16 @@ fn staged_in(path: &Path) -> io::Result<(Vec<Environment>, Vec<NoEnvironment>)> 
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') || !entry.path().is_dir() {
+        if name.starts_with('.') {
             continue;
         }
-        match name.parse::<Environment>() {
-            Ok(environment) => found.push(environment),
-            Err(error) => passed_over.push((entry.path(), error)),
+        match std::fs::metadata(entry.path()) {
+            Ok(metadata) if !metadata.is_dir() => {}
+            Ok(_) => match name.parse::<Environment>() {
+                Ok(environment) => found.push(environment),
+                Err(error) => passed_over.push((entry.path(), error.to_string())),
+            },
+            Err(error) => passed_over.push((entry.path(), format!("it cannot be looked at ({error}): mend the link"))),
         }
     }
     found.sort();
@@ -187,17 +192,20 @@ mod tests {
             std::fs::create_dir_all(environments.join(name)).unwrap();
         }
         std::fs::write(environments.join("read-me"), "a file").unwrap();
+        std::os::unix::fs::symlink("/nonexistent", environments.join("gone")).unwrap();
         let (found, passed_over) = staged_in(&environments).unwrap();
         assert_eq!(found.iter().map(Environment::as_str).collect::<Vec<_>>(), ["Upper_1", "production"]);
         let paths: Vec<_> = passed_over.iter().map(|(path, _)| path.clone()).collect();
-        assert_eq!(paths, ["UP-per", "a.b", "feature-x"].map(|name| environments.join(name)));
+        assert_eq!(paths, ["UP-per", "a.b", "feature-x", "gone"].map(|name| environments.join(name)));
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         let staging = Staging::Environments(dir.path().to_owned());
-        assert_eq!(tracing::subscriber::with_default(subscriber, || staging.environments()).unwrap(), found);
+        let (listed, told) = tracing::subscriber::with_default(subscriber, || staging.environments()).unwrap();
+        assert_eq!((listed, told.len()), (found, 4));
+        assert!(told[3].contains("environments/gone is not published: it cannot be looked at"), "{told:?}");
         let text = log.take();
-        assert_eq!((text.lines().count(), text.matches("WARN").count()), (3, 3), "{text}");
+        assert_eq!((text.lines().count(), text.matches("WARN").count()), (4, 4), "{text}");
         for (line, name) in text.lines().zip(["UP-per", "a.b", "feature-x"]) {
             let dir = format!("environments/{name}\"");
             assert!(line.contains(&dir) && line.contains("letters, digits and underscores"), "{line}");

@@ -249,25 +249,28 @@ impl Api {
     async fn set_state(&self, peer: &Peer, name: Certname, body: &Bytes) -> Answer {
         let desired: Desired = serde_json::from_slice(body)
             .map_err(|error| No::new(StatusCode::BAD_REQUEST, format!("the request could not be read: {error}")))?;
-        let what = name.to_string();
-        match desired.desired_state {
+        let (what, of) = (name.to_string(), name.clone());
+        let conflict = match desired.desired_state {
             State::Signed => {
                 let ttl = desired.cert_ttl.map(Duration::from_secs);
-                let signed = self.act_or(peer, "ca sign", &what, move |ca| ca.sign(&name, ttl)).await?;
-                signed.map_err(|error| match error {
-                    CaError::NoRequest { .. } | CaError::Refused { .. } => No::new(StatusCode::CONFLICT, chain(&error)),
-                    error => failed(&error),
-                })?;
-            }
-            State::Revoked => {
-                let unknown = self.act(peer, "ca revoke", &what, move |ca| ca.revoke(&[name])).await?;
-                if let [unknown] = unknown.as_slice() {
-                    let message = format!("Cannot revoke certificate for host {unknown} without a signed certificate");
-                    return Err(No::new(StatusCode::CONFLICT, message));
+                match self.act_or(peer, "ca sign", &what, move |ca| ca.sign(&of, ttl)).await? {
+                    Ok(()) => None,
+                    Err(error @ (CaError::NoRequest { .. } | CaError::Refused { .. })) => Some(chain(&error)),
+                    Err(error) => return Err(failed(&error)),
                 }
             }
+            State::Revoked => {
+                let unknown = self.act(peer, "ca revoke", &what, move |ca| ca.revoke(&[of])).await?;
+                (!unknown.is_empty()).then(|| format!("Cannot revoke certificate for host {name} without a signed certificate"))
+            }
+        };
+        let Some(conflict) = conflict else { return Ok(text(StatusCode::NO_CONTENT, "")) };
+        // Puppet's tools have words of their own for a name of which there is nothing.
+        let there = self.ask(move |ca| Ok(ca.request_pem(&name)?.is_some() || ca.certificate_pem(&name)?.is_some())).await?;
+        match there {
+            true => Err(No::new(StatusCode::CONFLICT, conflict)),
+            false => Err(No::new(StatusCode::NOT_FOUND, format!("nothing is known of {what}"))),
         }
-        Ok(text(StatusCode::NO_CONTENT, ""))
     }
 
     /// Does blocking work.

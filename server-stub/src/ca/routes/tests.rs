@@ -132,7 +132,12 @@ async fn agents_and_administrators_get_puppets_answers() {
     );
     assert_eq!(ask(Method::POST, "sign", b"[]".to_vec()).await.0, 422);
     assert_eq!(ask(Method::PUT, "clean", b"{\"certnames\":[\"n1\"]}".to_vec()).await.0, 200);
-    assert_eq!(ask(Method::PUT, "certificate_status/n9", b"{\"desired_state\":\"revoked\"}".to_vec()).await.0, 409);
+    // Of n8 there is a request, of n9 nothing.
+    assert_eq!(ask(Method::PUT, "certificate_request/n8", request("n8", |_| {})).await.0, 200);
+    for (name, state, status) in [("n8", "revoked", 409), ("n9", "revoked", 404), ("n9", "signed", 404)] {
+        let body = format!("{{\"desired_state\":\"{state}\"}}").into_bytes();
+        assert_eq!(ask(Method::PUT, &format!("certificate_status/{name}"), body).await.0, status, "{name} {state}");
+    }
     assert_eq!(ask(Method::POST, "certificate_renewal", vec![]).await.0, 400);
     assert!(ask(Method::GET, "expirations", vec![]).await.1.contains("\"Puppet CA: test\":\"2040-12-28T00:00:00UTC\""));
     assert_eq!(ask(Method::DELETE, "certificate/n1", vec![]).await.0, 405);

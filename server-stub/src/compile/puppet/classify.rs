@@ -1,19 +1,20 @@
 //! The external node classifier: a program that says what a node is.
 //!
 //! It is run with the certname as its only argument and writes YAML, as for Puppet's `external_nodes`: `classes` (names, or names with
-//! parameters), `parameters` (variables of the top scope) and `environment`. A node is compiled in the environment that it asks for; when
-//! the program says another, the node is told so.
+//! parameters), `parameters` (variables of the top scope) and `environment`, read by Puppet's own library. A node is compiled in the
+//! environment that it asks for; when the program says another, the node is told so. Agents of Puppet ask which it is beforehand.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use direct_puppet_transport::protocol::{Certname, Environment};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json};
 
 use super::error;
 use super::options::PuppetOptions;
@@ -25,60 +26,51 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// How often it is looked at.
 const PACE: Duration = Duration::from_millis(50);
 
-/// What a node is. Programs in Ruby may write symbols for keys.
-#[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
-pub(super) struct Classification {
-    /// Names, or names with parameters.
-    #[serde(default, alias = ":classes", skip_serializing_if = "Option::is_none")]
-    classes: Option<Classes>,
-    #[serde(default, alias = ":parameters", skip_serializing_if = "Option::is_none")]
-    parameters: Option<Map<String, Json>>,
-    #[serde(default, alias = ":environment", skip_serializing)]
-    environment: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize, PartialEq)]
-#[serde(untagged)]
-enum Classes {
-    Names(Vec<String>),
-    WithParameters(Map<String, Json>),
+/// What it has said of a node. `worker.rb` reads it with Puppet's own library, whose YAML is of version 1.1.
+#[derive(Debug, Serialize)]
+pub(super) struct Classification<'a> {
+    /// The program, for messages.
+    program: &'a Path,
+    /// YAML.
+    text: String,
 }
 
 /// Asks the program, if there is one. Blocking.
-pub(super) fn classify(options: &PuppetOptions, request: &CompileRequest) -> Result<Option<Classification>, CompileError> {
+pub(super) fn classify<'a>(
+    options: &'a PuppetOptions,
+    request: &CompileRequest,
+) -> Result<Option<Classification<'a>>, CompileError> {
     let Some(program) = &options.classifier else { return Ok(None) };
     let certname = request.certname.as_str();
-    let fail = |reason: String| {
-        let message = format!("the node classifier {} did not say what {certname} is: {reason}", program.display());
-        CompileError::at(&error::place(&request.code), message).of_server()
-    };
     let mut command = Command::new(program);
     options.limit_environment(&mut command);
-    let text = run(command, certname, options.time_limit).map_err(|error| fail(error.to_string()))?;
-    let classification = parse(&text).map_err(fail)?;
-    let asked = request.code.version.environment.as_str();
-    match &classification.environment {
-        Some(environment) if environment != asked => Err(CompileError::at(
-            &error::place(&request.code),
-            format!(
-                "the node classifier puts {certname} into environment {environment}, and it asked for {asked}: run it with --environment \
-                 {environment}, or change its classification"
-            ),
-        )
-        .of_server()),
-        _ => Ok(Some(classification)),
+    match run(command, certname, options.time_limit) {
+        Ok(text) => Ok(Some(Classification { program, text })),
+        Err(reason) => {
+            let message = format!("the node classifier {} did not say what {certname} is: {reason}", program.display());
+            Err(CompileError::at(&error::place(&request.code), message).of_server())
+        }
     }
 }
 
-fn parse(text: &str) -> Result<Classification, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("its YAML cannot be used: {error}");
-    let read: Option<Map<String, Json>> = serde_saphyr::from_str(text).map_err(|error| unusable(&error))?;
-    let read = read.ok_or_else(|| "it said nothing: it does not know the node".to_owned())?;
-    let is_known = |name: &String| matches!(name.trim_start_matches(':'), "classes" | "parameters" | "environment");
-    if !read.is_empty() && !read.keys().any(is_known) {
-        return Err("its YAML has none of classes, parameters and environment".to_owned());
-    }
-    serde_json::from_value(Json::Object(read)).map_err(|error| unusable(&error))
+/// The one word of an answer that is looked at here. Programs in Ruby may write symbols for keys and values.
+#[derive(Debug, Deserialize)]
+struct Said {
+    #[serde(default, alias = ":environment")]
+    environment: Option<String>,
+}
+
+/// Returns the environment that the program puts a node into, if there is a program and it says one. Blocking.
+pub(super) fn environment(options: &PuppetOptions, certname: &Certname) -> Result<Option<Environment>, String> {
+    let Some(program) = &options.classifier else { return Ok(None) };
+    let fail = |reason: String| format!("the node classifier {} did not say what {certname} is: {reason}", program.display());
+    let mut command = Command::new(program);
+    options.limit_environment(&mut command);
+    let text = run(command, certname.as_str(), options.time_limit).map_err(|error| fail(error.to_string()))?;
+    let said: Option<Said> = serde_saphyr::from_str(&text).map_err(|error| fail(format!("its YAML cannot be used: {error}")))?;
+    let named = said.and_then(|said| said.environment);
+    let parsed = named.map(|name| name.trim_start_matches(':').parse());
+    parsed.transpose().map_err(|error| fail(format!("its environment is none: {error}")))
 }
 
 fn run(mut command: Command, certname: &str, limit: Duration) -> io::Result<String> {
@@ -138,25 +130,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers() {
-        let read = parse("---\nclasses: [a, 'b::c']\nenvironment: production\n").unwrap();
-        assert_eq!(read.classes, Some(Classes::Names(vec!["a".to_owned(), "b::c".to_owned()])));
-        assert_eq!(read.environment.as_deref(), Some("production"));
-        let read = parse("classes:\n  a:\n  b: {x: [1, two]}\nparameters: {site: 'north'}\n").unwrap();
-        assert_eq!(
-            serde_json::to_string(&read).unwrap(),
-            r#"{"classes":{"a":null,"b":{"x":[1,"two"]}},"parameters":{"site":"north"}}"#
-        );
-        assert!(parse("").unwrap_err().contains("does not know"));
-        assert!(parse("classes: 7\n").is_err());
-        let symbols = parse("---\n:classes:\n- a\n:environment: test\n").unwrap();
-        assert_eq!(symbols.environment.as_deref(), Some("test"));
-        assert!(matches!(symbols.classes, Some(Classes::Names(names)) if names == ["a"]));
-        for empty in ["--- {}\n", "{ }\n", "{} # nothing\n...\n", "---\nclasses:\nparameters:\n"] {
-            assert_eq!(parse(empty).unwrap(), Classification::default(), "{empty}");
-        }
-        assert!(parse("class: [a]\n").unwrap_err().contains("none of classes"));
-        assert!(parse("{").is_err());
+    fn environments() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("enc");
+        let of = |text: &str| {
+            std::fs::write(&path, format!("#!/bin/sh\ncat <<'E'\n{text}E\n")).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+            let options = PuppetOptions { classifier: Some(path.clone()), ..PuppetOptions::new(dir.path().join("work")) };
+            environment(&options, &"n1".parse().unwrap())
+        };
+        assert_eq!(of("---\n:environment: :test\n:classes:\n- a\n").unwrap(), Some("test".parse().unwrap()));
+        assert_eq!(of("environment: other\nparameters: {1: {t: 12:30:00}}\n").unwrap(), Some("other".parse().unwrap()));
+        assert_eq!(of("classes: [a]\n").unwrap(), None);
+        assert_eq!(of("").unwrap(), None);
+        assert!(of("environment: ../x\n").unwrap_err().contains("its environment is none"));
+        assert!(of("{").unwrap_err().contains("its YAML cannot be used"));
+        assert_eq!(environment(&PuppetOptions::new(dir.path().join("work")), &"n1".parse().unwrap()), Ok(None));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) struct Question<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    classification: Option<&'a Classification>,
+    classification: Option<&'a Classification<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     check: bool,
 }
@@ -36,7 +36,7 @@ impl<'a> Question<'a> {
     }
 
     /// The catalog of a node.
-    pub(super) fn compile(request: &'a CompileRequest, classification: Option<&'a Classification>) -> Self {
+    pub(super) fn compile(request: &'a CompileRequest, classification: Option<&'a Classification<'a>>) -> Self {
         let code_id = Some(request.code.version.code_id.to_string());
         Self {
             certname: Some(&request.certname),
@@ -91,6 +91,9 @@ struct Failure {
     file: Option<String>,
     line: Option<u64>,
     column: Option<u64>,
+    /// Whether it is not the code's fault.
+    #[serde(default)]
+    of_server: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,7 +123,7 @@ impl Answer {
 impl FailedAnswer {
     /// Returns the error with its place in fields of their own, and paths as they were published.
     pub(super) fn error(&self, checkout: &Checkout, certname: Option<&Certname>) -> CompileError {
-        let Failure { message, file, line, column } = &self.error;
+        let Failure { message, file, line, column, of_server } = &self.error;
         let mut message = message.as_str();
         if let Some(certname) = certname {
             message = message.strip_suffix(&format!(" on node {certname}")).unwrap_or(message);
@@ -133,7 +136,8 @@ impl FailedAnswer {
             None => format!("environment {}", checkout.environment()),
         };
         let error = CompileError::at(&file, checkout.published(message));
-        error.with_line(line.unwrap_or(0)).with_column(column.unwrap_or(0))
+        let error = error.with_line(line.unwrap_or(0)).with_column(column.unwrap_or(0));
+        if *of_server { error.of_server() } else { error }
     }
 }
 
@@ -150,6 +154,11 @@ fn without_place<'a>(message: &'a str, file: &str, line: Option<u64>, column: Op
 }
 
 impl LogEntry {
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn is_error(&self) -> bool {
         matches!(self.level.as_str(), "err" | "alert" | "emerg" | "crit")
     }

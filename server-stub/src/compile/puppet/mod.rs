@@ -28,6 +28,8 @@ mod worker;
 
 use std::time::Instant;
 
+use direct_puppet_transport::protocol::{Certname, Environment};
+
 use super::{CompileError, CompileRequest, Compiled, Compiler};
 use crate::code::Code;
 
@@ -93,6 +95,10 @@ impl Compiler for PuppetCompiler {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn environment_of(&self, certname: &Certname) -> Result<Option<Environment>, String> {
+        classify::environment(&self.options, certname)
     }
 
     fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {

@@ -96,20 +96,13 @@ impl Sources<'_> {
         match self.modules.get(module) {
             None => Found::Missing,
             Some(None) => Found::Elsewhere,
-            Some(Some(module)) => self.look_up(module, below, path).map_or(Found::Missing, Found::Here),
+            Some(Some(module)) => links::look_up_source(self.manifest, module, below, path).map_or(Found::Missing, Found::Here),
         }
     }
 
     fn find_plugin(&self, below: &str, path: &str) -> Found<'_> {
-        let found = self.modules.values().flatten().find_map(|module| self.look_up(module, below, path));
+        let found = self.modules.values().flatten().find_map(|module| links::look_up_source(self.manifest, module, below, path));
         found.map_or(Found::Missing, Found::Here)
-    }
-
-    /// Returns what is at a path below a module; links on the way are followed, one at its end is not.
-    fn look_up(&self, module: &TreePath, below: &str, path: &str) -> Option<&ManifestEntry> {
-        let whole = format!("{below}/{path}");
-        let whole = TreePath::from_bytes(whole.trim_end_matches('/').as_bytes()).ok()?;
-        links::look_up(self.manifest, &module.join(&whole).ok()?)
     }
 
     /// Returns what is taken of a source, with paths relative to it.

@@ -188,7 +188,7 @@ fn errors_name_the_place() {
 
 /// Code whose nodes misbehave, each in its way.
 const BAD: &str = "node /^loop/ { bad::spin() }\nnode /^eat/ { bad::eat() }\nnode /^exit/ { bad::leave() }\nnode /^crash/ { bad::crash() }\n\
-                   node /^child/ { bad::child() }\nnode /^feed/ { bad::feed() }\nnode /^bytes/ { notify { 'b': message => bad::bytes() } }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
+                   node /^child/ { bad::child() }\nnode /^feed/ { bad::feed() }\nnode /^bytes/ { notify { 'b': message => bad::bytes() } }\nnode /^orphan/ { bad::orphan() }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
 
 fn bad(world: &World) -> Arc<Code> {
     let function = |name: &str, body: &str| {
@@ -203,6 +203,7 @@ fn bad(world: &World) -> Arc<Code> {
         function("child", "system('sleep 1000')"),
         function("feed", "system(RbConfig.ruby, '-e', 'a = \"x\" * 500_000_000; sleep 1000')"),
         function("bytes", "\"\\xff\".b.force_encoding('UTF-8')"),
+        function("orphan", "fork { Process.setsid; fork { exec('sleep', '1001') }; exit!(0) }; sleep(0.3)"),
         function("state", "$count = ($count || 0) + 1; $count.to_s"),
     ];
     let mut files = vec![("manifests/site.pp", BAD)];
@@ -310,6 +311,55 @@ fn what_misbehaves_costs_one_compile() {
         assert_eq!(message(&compiled.catalog, "state"), "1");
     }
     assert!(!is_running("sleep 1000"), "what a killed compile has started goes on");
+    // A compile that ends well leaves nothing either, whatever session it is in.
+    compiler.compile(&request(&code, "orphan1")).unwrap();
+    let begun = Instant::now();
+    while is_running("sleep 1001") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "what a compile has let go of goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Warnings of the parser are said once, and crowd out nothing.
+#[test]
+fn each_compile_says_its_own() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let odd: String = (0..1200).map(|number| format!("  $v{number} = \"a\\q\"\n")).collect();
+    let code = world.code(&[
+        ("manifests/site.pp", "$x = \"b\\q\"\nnode /^odd/ { include odd }\nnode default { warning('mine') }\n"),
+        ("modules/odd/manifests/init.pp", &format!("class odd {{\n{odd}}}\n")),
+    ]);
+    let compiler = world.compiler();
+    let said = |certname: &str| {
+        let request = request(&code, certname);
+        let (answer, _) = compiler.ask(&code, &Question::compile(&request, None)).unwrap();
+        let Answer::Compiled(compiled) = answer else { panic!("{answer:?}") };
+        compiled.logs.iter().map(|entry| entry.message().to_owned()).collect::<Vec<_>>()
+    };
+    let of_parser = |said: &[String]| said.iter().filter(|message| message.contains("Unrecognized escape sequence")).count();
+    // That of site.pp, and as many of the class as are kept.
+    assert_eq!(of_parser(&said("odd1")), 1001);
+    assert_eq!(said("n1"), ["mine"]);
+}
+
+/// Ruby of one module may require what another has, as when `puppet apply` compiles.
+#[test]
+fn modules_require_each_other() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let function =
+        "require 'needed/by/other'\nPuppet::Functions.create_function(:'other::needs') do\n  def needs\n    NEEDED\n  end\nend\n";
+    let code = world.code(&[
+        ("manifests/site.pp", "notify { 'a': message => other::needs() }\n"),
+        ("modules/other/lib/puppet/functions/other/needs.rb", function),
+        ("modules/needed/lib/needed/by/other.rb", "NEEDED = 'found'\n"),
+    ]);
+    assert_eq!(message(&world.compiler().compile(&request(&code, "n1")).unwrap().catalog, "a"), "found");
 }
 
 #[test]
@@ -506,7 +556,10 @@ fn classified_nodes() {
     let world = World::new();
     let program = world.dir.path().join("enc");
     let script = "#!/bin/sh\ncase $1 in\nn1) echo 'classes: {app: {port: 7}, other: }'; echo 'parameters: {site: north}';;\n\
-                  n2) echo 'environment: other';;\nn3) exit 1;;\nesac\n";
+                  n2) echo 'environment: other';;\nn3) exit 1;;\nn5) echo 'classes: 7';;\nn6) echo 'class: [app]';;\n\
+                  n7) echo 'day: 2020-01-01';;\nn8) echo '{';;\n\
+                  yaml) echo ':classes: values'; echo 'parameters: {n: 010, e: 1e3, o: 0o10, t: 1:30, h: {1: one, off: no}}';;\n\
+                  empty) echo '--- {}';;\nnothing) printf -- '---\\nclasses:\\nparameters:\\n';;\nesac\n";
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let compiler = PuppetCompiler::new(PuppetOptions { classifier: Some(program), ..world.options() });
@@ -514,13 +567,23 @@ fn classified_nodes() {
         ("environment.conf", ""),
         ("modules/app/manifests/init.pp", "class app($port) { notify { 'a': message => \"${port} ${site}\" } }\n"),
         ("modules/other/manifests/init.pp", "class other { notify { 'b': } }\n"),
+        (
+            "modules/values/manifests/init.pp",
+            "class values { notify { 'a': message => String([$n, $e, $o, $t, $h[1], $h[false]]) } }\n",
+        ),
     ]);
     let catalog = compiler.compile(&request(&code, "n1")).unwrap().catalog;
     assert_eq!(message(&catalog, "a"), "7 north");
     find(&catalog, "Notify[b]");
+    // As Ruby reads YAML, of version 1.1.
+    let catalog = compiler.compile(&request(&code, "yaml")).unwrap().catalog;
+    assert_eq!(message(&catalog, "a"), "[8, '1e3', '0o10', 5400, 'one', false]");
+    for name in ["empty", "nothing"] {
+        assert_eq!(compiler.compile(&request(&code, name)).unwrap().catalog.classes, ["settings"], "{name}");
+    }
     let other = compiler.compile(&request(&code, "n2")).unwrap_err();
     assert!(other.to_string().contains("--environment other"), "{other}");
-    for name in ["n3", "n4"] {
+    for name in ["n3", "n4", "n5", "n6", "n7", "n8"] {
         let error = compiler.compile(&request(&code, name)).unwrap_err();
         assert_eq!(error.kind, CompileErrorKind::Server, "{error}");
         assert!(error.to_string().contains("classifier"), "{error}");

@@ -43,7 +43,7 @@ impl Facts {
     /// Checks that they are facts, and those of `certname`.
     pub(super) fn parse(json: Vec<u8>, certname: &Certname) -> Result<Self, Failure> {
         if json.len() as u64 > MAX_FACTS_BYTES {
-            return Err(Failure::bad_request(format!("facts have {} bytes, and {MAX_FACTS_BYTES} may be sent", json.len())));
+            return Err(Failure::too_large(format!("facts have {} bytes, and {MAX_FACTS_BYTES} may be sent", json.len())));
         }
         let shape: Shape = serde_json::from_slice(&json).map_err(|error| unreadable(&error))?;
         if shape.name != certname.as_str() {
@@ -75,4 +75,23 @@ fn is_within(value: &Value, levels: usize) -> bool {
 
 fn unreadable(error: &serde_json::Error) -> Failure {
     Failure::bad_request(format!("facts cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn facts_that_are_too_long_are_told_so() {
+        let node: Certname = "n1".parse().unwrap();
+        let status = |json: Vec<u8>| Facts::parse(json, &node).err().map(|failure| failure.status);
+        let limit = usize::try_from(MAX_FACTS_BYTES).unwrap();
+        let mut json = br#"{"name":"n1","values":{}}"#.to_vec();
+        json.resize(limit, b' ');
+        assert_eq!(status(json.clone()), None);
+        json.push(b' ');
+        assert_eq!(status(json), Some(StatusCode::PAYLOAD_TOO_LARGE));
+    }
 }

@@ -92,9 +92,7 @@ impl<'a> Mounts<'a> {
     }
 
     fn look_up(&self, module: &TreePath, below: &str, path: &str) -> Option<&'a ManifestEntry> {
-        let whole = format!("{below}/{path}");
-        let whole = TreePath::from_bytes(whole.trim_end_matches('/').as_bytes()).ok()?;
-        links::look_up(self.manifest, &module.join(&whole).ok()?)
+        links::look_up_source(self.manifest, module, below, path)
     }
 }
 

@@ -167,6 +167,10 @@ async fn metadata_of_mounts() {
         "mode": 420, "checksum": { "type": "sha256", "value": SHA256_ABC }, "type": "file", "destination": null,
     });
     assert_eq!(file, expected);
+    for path in ["modules/app//tree/one", "modules/app/./tree/.//one"] {
+        let found = world.json("n1", &format!("/puppet/v3/file_metadata/{path}?{at}")).await;
+        assert_eq!(found["path"], "/environments/production/modules/app/files/tree/one", "{path}");
+    }
     let link = world.json("n1", &format!("/puppet/v3/file_metadata/modules/app/tree/link?{at}")).await;
     let one = world.json("n1", &format!("/puppet/v3/file_metadata/modules/app/tree/one?{at}")).await;
     assert_eq!((&link["type"], &link["destination"], &link["checksum"]), (&"link".into(), &"one".into(), &one["checksum"]));

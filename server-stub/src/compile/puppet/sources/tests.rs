@@ -77,6 +77,9 @@ fn places() {
         ("puppet://other.example.com:8140/modules/app/tree/a", " = tree/a"),
         ("puppet:///modules/app/tree/", "/"),
         ("puppet:///modules/app", "/"),
+        ("puppet:///modules/app//tree/a", " = tree/a"),
+        ("puppet:///modules/app/./tree/.//a/", " = tree/a"),
+        ("puppet:///modules/app/.", "/"),
         ("puppet:///modules/app/alias/deep/b", " = tree/deep/b"),
         ("puppet:///modules/app/tree/to-a", " -> a"),
         ("puppet:///scripts/app/s.sh", " = site/app/scripts/s.sh"),
@@ -84,7 +87,13 @@ fn places() {
     ] {
         assert_eq!(shown(&resolve(of(uri)).unwrap()), [path], "{uri}");
     }
-    for missing in ["puppet:///modules/app/none", "puppet:///modules/none/a", "puppet:///modules/app/../app/tree/a"] {
+    for missing in [
+        "puppet:///modules/app/none",
+        "puppet:///modules/none/a",
+        "puppet:///modules//app/tree/a",
+        "puppet:///modules/app/../app/tree/a",
+        "puppet:///modules/app/tree/../tree/a",
+    ] {
         assert!(resolve(of(missing)).unwrap_err().contains(missing), "{missing}");
     }
     for elsewhere in ["puppet:///custom/a", "puppet:///modules/base/a", "/etc/motd", "https://example.com/a"] {

@@ -46,13 +46,22 @@ module DirectPuppet
       @entries = []
     end
 
+    # Forgets what was said, and takes no more.
+    def end
+      @entries = []
+      @has_ended = true
+    end
+
     def add(message)
-      return if @entries.size >= MOST || %i[debug info].include?(message.level)
+      return if @has_ended || @entries.size >= MOST || %i[debug info].include?(message.level)
 
       @entries << { 'level' => message.level.to_s, 'message' => message.to_s.scrub[0, LONGEST] }
     end
   end
 end
+
+# What was said while the manifests were loaded: compiles pass it on until one has. What is loaded later, a compile has loaded before, and said.
+LOADING = DirectPuppet::Logs.new
 
 Puppet::Util::Log.newdesttype :direct_puppet do
   match 'DirectPuppet::Logs'
@@ -96,9 +105,39 @@ def client_facts(certname)
   { 'clientcert' => certname, 'clientversion' => Puppet.version.to_s, 'clientnoop' => false }
 end
 
+# The node classifier has not said what a node is.
+class Unclassified < Puppet::Error
+end
+
+# What a node classifier has said that a node is, read as by Puppet.
+def classification(request)
+  said = request['classification'] or return {}
+  name = request['certname']
+  fail_with = ->(why) { raise Unclassified, "the node classifier #{said['program']} did not say what #{name} is: #{why}" }
+  begin
+    read = Puppet::Util::Yaml.safe_load(said['text'], [Symbol])
+  rescue Puppet::Util::Yaml::YamlLoadError => e
+    fail_with.call("its YAML cannot be used: #{e.message}")
+  end
+  fail_with.call('it said nothing: it does not know the node') unless read
+  fail_with.call('its YAML is no hash') unless read.is_a?(Hash)
+  read = read.transform_keys(&:to_s)
+  known = read.slice('classes', 'parameters', 'environment').compact
+  fail_with.call('its YAML has none of classes, parameters and environment') if known.empty? && (read.keys - %w[classes parameters environment]).any?
+  known['classes'] = [known['classes']] if known['classes'].is_a?(String)
+  { 'classes' => [Array, Hash], 'parameters' => [Hash], 'environment' => [String, Symbol] }.each do |key, kinds|
+    fail_with.call("its #{key} are no #{kinds.first.name.downcase}") unless known[key].nil? || kinds.any? { |kind| known[key].is_a?(kind) }
+  end
+  own = known['environment']&.to_s
+  return known if own.nil? || own == CONFIG['environment']
+
+  raise Unclassified, "the node classifier puts #{name} into environment #{own}, and it asked for #{CONFIG['environment']}: " \
+                      "run it with --environment #{own}, or change its classification"
+end
+
 def build_node(request, into)
   facts = Puppet::Node::Facts.new(request['certname'], client_facts(request['certname']).merge(request['facts']))
-  enc = request['classification'] || {}
+  enc = classification(request)
   options = { environment: into, facts: facts, parameters: enc['parameters'] || {} }
   options[:classes] = enc['classes'] if enc['classes']
   node = Puppet::Node.new(request['certname'], **options)
@@ -148,7 +187,8 @@ def place(error)
 end
 
 def failure(error)
-  { 'error' => place(error).merge('message' => error.message.dup.force_encoding('UTF-8').scrub, 'class' => error.class.name) }
+  told = { 'message' => error.message.dup.force_encoding('UTF-8').scrub, 'of_server' => error.is_a?(Unclassified) }
+  { 'error' => place(error).merge(told) }
 end
 
 def module_directories
@@ -185,14 +225,18 @@ end
 def answer(request)
   return check if request['check']
 
+  # As `puppet apply` does: Ruby of one module requires what another has. In the parent it would bring providers of modules.
+  environment.each_plugin_directory { |dir| $LOAD_PATH << dir unless $LOAD_PATH.include?(dir) }
   logs = DirectPuppet::Logs.new
+  Puppet::Util::Log.close_all
   Puppet::Util::Log.newdestination(logs)
+  told = lambda { LOADING.entries + logs.entries }
   begin
     catalog = compile(request, environment)
     @has_compiled = true
-    { 'catalog' => catalog, 'modules' => module_directories, 'logs' => logs.entries }
+    { 'catalog' => catalog, 'modules' => module_directories, 'logs' => told.call }
   rescue Exception => e # rubocop:disable Lint/RescueException
-    failure(e).merge('logs' => logs.entries)
+    failure(e).merge('logs' => told.call)
   end
 rescue Exception => e # rubocop:disable Lint/RescueException
   failure(e)
@@ -281,6 +325,7 @@ NOT_LEARNT = Set.new
 # Loads manifests, which runs none of them, and Puppet's own types; no types in Ruby that modules have, for one brings all its providers.
 def learn(text)
   told = JSON.parse(text)
+  LOADING.end
   Puppet.override(compiler.context_overrides, 'loading what a compile has loaded') do
     types = environment.known_resource_types
     { 'classes' => [:hostclass, types.hostclasses], 'defines' => [:definition, types.definitions] }.each do |key, (kind, known)|
@@ -386,6 +431,38 @@ class Child
   end
 end
 
+PR_SET_CHILD_SUBREAPER = 36
+
+# Has what a compile starts and lets go of come to this process, where it is found. Without it (no library fiddle) only its group is.
+def adopt_orphans
+  require 'fiddle'
+  arguments = [Fiddle::TYPE_INT, *[Fiddle::TYPE_LONG] * 4]
+  prctl = Fiddle::Function.new(Fiddle::Handle::DEFAULT['prctl'], arguments, Fiddle::TYPE_INT)
+  prctl.call(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+rescue LoadError, StandardError => e
+  warn("processes that a compile leaves are not looked for: #{e.class}: #{e.message}") if $VERBOSE
+end
+
+# Ends what compiles have let go of. When one ends, those below it come here too.
+def end_orphans(children)
+  100.times do
+    orphans = Dir.glob('/proc/[0-9]*/stat').filter_map do |path|
+      pid, parent = File.read(path).scrub.match(/\A(\d+) .*\) \S (\d+) /m)&.captures&.map(&:to_i)
+      pid if parent == Process.pid && !children.key?(pid)
+    rescue SystemCallError
+      nil
+    end
+    break if orphans.empty?
+
+    orphans.each do |pid|
+      Process.kill(:KILL, pid)
+      Process.waitpid(pid)
+    rescue SystemCallError
+      nil
+    end
+  end
+end
+
 def reap(children)
   children.keys.each do |pid|
     next unless Process.waitpid(pid, Process::WNOHANG)
@@ -405,6 +482,7 @@ def reap(children)
     rescue SystemCallError
       nil
     end
+    end_orphans(children)
     yield child.text unless child.text.empty?
   end
 end
@@ -479,6 +557,8 @@ end
 
 begin
   $0 = "direct-puppet compile #{CONFIG['environment']}"
+  Puppet::Util::Log.newdestination(LOADING)
+  adopt_orphans
   set_up
   warm_up
   begin
