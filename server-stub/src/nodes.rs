@@ -211,7 +211,7 @@ impl Nodes {
         {
             let nodes = self.lock();
             let Some(node) = nodes.get(certname) else { return };
-            let Some(at) = node.file.catalogs.iter().position(is_it) else { return };
+            let Some(at) = node.file.catalogs.iter().rposition(is_it) else { return };
             let environment = &node.file.catalogs[at].environment;
             if node.file.catalogs[at + 1..].iter().all(|later| later.environment != *environment) {
                 return;
@@ -221,7 +221,7 @@ impl Nodes {
         let file = {
             let mut nodes = self.lock();
             let Some(node) = nodes.get_mut(certname) else { return };
-            let Some(at) = node.file.catalogs.iter().position(is_it) else { return };
+            let Some(at) = node.file.catalogs.iter().rposition(is_it) else { return };
             let catalog = node.file.catalogs.remove(at);
             node.file.catalogs.push(catalog);
             node.file.clone()

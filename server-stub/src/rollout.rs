@@ -100,7 +100,9 @@ impl Gate {
                 std::fs::rename(&path, path.with_extension("damaged"))
                     .map_err(|error| FsError::new(&path, "move aside", error))?;
                 let why = "rollout.json was damaged: set the rate again if there was one, then --resume".to_owned();
-                Rollout { paused: Some(why), ..Rollout::default() }
+                let rollout = Rollout { paused: Some(why), ..Rollout::default() };
+                disk::write_json(&path, &RolloutFile { format: FORMAT, rollout: rollout.clone() })?;
+                rollout
             }
             Err(error) => return Err(error),
         };
@@ -256,5 +258,20 @@ mod tests {
         // A restart remembers.
         gate.set(Rollout { per_second: 7, paused: Some("again".to_owned()) }).unwrap();
         assert_eq!(Gate::open(dir.path()).unwrap().rollout(), gate.rollout());
+    }
+
+    #[test]
+    fn what_is_damaged_pauses_until_somebody_resumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Gate::open(dir.path()).unwrap();
+        gate.set(Rollout { per_second: 7, ..Rollout::default() }).unwrap();
+        let path = dir.path().join("rollout.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("per_second", "per_secona")).unwrap();
+        for _ in 0..2 {
+            let rollout = Gate::open(dir.path()).unwrap().rollout();
+            assert!(rollout.paused.is_some_and(|why| why.contains("damaged")));
+        }
+        assert!(dir.path().join("rollout.damaged").exists());
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn line(result: &EnvironmentResult, is: &str) -> String {
     let code_id = result.code_id.map(|id| id.to_string()).unwrap_or_else(|| "nothing".to_owned());
     let note = result.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
     match &result.error {
-        Some(error) => format!("{environment}: refused, {code_id} stays live: {}", error.message),
+        Some(error) => format!("{environment}: refused, {code_id} stays live: {}{note}", error.message),
         None if result.changed => {
             format!(
                 "{environment}: {code_id} {is} live as {}.{}, {files} files, {new_contents} new contents{note}",

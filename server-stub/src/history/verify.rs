@@ -102,7 +102,9 @@ impl Server {
                         continue;
                     }
                     Err(error) => {
-                        self.mending.want_manifest(environment, code_id);
+                        if matches!(error, ServerError::Damaged { .. }) {
+                            self.mending.want_manifest(environment, code_id);
+                        }
                         verified.problems.push(problem(None, chain(&error)));
                         continue;
                     }

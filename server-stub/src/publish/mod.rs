@@ -70,6 +70,9 @@ pub struct EnvironmentResult {
     /// What else the administrator should know of a publish that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// It was told of beside those that were asked for.
+    #[serde(skip)]
+    pub(crate) is_beside: bool,
 }
 
 /// Why an environment was not published.
@@ -151,7 +154,7 @@ fn not_staged(live: &Version, is_staged: bool) -> EnvironmentResult {
     let result = unchanged(live.environment.clone(), Some(live));
     if is_staged {
         let note = "it is not staged here, and stays live as it was published last".to_owned();
-        return EnvironmentResult { note: Some(note), ..result };
+        return EnvironmentResult { note: Some(note), is_beside: true, ..result };
     }
     let error = ServerError::NoStaging;
     let error = PublishError { code: error.code().to_owned(), paths: Vec::new(), message: chain(&error) };
@@ -170,6 +173,7 @@ pub(crate) fn unchanged(environment: Environment, live: Option<&Version>) -> Env
         files_read: 0,
         error: None,
         note: None,
+        is_beside: false,
     }
 }
 

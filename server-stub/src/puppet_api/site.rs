@@ -1,24 +1,19 @@
 //! What agents ask about a node and the server as a whole.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use hyper::Response;
 use serde_json::json;
 
 use super::answer::{self, Failure, JSON};
 use super::{Api, Asked};
-use crate::blocking;
 use crate::listen::RouteBody;
 
 impl Api {
-    /// A node. Agents take its environment: the one that the node classifier says, else the one that they ask for.
+    /// A node. Agents take its environment, which is the one that they ask for: a catalog tells them of another one.
     pub(super) async fn node(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         asked.accepted(&[JSON])?;
-        let (name, wanted) = (asked.node()?, asked.parameters.environment()?);
-        let (compiler, certname) = (Arc::clone(&self.server.options.compiler), name.clone());
-        let said = blocking::run(move || compiler.environment_of(&certname)).await.map_err(|error| Failure::internal(&error))?;
-        let environment = said.map_err(Failure::server)?.unwrap_or(wanted);
+        let (name, environment) = (asked.node()?, asked.parameters.environment()?);
         self.live(&environment).await?;
         Ok(answer::json(&json!({ "name": name, "environment": environment, "parameters": {} })))
     }

@@ -15,6 +15,9 @@ const HOLD_SECONDS: u32 = 240;
 const QUIET: Duration = Duration::from_millis(500);
 const LONGEST_QUIET: Duration = Duration::from_secs(2);
 
+/// The same where it can be asked and what it has cannot be brought, as with a full disk.
+const LONGEST_BEHIND: Duration = Duration::from_secs(30);
+
 /// How often news are asked for while others are still being brought.
 const NEWS_EVERY: Duration = Duration::from_secs(5);
 
@@ -39,17 +42,17 @@ impl Server {
         loop {
             let turn = async {
                 if self.role.is_primary() {
-                    let told = self.tell_peers(peers).await.map_err(|error| chain(&error));
+                    let told = self.tell_peers(peers).await.map_err(|error| (chain(&error), LONGEST_QUIET));
                     if told.is_ok() {
                         tokio::time::sleep(TELL_EVERY).await;
                     }
                     return told;
                 }
-                let answer = upstream.ask(HOLD_SECONDS).await?;
+                let answer = upstream.ask(HOLD_SECONDS).await.map_err(|reason| (reason, LONGEST_QUIET))?;
                 match tokio::time::timeout(NEWS_EVERY, answer.arrivals()).await {
                     Ok(behind) if !behind.is_empty() => {
                         let reasons = behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));
-                        Err(reasons.collect::<Vec<_>>().join("; "))
+                        Err((reasons.collect::<Vec<_>>().join("; "), LONGEST_BEHIND))
                     }
                     // What takes longer goes on, beside the news of other environments.
                     _ => Ok(()),
@@ -60,7 +63,7 @@ impl Server {
                 () = stop.cancelled() => return,
                 result = turn => result,
             };
-            let Err(reason) = result else {
+            let Err((reason, longest)) = result else {
                 (quiet, said) = (QUIET, String::new());
                 continue;
             };
@@ -74,7 +77,7 @@ impl Server {
                 () = tokio::time::sleep(quiet) => {}
             }
             // One that comes back and takes itself for the primary is to hear of this one before much is published there.
-            quiet = (quiet * 2).min(LONGEST_QUIET);
+            quiet = (quiet * 2).min(longest);
         }
     }
 }

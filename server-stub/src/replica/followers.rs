@@ -14,6 +14,9 @@ use crate::server::now;
 /// How long what is kept on disk of a replica that goes on with the same code may be behind, in seconds.
 const SAVE_EVERY: u64 = 60;
 
+/// How long one that does not come is told of after a restart, in seconds.
+const FORGET_AFTER: u64 = 30 * 24 * 3600;
+
 /// One replica, as it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follower {
@@ -49,7 +52,11 @@ impl Followers {
             tracing::warn!("who followed this server is forgotten: {}", chain(&error));
             None
         });
-        followers.iter_mut().flat_map(BTreeMap::values_mut).for_each(|follower| follower.confirmations = 0);
+        let forgotten = now().saturating_sub(FORGET_AFTER);
+        if let Some(followers) = &mut followers {
+            followers.retain(|_, follower| follower.last_check_in_time >= forgotten);
+            followers.values_mut().for_each(|follower| follower.confirmations = 0);
+        }
         Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), saved: 0 }) }
     }
 

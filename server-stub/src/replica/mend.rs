@@ -33,6 +33,8 @@ type Missing = BTreeMap<Digest, (u64, String)>;
 pub(crate) struct Mending {
     wanted: Mutex<BTreeSet<Digest>>,
     manifests: Mutex<BTreeSet<(Environment, CodeId)>>,
+    /// Those that were asked for, and when.
+    asked: Mutex<HashMap<(Environment, CodeId), Instant>>,
     is_wanted: Notify,
     /// What no other server had, and when.
     nowhere: Mutex<HashMap<Digest, Instant>>,
@@ -56,8 +58,13 @@ impl Mending {
 
     /// Has a manifest brought again.
     pub(crate) fn want_manifest(&self, environment: &Environment, code_id: CodeId) {
-        self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert((environment.clone(), code_id));
-        self.is_wanted.notify_one();
+        let wanted = (environment.clone(), code_id);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, since| since.elapsed() < ASK_AGAIN);
+        if asked.insert(wanted.clone(), Instant::now()).is_none() {
+            self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted);
+            self.is_wanted.notify_one();
+        }
     }
 
     fn take_manifests(&self) -> BTreeSet<(Environment, CodeId)> {
@@ -154,7 +161,15 @@ impl Server {
             let kept = match manifest {
                 Ok(manifest) if manifest.code_id() == code_id => {
                     let (environments, environment) = (Arc::clone(&self.environments), environment.clone());
-                    let kept = blocking::run(move || environments.keep_manifest(&environment, &manifest)).await;
+                    let collecting = Arc::clone(&self.collecting);
+                    let keep = move || {
+                        let _turn = collecting.read().unwrap_or_else(PoisonError::into_inner);
+                        if environments.collected(&environment)?.contains(&code_id) {
+                            return Ok(());
+                        }
+                        environments.keep_manifest(&environment, &manifest)
+                    };
+                    let kept = blocking::run(keep).await;
                     kept.map_err(ServerError::from).and_then(|kept| kept).map_err(|error| chain(&error))
                 }
                 Ok(_) => Err("what it gave does not add up to the code_id".to_owned()),

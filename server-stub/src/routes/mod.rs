@@ -251,8 +251,7 @@ impl AdminRoutes {
 /// The status of a publish as a whole; see the table above.
 fn status_of(results: &[EnvironmentResult]) -> StatusCode {
     let errors: Vec<&str> = results.iter().filter_map(|result| result.error.as_ref()).map(|error| error.code.as_str()).collect();
-    // Those that were not staged were not asked for.
-    let asked = results.iter().filter(|result| result.changed || result.note.is_none()).count();
+    let asked = results.iter().filter(|result| !result.is_beside).count();
     match errors.first() {
         None => StatusCode::OK,
         Some(_) if errors.len() < asked => StatusCode::MULTI_STATUS,

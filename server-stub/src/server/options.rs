@@ -87,6 +87,8 @@ fn staged_in(path: &Path) -> io::Result<(Vec<Environment>, Vec<NoEnvironment>)> 
             Ok(metadata) if !metadata.is_dir() => {}
             Ok(_) => match name.parse::<Environment>() {
                 Ok(environment) => found.push(environment),
+                // A deploy tool has just removed it.
+                Err(_) if entry.path().symlink_metadata().is_err() => {}
                 Err(error) => passed_over.push((entry.path(), error.to_string())),
             },
             Err(error) => passed_over.push((entry.path(), format!("it cannot be looked at ({error}): mend the link"))),

@@ -64,6 +64,7 @@ impl GoneLive {
             Self::Elsewhere(reason) => {
                 let note = format!("it is live, and this server follows as soon as it can: {reason}");
                 tracing::error!(environment = %result.environment, "{note}");
+                let note = result.note.iter().chain([&note]).cloned().collect::<Vec<_>>().join("; ");
                 Some(EnvironmentResult { note: Some(note), ..result })
             }
         }

@@ -180,9 +180,13 @@ async fn a_catalog_or_what_compiling_it_made_is_verified_too() {
 
 /// Follows until a content is here again.
 async fn mended(server: &Server, content: Digest) {
+    follows_until(server, || server.store.has(&content)).await;
+}
+
+async fn follows_until(server: &Server, is_mended: impl Fn() -> bool) {
     let stop = tokio_util::sync::CancellationToken::new();
     let comes = async {
-        while !server.store.has(&content) {
+        while !is_mended() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
@@ -234,6 +238,16 @@ async fn what_is_damaged_of_a_version_that_is_not_live_is_brought_from_another_s
         fs::write(server.store.path_of(&content), "Content a").unwrap();
         assert_eq!(server.verify().unwrap().problems.len(), 1);
         mended(server, content).await;
+        assert_eq!(server.verify().unwrap().problems, []);
+        // So is its manifest.
+        let dir = server.environments.dir(&Environment::default()).join("manifests");
+        let path = dir.join(first.code_id.unwrap().digest().to_hex());
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        assert_eq!(server.verify().unwrap().problems.len(), 1);
+        follows_until(server, || fs::read(&path).unwrap() == whole).await;
         assert_eq!(server.verify().unwrap().problems, []);
     }
     // Who goes back to it need not have verified before.

@@ -2,7 +2,8 @@
 //!
 //! It is run with the certname as its only argument and writes YAML, as for Puppet's `external_nodes`: `classes` (names, or names with
 //! parameters), `parameters` (variables of the top scope) and `environment`, read by Puppet's own library. A node is compiled in the
-//! environment that it asks for; when the program says another, the node is told so. Agents of Puppet ask which it is beforehand.
+//! environment that it asks for; when the program says another, the node is told so. Agents of Puppet are given the catalog of
+//! that one, and change to it.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;

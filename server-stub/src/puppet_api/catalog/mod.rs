@@ -74,8 +74,18 @@ impl Api {
         let is_rich = format == RICH_JSON;
         // The form may be long, with facts in it.
         let read = blocking::run(move || Wanted::of(&asked, is_rich)).await;
-        let wanted = read.map_err(|error| Failure::internal(&error))??;
-        let given = self.given(&wanted, peer).await?;
+        let mut wanted = read.map_err(|error| Failure::internal(&error))??;
+        let given = match self.given(&wanted, peer).await {
+            Err(failure) => match self.classified_elsewhere(&wanted, &failure).await {
+                // An agent that is given a catalog of another environment changes to that, and asks again.
+                Some(environment) => {
+                    wanted.check_in.environment = environment;
+                    self.given(&wanted, peer).await?
+                }
+                None => return Err(failure),
+            },
+            given => given?,
+        };
         let unconfirmed_seconds = given.unconfirmed_seconds;
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
@@ -84,6 +94,17 @@ impl Api {
             response.headers_mut().insert(UNCONFIRMED, HeaderValue::from(seconds));
         }
         Ok(response)
+    }
+
+    /// Returns the environment that a node classifier puts a node into, where that is another one than the node asks for, which does not
+    /// compile for it.
+    async fn classified_elsewhere(&self, wanted: &Wanted, failure: &Failure) -> Option<Environment> {
+        if failure.status != StatusCode::INTERNAL_SERVER_ERROR {
+            return None;
+        }
+        let (compiler, certname) = (Arc::clone(&self.server.options.compiler), wanted.check_in.certname.clone());
+        let said = self.make(move || compiler.environment_of(&certname)).await.ok()?.ok()??;
+        (said != wanted.check_in.environment).then_some(said)
     }
 
     /// Gets the catalog as our own agents do: facts count only where this code has made none yet.

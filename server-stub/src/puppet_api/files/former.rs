@@ -70,7 +70,13 @@ impl Api {
                     Err(ServerError::NoVersion { .. }) => None,
                     Err(error) => return Err(error),
                 },
-                false => server.environments.manifest(&place, code_id)?,
+                false => {
+                    let found = server.environments.manifest(&place, code_id);
+                    if matches!(found, Err(ServerError::Damaged { .. })) {
+                        server.mending.want_manifest(&place, code_id);
+                    }
+                    found?
+                }
             };
             let manifest = manifest.map(Arc::new);
             if let Some(manifest) = &manifest {

@@ -210,6 +210,8 @@ def begin_anew
   %i[@known_resource_types @parsed_code].each { |held| environment.instance_variable_set(held, nil) }
   environment.loaders = nil
   @compiler = nil
+  # It is said again when it is loaded again.
+  LOADING.end
 end
 
 # Parses what every node needs, so that a publish learns of it.
@@ -440,27 +442,20 @@ def adopt_orphans
   prctl = Fiddle::Function.new(Fiddle::Handle::DEFAULT['prctl'], arguments, Fiddle::TYPE_INT)
   prctl.call(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 rescue LoadError, StandardError => e
-  warn("processes that a compile leaves are not looked for: #{e.class}: #{e.message}") if $VERBOSE
+  warn("processes that a compile leaves in sessions of their own are not found: #{e.class}: #{e.message}")
 end
 
-# Ends what compiles have let go of. When one ends, those below it come here too.
-def end_orphans(children)
-  100.times do
-    orphans = Dir.glob('/proc/[0-9]*/stat').filter_map do |path|
-      pid, parent = File.read(path).scrub.match(/\A(\d+) .*\) \S (\d+) /m)&.captures&.map(&:to_i)
-      pid if parent == Process.pid && !children.key?(pid)
-    rescue SystemCallError
-      nil
-    end
-    break if orphans.empty?
-
-    orphans.each do |pid|
-      Process.kill(:KILL, pid)
-      Process.waitpid(pid)
-    rescue SystemCallError
-      nil
-    end
+# Ends what compiles have let go of; to be called when none is under way, for another one may use it. What is below those that end comes
+# here in turn, and is told of by a signal as they are.
+def end_orphans
+  Dir.glob('/proc/self/task/*/children').flat_map { |path| File.read(path).split.map(&:to_i) }.each do |pid|
+    Process.kill(:KILL, pid)
+    Process.waitpid(pid, Process::WNOHANG)
+  rescue SystemCallError
+    nil
   end
+rescue SystemCallError
+  nil
 end
 
 def reap(children)
@@ -482,7 +477,6 @@ def reap(children)
     rescue SystemCallError
       nil
     end
-    end_orphans(children)
     yield child.text unless child.text.empty?
   end
 end
@@ -538,6 +532,7 @@ def serve
     ended.read_nonblock(4096, exception: false) if ready.include?(ended)
     children.each_value { |child| child.take if child.pipe && ready.include?(child.pipe) }
     reap(children) { |text| learn(text) }
+    end_orphans if children.empty?
     next unless ready.include?(CONTROL)
 
     io = begin
@@ -553,6 +548,7 @@ ensure
   rescue SystemCallError
     nil
   end
+  end_orphans
 end
 
 begin
