@@ -167,9 +167,13 @@ impl Engine<'_> {
         let (level, time_unix_nanos) = (level_name(loglevel.unwrap_or(LogLevel::Notice)), unix_nanos(self.system.now()));
         let log = Log { level, message: format!("\n{diff}"), source, time_unix_nanos };
         self.hear((at, reference), &log);
-        self.result.diff_bytes = self.result.diff_bytes.saturating_add(diff.len());
-        let is_kept = self.result.diff_bytes <= MAX_DIFF_BYTES;
-        self.result.logs.push(if is_kept { log } else { Log { message: DIFF_LEFT_OUT.to_owned(), ..log } });
+        let bytes = self.result.diff_bytes.saturating_add(diff.len());
+        if bytes > MAX_DIFF_BYTES {
+            self.result.logs.push(Log { message: DIFF_LEFT_OUT.to_owned(), ..log });
+            return;
+        }
+        self.result.diff_bytes = bytes;
+        self.result.logs.push(log);
         self.result.diffs.push((reference.to_owned(), diff));
     }
 

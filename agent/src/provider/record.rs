@@ -180,11 +180,10 @@ impl<T: RecordType> Records<T> {
         let mut there = place.other.as_ref().map(|path| Open::<T>::load(context, path)).transpose()?;
         let found = here.find(wanted);
         let moved = there.as_ref().filter(|_| found.is_none()).and_then(|there| there.find(wanted));
-        let mode = Attributes { uid: None, gid: None, ..place.attributes };
         if T::ensure(wanted) == Ensure::Absent {
             return match (found, moved, &mut there) {
-                (Some((at, _)), ..) => here.remove(context, at, mode),
-                (None, Some((at, _)), Some(there)) => there.remove(context, at, Attributes::default()),
+                (Some((at, _)), ..) => here.remove(context, at),
+                (None, Some((at, _)), Some(there)) => there.remove(context, at),
                 _ => Ok(()),
             };
         }
@@ -206,7 +205,7 @@ impl<T: RecordType> Records<T> {
         here.save(context, Attributes { gid, ..place.attributes })?;
         // First there, then not here any more: never nowhere.
         match (moved, &mut there) {
-            (Some((at, _)), Some(there)) => there.remove(context, at, Attributes::default()),
+            (Some((at, _)), Some(there)) => there.remove(context, at),
             _ => Ok(()),
         }
     }
@@ -230,9 +229,9 @@ impl<T: RecordType> Open<T> {
         found.map(|(at, record)| (at, record.clone()))
     }
 
-    fn remove(&mut self, context: &Context, at: usize, attributes: Attributes) -> Result<(), String> {
+    fn remove(&mut self, context: &Context, at: usize) -> Result<(), String> {
         self.lines.remove(at);
-        self.save(context, attributes)
+        self.save(context, Attributes::default())
     }
 
     fn save(&self, context: &Context, attributes: Attributes) -> Result<(), String> {

@@ -183,7 +183,7 @@ async fn mended(server: &Server, content: Digest) {
     follows_until(server, || server.store.has(&content)).await;
 }
 
-async fn follows_until(server: &Server, is_mended: impl Fn() -> bool) {
+async fn follows_until(server: &Server, is_mended: impl Fn() -> bool + Send + Sync) {
     let stop = tokio_util::sync::CancellationToken::new();
     let comes = async {
         while !is_mended() {

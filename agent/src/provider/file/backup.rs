@@ -1,6 +1,6 @@
 //! Keeps what is about to be replaced or removed.
 
-use direct_puppet_transport::protocol::path::{PathError, escape};
+use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
 
 use super::parameters::{Backup, Parameters};
@@ -37,22 +37,15 @@ impl<'a> Keeper<'a> {
         let Some(stat) = stat else {
             return self.push(UndoEntry { path: path.clone(), previous: Previous::Absent, left });
         };
-        let copy = self.suffixed(path, &left)?;
-        if let Some(copy) = copy.as_ref().filter(|_| stat.kind() == FileKind::Directory) {
-            self.make_room(copy)?;
-        }
         let mut left = Some(left);
-        let mut open = vec![(path.clone(), *stat, copy)];
-        while let Some((path, stat, copy)) = open.pop() {
+        let mut open = vec![(path.clone(), *stat)];
+        while let Some((path, stat)) = open.pop() {
             // Of what is below nothing is left.
             let left = left.take().unwrap_or(Left::Absent);
-            let previous = self.previous(&path, &stat, copy.as_ref())?;
+            let previous = self.previous(&path, &stat, &left)?;
             if stat.kind() == FileKind::Directory {
-                for child in self.context.root().list(&path)? {
-                    let Ok(below) = path.child(&child.name) else { continue };
-                    let copy = copy.as_ref().map(|copy| copy.child(&child.name)).transpose();
-                    open.push((below, child.stat, copy.map_err(|error| self.unnamed(&path, error))?));
-                }
+                let children = self.context.root().list(&path)?;
+                open.extend(children.into_iter().filter_map(|child| Some((path.child(&child.name).ok()?, child.stat))));
             }
             self.push(UndoEntry { path, previous, left })?;
         }
@@ -74,27 +67,21 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
-    /// Returns what was at `path`, after it was put into the store, and at `copy` too where that is given.
-    fn previous(&self, path: &TreePath, stat: &Stat, copy: Option<&TreePath>) -> Result<Previous, FsError> {
+    fn previous(&self, path: &TreePath, stat: &Stat, left: &Left) -> Result<Previous, FsError> {
         let (mode, uid, gid) = (stat.permissions(), stat.uid, stat.gid);
         match stat.kind() {
-            FileKind::Directory => {
-                if let Some(copy) = copy {
-                    self.context.root().create_dir(copy, self.attributes_of(stat))?;
-                }
-                Ok(Previous::Directory { mode, uid, gid })
-            }
+            FileKind::Directory => Ok(Previous::Directory { mode, uid, gid }),
             FileKind::Link => {
                 let target = self.context.root().read_link(path)?;
-                if let Some(copy) = copy {
-                    self.context.root().put_link(copy, &target, Attributes::default(), self.context.stage_journal())?;
+                if let Some(copy) = self.suffixed(path, left)? {
+                    self.context.root().put_link(&copy, &target, Attributes::default(), self.context.stage_journal())?;
                 }
                 Ok(Previous::Link { target: escape(&target).into_owned() })
             }
             FileKind::File if self.parameters.backup != Backup::No => {
                 let digest = put(self.context, path)?;
-                if let Some(copy) = copy {
-                    self.copy(path, copy, &digest, stat)?;
+                if let Some(copy) = self.suffixed(path, left)? {
+                    self.copy(path, &copy, &digest, stat)?;
                 }
                 Ok(Previous::File { digest, mode, uid, gid })
             }
@@ -109,40 +96,13 @@ impl<'a> Keeper<'a> {
             return Ok(None);
         }
         let name = [path.as_bytes(), suffix.as_bytes()].concat();
-        TreePath::from_bytes(&name).map(Some).map_err(|error| self.unnamed(path, error))
-    }
-
-    /// Returns the error of a copy that cannot have its name.
-    fn unnamed(&self, path: &TreePath, error: PathError) -> FsError {
-        FsError {
+        TreePath::from_bytes(&name).map(Some).map_err(|error| FsError {
             path: self.context.root().display(path),
             attempt: "name the backup of",
             kind: FsErrorKind::Other,
             hint: Some("choose a shorter suffix or backup => true"),
             source: std::io::Error::other(error),
-        }
-    }
-
-    /// Takes away what is where the copy of a directory goes, but no directory: that is an older copy, perhaps the only one.
-    fn make_room(&self, copy: &TreePath) -> Result<(), FsError> {
-        let root = self.context.root();
-        match root.stat(copy)?.map(|there| there.kind()) {
-            None => Ok(()),
-            Some(FileKind::Directory) => Err(FsError {
-                path: root.display(copy),
-                attempt: "put a backup in the place of",
-                kind: FsErrorKind::WrongKind,
-                hint: Some("a directory is there: remove it, or choose backup => true"),
-                source: std::io::ErrorKind::AlreadyExists.into(),
-            }),
-            Some(_) => root.remove_file(copy),
-        }
-    }
-
-    /// Returns mode and owner of what is copied.
-    fn attributes_of(&self, stat: &Stat) -> Attributes {
-        let keep = |id| Some(id).filter(|_| self.context.options().ownership == Ownership::Managed);
-        Attributes { mode: Some(stat.permissions()), uid: keep(stat.uid), gid: keep(stat.gid) }
+        })
     }
 
     /// Puts a copy beside the file, with its mode and owner.
@@ -150,8 +110,10 @@ impl<'a> Keeper<'a> {
         let root = self.context.root();
         let file = root.open_file(path)?;
         debug_assert_eq!(digest.algorithm(), Algorithm::Blake3, "the store hashes with BLAKE3");
+        let keep = |id| Some(id).filter(|_| self.context.options().ownership == Ownership::Managed);
+        let attributes = Attributes { mode: Some(stat.permissions()), uid: keep(stat.uid), gid: keep(stat.gid) };
         let mut stage = Stage::new(root, self.context.stage_journal());
-        stage.add(copy, ContentSource::Copy(file), *digest, self.attributes_of(stat))?;
+        stage.add(copy, ContentSource::Copy(file), *digest, attributes)?;
         stage.commit().into_iter().try_for_each(|(_, written)| written.map(drop))
     }
 }

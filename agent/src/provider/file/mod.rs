@@ -4,7 +4,7 @@
 //!
 //! * Contents are compared by digest, whatever `checksum` says; `mtime` and `ctime` count for sources on this machine only.
 //! * `backup` is on by default: old content goes to the local store, so that a run can be undone. Every filebucket is that
-//!   store; a suffix makes a copy beside the file or directory as well, but not of what is purged.
+//!   store; a suffix makes a copy beside the file as well. Of directories only the store keeps a backup.
 //! * Sources on this machine, and links that are followed, are read below the managed root; links on the way are not
 //!   followed. `http` sources are refused, and `sourceselect => all` of sources here together with a server's.
 //! * What cannot be done without `force` is a failure, not a notice that comes back in every run.

@@ -11,9 +11,8 @@ pub(super) struct Format {
     indent_char: String,
     indent_width: Option<usize>,
     section: Regex,
-    /// Of these the first that a line matches counts.
-    setting: Vec<Regex>,
-    commented: Vec<Regex>,
+    setting: Regex,
+    commented: Regex,
 }
 
 /// The parameters that say how a file is written.
@@ -30,26 +29,14 @@ impl Format {
     /// Makes a format; the separator is taken literally, with any blanks around it.
     pub(super) fn new(options: FormatOptions) -> Result<Self, regex::Error> {
         let stripped = options.separator.trim();
-        // A tab that is written must be found again; inifile finds blanks only, which count where there is no tab.
-        let separators = match stripped {
-            "" if options.separator.contains('\t') => vec!["\t", " "],
-            "" => vec![" "],
-            stripped => vec![stripped],
-        };
-        let regexes = |start: &str| {
-            let of = |separator: &&str| {
-                let literal = regex::escape(separator);
-                let class: String = separator.chars().map(|c| regex::escape(&c.to_string())).collect();
-                let start = start.replace("CLASS", &class);
-                Regex::new(&format!(r"(?-u)^(\s*){start}(\s*(?u:{literal})[ \t]*)(.*)\s*$"))
-            };
-            separators.iter().map(of).collect::<Result<Vec<_>, _>>()
-        };
+        let separator = if stripped.is_empty() { " " } else { stripped };
+        let literal = regex::escape(separator);
+        let class: String = separator.chars().map(|c| regex::escape(&c.to_string())).collect();
         let (prefix, suffix) = (regex::escape(&options.section_prefix), regex::escape(&options.section_suffix));
         Ok(Self {
             section: Regex::new(&format!(r"(?-u)^\s*(?u:{prefix})(.*)(?u:{suffix})\s*$"))?,
-            setting: regexes(r"([^#;\s]|[^#;\s].*?[^\sCLASS])")?,
-            commented: regexes(r"[#;]+(\s*)(.*?[^\sCLASS])")?,
+            setting: Regex::new(&format!(r"(?-u)^(\s*)([^#;\s]|[^#;\s].*?[^\s{class}])(\s*(?u:{literal})[ \t]*)(.*)\s*$"))?,
+            commented: Regex::new(&format!(r"(?-u)^(\s*)[#;]+(\s*)(.*?[^\s{class}])(\s*(?u:{literal})[ \t]*)(.*)\s*$"))?,
             separator: options.separator.into_bytes(),
             section_prefix: options.section_prefix,
             section_suffix: options.section_suffix,
@@ -59,7 +46,7 @@ impl Format {
     }
 
     fn setting_of<'a>(&self, line: &'a [u8]) -> Option<Captures<'a>> {
-        self.setting.iter().find_map(|regex| regex.captures(without_end(line)))
+        self.setting.captures(without_end(line))
     }
 
     /// Returns a new setting as a line.
@@ -205,7 +192,7 @@ impl<'a> IniFile<'a> {
 
     fn commented(&self, section: &Section, setting: &str) -> Option<usize> {
         let is_it = |line: &Vec<u8>| {
-            let found = self.format.commented.iter().find_map(|regex| regex.captures(without_end(line)));
+            let found = self.format.commented.captures(without_end(line));
             found.is_some_and(|found| group(&found, 3) == setting.as_bytes())
         };
         self.lines[section.first..section.end].iter().position(is_it).map(|at| section.first + at)

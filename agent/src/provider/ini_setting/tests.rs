@@ -86,18 +86,6 @@ async fn odd_formats() {
     assert_eq!(world.read_bytes("/f"), b"\xff\n-s-\nkey:new\nk.y v\n\t\tx 1\n");
 }
 
-#[tokio::test]
-async fn a_tab_that_is_written_is_found_again() {
-    let world = World::new();
-    world.write("/f", "[s]\nk\told\nl old\n;m\tx\n");
-    let tab = |name: &str| setting("s", name, "a b").with("key_val_separator", "\t");
-    assert_eq!(converge(&world, &tab("k")).await, ["value changed old to a b"]);
-    assert_eq!(converge(&world, &tab("l")).await, ["value changed old to a b"]);
-    assert_eq!(converge(&world, &tab("m")).await, ["created"]);
-    assert_eq!(converge(&world, &tab("n o")).await, ["created"]);
-    assert_eq!(world.read("/f"), "[s]\nk\ta b\nl a b\n;m\tx\nm\ta b\nn o\ta b\n");
-}
-
 #[test]
 fn parameters_are_checked() {
     for (name, value, valid) in [

@@ -97,15 +97,12 @@ pub(super) fn remove(context: &Context, parameters: &Parameters, user: Option<&U
     for path in files(parameters, user) {
         let file = TextFile::load(context, &path).map_err(text)?;
         let mut lines = lines(&file.text);
-        let mut going = unmanaged(&path, &file.text, &managed);
-        going.retain(|key| names.contains(&key.name));
-        if going.is_empty() {
-            continue;
+        for key in unmanaged(&path, &file.text, &managed).into_iter().rev().filter(|key| names.contains(&key.name)) {
+            lines.remove(key.at);
         }
-        going.iter().rev().for_each(|key| lines.remove(key.at));
-        // As a file of keys that are managed.
-        let attributes = Attributes { mode: Some(0o600), ..Attributes::default() };
-        file.replace(context, lines.print(), attributes).map_err(text)?;
+        if file.stat.is_some() {
+            file.replace(context, lines.print(), Attributes::default()).map_err(text)?;
+        }
     }
     Ok(())
 }

@@ -176,37 +176,6 @@ async fn backups() {
 }
 
 #[tokio::test]
-async fn a_directory_is_copied_with_what_it_holds() {
-    let world = World::new();
-    let resource = file("/a").with("force", true).with("backup", ".bak");
-    let gone = resource.clone().with("ensure", "absent");
-    let fill = || {
-        world.write("/a/b/deep", "old");
-        world.chmod("/a/b/deep", 0o600);
-        world.chmod("/a/b", 0o711);
-        world.link("/a/link", "b");
-    };
-    fill();
-    world.write("/a.bak", "an older copy");
-    world.converge(&gone).await;
-    assert_eq!(world.names("/"), ["a.bak", "a.bak/b", "a.bak/b/deep", "a.bak/link"]);
-    assert_eq!(
-        (world.read("/a.bak/b/deep").as_str(), world.mode("/a.bak/b/deep"), world.mode("/a.bak/b")),
-        ("old", 0o600, 0o711)
-    );
-    assert_eq!(std::fs::read_link(world.path("/a.bak/link")).unwrap(), PathBuf::from("b"));
-    assert!(matches!(world.previous("/a/b/deep"), Some(Previous::File { .. })));
-    fill();
-    let checked = world.check(&gone).await.unwrap();
-    let applied = world.apply(&gone, &checked.changes).await.unwrap();
-    assert!(applied.failures[&0].contains("remove it"), "a copy that is a directory is kept: {applied:?}");
-    assert_eq!(world.read("/a/b/deep"), "old");
-    std::fs::rename(world.path("/a.bak"), world.path("/kept")).unwrap();
-    world.converge(&resource.with("content", "a file now")).await;
-    assert_eq!((world.read("/a").as_str(), world.read("/a.bak/b/deep").as_str()), ("a file now", "old"));
-}
-
-#[tokio::test]
 async fn checksum_value_is_verified() {
     let world = World::new();
     let resource = |value: &str| file("/a").with("content", "abc").with("checksum", "md5").with("checksum_value", value);
