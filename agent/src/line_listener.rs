@@ -10,8 +10,8 @@ type Hear = dyn Fn(&Line<'_>) + Send + Sync;
 /// Hears each line of the log of a run when it is made, once, in the order and the words of
 /// [`lines`](crate::puppet_report::lines).
 ///
-/// Only which configuration is applied comes when that begins, after what was said before. An error that ends the run is returned by the run, and
-/// not heard. The run waits meanwhile: what hears must not take long. The default hears nothing.
+/// Only which configuration is applied comes when that begins, after what was said before. What goes wrong when the report is delivered is heard
+/// after the last line, and is in no report. An error that ends the run is returned by the run, and not heard. The run waits meanwhile: what hears must not take long. The default hears nothing.
 #[derive(Clone, Default)]
 pub struct LineListener(Option<Arc<Hear>>);
 

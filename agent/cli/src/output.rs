@@ -116,7 +116,7 @@ fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// What came from a catalog or a file must not steer the terminal, nor look like another line.
+/// What came from a catalog or a file must not steer the terminal; without line feeds it cannot look like another line either.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, next| {
         match next {
