@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "providers")]
+use direct_puppet_transport::HttpSource;
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{CatalogId, Certname, Environment, VersionCounter};
 use futures::Stream;
@@ -16,6 +18,8 @@ use crate::facts::Facts;
 use crate::given::GivenCatalog;
 use crate::line_listener::LineListener;
 use crate::outcome::Outcome;
+#[cfg(feature = "providers")]
+use crate::provider::file::FileProvider;
 #[cfg(feature = "providers")]
 use crate::provider::ruby::RubyOptions;
 use crate::provider::{Provider, Providers};
@@ -419,6 +423,14 @@ impl<T> AgentBuilder<T> {
     pub fn provider(mut self, provider: impl Provider) -> Self {
         self.providers.insert(provider.resource_type().to_owned(), Arc::new(provider));
         self
+    }
+
+    /// Sets what asks web servers for files with `source => http://…` or `https://…`, as
+    /// [`HttpSourceClient`](direct_puppet_transport::HttpSourceClient). Default: such files fail.
+    #[cfg(feature = "providers")]
+    #[must_use]
+    pub fn http_source(self, http: impl HttpSource) -> Self {
+        self.provider(FileProvider::new().with_http(http))
     }
 
     /// Hands resources of types that nothing else manages to Ruby, where it is with Puppet's library: see

@@ -109,13 +109,17 @@ impl Outcome {
 
     /// Returns whether something was changed, or in noop would have been.
     #[must_use]
-    pub const fn has_changes(&self) -> bool {
-        if self.noop { self.resources.out_of_sync > 0 } else { self.resources.changed > 0 || self.resources.restarted > 0 }
+    pub fn has_changes(&self) -> bool {
+        match self.noop {
+            // A refresh may follow from what is only audited.
+            true => self.resources.out_of_sync > 0 || self.pending_refreshes().next().is_some(),
+            false => self.resources.changed > 0 || self.resources.restarted > 0,
+        }
     }
 
     /// Returns Puppet's detailed exit code: 0 nothing, 2 changes, 4 failures, 6 both.
     #[must_use]
-    pub const fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> u8 {
         let is_failed = matches!(self.status, RunStatus::Failed);
         let failed = is_failed || self.resources.failed > 0 || self.resources.failed_to_restart > 0;
         (if self.has_changes() { 2 } else { 0 }) + (if failed { 4 } else { 0 })

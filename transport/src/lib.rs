@@ -17,6 +17,7 @@ pub mod extensions;
 pub mod handler;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod http_source;
 pub mod memory;
 pub mod protocol;
 pub mod retry;
@@ -33,7 +34,8 @@ pub use error::{TransportError, TransportErrorKind};
 pub use extensions::Extensions;
 pub use handler::{Content, FetchItem, FetchItems, Handler, Peer, dispatch};
 #[cfg(feature = "http")]
-pub use http::{HttpOptions, HttpTransport, HttpVersion, TlsFiles};
+pub use http::{HttpOptions, HttpSourceClient, HttpTransport, HttpVersion, TlsFiles};
+pub use http_source::{HttpAnswer, HttpMetadata, HttpSource};
 pub use memory::MemoryTransport;
 pub use retry::{Retry, RetryPolicy};
 pub use timeout::{Timeout, Timeouts};

@@ -10,7 +10,7 @@ use direct_puppet_agent::provider::executable::ExecutableProvider;
 use direct_puppet_agent::provider::ruby::RubyOptions;
 use direct_puppet_agent::system::{RealSystem, hostname};
 use direct_puppet_agent::{Agent, AgentBuilder, Compression, DEFAULT_STATE_DIR};
-use direct_puppet_transport::Transport;
+use direct_puppet_transport::{HttpSourceClient, Transport};
 use direct_puppet_transport::protocol::{Certname, Environment, Value};
 
 use crate::config;
@@ -167,7 +167,13 @@ impl Common {
 
     /// Adds the types and the processors of reports that the options name, and makes the agent.
     pub(crate) fn complete<T: Transport>(&self, builder: AgentBuilder<T>) -> anyhow::Result<Agent<T>> {
-        let mut builder = reporting::add(self, builder)?;
+        let http = HttpSourceClient::new();
+        // As Puppet, which trusts its own authority beside the machine's.
+        let http = match &self.ssldir {
+            Some(ssldir) => http.trusting(ssldir.join("certs/ca.pem")),
+            None => http,
+        };
+        let mut builder = reporting::add(self, builder)?.http_source(http);
         for dir in &self.provider_dir {
             let programs = ExecutableProvider::in_directory(dir);
             let programs =

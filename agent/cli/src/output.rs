@@ -90,8 +90,9 @@ pub(crate) fn plan_listener(is_json: bool) -> LineListener {
 }
 
 fn is_told_before_the_tree(line: &Line<'_>) -> bool {
+    let is_in_the_tree = !line.is_own() && line.level != LogLevel::Err && line.message.ends_with("(noop)");
     // The run's own notice says how long an apply took, which a plan has none of.
-    line.level <= LogLevel::Warning || line.is_diff() || line.is_own() && line.level != LogLevel::Notice
+    !is_in_the_tree && line.level <= LogLevel::Warning || line.is_diff() || line.is_own() && line.level != LogLevel::Notice
 }
 
 /// Prints what a plan would do, as a tree with the counts as its last line.
@@ -187,6 +188,7 @@ mod tests {
             (of(notice, "/File[/a]/content", "\n--- /a\n"), true),
             (of(notice, "/File[/a]/content", "current_value 'a', should be 'b' (noop)"), false),
             (of(notice, "/Exec[a]", "Would have triggered 'refresh' from 1 event"), false),
+            (of(LogLevel::Warning, "/File[/a]/mode", "current_value '0600', should be '0644' (noop)"), false),
             (of(LogLevel::Err, "/Exec[a]", "Could not evaluate: no"), true),
             (of(LogLevel::Warning, "/Exec[b]", "Skipping because of failed dependencies"), true),
             (of(LogLevel::Info, "Puppet", "Applying configuration version '1'"), true),

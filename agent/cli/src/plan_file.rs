@@ -88,11 +88,14 @@ fn changes(outcome: &Outcome) -> BTreeSet<Change> {
 
 /// Says which resources could not be looked at.
 fn unlooked(outcome: &Outcome) -> String {
-    let failed = outcome.report.resource_statuses.iter().filter(|status| status.failed).map(|status| status.resource.as_str());
-    let names: Vec<&str> = failed.take(NAMED).collect();
+    let failed = outcome.report.resource_statuses.iter().filter(|status| status.failed).map(|status| {
+        let reason = status.events.iter().find(|event| event.status == EventStatus::Failure);
+        reason.map_or_else(|| status.resource.clone(), |event| format!("{}: {}", status.resource, event.message))
+    });
+    let names: Vec<String> = failed.take(NAMED).collect();
     let count = outcome.resources.failed;
     let more = if count > NAMED as u64 { ", and others" } else { "" };
-    format!("{count} resources could not be looked at ({}{more})", names.join(", "))
+    format!("{count} resources could not be looked at ({}{more})", names.join("; "))
 }
 
 impl Plan {
@@ -153,9 +156,13 @@ impl Plan {
     pub(crate) async fn apply(self, common: &Common, options: RunOptions) -> anyhow::Result<Outcome> {
         let common = self.common(common)?;
         let options = RunOptions { tags: self.tags.clone(), ..options };
-        let look = RunOptions { noop: true, report: false, lines: LineListener::default(), ..options.clone() };
+        // What it tells is told again by the run that follows, if one does.
+        let look = RunOptions { noop: true, report: false, lines: LineListener::new(|_| {}), ..options.clone() };
         let now = self.source.run(&common, look).await.context("could not look whether the node is as it was planned for")?;
-        self.check(&now)?;
+        if let Err(refusal) = self.check(&now) {
+            now.messages.iter().for_each(|message| tracing::warn!("{message}"));
+            return Err(refusal);
+        }
         self.make(&common, options).await
     }
 

@@ -284,6 +284,11 @@ impl Context {
         lock(&self.parts.uses).remove(digest);
     }
 
+    /// Says that one file is to get this content, which was put into the store for it.
+    pub fn expect_use(&self, digest: &Digest) {
+        *lock(&self.parts.uses).entry(*digest).or_default() += 1;
+    }
+
     /// Says that one more file has got this content, and returns whether it was the last that needs it: then it may be moved
     /// out of the store instead of copied.
     #[must_use]

@@ -8,6 +8,7 @@ mod json;
 mod packed;
 pub mod pem;
 mod plain;
+mod source;
 mod tls;
 pub mod wire;
 
@@ -23,6 +24,7 @@ use reqwest::{StatusCode, Url};
 
 pub use self::json::JsonMethod;
 pub use self::plain::{PlainMethod, PlainRequest, PlainResponse};
+pub use self::source::HttpSourceClient;
 pub use self::tls::{TlsError, TlsFiles};
 use crate::error::{TransportError, TransportErrorKind};
 use crate::protocol::Operation;

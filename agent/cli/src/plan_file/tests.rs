@@ -116,7 +116,7 @@ async fn what_cannot_be_looked_at_is_named_and_not_planned() {
     let source = Source::Catalog(node.path("catalog.json"));
     let outcome = source.run(&node.common, RunOptions { noop: true, report: false, ..RunOptions::default() }).await.unwrap();
     let error = Plan::of(&node.common, source, Vec::new(), &outcome).unwrap_err().to_string();
-    assert!(error.contains("1 resources could not be looked at (Exec[x])") && error.contains("plan again"), "{error}");
+    assert!(error.contains("1 resources could not be looked at (Exec[x]: ") && error.contains("/nonexistent/cmd") && error.contains("plan again"), "{error}");
 }
 
 #[tokio::test]

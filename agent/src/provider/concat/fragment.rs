@@ -75,7 +75,13 @@ impl Fragment {
         let content = match (resource.parameter("content"), resource.parameter("source")) {
             (Some(value), None) => Content::Given(given(resource, value)?),
             (None, Some(_)) => {
-                let parse = |text: &&str| SourceUri::parse(text).map_err(|reason| read::fail(resource, "source", reason));
+                let parse = |text: &&str| match SourceUri::parse(text) {
+                    Ok(SourceUri::Http(_)) => {
+                        let reason = "cannot be at a web server: have a File get it, and name its path here";
+                        Err(read::fail(resource, "source", reason))
+                    }
+                    parsed => parsed.map_err(|reason| read::fail(resource, "source", reason)),
+                };
                 let sources = read::strings(resource, "source")?.iter().map(parse).collect::<Result<_, _>>()?;
                 Content::Sources(sources, Served::of(resource))
             }
@@ -112,11 +118,12 @@ impl Fragment {
                         return served.content(context);
                     }
                 }
+                SourceUri::Http(_) => {}
             }
         }
         let names = sources.iter().map(|source| match source {
             SourceUri::Local(path) => path.absolute(),
-            SourceUri::Puppet(uri) => uri.clone(),
+            SourceUri::Puppet(uri) | SourceUri::Http(uri) => uri.clone(),
         });
         let names: Vec<String> = names.collect();
         Err(format!("Concat_fragment[{}] has no content: there is no {}", self.name, names.join(" nor ")))

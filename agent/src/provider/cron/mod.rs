@@ -37,9 +37,14 @@ pub(super) struct CronProvider {
     spool: Arc<Spool>,
 }
 
-fn compare(resource: &Resource, parameters: &Parameters, table: &Table) -> Vec<Change> {
+fn compare(
+    resource: &Resource,
+    parameters: &Parameters,
+    table: &Table,
+    others: impl FnOnce() -> Vec<Parameters>,
+) -> Vec<Change> {
     let mut found = Differences::of(resource);
-    match (parameters.ensure, table.find(parameters)) {
+    match (parameters.ensure, table.find(parameters, others)) {
         (Ensure::Absent, None) => {}
         (Ensure::Absent, Some(_)) => found.add_ensure("present", "absent"),
         (Ensure::Present, None) => found.add_ensure("absent", "present"),
@@ -51,10 +56,21 @@ fn compare(resource: &Resource, parameters: &Parameters, table: &Table) -> Vec<C
     found.into_changes()
 }
 
+/// Returns whose crontab a resource means.
+fn owner_of(parameters: &Parameters) -> &str {
+    parameters.owner.as_deref().unwrap_or("root")
+}
+
+/// Returns the resources of the catalog that want something of the same crontab, in its order; what has bad parameters wants nothing.
+fn of_crontab(context: &Context, one: &Parameters) -> Vec<Parameters> {
+    let all = context.resources_of("Cron").filter_map(|resource| Parameters::parse(resource).ok());
+    all.filter(|parameters| owner_of(parameters) == owner_of(one)).collect()
+}
+
 /// Returns the crontab as the resource wants it.
-fn edit(parameters: &Parameters, text: &[u8]) -> Result<Vec<u8>, String> {
+fn edit(parameters: &Parameters, text: &[u8], others: impl FnOnce() -> Vec<Parameters>) -> Result<Vec<u8>, String> {
     let mut table = Table::parse(text);
-    let found = table.find(parameters).cloned();
+    let found = table.find(parameters, others).cloned();
     match (parameters.ensure, found) {
         (Ensure::Absent, None) => {}
         (Ensure::Absent, Some(job)) => table.remove(&job),
@@ -91,8 +107,9 @@ impl CronProvider {
         let mut unnamed = 0;
         for (owner, text) in self.crontabs(context).await? {
             let table = &text.table;
-            let is_owners = |wanted: &&Parameters| wanted.owner.as_deref().unwrap_or("root") == owner;
-            let known: Vec<_> = managed.iter().filter(is_owners).filter_map(|wanted| table.find(wanted)).collect();
+            let is_owners = |wanted: &&Parameters| owner_of(wanted) == owner;
+            let of_crontab: Vec<Parameters> = managed.iter().filter(is_owners).cloned().collect();
+            let known: Vec<_> = of_crontab.iter().filter_map(|wanted| table.find(wanted, || of_crontab.clone())).collect();
             for job in table.jobs() {
                 unnamed += usize::from(job.name.is_none());
                 if !known.contains(&job) {
@@ -123,7 +140,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let changes = compare(resource, &parameters, &text.table);
+        let changes = compare(resource, &parameters, &text.table, || of_crontab(context, &parameters));
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
@@ -131,7 +148,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource).ok()?;
         // Others are asked for.
         let text = self.spool.unchanged(context, &parameters)?;
-        Some(Ok(Checked { resources: 1, changes: compare(resource, &parameters, &text.table), ..Checked::default() }))
+        Some(Ok(Checked { resources: 1, changes: compare(resource, &parameters, &text.table, || of_crontab(context, &parameters)), ..Checked::default() }))
     }
 
     async fn instances(&self, context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
@@ -150,7 +167,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let result = match edit(&parameters, &text.text) {
+        let result = match edit(&parameters, &text.text, || of_crontab(context, &parameters)) {
             Ok(new) if new == text.text => Ok(()),
             Ok(new) => self.spool.write(context, &parameters, new).await.map_err(|error| errors::chain(&*error)),
             Err(reason) => Err(reason),

@@ -68,7 +68,7 @@ const FIELDS: [Field; 5] = [
 type Managed<T> = Option<Option<T>>;
 
 /// All parameters of one resource.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Parameters {
     pub(super) ensure: Ensure,
     pub(super) name: String,

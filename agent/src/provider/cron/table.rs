@@ -119,11 +119,24 @@ impl Table {
         Self { lines, jobs }
     }
 
-    /// Returns the job of a resource: the last that has its name, else one without a name that has its command and times.
-    pub(super) fn find(&self, parameters: &Parameters) -> Option<&Job> {
+    /// Returns the job of a resource: the last that has its name, else one without a name that has its command and times. Of these each goes to
+    /// one resource alone, the first of the catalog that fits, as in Puppet's `match_providers_with_resources`; `others` returns all resources that
+    /// want something of this crontab, in that order.
+    pub(super) fn find(&self, parameters: &Parameters, others: impl FnOnce() -> Vec<Parameters>) -> Option<&Job> {
         let is_named = |job: &&Job| job.name.as_deref() == Some(&parameters.name);
         let is_like = |job: &&Job| job.name.is_none() && parameters.is_like(job);
-        self.jobs.iter().rfind(is_named).or_else(|| self.jobs.iter().find(is_like))
+        if let Some(named) = self.jobs.iter().rfind(is_named) {
+            return Some(named);
+        }
+        self.jobs.iter().find(is_like)?;
+        let mut free = others();
+        if !free.iter().any(|other| other.name == parameters.name) {
+            free.push(parameters.clone());
+        }
+        self.jobs.iter().filter(|job| job.name.is_none()).find(|job| {
+            let fitting = free.iter().position(|other| other.is_like(job));
+            fitting.is_some_and(|at| free.remove(at).name == parameters.name)
+        })
     }
 
     /// Returns all jobs, in order.

@@ -19,10 +19,10 @@ fn list(values: &[&str]) -> Value {
 /// Applies a resource to a crontab, proves that a second time does nothing, and returns what would be said.
 fn converge(table: &mut String, resource: &Resource) -> Result<Vec<String>, String> {
     let parameters = Parameters::parse(resource).map_err(|error| error.to_string())?;
-    let changes = compare(resource, &parameters, &Table::parse(table.as_bytes()));
-    *table = String::from_utf8(edit(&parameters, table.as_bytes())?).unwrap();
-    assert_eq!(compare(resource, &parameters, &Table::parse(table.as_bytes())), [], "not converged: {table}");
-    assert_eq!(edit(&parameters, table.as_bytes()).unwrap(), table.as_bytes());
+    let changes = compare(resource, &parameters, &Table::parse(table.as_bytes()), Vec::new);
+    *table = String::from_utf8(edit(&parameters, table.as_bytes(), Vec::new)?).unwrap();
+    assert_eq!(compare(resource, &parameters, &Table::parse(table.as_bytes()), Vec::new), [], "not converged: {table}");
+    assert_eq!(edit(&parameters, table.as_bytes(), Vec::new).unwrap(), table.as_bytes());
     Ok(changes.into_iter().map(|change| change.wording.unwrap().done).collect())
 }
 
@@ -39,10 +39,29 @@ fn jobs_are_described() {
 }
 
 #[test]
+fn a_job_without_a_name_goes_to_the_first_that_it_fits() {
+    let text = "A=b\n@daily /bin/true\n@daily /bin/true\n1 * * * * /bin/true\n";
+    let all = [
+        cron("first").with("command", "/bin/true").with("ensure", "absent"),
+        cron("timed").with("command", "/bin/true").with("minute", 1),
+        cron("second").with("command", "/bin/true"),
+        cron("none left").with("command", "/bin/true"),
+        cron("of another").with("command", "/bin/other"),
+    ];
+    let all = all.map(|resource| Parameters::parse(&resource).unwrap());
+    let table = Table::parse(text.as_bytes());
+    let of = |wanted: &Parameters| table.find(wanted, || all.to_vec()).map(|job| table.jobs().iter().position(|at| at == job));
+    assert_eq!(all.each_ref().map(of), [Some(Some(0)), Some(Some(2)), Some(Some(1)), None, None]);
+    // One that the catalog does not have, as what is purged, takes what nobody wants.
+    let purged = Parameters::parse(&cron("unmanaged:/bin/true-1").with("command", "/bin/true").with("special", "daily")).unwrap();
+    assert!(table.find(&purged, Vec::new).is_some() && table.find(&purged, || all.to_vec()).is_none());
+}
+
+#[test]
 fn settings_that_a_job_has_none_of_are_absent() {
     let resource = cron("one").with("command", "/bin/one").with("environment", list(&["A=b", "PATH=/bin"]));
     let parameters = Parameters::parse(&resource).unwrap();
-    let changes = compare(&resource, &parameters, &Table::parse(b"# Puppet Name: one\n* * * * * /bin/one\n"));
+    let changes = compare(&resource, &parameters, &Table::parse(b"# Puppet Name: one\n* * * * * /bin/one\n"), Vec::new);
     let words = changes[0].wording.as_ref().unwrap();
     assert_eq!((words.previous.as_str(), words.desired.as_str()), ("'absent'", "A=b,PATH=/bin"));
     assert_eq!((&*changes[0].previous, words.done.as_str()), ("absent", "defined 'environment' as A=b,PATH=/bin"));

@@ -7,6 +7,7 @@ use direct_puppet_transport::protocol::{Resource, ResourceRef, TreePath};
 
 use super::backup::{Keeper, MAX_ENTRIES};
 use super::desired::{self, Desired, Exclusions, Expansion, SourceAttributes, Want};
+use super::http::RemoteSources;
 use super::identity::Identities;
 use super::owner::AccountCache;
 use super::parameters::Parameters;
@@ -62,6 +63,11 @@ pub(super) struct Announced {
 }
 
 impl Announced {
+    /// Returns whether it needs the content of a source.
+    pub(super) const fn puts_content(&self) -> bool {
+        self.changes_more && !self.purges
+    }
+
     pub(super) fn of(change: &Change) -> Self {
         Self {
             resource: change.resource.clone(),
@@ -98,13 +104,14 @@ pub(super) fn apply(
     cache: &AccountCache,
     resource: &Resource,
     changes: Vec<Announced>,
+    remote: &RemoteSources,
 ) -> Result<Applied, ProviderError> {
     let parameters = Parameters::parse(resource)?;
     if context.cancel().is_cancelled() {
         return Err(ProviderError::Cancelled { resource: resource.reference() });
     }
     let exclusions = Exclusions::new(&parameters.path, context.managed());
-    let expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
+    let expansion = Expansion::new(context.root(), resource, &parameters, &exclusions, remote)?;
     let identities = Identities::load(context, cache, resource, &parameters, &mut Gathered::nothing())?;
     let mut application = Application { context, parameters: &parameters, identities: &identities, applied: Applied::default() };
     let tasks = application.tasks(resource, expansion, &exclusions, changes);

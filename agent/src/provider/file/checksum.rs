@@ -93,18 +93,49 @@ impl ChecksumValue {
         Ok(Self { kind, lite, hex: value.to_ascii_lowercase() })
     }
 
+    /// Returns what a hash of the whole content is known to be; `None` when the digits are none.
+    pub(super) fn of_header(kind: &str, value: &str) -> Option<Self> {
+        Self::parse(kind, value).ok()
+    }
+
+    /// Returns the value as Puppet's messages have it, `{md5}…`.
+    pub(super) fn shown(&self) -> String {
+        self.shown_with(&self.hex)
+    }
+
+    fn shown_with(&self, hex: &str) -> String {
+        let kind = match self.kind {
+            HashKind::Md5 => "md5",
+            HashKind::Sha1 => "sha1",
+            HashKind::Sha224 => "sha224",
+            HashKind::Sha256 => "sha256",
+            HashKind::Sha384 => "sha384",
+            HashKind::Sha512 => "sha512",
+        };
+        format!("{{{kind}{}}}{hex}", if self.lite { "lite" } else { "" })
+    }
+
     /// Reads a content and returns whether it has this value.
     pub(super) fn verifies(&self, content: impl Read) -> io::Result<bool> {
+        Ok(self.hex_of(content)? == self.hex)
+    }
+
+    /// Reads a content and returns its value as messages have it, when that is another.
+    pub(super) fn other(&self, content: impl Read) -> io::Result<Option<String>> {
+        let found = self.hex_of(content)?;
+        Ok((found != self.hex).then(|| self.shown_with(&found)))
+    }
+
+    fn hex_of(&self, content: impl Read) -> io::Result<String> {
         let content = content.take(if self.lite { LITE_BYTES } else { u64::MAX });
-        let found = match self.kind {
+        match self.kind {
             HashKind::Md5 => hex_of::<md5::Md5>(content),
             HashKind::Sha1 => hex_of::<sha1::Sha1>(content),
             HashKind::Sha224 => hex_of::<sha2::Sha224>(content),
             HashKind::Sha256 => hex_of::<sha2::Sha256>(content),
             HashKind::Sha384 => hex_of::<sha2::Sha384>(content),
             HashKind::Sha512 => hex_of::<sha2::Sha512>(content),
-        }?;
-        Ok(found == self.hex)
+        }
     }
 }
 

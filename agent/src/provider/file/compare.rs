@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::checksum::Checksum;
 use super::desired::{self, Desired, Exclusions, Expansion, Want};
 use super::diff;
+use super::http::{self, Remote, RemoteSources};
 use super::identity::{Identities, Identity, wanted_mode};
 use super::mode::Mode;
 use super::observe::{self, Observer, kind_name};
@@ -75,10 +76,15 @@ struct Comparison<'a> {
 /// # Errors
 ///
 /// When parameters make no sense or the resource's own path cannot be looked at.
-pub(super) fn check(context: &Context, cache: &AccountCache, resource: &Resource) -> Result<Checked, ProviderError> {
+pub(super) fn check(
+    context: &Context,
+    cache: &AccountCache,
+    resource: &Resource,
+    remote: &RemoteSources,
+) -> Result<Checked, ProviderError> {
     let parameters = Parameters::parse(resource)?;
     let exclusions = Exclusions::new(&parameters.path, context.managed());
-    let mut expansion = Expansion::new(context.root(), resource, &parameters, &exclusions)?;
+    let mut expansion = Expansion::new(context.root(), resource, &parameters, &exclusions, remote)?;
     let mut witnesses = Gathered::new(context, &parameters);
     let identities = Identities::load(context, cache, resource, &parameters, &mut witnesses)?;
     let mut comparison = Comparison {
@@ -284,6 +290,9 @@ impl Comparison<'_> {
                 return Ok(None);
             }
         }
+        if let Content::Remote(remote) = content {
+            return self.remote_difference(remote, path, stat);
+        }
         if self.observer.is_same(path) {
             return Ok(None);
         }
@@ -295,13 +304,31 @@ impl Comparison<'_> {
         Ok(Some(difference))
     }
 
+    /// Compares a file with what a web server says of its source.
+    fn remote_difference(&self, remote: &Remote, path: &TreePath, stat: &Stat) -> Result<Option<Difference>, FsError> {
+        let root = self.context.root();
+        let found = match remote {
+            Remote::Unasked => None,
+            Remote::Modified(time) => (stat.mtime.seconds < *time).then(|| http::shown_time(stat.mtime.seconds)),
+            Remote::Checksum(value) => {
+                let file = root.open_file(path)?;
+                value.other(file).map_err(|source| super::errors::io(root, path, "read", source))?
+            }
+        };
+        let hidden = |text: String| if self.parameters.sensitive { REDACTED.to_owned() } else { text };
+        Ok(found.map(|found| Difference::new(Phase::File, "content", hidden(found), hidden(remote.shown()))))
+    }
+
     /// Returns how the creation of a file with a content is worded, as Puppet does; that of a secret is not told.
     fn defined(&self, content: &Content) -> Result<Option<Box<Wording>>, FsError> {
         if self.parameters.sensitive || matches!(content, Content::Local { .. }) {
             return Ok(None);
         }
-        let (digest, _) = observe::digest_of(self.context.root(), content)?;
-        let done = format!("defined content as '{}'", shown(&digest));
+        let shown = match content {
+            Content::Remote(remote) => remote.shown(),
+            _ => shown(&observe::digest_of(self.context.root(), content)?.0),
+        };
+        let done = format!("defined content as '{shown}'");
         Ok(Some(Box::new(Wording { previous: "'absent'".to_owned(), desired: "'file'".to_owned(), done })))
     }
 
@@ -327,6 +354,7 @@ impl Comparison<'_> {
         let new = match content {
             Content::Inline(inline) => Some(inline.bytes.to_vec()),
             Content::Local { path, .. } => Some(read(path)?),
+            Content::Remote(_) => None,
             Content::Stored { digest, .. } => self.context.store().read(digest, limit)?.map(|bytes| bytes.to_vec()),
         };
         let Some(new) = new else { return Ok(None) };

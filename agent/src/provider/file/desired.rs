@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use direct_puppet_transport::protocol::{ResolvedSource, Resource, ResourceRef, TreePath};
 
 use super::by_path::ByPath;
+use super::http::RemoteSources;
 use super::parameters::{Ensure, Links, Parameters, Recurse, SourcePermissions};
 use super::source::{self, Content, Entry, EntryContent, Inline};
 use crate::fs::{Root, Stat};
@@ -97,6 +98,7 @@ impl Expansion {
         resource: &Resource,
         parameters: &Parameters,
         exclusions: &Exclusions<'_>,
+        remote: &RemoteSources,
     ) -> Result<Self, ProviderError> {
         let mut expansion = Self { desired: ByPath::default(), failures: Vec::new() };
         let path = &parameters.path;
@@ -108,7 +110,7 @@ impl Expansion {
             expansion.desired.settle();
             return Ok(expansion);
         }
-        let entries = source::entries(root, parameters, resource.resolved.as_ref())
+        let entries = source::entries(root, parameters, resource.resolved.as_ref(), remote)
             .map_err(|error| super::errors::failed(&resource.reference(), "look at the sources", error))?;
         for entry in entries.unwrap_or_default() {
             expansion.add(parameters, exclusions, entry);
@@ -136,7 +138,7 @@ impl Expansion {
             }
         };
         let counts = parameters.source_permissions != SourcePermissions::Ignore && !matches!(want, Want::Link(_));
-        let source = SourceAttributes { mode: Some(entry.mode).filter(|_| counts), owner: entry.owner.filter(|_| counts) };
+        let source = SourceAttributes { mode: entry.mode.filter(|_| counts), owner: entry.owner.filter(|_| counts) };
         self.desired.add(Desired { path, want, source });
     }
 }
@@ -230,7 +232,7 @@ pub(super) fn wanted(
             Content::Stored { digest, size } => (*digest, *size),
             // A usize fits in 64 bits.
             Content::Inline(inline) => (inline.digest(), inline.bytes.len() as u64),
-            Content::Local { .. } => return,
+            Content::Local { .. } | Content::Remote(_) => return,
         };
         wanted.push(crate::tree::WantedContent {
             path,

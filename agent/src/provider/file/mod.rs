@@ -6,7 +6,8 @@
 //! * `backup` is on by default: old content goes to the local store, so that a run can be undone. Every filebucket is that
 //!   store; a suffix makes a copy beside the file as well. Of directories only the store keeps a backup.
 //! * Sources on this machine, and links that are followed, are read below the managed root; links on the way are not
-//!   followed. `http` sources are refused, and `sourceselect => all` of sources here together with a server's.
+//!   followed. `sourceselect => all` of sources here together with a server's is refused.
+//! * Of sources at web servers, [`http`] tells.
 //! * What cannot be done without `force` is a failure, not a notice that comes back in every run.
 //! * Names of owners are looked up in `/etc/passwd` and `/etc/group` of the managed root; numeric ids always work.
 //! * A path given as `ensure` must contain a slash. Contexts of SELinux are listed as skipped.
@@ -22,6 +23,7 @@ mod desired;
 mod diff;
 pub(super) mod errors;
 mod extras;
+mod http;
 mod identity;
 mod mode;
 mod observe;
@@ -42,6 +44,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use direct_puppet_transport::HttpSource;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
 
 pub use parameters::managed_path;
@@ -50,6 +53,7 @@ use super::instances::unlisted;
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use crate::tree::WantedContent;
 use desired::Exclusions;
+use http::RemoteSources;
 use owner::AccountCache;
 use parameters::Parameters;
 
@@ -57,6 +61,8 @@ use parameters::Parameters;
 #[derive(Debug, Clone, Default)]
 pub struct FileProvider {
     accounts: Arc<AccountCache>,
+    /// What asks web servers.
+    http: Option<Arc<dyn HttpSource>>,
 }
 
 impl FileProvider {
@@ -64,6 +70,12 @@ impl FileProvider {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns it with what asks web servers for files. Without, such sources fail.
+    #[must_use]
+    pub fn with_http(self, http: impl HttpSource) -> Self {
+        Self { http: Some(Arc::new(http)), ..self }
     }
 }
 
@@ -97,12 +109,14 @@ impl Provider for FileProvider {
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
+        let remote = self.remote(context, resource, http::Need::Metadata).await?;
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
-        blocking(resource.reference(), move || compare::check(&context, &cache, &resource)).await
+        blocking(resource.reference(), move || compare::check(&context, &cache, &resource, &remote)).await
     }
 
     fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {
-        Some(compare::check(context, &self.accounts, resource))
+        // What a web server says is asked when its turn has come.
+        (!http::has_remote_source(resource)).then(|| compare::check(context, &self.accounts, resource, &RemoteSources::default()))
     }
 
     fn hides_secrets(&self) -> bool {
@@ -110,9 +124,12 @@ impl Provider for FileProvider {
     }
 
     async fn apply(&self, context: &Context, resource: &Arc<Resource>, changes: &[Change]) -> Result<Applied, ProviderError> {
+        let changes: Vec<_> = changes.iter().map(apply::Announced::of).collect();
+        let puts_content = changes.iter().any(apply::Announced::puts_content);
+        let need = if puts_content { http::Need::Content } else { http::Need::Nothing };
+        let remote = self.remote(context, resource, need).await?;
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
-        let changes = changes.iter().map(apply::Announced::of).collect();
-        blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, changes)).await
+        blocking(resource.reference(), move || apply::apply(&context, &cache, &resource, changes, &remote)).await
     }
 
     async fn audited(
@@ -142,6 +159,25 @@ impl Provider for FileProvider {
 
     fn disturbs_files(&self) -> bool {
         false
+    }
+}
+
+impl FileProvider {
+    /// Asks web servers for what is needed of their sources.
+    async fn remote(
+        &self,
+        context: &Context,
+        resource: &Arc<Resource>,
+        need: http::Need,
+    ) -> Result<RemoteSources, ProviderError> {
+        if !http::has_remote_source(resource) {
+            return Ok(RemoteSources::default());
+        }
+        let parameters = Parameters::parse(resource)?;
+        if parameters.ensure == Some(parameters::Ensure::Absent) {
+            return Ok(RemoteSources::default());
+        }
+        RemoteSources::ask(self.http.as_deref(), context, &resource.reference(), &parameters, need).await
     }
 }
 

@@ -107,6 +107,7 @@ pub(super) fn digest_of(root: &Root, content: &Content) -> Result<(Digest, u64),
         // A usize fits in 64 bits.
         Content::Inline(inline) => Ok((inline.digest(), inline.bytes.len() as u64)),
         Content::Local { path, stat } => Ok((hash_file(root, path, Algorithm::Blake3)?, stat.size)),
+        Content::Remote(_) => Err(super::http::unfetched()),
     }
 }
 

@@ -264,7 +264,7 @@ impl Parameters {
         if self.recurse == Recurse::Remote && !has_source {
             return fail("recurse", "remote needs a source");
         }
-        let is_remote = |source: &SourceUri| matches!(source, SourceUri::Puppet(_));
+        let is_remote = |source: &SourceUri| matches!(source, SourceUri::Puppet(_) | SourceUri::Http(_));
         if self.takes_all && self.recurse != Recurse::No && self.sources.iter().any(is_remote) {
             return fail("sourceselect", "all needs sources that are all on this machine, or all in one server's catalog");
         }

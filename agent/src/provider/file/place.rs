@@ -143,6 +143,7 @@ fn open(application: &Application<'_>, content: Option<&Content>) -> Result<(Con
             let digest = hash_file(context.root(), path, Algorithm::Blake3)?;
             Ok((ContentSource::Copy(context.root().open_file(path)?), digest))
         }
+        Some(Content::Remote(_)) => Err(super::http::unfetched()),
         Some(Content::Stored { digest, size }) => {
             // A command that checks it finds it beside its target, with its owner and mode.
             if application.parameters.validate_cmd.is_none()

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Digest, EntryKind, ResolvedSource, TreePath};
 
+use super::http::{Remote, RemoteSources};
 use super::parameters::{Links, Parameters, Recurse};
 use super::source_uri::SourceUri;
 use crate::fs::{FileKind, FsError, MAX_LINKS, Root, Stat, link_destination};
@@ -21,6 +22,8 @@ pub(super) enum Content {
     Inline(Inline),
     /// A file on this machine, hashed when it is compared or copied.
     Local { path: TreePath, stat: Box<Stat> },
+    /// At a web server, which tells no digest of ours.
+    Remote(Remote),
 }
 
 /// A content of the resource itself.
@@ -56,8 +59,8 @@ pub(super) enum EntryContent {
 pub(super) struct Entry {
     /// Relative to the source; empty for the source itself.
     pub(super) relative: TreePath,
-    /// Its permissions.
-    pub(super) mode: u32,
+    /// Its permissions, where it has any.
+    pub(super) mode: Option<u32>,
     /// Its owner and group, which only a source on this machine has.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) content: EntryContent,
@@ -87,8 +90,8 @@ pub(super) fn resolved_entries(parameters: &Parameters, resolved: &ResolvedSourc
                 _ => Ok(entry),
             };
             let (mode, content) = match followed {
-                Ok(found) => (found.mode, entry_content(&found.kind)),
-                Err(reason) => (0, EntryContent::Unusable(reason)),
+                Ok(found) => (Some(found.mode), entry_content(&found.kind)),
+                Err(reason) => (None, EntryContent::Unusable(reason)),
             };
             Entry { relative: entry.path.clone(), mode, owner: None, content }
         })
@@ -156,6 +159,7 @@ pub(super) fn entries(
     root: &Root,
     parameters: &Parameters,
     resolved: Option<&ResolvedSource>,
+    remote: &RemoteSources,
 ) -> Result<Option<Vec<Entry>>, Box<dyn std::error::Error + Send + Sync>> {
     let takes_all = parameters.takes_all && parameters.recurse != Recurse::No;
     let mut together: Option<Vec<Entry>> = None;
@@ -187,6 +191,12 @@ pub(super) fn entries(
                     return Ok(Some(resolved_entries(parameters, resolved)));
                 }
             }
+            SourceUri::Http(url) => {
+                if let Some(content) = remote.content(url)? {
+                    let content = EntryContent::File(content);
+                    return Ok(Some(vec![Entry { relative: TreePath::root(), mode: None, owner: None, content }]));
+                }
+            }
         }
     }
     if together.is_some() {
@@ -195,7 +205,10 @@ pub(super) fn entries(
     match (resolved, parameters.sources.is_empty()) {
         (Some(resolved), true) => Ok(Some(resolved_entries(parameters, resolved))),
         (None, true) => Ok(None),
-        (_, false) => Err("none of its sources exists, in the catalog or on this machine".into()),
+        (_, false) => match remote.refusals() {
+            None => Err("none of its sources exists, in the catalog or on this machine".into()),
+            Some(refusals) => Err(format!("none of its sources exists: {refusals}").into()),
+        },
     }
 }
 
@@ -236,7 +249,7 @@ fn local_entries(root: &Root, parameters: &Parameters, source: &TreePath, stat: 
                 }
             }
         }
-        entries.push(Entry { relative, mode: stat.permissions(), owner: Some((stat.uid, stat.gid)), content });
+        entries.push(Entry { relative, mode: Some(stat.permissions()), owner: Some((stat.uid, stat.gid)), content });
     }
     entries.sort_by(|a, b| a.relative.cmp(&b.relative));
     Ok(entries)

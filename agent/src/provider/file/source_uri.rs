@@ -1,5 +1,6 @@
 //! What `source` names.
 
+use direct_puppet_transport::http_source::shown_url;
 use direct_puppet_transport::protocol::TreePath;
 
 use super::read;
@@ -11,11 +12,14 @@ pub(in crate::provider) enum SourceUri {
     Puppet(String),
     /// `/…` or `file:///…`: looked at below the managed root.
     Local(TreePath),
+    /// `http://…` or `https://…`: at a web server.
+    Http(String),
 }
 
 impl SourceUri {
     /// Parses an entry; the error says what it may be.
     pub(in crate::provider) fn parse(text: &str) -> Result<Self, String> {
+        let whole = text;
         let text = match text.trim_end_matches('/') {
             "" if !text.is_empty() => "/",
             trimmed => trimmed,
@@ -28,12 +32,21 @@ impl SourceUri {
         match text {
             path if path.starts_with('/') => local(path),
             uri if uri.starts_with("puppet://") => Ok(Self::Puppet(uri.to_owned())),
-            uri if uri.starts_with("http://") || uri.starts_with("https://") => Err(format!(
-                "{uri} is fetched over HTTP, which is not supported: publish the file in a module and use puppet:///modules/…"
-            )),
-            other => Err(format!("{other:?} must be an absolute path, puppet:///… or file:///…")),
+            _ if is_http(whole) => match whole.split_once("://") {
+                // As it is: a server may tell `a` from `a/`.
+                Some((_, rest)) if !rest.starts_with(['/', '?', '#']) && !rest.is_empty() && !rest.contains(char::is_whitespace) => {
+                    Ok(Self::Http(whole.to_owned()))
+                }
+                _ => Err(format!("{:?} names no file of a web server", shown_url(whole))),
+            },
+            other => Err(format!("{other:?} must be an absolute path, puppet:///…, file:///…, http://… or https://…")),
         }
     }
+}
+
+/// Returns whether a source is at a web server.
+pub(in crate::provider) fn is_http(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
 }
 
 /// Undoes `%XX` of a URI.

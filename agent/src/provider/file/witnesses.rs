@@ -19,7 +19,8 @@ pub(super) struct Gathered(Option<Vec<Witness>>);
 impl Gathered {
     /// Starts; for a resource that may be settled at all.
     pub(super) fn new(context: &Context, parameters: &Parameters) -> Self {
-        let reads_sources = parameters.sources.iter().any(|source| matches!(source, SourceUri::Local(_)));
+        let asks = |source: &SourceUri| matches!(source, SourceUri::Local(_) | SourceUri::Http(_));
+        let reads_sources = parameters.sources.iter().any(asks);
         let may_settle = context.options().settle && parameters.links == Links::Manage && !reads_sources;
         Self(may_settle.then(Vec::new))
     }

@@ -1,6 +1,7 @@
 //! The provider over real directories: what is wanted is put into the store, checked, applied, and checked again.
 
 mod content;
+mod http;
 mod kinds;
 mod parameters;
 mod recurse;
