@@ -15,6 +15,19 @@ use direct_puppet_transport::{CallError, Request, Response, Transport, Transport
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
+/// Reaches no server.
+#[derive(Debug)]
+struct Away;
+#[async_trait]
+impl Transport for Away {
+    async fn call(&self, _request: Request) -> Result<Response, TransportError> {
+        Err(TransportError::new(TransportErrorKind::Connect, "https://away:8140"))
+    }
+    fn endpoint(&self) -> &str {
+        "https://away:8140"
+    }
+}
+
 /// What goes wrong with a fetch.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -173,17 +186,6 @@ async fn every_run_is_of_one_version_while_code_is_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_server_the_cached_catalog_is_used_and_said_so() {
-    #[derive(Debug)]
-    struct Away;
-    #[async_trait]
-    impl Transport for Away {
-        async fn call(&self, _request: Request) -> Result<Response, TransportError> {
-            Err(TransportError::new(TransportErrorKind::Connect, "https://away:8140"))
-        }
-        fn endpoint(&self) -> &str {
-            "https://away:8140"
-        }
-    }
     let world = World::new(Link::memory()).await;
     world.site.fill(3, "one");
     world.publish().await;
@@ -248,6 +250,29 @@ async fn code_never_goes_back_unless_told_to() {
     assert!(matches!(error, RunError::OlderVersion { .. }), "{error:?}");
     let accepted = agent.run(&RunOptions { accept_older: true, ..RunOptions::default() }).await.unwrap();
     assert_eq!(accepted.status, RunStatus::Changed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cached_is_no_answer_to_who_asks_for_a_version_that_it_may_not_hold() {
+    let world = World::new(Link::memory()).await;
+    world.site.fill(3, "one");
+    world.publish().await;
+    let node = world.node("node1");
+    let held = node.run().await.version.unwrap();
+    let away = node.builder().transport(Away).build();
+    let (here, away) = (node.agent(), away.unwrap());
+    let older_epoch = VersionCounter { epoch: held.epoch - 1, sequence: held.sequence };
+    let next = VersionCounter { sequence: held.sequence + 1, ..held };
+    for (at_least, is_held) in [(held, true), (next, false), (older_epoch, false)] {
+        let options = RunOptions { at_least: Some(at_least), ..RunOptions::default() };
+        let run = away.run(&options).await;
+        assert_eq!(run.is_ok(), is_held, "{at_least}: {run:?}");
+        let run = here.run(&RunOptions { use_cached_catalog: true, ..options }).await;
+        match run {
+            Ok(_) => assert!(is_held, "{at_least}"),
+            Err(error) => assert!(!is_held && error.to_string().contains("leave out --use-cached-catalog"), "{error}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

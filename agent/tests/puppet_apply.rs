@@ -16,6 +16,8 @@ mod machines;
 mod random;
 #[path = "../examples/support/mod.rs"]
 mod support;
+#[path = "puppet_apply/web.rs"]
+mod web;
 
 /// How many random catalogs there are in the long campaign (`CAMPAIGN=long`): Puppet takes seconds for each.
 const SEEDS: u64 = 300;
@@ -222,6 +224,39 @@ fn metaparameters_and_relationships() {
         ]),
     };
     compare(&[case, tags]);
+}
+
+/// Sources at a web server that tells checksums, times, both or none, refuses HEAD, or is not there.
+#[test]
+fn files_of_a_web_server() {
+    let base = web::serve();
+    let url = |path: &str| json!(format!("{base}/{path}"));
+    let case = Case {
+        name: "web".to_owned(),
+        before: vec![
+            ("drifted".to_owned(), Before::File("drift", 0o600)),
+            ("same".to_owned(), Before::File(web::CONTENT, 0o640)),
+            ("newer".to_owned(), Before::File("newer than its source", 0o644)),
+        ],
+        lines: Vec::new(),
+        tags: Vec::new(),
+        skip_tags: Vec::new(),
+        catalog: catalog(&[
+            (resource("File", "/mnt/md5", json!({"source": url("md5"), "mode": "0640"})), &[]),
+            (resource("File", "/mnt/same", json!({"source": url("sha256")})), &[]),
+            (resource("File", "/mnt/drifted", json!({"source": url("sha256"), "mode": "0644"})), &[]),
+            (resource("File", "/mnt/old", json!({"source": url("old")})), &[]),
+            (resource("File", "/mnt/newer", json!({"source": url("old")})), &[]),
+            (resource("File", "/mnt/second", json!({"source": [url("none"), url("get-only")]})), &[]),
+            (resource("File", "/mnt/moved", json!({"source": url("moved")})), &[]),
+            (resource("File", "/mnt/forged", json!({"source": url("forged")})), &[]),
+            (resource("File", "/mnt/none", json!({"source": url("none")})), &[]),
+            (resource("File", "/mnt/after", json!({"content": "x", "require": "File[/mnt/none]"})), &[]),
+            (resource("File", "/mnt/down", json!({"source": "http://127.0.0.1:1/x"})), &[]),
+            (resource("File", "/mnt/gone", json!({"source": "http://127.0.0.1:1/x", "ensure": "absent"})), &[]),
+        ]),
+    };
+    compare(&[case]);
 }
 
 /// The long campaign: `CAMPAIGN=long cargo test -p direct-puppet-agent --test puppet_apply -- --nocapture`, some three seconds for each catalog;

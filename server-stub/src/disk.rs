@@ -93,7 +93,7 @@ pub(crate) fn checked(mut text: Vec<u8>) -> Vec<u8> {
 }
 
 /// Takes the proof away; `None` when it does not fit. A text without one, as earlier programs wrote it, is returned as it is.
-fn unchecked(text: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn unchecked(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     let of_check = 1 + CHECK.len() + CHECK_DIGITS + 2;
     let Some((kept, check)) = text.split_at_checked(text.len().wrapping_sub(of_check)) else { return Some(Cow::Borrowed(text)) };
     let digits = check.strip_prefix(b",").and_then(|rest| rest.strip_prefix(CHECK.as_bytes())?.strip_suffix(b"\"}"));

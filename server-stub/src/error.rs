@@ -137,6 +137,9 @@ pub enum ServerError {
     /// An id of a request that is empty.
     #[error("request_id is empty: give one that no other publish has, or none")]
     EmptyRequestId,
+    /// A rollout cannot be both.
+    #[error("the request says both pause and resume: say one of them")]
+    PauseAndResume,
     /// A publish, a rollback or a collection does not come to its end while a promotion waits for it.
     #[error("a publish, a rollback or a collection is under way here, and nothing was changed: promote when it has ended")]
     Working,
@@ -194,7 +197,7 @@ impl ServerError {
             Self::NoStaging => "no_staging",
             Self::NothingStaged { .. } => "nothing_staged",
             Self::Unpublishable { .. } => "unpublishable",
-            Self::TooLong { .. } | Self::EmptyRequestId => "bad_request",
+            Self::TooLong { .. } | Self::EmptyRequestId | Self::PauseAndResume => "bad_request",
             Self::Working => "working",
             Self::Unstable { .. } => "unstable",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",

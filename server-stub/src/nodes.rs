@@ -150,6 +150,13 @@ impl Nodes {
         Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes), writing: Default::default() })
     }
 
+    /// Returns files of what was known of nodes that were damaged, and of which nothing has been heard since. Blocking.
+    pub(crate) fn damaged(&self) -> Result<Vec<PathBuf>, ServerError> {
+        let entries = disk::entries(&self.dir)?;
+        let damaged = entries.iter().map(|entry| entry.path()).filter(|dir| !dir.join("node.json").exists());
+        Ok(damaged.map(|dir| dir.join("node.damaged")).filter(|path| path.exists()).collect())
+    }
+
     /// Notes that a node was heard of, and what it says it holds.
     pub(crate) fn seen(&self, certname: &Certname, environment: &Environment, held: Option<(CatalogId, CodeId)>) {
         let mut nodes = self.lock();

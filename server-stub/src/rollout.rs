@@ -175,6 +175,9 @@ impl Server {
         if *request == RolloutRequest::default() {
             return Ok(());
         }
+        if request.resume && request.pause.is_some() {
+            return Err(ServerError::PauseAndResume);
+        }
         self.refuse_as_replica()?;
         check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
         let _turn = self.gate.setting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

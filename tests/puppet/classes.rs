@@ -77,7 +77,7 @@ pub(crate) fn place_first(message: &str, environment: &Path, certname: &str) -> 
     let placed = message.rsplit_once(" (file: ").and_then(|(text, place)| Some((text, place.strip_suffix(')')?)));
     match placed {
         Some((text, place)) => format!("{}: {text}", place.replace(", line: ", ":").replace(", column: ", ":")),
-        None => format!("environment production: {message}"),
+        None => format!("environment {}: {message}", environment.file_name().unwrap_or_default().display()),
     }
 }
 

@@ -65,6 +65,11 @@ pub fn shown_url(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = plain.split_once("://") else { return plain.to_owned() };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    // A password with a slash makes it no URL, and is no path either.
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    if port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit())) && !authority.contains('@') {
+        return format!("{scheme}://…");
+    }
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
 }
@@ -80,6 +85,7 @@ mod tests {
             ("https://me:hunter2@example.com:8443/a?X-Amz-Signature=1#x", "https://example.com:8443/a"),
             ("http://me:p@ss@example.com", "http://example.com"),
             ("http://example.com/a@b", "http://example.com/a@b"),
+            ("http://me:TOP/SECRET@host/a", "http://…"),
         ] {
             assert_eq!(shown_url(url), shown);
         }

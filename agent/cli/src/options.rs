@@ -10,8 +10,8 @@ use direct_puppet_agent::provider::executable::ExecutableProvider;
 use direct_puppet_agent::provider::ruby::RubyOptions;
 use direct_puppet_agent::system::{RealSystem, hostname};
 use direct_puppet_agent::{Agent, AgentBuilder, Compression, DEFAULT_STATE_DIR};
-use direct_puppet_transport::{HttpSourceClient, Transport};
 use direct_puppet_transport::protocol::{Certname, Environment, Value};
+use direct_puppet_transport::{HttpSourceClient, Transport};
 
 use crate::config;
 use crate::log::LogFormat;

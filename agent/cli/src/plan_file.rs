@@ -83,7 +83,16 @@ fn changes(outcome: &Outcome) -> BTreeSet<Change> {
         previous: event.previous_value.to_string(),
         desired: event.desired_value.to_string(),
     });
-    change.collect()
+    // What is made is not only that it is made.
+    let made = outcome.report.resource_statuses.iter().flat_map(|status| {
+        status.planned.iter().map(|done| Change {
+            resource: status.resource.clone(),
+            property: "content".to_owned(),
+            previous: "absent".to_owned(),
+            desired: done.clone(),
+        })
+    });
+    change.chain(made).collect()
 }
 
 /// Says which resources could not be looked at.

@@ -46,6 +46,10 @@ impl Engine<'_> {
                 self.result.messages.push(format!("{}: {}: {reason}", change.resource, change.property));
             }
             let status = statuses.of(&change.resource, resource);
+            let is_made = applied.is_none() && change.property == "ensure" && !change.redacted;
+            if let Some(wording) = change.wording.as_ref().filter(|_| is_made) {
+                status.planned.push(wording.done.clone());
+            }
             if let Some(diff) = change.diff.take() {
                 self.show_diff((at, &change.resource.to_string()), (&change.property, loglevel), diff);
             }

@@ -37,6 +37,7 @@ impl Statuses {
                 whole.failed |= part.failed;
                 whole.failed_to_restart |= part.failed_to_restart;
                 whole.corrective_change |= part.corrective_change;
+                whole.planned.append(&mut part.planned);
                 whole.pending_refresh = whole.pending_refresh.take().or_else(|| part.pending_refresh.take());
             }
             is_same

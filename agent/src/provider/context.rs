@@ -65,6 +65,9 @@ struct Shared {
     parts: ContextParts,
     /// What was said and is not told yet.
     said: Mutex<Vec<Said>>,
+    /// What providers keep for the run.
+    #[cfg(feature = "providers")]
+    of_run: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl std::ops::Deref for Shared {
@@ -124,7 +127,13 @@ impl Context {
     /// Returns a context of `parts`.
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(Shared { parts, said: Mutex::default() }), moment: None }
+        let shared = Shared {
+            parts,
+            said: Mutex::default(),
+            #[cfg(feature = "providers")]
+            of_run: Mutex::default(),
+        };
+        Self { parts: Arc::new(shared), moment: None }
     }
 
     /// Returns a context in which what is looked at twice is seen once. For checks that run right after each other while nothing is changed.
@@ -167,6 +176,14 @@ impl Context {
         let value = Arc::new(look());
         values.insert(TypeId::of::<T>(), Arc::<T>::clone(&value));
         value
+    }
+
+    /// Returns what is kept for the whole run, of which there is one thing of each type.
+    #[cfg(feature = "providers")]
+    pub(super) fn of_run<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut kept = lock(&self.parts.of_run);
+        let value = kept.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default()));
+        Arc::clone(value).downcast().unwrap_or_default()
     }
 
     /// Returns the managed root.

@@ -56,6 +56,7 @@ impl<T: Transport> Run<'_, T> {
             return self.found_given(on_disk, state);
         }
         if self.options.use_cached_catalog {
+            self.check_cached(on_disk)?;
             return self.found_on_disk(on_disk, CachedCatalogStatus::ExplicitlyRequested, None);
         }
         match self.ask_packed(state, on_disk).await {
@@ -121,8 +122,26 @@ impl<T: Transport> Run<'_, T> {
         self.options.at_least.or_else(|| self.options.accept_older.then(VersionCounter::default))
     }
 
+    /// Whether what is held was certainly made from the version that is asked for, or from one after it: what was published in an epoch holds all
+    /// that was published in it before; after a promotion only a server knows.
     fn is_new_enough(&self, on_disk: Option<Held>) -> bool {
-        on_disk.is_some_and(|held| self.options.at_least.is_none_or(|at_least| held.version >= at_least))
+        let is_after = |held: Held, at_least: VersionCounter| {
+            held.version.epoch == at_least.epoch && held.version.sequence >= at_least.sequence
+        };
+        on_disk.is_some_and(|held| self.options.at_least.is_none_or(|at_least| is_after(held, at_least)))
+    }
+
+    /// Refuses the cached catalog, which was asked for, where that is not known to hold a version that was asked for too.
+    fn check_cached(&self, on_disk: Option<Held>) -> Result<(), RunError> {
+        match (on_disk, self.options.at_least) {
+            (Some(held), Some(at_least)) if !self.is_new_enough(on_disk) => Err(RunError::Config {
+                reason: format!(
+                    "the cached catalog is of version {}, and is not known to hold {at_least}: leave out --use-cached-catalog",
+                    held.version
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn warn_if_unconfirmed(&mut self, unconfirmed_seconds: Option<u32>) {

@@ -262,6 +262,7 @@ async fn on_the_machines() {
                 .certname("n1.test".parse().unwrap())
                 .root("/")
                 .state_dir(dir.join("state"))
+                .http_source(direct_puppet_transport::HttpSourceClient::new())
                 .build()
                 .unwrap();
             let options = RunOptions {

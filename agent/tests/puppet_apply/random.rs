@@ -173,7 +173,12 @@ impl World {
         self.perhaps(&mut parameters, 3, "gid", &[json!("users"), json!(8), json!("100"), group.clone()]);
         self.perhaps(&mut parameters, 3, "comment", &[json!("Was There"), json!("Some Body"), json!("")]);
         self.perhaps(&mut parameters, 2, "shell", &[json!("/bin/sh"), json!("/bin/bash"), json!("/usr/sbin/nologin")]);
-        self.perhaps(&mut parameters, 3, "home", &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!("/home/third")]);
+        self.perhaps(
+            &mut parameters,
+            3,
+            "home",
+            &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!("/home/third")],
+        );
         self.perhaps(&mut parameters, 3, "managehome", &[json!(true), json!(false)]);
         self.perhaps(&mut parameters, 3, "groups", &[json!(["mail", "audio"]), json!("audio"), json!(["games"]), json!([group])]);
         self.perhaps(&mut parameters, 4, "membership", &[json!("inclusive"), json!("minimum")]);

@@ -109,17 +109,18 @@ impl Request {
         let info = &request.certification_request_info;
         let name = name_of(&info.subject).map_err(unknown)?;
         let refused = |reason: String| CaError::refused(&name, reason);
+        // Before its signature: one by such a key is not understood.
+        if let Ok(PublicKey::RSA(key)) = info.subject_pki.parsed()
+            && key.key_size() < MIN_RSA_BITS
+        {
+            return Err(refused(format!("its RSA key has {} bits, and must have {MIN_RSA_BITS} or more", key.key_size())));
+        }
         request.verify_signature().map_err(|error| {
             refused(format!("it is not signed with its own key, or in a way that is not known here: {error}"))
         })?;
         let signed_by = request.signature_algorithm.algorithm.to_id_string();
         if WEAK_SIGNATURES.contains(&signed_by.as_str()) {
             return Err(refused("it is signed with SHA-1 or MD5, which can be forged: sign it with SHA-256".to_owned()));
-        }
-        if let Ok(PublicKey::RSA(key)) = info.subject_pki.parsed()
-            && key.key_size() < MIN_RSA_BITS
-        {
-            return Err(refused(format!("its RSA key has {} bits, and must have {MIN_RSA_BITS} or more", key.key_size())));
         }
         let key = info.subject_pki.raw.to_vec();
         SubjectPublicKeyInfo::from_der(&key)

@@ -285,6 +285,8 @@ async fn requests_with_weak_keys_or_signatures_are_refused() {
     for (size, digest) in [("rsa:2048", "-sha1"), ("rsa:1024", "-sha256"), ("rsa:1024", "-sha1")] {
         let error = world.ca.submit(&certname("n1"), &make(size, digest).unwrap()).await.unwrap_err();
         assert!(matches!(error, CaError::Refused { .. }), "{size} {digest}: {error}");
+        let is_short = error.to_string().contains("its RSA key has 1024 bits, and must have 2048 or more");
+        assert_eq!(is_short, size == "rsa:1024", "{size} {digest}: {error}");
     }
     assert!(world.ca.submit(&certname("n1"), &good).await.unwrap());
 }

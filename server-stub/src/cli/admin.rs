@@ -105,6 +105,12 @@ async fn ask_running(stream: UnixStream, question: &Question) -> anyhow::Result<
     stream.write_all(&line).await?;
     let mut text = String::new();
     stream.read_line(&mut text).await?;
+    if text.is_empty() {
+        bail!(
+            "the server ended before it answered, so whether this was done is not known: look, and ask again; a publish with the same \
+             --request-id is made once"
+        );
+    }
     serde_json::from_str(&text).context("the server's answer could not be read")
 }
 

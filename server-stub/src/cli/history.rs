@@ -128,7 +128,8 @@ pub(super) async fn verify(arguments: VerifyArguments) -> anyhow::Result<u8> {
             tell("shared store: ", there);
         }
     }
-    let is_good = |verified: &Verified| verified.problems.is_empty() && verified.audit_lines.is_empty();
+    let is_good =
+        |verified: &Verified| verified.problems.is_empty() && verified.audit_lines.is_empty() && verified.damaged.is_empty();
     Ok(u8::from(!is_good(&verified) || verified.in_store.as_deref().is_some_and(|there| !is_good(there))))
 }
 
@@ -140,8 +141,12 @@ fn tell(place: &str, verified: &Verified) {
     for line in &verified.audit_lines {
         print_line(&format!("{place}audit.jsonl: line {line} was edited, or what stood before it was taken out"));
     }
+    for damaged in &verified.damaged {
+        print_line(&format!("{place}{damaged}"));
+    }
     let (versions, contents) = (verified.versions, verified.contents);
-    print_line(&format!("{place}{versions} versions, {contents} contents read, {} problems", verified.problems.len()));
+    let problems = verified.problems.len() + verified.audit_lines.len() + verified.damaged.len();
+    print_line(&format!("{place}{versions} versions, {contents} contents read, {problems} problems"));
 }
 
 /// Arguments of `gc`.
@@ -168,7 +173,10 @@ pub(super) async fn gc(arguments: GcArguments) -> anyhow::Result<u8> {
             print_line(&format!("{environment} {code_id}{}", if dry_run { " would go" } else { "" }));
         }
         let (went, Collected { kept, contents, bytes, .. }) = (done.collected.len(), &done);
-        print_line(&format!("{went} versions collected, {kept} kept; {contents} contents, {bytes} bytes removed"));
+        match dry_run {
+            true => print_line(&format!("{went} versions to go, {kept} kept; contents are looked for when they are removed")),
+            false => print_line(&format!("{went} versions collected, {kept} kept; {contents} contents, {bytes} bytes removed")),
+        }
         if let Some(InStore { collected, kept, contents }) = &done.in_store {
             let went = collected.len();
             print_line(&format!("shared store: {went} versions to go, {kept} kept; {contents} contents removed"));

@@ -74,6 +74,15 @@ impl Answers {
         Ok(())
     }
 
+    /// Reads the file of an environment again.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged.
+    pub(crate) fn check(&self, environment: &Environment) -> Result<(), ServerError> {
+        disk::read_json::<AnsweredFile>(&self.path(environment)).map(drop)
+    }
+
     /// Remembers that the request of a version was answered with it, in an epoch. Durable before it returns. Blocking.
     pub(crate) fn add(&self, version: &Version, epoch: u64, effect: Effect) -> Result<(), ServerError> {
         let Some(request_id) = &version.request_id else { return Ok(()) };

@@ -36,7 +36,7 @@ const FORMAT: u32 = 1;
 /// The file of an environment's versions, a line for each.
 const HISTORY: &str = "history.jsonl";
 
-/// Who published.
+/// Who published: as the request says, else who was authenticated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Author {
     /// A name.

@@ -100,6 +100,11 @@ impl Server {
             );
             return Err(ServerError::Damaged { path, reason });
         }
+        if let Some(path) = self.nodes.damaged()?.into_iter().next() {
+            let reason = "which code that node has is not known: wait until it asks again, or remove the file when it is gone, before anything \
+                          is collected";
+            return Err(ServerError::Damaged { path, reason: reason.to_owned() });
+        }
         let used = self.nodes.codes();
         let horizon = now().saturating_sub(request.grace_seconds);
         let mut done = Collected::default();

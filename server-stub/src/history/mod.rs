@@ -123,7 +123,7 @@ impl Server {
     /// When there is none of that name, or the history cannot be read.
     pub fn find_version(&self, environment: &Environment, name: VersionName) -> Result<Version, ServerError> {
         let live = self.environments.last(environment);
-        let live = live.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: "live".to_owned() })?;
+        let live = live.ok_or_else(|| ServerError::NoVersion { environment: environment.clone(), name: name.to_string() })?;
         let is_it = |version: &Version| match name {
             VersionName::Live => version.version == live.version,
             VersionName::Counter(counter) => version.version == counter,

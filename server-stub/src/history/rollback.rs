@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::VersionName;
 use crate::code::{Author, Code, Version};
 use crate::error::ServerError;
-use crate::publish::{ATTEMPTS, EnvironmentResult, check_words, unchanged};
+use crate::publish::{ATTEMPTS, EnvironmentResult, author_of, check_words, unchanged};
 use crate::server::{OWN, Server, now};
 
 /// What to make live again.
@@ -95,7 +95,7 @@ impl Server {
         let version = Version {
             version: counter,
             time_unix_seconds: now(),
-            author: request.author.clone(),
+            author: author_of(&request.author, who),
             message,
             request_id: None,
             new_contents: 0,

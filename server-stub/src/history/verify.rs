@@ -26,6 +26,9 @@ pub struct Verified {
     /// taken out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audit_lines: Vec<usize>,
+    /// Files that the server keeps for itself, and records in a shared store, that are damaged, and what follows from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
     /// What is damaged or missing; a damaged content was moved aside, and the next publish or sync brings it again.
     pub problems: Vec<Problem>,
 }
@@ -63,7 +66,7 @@ impl Server {
     /// When a history cannot be read; what is damaged is in the answer.
     pub fn verify(&self) -> Result<Verified, ServerError> {
         let audit_lines = disk::broken_links(&self.options.data_dir.join(AUDIT))?;
-        let mut verified = Verified { audit_lines, ..Verified::default() };
+        let mut verified = Verified { audit_lines, damaged: self.damaged_files()?, ..Verified::default() };
         // Each content once: whether it is good.
         let mut known: HashMap<Digest, bool> = HashMap::new();
         let is_copy = self.role.others() == Others::Store;
@@ -136,6 +139,30 @@ impl Server {
             verified.in_store = Some(Box::new(there));
         }
         Ok(verified)
+    }
+
+    /// Looks at the small files that a server can do without.
+    fn damaged_files(&self) -> Result<Vec<String>, ServerError> {
+        let mut damaged = Vec::new();
+        for path in self.nodes.damaged()? {
+            damaged.push(format!(
+                "{}: which catalog that node has is not known until it asks again, and gc removes nothing before; remove the file when the                  node is gone",
+                path.display()
+            ));
+        }
+        for last in self.environments.all_last() {
+            if let Err(error) = self.environments.answers.check(&last.environment) {
+                damaged.push(format!(
+                    "{}: a publish of {} that changed nothing and is repeated counts as a new one, until another is made",
+                    chain(&error),
+                    last.environment
+                ));
+            }
+        }
+        if let Err(error) = self.followers.check() {
+            damaged.push(format!("{}: who followed this server is not known until they ask", chain(&error)));
+        }
+        Ok(damaged)
     }
 
     /// Reads the catalogs of all nodes, and what compiling them made. One that is damaged is compiled again.

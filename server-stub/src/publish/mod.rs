@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::{Author, Code, Effect, Version};
 use crate::error::{ServerError, chain};
-use crate::server::{Server, Staging, now};
+use crate::server::{OWN, Server, Staging, now};
 use crate::shared;
 
 pub(crate) use limits::{MAX_MESSAGE_BYTES, check_text, check_words};
@@ -226,6 +226,14 @@ fn since(live: &Version, answer: EnvironmentResult) -> EnvironmentResult {
     EnvironmentResult { note, ..answer }
 }
 
+/// Returns who is told to have published: whom the request names, or else who was authenticated.
+pub(crate) fn author_of(named: &Author, who: &str) -> Author {
+    match *named == Author::default() && who != OWN {
+        true => Author { name: who.to_owned(), email: String::new() },
+        false => named.clone(),
+    }
+}
+
 fn publish_one(
     server: &Server,
     request: &PublishRequest,
@@ -311,7 +319,7 @@ fn attempt(
         code_id,
         version: server.environments.next(environment, server.role.epoch()),
         time_unix_seconds: now(),
-        author: request.author.clone(),
+        author: author_of(&request.author, who),
         message: request.message.clone(),
         revision: request.revision.clone().or_else(|| revision::revision(&dir, &named)),
         request_id: request.request_id.clone(),

@@ -8,7 +8,7 @@ use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncCon
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
-use crate::error::chain;
+use crate::error::{ServerError, chain};
 use crate::server::now;
 
 /// How long what is kept on disk of a replica that goes on with the same code may be behind, in seconds.
@@ -58,6 +58,15 @@ impl Followers {
             followers.values_mut().for_each(|follower| follower.confirmations = 0);
         }
         Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), saved: 0 }) }
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    ///
+    /// When it is damaged.
+    pub(crate) fn check(&self) -> Result<(), ServerError> {
+        disk::read_json::<BTreeMap<Certname, Follower>>(&self.path).map(drop)
     }
 
     pub(crate) fn heard(&self, request: &SyncConfirm) {

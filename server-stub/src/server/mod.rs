@@ -239,7 +239,7 @@ impl Server {
         let mut nodes: BTreeMap<Certname, NodeSummary> =
             self.nodes.summaries().into_iter().map(|node| (node.certname.clone(), node)).collect();
         if let Some(shared) = &self.shared {
-            for there in shared::wait(async { Ok(shared.summaries().await?) })? {
+            for there in shared::wait(async { Ok(shared.readable_summaries().await?) })? {
                 // How often all servers have compiled for it only the store knows.
                 let compiles = there.compiles;
                 let known = match nodes.remove(&there.certname) {

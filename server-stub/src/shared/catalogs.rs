@@ -8,9 +8,10 @@ use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use direct_puppet_transport::protocol::{Catalog, Certname, CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
 
+use super::records::is_damaged;
 use super::{FORMAT, Shared, names};
 use crate::blocking;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::nodes::CompiledCatalog;
 use crate::server::now;
 use crate::store::{Pointer, StoreError};
@@ -44,16 +45,28 @@ impl Shared {
         }
     }
 
-    /// Whether a catalog in the store is for one whose certificate says this.
+    /// Decodes the record of a catalog; `None` when it is damaged: then the catalog is made again.
+    pub(super) fn catalog_record(&self, name: &str, pointer: &Pointer) -> Result<Option<CatalogRecord>, StoreError> {
+        match self.decode(name, &pointer.value) {
+            Err(error) if is_damaged(&pointer.value) => {
+                tracing::error!("a catalog is compiled again: {}", chain(&error));
+                Ok(None)
+            }
+            decoded => decoded.map(Some),
+        }
+    }
+
+    /// Whether a catalog in the store is for one whose certificate says this; one that is damaged is for nobody.
     fn holds_for(&self, name: &str, pointer: &Pointer, extensions: Option<Digest>) -> Result<bool, ServerError> {
-        let record: CatalogRecord = self.decode(name, &pointer.value)?;
-        Ok(record.compiled.holds_for(extensions))
+        Ok(self.catalog_record(name, pointer)?.is_some_and(|record| record.compiled.holds_for(extensions)))
     }
 
     /// Returns the catalogs that any server has compiled for a node.
     pub(crate) async fn catalogs(&self, certname: &Certname) -> Result<Vec<CompiledCatalog>, StoreError> {
         let found = self.store.pointers.list(&names::catalogs(certname)).await?;
-        found.iter().map(|(name, pointer)| Ok(self.decode::<CatalogRecord>(name, &pointer.value)?.compiled)).collect()
+        let compiled =
+            |(name, pointer): (&String, &Pointer)| Ok(self.catalog_record(name, pointer)?.map(|record| record.compiled));
+        found.iter().filter_map(|found| compiled((&found.0, &found.1)).transpose()).collect()
     }
 
     /// Reads a catalog of a node and keeps nothing of it here; `None` when the store does not have it any more, or it is damaged.
@@ -64,7 +77,7 @@ impl Shared {
     ) -> Result<Option<Catalog>, ServerError> {
         let name = names::catalog(certname, &compiled.environment, compiled.code_id);
         let Some(pointer) = self.store.pointers.get(&name).await? else { return Ok(None) };
-        let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+        let Some(record) = self.catalog_record(&name, &pointer)? else { return Ok(None) };
         if record.compiled.catalog_id != compiled.catalog_id {
             return Ok(None);
         }
@@ -97,7 +110,7 @@ impl Shared {
     /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
     pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname) -> Result<(), ServerError> {
         for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {
-            let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+            let Some(record) = self.catalog_record(&name, &pointer)? else { continue };
             let CompiledCatalog { environment, code_id, .. } = &record.compiled;
             let here = self.nodes.catalog(certname, environment, *code_id);
             if here.is_none_or(|here| here.catalog_id != record.compiled.catalog_id) {
@@ -113,7 +126,10 @@ impl Shared {
         name: &str,
         pointer: &Pointer,
     ) -> Result<Option<CompiledCatalog>, ServerError> {
-        let record: CatalogRecord = self.decode(name, &pointer.value)?;
+        let Some(record) = self.catalog_record(name, pointer)? else {
+            self.store.pointers.swap(name, Some(pointer.generation), None).await?;
+            return Ok(None);
+        };
         if record.format != FORMAT {
             return Err(self.unusable(format!("{name} is in format {}: use the program that wrote it", record.format)).into());
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use direct_puppet_transport::protocol::{Catalog, CodeId, Digest, EntryKind, Environment};
 
-use super::catalogs::CatalogRecord;
 use super::{Shared, VersionRecord, names};
 use crate::code::Version;
 use crate::error::ServerError;
@@ -36,11 +35,11 @@ impl Shared {
         let held: HashSet<CodeId> = self.summaries().await?.iter().filter_map(|node: &NodeSummary| node.code_id).collect();
         let mut kept: HashSet<(Environment, CodeId)> = HashSet::new();
         for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
-            let live = self.decode_version(&name, &pointer.value)?;
+            let live = self.decode_or_mend(&name, &pointer)?;
             let environment = live.version.environment.clone();
             let mut records: Vec<VersionRecord> = Vec::new();
             for (name, pointer) in self.store.pointers.list(&names::versions(&environment)).await? {
-                records.push(self.decode_version(&name, &pointer.value)?);
+                records.push(self.decode_or_mend(&name, &pointer)?);
             }
             if records.last().is_none_or(|last| last.version.version < live.version.version) {
                 records.push(live.clone());
@@ -64,7 +63,12 @@ impl Shared {
             }
         }
         for (name, pointer) in self.store.pointers.list(names::CATALOGS).await? {
-            let record: CatalogRecord = self.decode(&name, &pointer.value)?;
+            let Some(record) = self.catalog_record(&name, &pointer)? else {
+                if !dry_run {
+                    self.store.pointers.swap(&name, Some(pointer.generation), None).await?;
+                }
+                continue;
+            };
             if kept.contains(&(record.compiled.environment.clone(), record.compiled.code_id)) {
                 reachable.insert(record.content);
                 if let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await?

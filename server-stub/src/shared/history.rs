@@ -9,6 +9,7 @@ use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
 use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest};
 use futures::TryStreamExt as _;
 
+use super::records::is_damaged;
 use super::{Shared, VersionRecord, names};
 use crate::blocking;
 use crate::code::{Version, parts};
@@ -24,10 +25,18 @@ pub(super) struct Written {
 }
 
 impl Shared {
-    /// Returns every publish of an environment, oldest first.
-    pub(crate) async fn history(&self, environment: &Environment) -> Result<Vec<Version>, StoreError> {
-        let found = self.store.pointers.list(&names::versions(environment)).await?;
-        found.iter().map(|(name, pointer)| Ok(self.decode_version(name, &pointer.value)?.version)).collect()
+    /// Returns every publish of an environment, oldest first, but for those whose record is damaged: they are listed again when a server that has
+    /// them has written it.
+    pub(crate) async fn history(self: &Arc<Self>, environment: &Environment) -> Result<Vec<Version>, StoreError> {
+        let mut history = Vec::new();
+        for (name, pointer) in self.store.pointers.list(&names::versions(environment)).await? {
+            match self.decode_or_mend(&name, &pointer) {
+                Ok(record) => history.push(record.version),
+                Err(error) if is_damaged(&pointer.value) => tracing::error!("{}", chain(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(history)
     }
 
     /// Returns what is live, by environment, but for what cannot be read.

@@ -11,6 +11,7 @@ mod heal;
 mod history;
 mod names;
 mod primary;
+mod records;
 mod reports;
 mod verify;
 
@@ -32,6 +33,7 @@ pub(crate) use self::collect::Rules;
 use self::primary::AsPrimary;
 use crate::answer::Flights;
 use crate::code::{Environments, Version};
+use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::Nodes;
 use crate::role::Peers;
@@ -68,6 +70,8 @@ pub(crate) struct Shared {
     wanted: Mutex<HashSet<Digest>>,
     /// and when it last looked for what they want.
     healed: Mutex<Option<Instant>>,
+    /// Records in the store that are damaged.
+    damaged: Mutex<records::Damaged>,
     /// How often it has asked what is live.
     confirmations: AtomicU64,
 }
@@ -113,6 +117,7 @@ impl Shared {
             told: Mutex::default(),
             wanted: Mutex::default(),
             healed: Mutex::default(),
+            damaged: Mutex::default(),
             confirmations: AtomicU64::default(),
         })
     }
@@ -132,13 +137,17 @@ impl Shared {
         Client::new(self.transport())
     }
 
-    /// Decodes a record.
+    /// Decodes a record, and checks its checksum.
     fn decode<T: DeserializeOwned>(&self, name: &str, value: &Bytes) -> Result<T, StoreError> {
-        serde_json::from_slice(value).map_err(|error| self.unusable(format!("{name} cannot be read: {error}")))
+        let Some(text) = disk::unchecked(value) else {
+            return Err(self.unusable(format!("{name} is damaged: its checksum differs")));
+        };
+        serde_json::from_slice(&text).map_err(|error| self.unusable(format!("{name} cannot be read: {error}")))
     }
 
     fn encode(&self, value: &impl Serialize) -> Result<Bytes, StoreError> {
-        serde_json::to_vec(value).map(Bytes::from).map_err(|error| self.unusable(error.to_string()))
+        let text = serde_json::to_vec(value).map_err(|error| self.unusable(error.to_string()))?;
+        Ok(disk::checked(text).into())
     }
 
     fn decode_version(&self, name: &str, value: &Bytes) -> Result<VersionRecord, StoreError> {

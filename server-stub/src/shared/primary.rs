@@ -16,6 +16,7 @@ use direct_puppet_transport::{FetchItem, FetchItems, Handler, Peer};
 use futures::TryStreamExt as _;
 use tokio::time::Instant;
 
+use super::records::is_damaged;
 use super::{Shared, VersionRecord, names};
 use crate::blocking;
 use crate::error::{ServerError, chain};
@@ -53,13 +54,21 @@ impl Shared {
         let mut wanted = HashSet::new();
         for (name, pointer) in self.store.pointers.list(names::LIVE).await? {
             if name.starts_with(names::ENVIRONMENTS) {
-                match self.decode_version(&name, &pointer.value) {
+                match self.decode_or_mend(&name, &pointer) {
                     Ok(version) => versions.push(version),
                     // Nobody is answered from that environment; the others are not kept waiting for it.
                     Err(error) => tracing::error!("{}", chain(&error)),
                 }
             } else if name == names::ROLLOUT {
-                rollout = self.decode(&name, &pointer.value)?;
+                rollout = match self.decode(&name, &pointer.value) {
+                    Err(error) if is_damaged(&pointer.value) => {
+                        // Whether it was paused is not known.
+                        tracing::error!("how new code is rolled out is not known, so it is paused: {}", chain(&error));
+                        let why = "its record in the store is damaged: say again whether it is to go on".to_owned();
+                        Rollout { paused: Some(why), ..Rollout::default() }
+                    }
+                    decoded => decoded?,
+                };
             } else if let Some(certname) = names::segment(&name, names::RECOMPILE).and_then(|name| name.parse().ok()) {
                 recompiles.push((certname, pointer));
             } else if let Some(digest) = names::segment(&name, names::WANTED).and_then(|digest| digest.parse().ok()) {
@@ -120,21 +129,23 @@ impl Shared {
 
     /// Finds a publish by its code.
     pub(super) async fn record(
-        &self,
+        self: &Arc<Self>,
         environment: &Environment,
         code_id: direct_puppet_transport::protocol::CodeId,
     ) -> Result<Option<VersionRecord>, StoreError> {
         let name = names::live(environment);
         if let Some(live) = self.store.pointers.get(&name).await? {
-            let record = self.decode_version(&name, &live.value)?;
-            if record.version.code_id == code_id {
-                return Ok(Some(record));
+            match self.decode_or_mend(&name, &live) {
+                Ok(record) if record.version.code_id == code_id => return Ok(Some(record)),
+                Err(error) if !is_damaged(&live.value) => return Err(error),
+                _ => {}
             }
         }
         for (name, pointer) in self.store.pointers.list(&names::versions(environment)).await?.into_iter().rev() {
-            let record = self.decode_version(&name, &pointer.value)?;
-            if record.version.code_id == code_id {
-                return Ok(Some(record));
+            match self.decode_or_mend(&name, &pointer) {
+                Ok(record) if record.version.code_id == code_id => return Ok(Some(record)),
+                Err(error) if !is_damaged(&pointer.value) => return Err(error),
+                _ => {}
             }
         }
         Ok(None)

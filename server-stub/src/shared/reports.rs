@@ -2,7 +2,9 @@
 
 use direct_puppet_transport::protocol::{Certname, Environment, Report};
 
+use super::records::is_damaged;
 use super::{Shared, names};
+use crate::error::chain;
 use crate::nodes::NodeSummary;
 use crate::server::now;
 use crate::store::StoreError;
@@ -92,8 +94,21 @@ impl Shared {
         found.map(|found| self.decode(&name, &found.value)).transpose()
     }
 
+    /// Returns what is known of every node, but for those whose record is damaged: it is written anew when they are heard of.
+    pub(crate) async fn readable_summaries(&self) -> Result<Vec<NodeSummary>, StoreError> {
+        let mut all = Vec::new();
+        for (name, pointer) in self.store.pointers.list(names::NODES).await? {
+            match self.decode(&name, &pointer.value) {
+                Ok(summary) => all.push(summary),
+                Err(error) if is_damaged(&pointer.value) => tracing::error!("{}", chain(&error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
     /// Returns what is known of every node.
-    pub(crate) async fn summaries(&self) -> Result<Vec<NodeSummary>, StoreError> {
+    pub(super) async fn summaries(&self) -> Result<Vec<NodeSummary>, StoreError> {
         let found = self.store.pointers.list(names::NODES).await?;
         found.iter().map(|(name, pointer)| self.decode(name, &pointer.value)).collect()
     }

@@ -3,14 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use direct_puppet_transport::protocol::{Digest, EntryKind};
+use direct_puppet_transport::protocol::{Digest, EntryKind, Environment};
 use direct_puppet_transport::{Content, FetchItem};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::history::Written;
 use super::{Shared, VersionRecord, names};
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::history::{Problem, Verified};
+use crate::store::Pointer;
 
 impl Shared {
     /// Reads what is live in the store, and every version that was not collected, and adds what is damaged or missing to `verified`; each
@@ -19,19 +20,36 @@ impl Shared {
         // Each content once: whether it is good.
         let mut known: HashMap<Digest, bool> = HashMap::new();
         for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
-            let live = self.decode_version(&name, &pointer.value)?;
-            let mut records: Vec<VersionRecord> = vec![live.clone()];
-            for (name, pointer) in self.store.pointers.list(&names::versions(&live.version.environment)).await? {
-                records.push(self.decode_version(&name, &pointer.value)?);
+            let mut records: Vec<VersionRecord> = Vec::new();
+            let live = self.verify_record(&name, &pointer, verified);
+            let environment = names::segment(&name, names::ENVIRONMENTS).and_then(|name| name.parse::<Environment>().ok());
+            let Some(environment) = environment else { continue };
+            for (name, pointer) in self.store.pointers.list(&names::versions(&environment)).await? {
+                records.extend(self.verify_record(&name, &pointer, verified));
+            }
+            if let Some(live) = &live {
+                let is_other = |record: &VersionRecord| {
+                    record.version.version == live.version.version && record.version.code_id != live.version.code_id
+                };
+                if records.iter().any(is_other) {
+                    verified.damaged.push(format!("{name}: version {} is told of with another code", live.version.version));
+                }
+                records.insert(0, live.clone());
             }
             let mut seen = HashSet::new();
             records.retain(|record| seen.insert(record.version.code_id));
             for record in records {
-                let is_live = record.version.code_id == live.version.code_id;
+                let is_live = live.as_ref().is_some_and(|live| record.version.code_id == live.version.code_id);
                 self.verify_version(&record, is_live, &mut known, verified).await?;
             }
         }
         Ok(())
+    }
+
+    /// Decodes a record, or notes that it is damaged.
+    fn verify_record(self: &Arc<Self>, name: &str, pointer: &Pointer, verified: &mut Verified) -> Option<VersionRecord> {
+        let decoded = self.decode_or_mend(name, pointer);
+        decoded.inspect_err(|error| verified.damaged.push(format!("{}: a server that has it writes it again", chain(error)))).ok()
     }
 
     async fn verify_version(

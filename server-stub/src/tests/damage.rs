@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use super::role::Two;
 use super::*;
 use crate::ServerError;
+use crate::history::CollectRequest;
 
 /// Fetches a content; tells whether it came.
 async fn comes(server: &Server, name: &str, digest: Digest) -> bool {
@@ -37,12 +38,41 @@ async fn a_node_whose_file_is_damaged_is_compiled_again_and_nobody_else() {
     fs::write(file_of(&world, "n1", "node.json"), "{\"format\":1,").unwrap();
     let server = world.open();
     assert_eq!(server.nodes().unwrap().len(), 1);
+    // What that node has is not known: it is told, and nothing goes.
+    let verified = server.verify().unwrap();
+    assert!(verified.damaged[0].contains("node.damaged"), "{verified:?}");
+    let refused = server.collect(CollectRequest { grace_seconds: 0, dry_run: false }).unwrap_err();
+    assert!(matches!(&refused, ServerError::Damaged { path, .. } if path.ends_with("node.damaged")), "{refused}");
     assert!(is_current(&server.check_in(&Peer::InProcess, check_in("n2", Some(second))).await.unwrap()));
     assert_eq!(world.compiles(), 2);
     let again = submit(&server, "n1", Some(first), "Linux").await.unwrap();
     assert!(is_current(&again), "the same code and facts make the same catalog");
     assert_eq!((world.compiles(), server.nodes().unwrap().len()), (3, 2));
     assert!(file_of(&world, "n1", "node.damaged").is_file());
+    assert_eq!(server.verify().unwrap().damaged, [""; 0]);
+    server.collect(CollectRequest { grace_seconds: 0, dry_run: false }).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_server_can_do_without_is_told_when_it_is_damaged() {
+    let world = World::new();
+    let request = PublishRequest { request_id: Some("one".to_owned()), ..PublishRequest::default() };
+    let server = world.open();
+    server.publish(request.clone()).await.unwrap();
+    let path = world.data().join("code/production/answered.json");
+    let mut text = fs::read(&path).unwrap();
+    let at = text.len() / 2;
+    text[at] ^= 1;
+    fs::write(&path, text).unwrap();
+    fs::write(world.data().join("followers.json"), "{").unwrap();
+    let damaged = server.verify().unwrap().damaged;
+    assert_eq!(damaged.len(), 2, "{damaged:?}");
+    assert!(damaged[0].contains("answered.json") && damaged[1].contains("followers.json"), "{damaged:?}");
+    drop(server);
+    let server = world.open();
+    world.stage("modules/app/files/tree/new", "new content");
+    server.publish(PublishRequest { request_id: Some("two".to_owned()), ..request }).await.unwrap();
+    assert_eq!(server.verify().unwrap().damaged.len(), 1, "the next publish writes it anew");
 }
 
 #[tokio::test]
@@ -410,7 +440,7 @@ async fn a_torn_line_costs_no_other() {
     let before = fs::read_to_string(&audit).unwrap();
     fs::write(&audit, format!("{before}{{\"time_unix_se")).unwrap();
     let server = world.open();
-    let now = crate::history::CollectRequest { grace_seconds: 0, dry_run: false };
+    let now = CollectRequest { grace_seconds: 0, dry_run: false };
     assert_eq!(server.collect_as(now, "test").await.unwrap().collected.len(), 1);
     assert_eq!(server.verify().unwrap().problems, []);
     let after = fs::read_to_string(&audit).unwrap();

@@ -134,6 +134,58 @@ async fn what_cannot_be_read_in_the_store_harms_its_own_environment_only() {
     assert_eq!(world.compiles(), compiles + 1);
 }
 
+/// Flips a bit of a record, in the middle of the last digit of a number or name that it tells.
+async fn flip(store: &SharedStore, name: &str) {
+    let pointer = store.pointers.get(name).await.unwrap().unwrap();
+    let mut value = pointer.value.to_vec();
+    let at = value.windows(11).position(|text| text == b"\"sequence\":").map(|at| at + 11).unwrap();
+    value[at] ^= 4;
+    assert!(store.pointers.swap(name, Some(pointer.generation), Some(value.into())).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_record_is_never_taken_for_a_version_and_written_again() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&world, &store, "b"));
+    publish_all(&a).await;
+    world.stage("modules/app/files/tree/new", "new content");
+    assert!(publish_all(&a).await.changed);
+    let (held, _) = compiled(&b, "n1").await;
+    let versions = |server: &Arc<Server>| {
+        let server = Arc::clone(server);
+        async move { blocking(&server, |server| server.versions(Some(&"production".parse().unwrap()))).await }
+    };
+    let before: Vec<_> = versions(&a).await.iter().map(|version| (version.version.version, version.version.code_id)).collect();
+    assert_eq!(before.len(), 2);
+    // A version that was live: the others are there, and nothing of it is lost.
+    let old = store.pointers.names("version/production/").await.unwrap().into_iter().min().unwrap();
+    let as_written = store.pointers.get(&old).await.unwrap().unwrap().value;
+    flip(&store, &old).await;
+    let damaged = blocking(&b, Server::verify).await.in_store.unwrap().damaged;
+    assert!(damaged[0].contains(&old) && damaged[0].contains("its checksum differs"), "{damaged:?}");
+    // What is live: nobody takes another version for it.
+    flip(&store, "live/env/production").await;
+    let mut is_whole = false;
+    for _ in 0..400 {
+        let _confirmed = a.check_in(&Peer::InProcess, check_in("n2", None)).await;
+        let verified = blocking(&a, Server::verify).await.in_store.unwrap();
+        is_whole = verified.damaged.is_empty();
+        if is_whole {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(is_whole, "it is never written again");
+    let written: serde_json::Value = serde_json::from_slice(&store.pointers.get(&old).await.unwrap().unwrap().value).unwrap();
+    let before_damage: serde_json::Value = serde_json::from_slice(&as_written).unwrap();
+    assert_eq!((&written["code_id"], &written["manifest"]), (&before_damage["code_id"], &before_damage["manifest"]));
+    let after: Vec<_> = versions(&b).await.iter().map(|version| (version.version.version, version.version.code_id)).collect();
+    assert_eq!(after, before);
+    let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await;
+    assert!(matches!(reply, Ok(CatalogReply::Current { .. })), "{reply:?}");
+}
+
 /// More at once than there are threads for work that blocks: who waits for his turn holds none.
 #[test]
 fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is() {

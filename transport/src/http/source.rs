@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
-use reqwest::header::{HeaderMap, LAST_MODIFIED, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, LAST_MODIFIED, RANGE};
 use reqwest::{Client, Method, Response};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::OnceCell;
@@ -75,7 +75,8 @@ impl HttpSourceClient {
 
     async fn ask(&self, method: Method, url: &str, range: Option<&str>) -> Result<Response, TransportError> {
         let shown = shown_url(url);
-        let mut request = self.client(&shown).await?.request(method, url);
+        // What its checksum is of, and its length.
+        let mut request = self.client(&shown).await?.request(method, url).header(ACCEPT_ENCODING, "identity");
         if let Some(range) = range {
             request = request.header(RANGE, range);
         }
@@ -103,6 +104,14 @@ impl HttpSource for HttpSourceClient {
             return Ok(HttpAnswer::Refused(answer.status().as_u16()));
         }
         let (metadata, shown) = (metadata(answer.headers()), shown_url(url));
+        let encoding = answer.headers().get(CONTENT_ENCODING).filter(|encoding| !encoding.is_empty() && *encoding != "identity");
+        if let Some(encoding) = encoding {
+            let detail = format!(
+                "its server sends it encoded ({}), though it was asked for it as it is: have it served without Content-Encoding",
+                encoding.to_str().unwrap_or("in an unknown way")
+            );
+            return Err(TransportError::new(TransportErrorKind::Unavailable, shown).with_detail(detail));
+        }
         let body = answer.bytes_stream().map(move |chunk| chunk.map_err(|error| failure::of_body(error, &shown)));
         Ok(HttpAnswer::Found((metadata, body.boxed())))
     }

@@ -168,6 +168,9 @@ pub struct ResourceStatus {
     /// In noop, the refresh that there would have been; known on the node only. Puppet's reports have a line of it, and no event.
     #[serde(skip)]
     pub pending_refresh: Option<Box<Event>>,
+    /// In noop, how what would be made would be told, as `defined content as '{blake3}…'`; known on the node only.
+    #[serde(skip)]
+    pub planned: Vec<String>,
 }
 
 /// Where a declared resource stands in its catalog.

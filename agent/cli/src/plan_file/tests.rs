@@ -56,7 +56,8 @@ impl Node {
 async fn a_plan_is_applied_as_it_was_written() {
     let node = Node::new("one");
     let plan = node.plan().await;
-    assert_eq!(plan.changes.len(), 2);
+    // Both are made, and of one it is known what it holds.
+    assert_eq!(plan.changes.len(), 3);
     let file = node.path("plan");
     plan.write(&file).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
@@ -69,7 +70,9 @@ async fn a_plan_is_applied_as_it_was_written() {
     // It is done: the plan does not fit any more.
     let error = node.apply(plan).await.unwrap_err().to_string();
     assert!(
-        error.starts_with("the node has changed since the plan was made: no longer File[/a]/ensure: absent -> file"),
+        error.starts_with(
+            "the node has changed since the plan was made: no longer File[/a]/content: absent -> defined content as"
+        ),
         "{error}"
     );
 }
@@ -86,6 +89,29 @@ async fn a_node_that_changed_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn what_a_new_file_would_hold_is_part_of_the_plan() {
+    let node = Node::new("one");
+    std::fs::write(node.path("root/from"), "planned").unwrap();
+    std::fs::create_dir(node.path("root/tree")).unwrap();
+    std::fs::write(node.path("root/tree/a"), "planned").unwrap();
+    let catalog = json!({"name": "n1", "environment": "production", "edges": [], "resources": [
+        {"type": "File", "title": "/made", "parameters": {"source": "/from"}},
+        {"type": "File", "title": "/copied", "parameters": {"source": "/tree", "recurse": true}},
+    ]});
+    std::fs::write(node.path("catalog.json"), catalog.to_string()).unwrap();
+    let plan = node.plan().await;
+    for changed in ["root/from", "root/tree/a"] {
+        std::fs::write(node.path(changed), "EVIL").unwrap();
+        let error = node.apply(plan.clone()).await.unwrap_err().to_string();
+        assert!(error.contains("now File[") && error.contains("/content: absent -> defined content as"), "{error}");
+        assert!(!node.path("root/made").exists() && !node.path("root/copied").exists());
+        std::fs::write(node.path(changed), "planned").unwrap();
+    }
+    node.apply(plan).await.unwrap();
+    assert_eq!(std::fs::read_to_string(node.path("root/copied/a")).unwrap(), "planned");
+}
+
+#[tokio::test]
 async fn a_refresh_is_part_of_the_plan() {
     let node = Node::new("one");
     let catalog = json!({"name": "n1", "environment": "production", "edges": [], "resources": [
@@ -95,7 +121,7 @@ async fn a_refresh_is_part_of_the_plan() {
     std::fs::write(node.path("catalog.json"), catalog.to_string()).unwrap();
     let plan = node.plan().await;
     let planned: Vec<String> = plan.changes.iter().map(ToString::to_string).collect();
-    assert_eq!((planned.len(), planned[0].as_str()), (2, "Exec[clean]: a refresh"), "{planned:?}");
+    assert_eq!((planned.len(), planned[0].as_str()), (3, "Exec[clean]: a refresh"), "{planned:?}");
     let without = Plan {
         changes: plan.changes.iter().filter(|change| change.resource != "Exec[clean]").cloned().collect(),
         ..plan.clone()
@@ -116,7 +142,12 @@ async fn what_cannot_be_looked_at_is_named_and_not_planned() {
     let source = Source::Catalog(node.path("catalog.json"));
     let outcome = source.run(&node.common, RunOptions { noop: true, report: false, ..RunOptions::default() }).await.unwrap();
     let error = Plan::of(&node.common, source, Vec::new(), &outcome).unwrap_err().to_string();
-    assert!(error.contains("1 resources could not be looked at (Exec[x]: ") && error.contains("/nonexistent/cmd") && error.contains("plan again"), "{error}");
+    assert!(
+        error.contains("1 resources could not be looked at (Exec[x]: ")
+            && error.contains("/nonexistent/cmd")
+            && error.contains("plan again"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

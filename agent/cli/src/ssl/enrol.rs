@@ -9,6 +9,7 @@ use direct_puppet_transport::enrol::{
     Authorities, CaClient, EnrolError, EnrolTrust, Identity, certificate_ends, fingerprint, is_of_key, make_key, public_key_pem,
     request,
 };
+use direct_puppet_transport::protocol::Certname;
 
 use super::files::{self, Files};
 use super::{attributes, files_of, lists};
@@ -92,7 +93,7 @@ pub(crate) async fn ensure(common: &Common, enrolment: &Enrolment) -> anyhow::Re
         Some(certificate) => certificate,
         None => {
             hand_in(common, enrolment, &files, &client, &key).await?;
-            wait(common, enrolment, &client).await?
+            wait(common, enrolment, &files, &client).await?
         }
     };
     if !is_of_key(&signed, &key, &name)? {
@@ -215,8 +216,26 @@ async fn hand_in(common: &Common, enrolment: &Enrolment, files: &Files, client: 
     taken.context("request was not taken")
 }
 
+/// Hands the request in once more, as Puppet does in each round: the authority may have lost it, or somebody may have cleaned it there. Returns
+/// the certificate, if it is signed meanwhile.
+async fn hand_in_again(files: &Files, client: &CaClient, name: &Certname) -> anyhow::Result<Option<String>> {
+    if let Ok(Some(certificate)) = client.certificate(name).await {
+        return Ok(Some(certificate));
+    }
+    let Some(made) = files::read(&files.request())? else { return Ok(None) };
+    match client.submit(name, made).await {
+        Ok(()) | Err(EnrolError::Refused { status: 503, .. }) => Ok(None),
+        Err(EnrolError::Transport(error)) if error.kind().is_retryable() => Ok(None),
+        Err(refusal) => match client.certificate(name).await {
+            // It was signed in between, and asked for a second time.
+            Ok(Some(certificate)) => Ok(Some(certificate)),
+            _ => Err(refusal).context("request was not taken"),
+        },
+    }
+}
+
 /// Waits until the certificate is signed.
-async fn wait(common: &Common, enrolment: &Enrolment, client: &CaClient) -> anyhow::Result<String> {
+async fn wait(common: &Common, enrolment: &Enrolment, files: &Files, client: &CaClient) -> anyhow::Result<String> {
     let name = common.certname()?;
     let begun = tokio::time::Instant::now();
     // As Puppet: two minutes.
@@ -240,6 +259,9 @@ async fn wait(common: &Common, enrolment: &Enrolment, client: &CaClient) -> anyh
         }
         tracing::info!("certificate of {name} is not signed yet; asking again in {pace} seconds");
         tokio::time::sleep(Duration::from_secs(pace)).await;
+        if let Some(certificate) = hand_in_again(files, client, &name).await? {
+            return Ok(certificate);
+        }
     }
 }
 
@@ -268,6 +290,10 @@ pub(super) async fn renew(common: &Common) -> anyhow::Result<()> {
     let old = files::read(&files.certificate())?.map(|old| ends(&old)).transpose()?;
     if old.is_some_and(|old| ends(&renewed).is_ok_and(|new| new < old)) {
         bail!("authority sent a certificate that ends sooner than this node's: it is not used");
+    }
+    if files::read(&files.certificate())?.is_some_and(|old| old.trim() == renewed.trim()) {
+        // It is new already.
+        output::line(&format!("{name} keeps its certificate: the authority gave the same again"));
     }
     files::write(&files.certificate(), &renewed)?;
     lists::fetch(&client, &files).await.map(drop)

@@ -17,7 +17,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
@@ -29,7 +30,7 @@ use super::record::{Ensure, applied};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
 use parameters::Parameters;
 use spool::{Crontab, Spool};
-use table::Table;
+use table::{Assigned, Table};
 
 /// Manages jobs in crontabs.
 #[derive(Debug, Clone, Default)]
@@ -37,14 +38,9 @@ pub(super) struct CronProvider {
     spool: Arc<Spool>,
 }
 
-fn compare(
-    resource: &Resource,
-    parameters: &Parameters,
-    table: &Table,
-    others: impl FnOnce() -> Vec<Parameters>,
-) -> Vec<Change> {
+fn compare(resource: &Resource, parameters: &Parameters, table: &Table, assigned: impl FnOnce() -> Arc<Assigned>) -> Vec<Change> {
     let mut found = Differences::of(resource);
-    match (parameters.ensure, table.find(parameters, others)) {
+    match (parameters.ensure, table.find(parameters, assigned)) {
         (Ensure::Absent, None) => {}
         (Ensure::Absent, Some(_)) => found.add_ensure("present", "absent"),
         (Ensure::Present, None) => found.add_ensure("absent", "present"),
@@ -67,10 +63,22 @@ fn of_crontab(context: &Context, one: &Parameters) -> Vec<Parameters> {
     all.filter(|parameters| owner_of(parameters) == owner_of(one)).collect()
 }
 
+/// Which jobs without a name were assigned in this run, by whose crontab it is.
+type AllAssigned = Mutex<HashMap<String, Arc<Assigned>>>;
+
+/// Returns which jobs without a name resources have: as it was when the first of them was looked at, so that a job that one has taken away is
+/// replaced by no other.
+fn assigned(context: &Context, parameters: &Parameters, table: &Table) -> Arc<Assigned> {
+    let of_run = context.of_run::<AllAssigned>();
+    let mut all = of_run.lock().unwrap_or_else(PoisonError::into_inner);
+    let assign = || Arc::new(table.assign(&of_crontab(context, parameters)));
+    Arc::clone(all.entry(owner_of(parameters).to_owned()).or_insert_with(assign))
+}
+
 /// Returns the crontab as the resource wants it.
-fn edit(parameters: &Parameters, text: &[u8], others: impl FnOnce() -> Vec<Parameters>) -> Result<Vec<u8>, String> {
+fn edit(parameters: &Parameters, text: &[u8], assigned: impl FnOnce() -> Arc<Assigned>) -> Result<Vec<u8>, String> {
     let mut table = Table::parse(text);
-    let found = table.find(parameters, others).cloned();
+    let found = table.find(parameters, assigned).cloned();
     match (parameters.ensure, found) {
         (Ensure::Absent, None) => {}
         (Ensure::Absent, Some(job)) => table.remove(&job),
@@ -109,7 +117,8 @@ impl CronProvider {
             let table = &text.table;
             let is_owners = |wanted: &&Parameters| owner_of(wanted) == owner;
             let of_crontab: Vec<Parameters> = managed.iter().filter(is_owners).cloned().collect();
-            let known: Vec<_> = of_crontab.iter().filter_map(|wanted| table.find(wanted, || of_crontab.clone())).collect();
+            let assigned = Arc::new(table.assign(&of_crontab));
+            let known: Vec<_> = of_crontab.iter().filter_map(|wanted| table.find(wanted, || Arc::clone(&assigned))).collect();
             for job in table.jobs() {
                 unnamed += usize::from(job.name.is_none());
                 if !known.contains(&job) {
@@ -140,7 +149,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let changes = compare(resource, &parameters, &text.table, || of_crontab(context, &parameters));
+        let changes = compare(resource, &parameters, &text.table, || assigned(context, &parameters, &text.table));
         Ok(Checked { resources: 1, changes, ..Checked::default() })
     }
 
@@ -148,7 +157,11 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource).ok()?;
         // Others are asked for.
         let text = self.spool.unchanged(context, &parameters)?;
-        Some(Ok(Checked { resources: 1, changes: compare(resource, &parameters, &text.table, || of_crontab(context, &parameters)), ..Checked::default() }))
+        Some(Ok(Checked {
+            resources: 1,
+            changes: compare(resource, &parameters, &text.table, || assigned(context, &parameters, &text.table)),
+            ..Checked::default()
+        }))
     }
 
     async fn instances(&self, context: &Context, _name: Option<&str>) -> Result<Option<Vec<Resource>>, ProviderError> {
@@ -167,7 +180,7 @@ impl Provider for CronProvider {
         let parameters = Parameters::parse(resource)?;
         let text = self.spool.read(context, &parameters).await;
         let text = text.map_err(|error| errors::failed(&resource.reference(), "read the crontab", error))?;
-        let result = match edit(&parameters, &text.text, || of_crontab(context, &parameters)) {
+        let result = match edit(&parameters, &text.text, || assigned(context, &parameters, &text.table)) {
             Ok(new) if new == text.text => Ok(()),
             Ok(new) => self.spool.write(context, &parameters, new).await.map_err(|error| errors::chain(&*error)),
             Err(reason) => Err(reason),

@@ -1,5 +1,8 @@
 //! A crontab: its jobs, each with its name and settings, among lines of others that stay as they are.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use direct_puppet_transport::protocol::{Resource, Value};
 
 use super::crontab::{self, LineKind, Time};
@@ -32,7 +35,7 @@ impl Job {
 
 impl Job {
     /// Returns the name of a job, that of one without a name made of its command and its number among those without.
-    fn title(&self, number: usize) -> String {
+    pub(super) fn title(&self, number: usize) -> String {
         let command = || self.command.split_whitespace().collect::<Vec<_>>().join("_");
         self.name.clone().unwrap_or_else(|| format!("unmanaged:{}-{number}", command()))
     }
@@ -78,6 +81,9 @@ impl Job {
     }
 }
 
+/// The jobs without a name that resources have, by the name of the resource.
+pub(super) type Assigned = HashMap<String, Option<Job>>;
+
 /// A crontab.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -119,24 +125,33 @@ impl Table {
         Self { lines, jobs }
     }
 
-    /// Returns the job of a resource: the last that has its name, else one without a name that has its command and times. Of these each goes to
-    /// one resource alone, the first of the catalog that fits, as in Puppet's `match_providers_with_resources`; `others` returns all resources that
-    /// want something of this crontab, in that order.
-    pub(super) fn find(&self, parameters: &Parameters, others: impl FnOnce() -> Vec<Parameters>) -> Option<&Job> {
+    /// Returns which resource each job without a name goes to, by the resource's name: the first of the catalog that fits and has none yet, as in
+    /// Puppet's `match_providers_with_resources`. `all` want something of this crontab, in the order of the catalog.
+    pub(super) fn assign(&self, all: &[Parameters]) -> Assigned {
+        let mut free: Vec<&Parameters> = all.iter().collect();
+        let mut assigned: Assigned = all.iter().map(|parameters| (parameters.name.clone(), None)).collect();
+        for job in self.jobs.iter().filter(|job| job.name.is_none()) {
+            if let Some(at) = free.iter().position(|parameters| parameters.is_like(job)) {
+                assigned.insert(free.remove(at).name.clone(), Some(job.clone()));
+            }
+        }
+        assigned
+    }
+
+    /// Returns the job of a resource: the last that has its name, else the one without a name that it was assigned; what is no resource of the
+    /// catalog, as what is purged, has the first without a name that fits.
+    pub(super) fn find(&self, parameters: &Parameters, assigned: impl FnOnce() -> Arc<Assigned>) -> Option<&Job> {
         let is_named = |job: &&Job| job.name.as_deref() == Some(&parameters.name);
-        let is_like = |job: &&Job| job.name.is_none() && parameters.is_like(job);
         if let Some(named) = self.jobs.iter().rfind(is_named) {
             return Some(named);
         }
-        self.jobs.iter().find(is_like)?;
-        let mut free = others();
-        if !free.iter().any(|other| other.name == parameters.name) {
-            free.push(parameters.clone());
+        let mut unnamed = self.jobs.iter().filter(|job| job.name.is_none());
+        match assigned().get(&parameters.name) {
+            // It is another line, after others have gone.
+            Some(Some(own)) => unnamed.find(|job| (&job.time, &job.command) == (&own.time, &own.command)),
+            Some(None) => None,
+            None => unnamed.find(|job| parameters.is_like(job)),
         }
-        self.jobs.iter().filter(|job| job.name.is_none()).find(|job| {
-            let fitting = free.iter().position(|other| other.is_like(job));
-            fitting.is_some_and(|at| free.remove(at).name == parameters.name)
-        })
     }
 
     /// Returns all jobs, in order.
@@ -168,7 +183,10 @@ impl Table {
             self.lines[job.at] = [crontab::print(&changed.time, &changed.command).as_bytes(), ending].concat();
         }
         if job.environment != changed.environment {
-            let settings = changed.environment.iter().map(|line| format!("{line}\n").into_bytes());
+            // Settings belong to a job by its name.
+            let name = changed.name.as_deref().filter(|_| job.name.is_none()).map(crontab::print_name);
+            let settings = name.into_iter().chain(changed.environment.iter().cloned());
+            let settings = settings.map(|line| format!("{line}\n").into_bytes());
             self.lines.splice(job.at..job.at, settings.collect::<Vec<_>>());
             // The name stays; a job without one has no settings of its own.
             job.before.iter().skip(1).rev().for_each(|&at| drop(self.lines.remove(at)));

@@ -19,10 +19,10 @@ fn list(values: &[&str]) -> Value {
 /// Applies a resource to a crontab, proves that a second time does nothing, and returns what would be said.
 fn converge(table: &mut String, resource: &Resource) -> Result<Vec<String>, String> {
     let parameters = Parameters::parse(resource).map_err(|error| error.to_string())?;
-    let changes = compare(resource, &parameters, &Table::parse(table.as_bytes()), Vec::new);
-    *table = String::from_utf8(edit(&parameters, table.as_bytes(), Vec::new)?).unwrap();
-    assert_eq!(compare(resource, &parameters, &Table::parse(table.as_bytes()), Vec::new), [], "not converged: {table}");
-    assert_eq!(edit(&parameters, table.as_bytes(), Vec::new).unwrap(), table.as_bytes());
+    let changes = compare(resource, &parameters, &Table::parse(table.as_bytes()), Arc::default);
+    *table = String::from_utf8(edit(&parameters, table.as_bytes(), Arc::default)?).unwrap();
+    assert_eq!(compare(resource, &parameters, &Table::parse(table.as_bytes()), Arc::default), [], "not converged: {table}");
+    assert_eq!(edit(&parameters, table.as_bytes(), Arc::default).unwrap(), table.as_bytes());
     Ok(changes.into_iter().map(|change| change.wording.unwrap().done).collect())
 }
 
@@ -50,18 +50,36 @@ fn a_job_without_a_name_goes_to_the_first_that_it_fits() {
     ];
     let all = all.map(|resource| Parameters::parse(&resource).unwrap());
     let table = Table::parse(text.as_bytes());
-    let of = |wanted: &Parameters| table.find(wanted, || all.to_vec()).map(|job| table.jobs().iter().position(|at| at == job));
-    assert_eq!(all.each_ref().map(of), [Some(Some(0)), Some(Some(2)), Some(Some(1)), None, None]);
-    // One that the catalog does not have, as what is purged, takes what nobody wants.
+    let assigned = Arc::new(table.assign(&all));
+    let of = |table: &Table, wanted: &Parameters| table.find(wanted, || Arc::clone(&assigned)).map(|job| job.title(0));
+    let place = |wanted: &Parameters| {
+        let found = table.find(wanted, || Arc::clone(&assigned))?;
+        table.jobs().iter().position(|job| job == found)
+    };
+    assert_eq!(all.each_ref().map(place), [Some(0), Some(2), Some(0), None, None], "one of the same are as good as each other");
+    // After the first has taken its job away, the second still has one, and the first none.
+    let gone = edit(&all[0], text.as_bytes(), || Arc::clone(&assigned)).unwrap();
+    let left = Table::parse(&gone);
+    assert_eq!(left.jobs().len(), 2);
+    assert!(of(&left, &all[2]).is_some() && of(&left, &all[3]).is_none());
+    // One that the catalog does not have, as what is purged, takes what fits.
     let purged = Parameters::parse(&cron("unmanaged:/bin/true-1").with("command", "/bin/true").with("special", "daily")).unwrap();
-    assert!(table.find(&purged, Vec::new).is_some() && table.find(&purged, || all.to_vec()).is_none());
+    assert!(of(&table, &purged).is_some());
+}
+
+#[test]
+fn a_job_without_a_name_gets_one_with_its_settings() {
+    let mut table = "B=c\n@daily /bin/true\n0 1 * * * /bin/later\n".to_owned();
+    let resource = cron("settled").with("command", "/bin/true").with("special", "daily").with("environment", "A=b");
+    assert_eq!(converge(&mut table, &resource).unwrap(), ["defined 'environment' as A=b"]);
+    assert_eq!(table, "B=c\n# Puppet Name: settled\nA=b\n@daily /bin/true\n0 1 * * * /bin/later\n");
 }
 
 #[test]
 fn settings_that_a_job_has_none_of_are_absent() {
     let resource = cron("one").with("command", "/bin/one").with("environment", list(&["A=b", "PATH=/bin"]));
     let parameters = Parameters::parse(&resource).unwrap();
-    let changes = compare(&resource, &parameters, &Table::parse(b"# Puppet Name: one\n* * * * * /bin/one\n"), Vec::new);
+    let changes = compare(&resource, &parameters, &Table::parse(b"# Puppet Name: one\n* * * * * /bin/one\n"), Arc::default);
     let words = changes[0].wording.as_ref().unwrap();
     assert_eq!((words.previous.as_str(), words.desired.as_str()), ("'absent'", "A=b,PATH=/bin"));
     assert_eq!((&*changes[0].previous, words.done.as_str()), ("absent", "defined 'environment' as A=b,PATH=/bin"));

@@ -1,5 +1,6 @@
 //! Compares what is with what shall be, and says what would change.
 
+use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
 use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
 use std::borrow::Cow;
 
@@ -194,6 +195,11 @@ impl Comparison<'_> {
                 difference.wording = self.defined(content).map_err(|error| text(&error))?;
                 Ok(vec![difference])
             }
+            (Want::File(Some(content @ Content::Local { .. })), None) => {
+                let mut difference = Difference::new(Phase::File, "ensure", kind_name(stat), "file");
+                difference.wording = self.defined(content).map_err(|error| text(&error))?;
+                Ok(vec![difference])
+            }
             (Want::Present | Want::File(_), None) => create(Phase::File, "file"),
             (Want::Directory, None) => create(Phase::Directory, "directory"),
             (Want::Link(_), None) => create(Phase::Link, "link"),
@@ -321,7 +327,8 @@ impl Comparison<'_> {
 
     /// Returns how the creation of a file with a content is worded, as Puppet does; that of a secret is not told.
     fn defined(&self, content: &Content) -> Result<Option<Box<Wording>>, FsError> {
-        if self.parameters.sensitive || matches!(content, Content::Local { .. }) {
+        // That of a file here is worth reading it only where a plan is to hold what it was.
+        if self.parameters.sensitive || matches!(content, Content::Local { .. }) && !self.context.options().noop {
             return Ok(None);
         }
         let shown = match content {
@@ -341,7 +348,7 @@ impl Comparison<'_> {
         }
         let limit = options.max_diff_bytes;
         let name = path.absolute();
-        if stat.size > limit || size > limit {
+        if stat.size > limit || size != UNKNOWN_SIZE && size > limit {
             return Ok(Some(diff::too_long(&name, limit)));
         }
         let root = self.context.root();

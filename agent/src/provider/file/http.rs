@@ -2,11 +2,12 @@
 //!
 //! Such a server is asked what there is (HEAD), and for the content when the file is to be changed. A file is compared as Puppet does it: by the
 //! strongest checksum that the server tells, SHA-256, SHA-1 or MD5; else by when it says that the content was modified last. Where it tells
-//! neither, the content is fetched and compared. With `checksum_value` nobody is asked while the file has that. A content that does not have the
+//! neither, the content is fetched and compared, and kept until the file is changed in the same run. With `checksum_value` nobody is asked while the file has that. A content that does not have the
 //! checksum of its own answer is not used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -118,7 +119,9 @@ impl RemoteSources {
         for source in &parameters.sources {
             let SourceUri::Http(url) = source else { continue };
             let told = match client {
-                None => Told::Failed("this agent has nothing that asks web servers: give it one with AgentBuilder::http_source".to_owned()),
+                None => Told::Failed(
+                    "this agent has nothing that asks web servers: give it one with AgentBuilder::http_source".to_owned(),
+                ),
                 Some(client) => {
                     let asking = Asking { client, context, resource, parameters };
                     tokio::select! {
@@ -151,6 +154,20 @@ impl RemoteSources {
         }
     }
 
+    /// Removes contents that were fetched to compare them, and are not to be put anywhere. Blocking.
+    pub(super) fn discard(&self, context: &Context) -> Result<(), FsError> {
+        let compared = context.of_run::<Compared>();
+        let mut compared = compared.lock().unwrap_or_else(PoisonError::into_inner);
+        for url in self.0.keys() {
+            if let Some(put) = compared.remove(url).filter(|put| put.is_new)
+                && context.is_last_use(&put.digest)
+            {
+                context.store().remove(&put.digest)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns what servers answered that have no source, if any was asked.
     pub(super) fn refusals(&self) -> Option<String> {
         let refused = self.0.iter().filter_map(|(url, told)| match told {
@@ -161,6 +178,9 @@ impl RemoteSources {
         (!refused.is_empty()).then(|| refused.join(", "))
     }
 }
+
+/// Contents that were fetched in this run to compare them, by URL.
+type Compared = Mutex<HashMap<String, Put>>;
 
 /// Asks for one resource.
 struct Asking<'a> {
@@ -174,9 +194,13 @@ impl Asking<'_> {
     async fn ask(&self, url: &str, need: Need) -> Result<Told, ProviderError> {
         match (need, &self.parameters.checksum_value) {
             (Need::Nothing, _) => Ok(Told::Found(Content::Remote(Remote::Unasked))),
+            (Need::Metadata, _) if self.is_left_alone().await? => Ok(Told::Found(Content::Remote(Remote::Unasked))),
             (Need::Metadata, Some(value)) => Ok(Told::Found(Content::Remote(Remote::Checksum(value.clone())))),
             (Need::Metadata, None) => self.metadata(url).await,
-            (Need::Content, _) => self.fetch(url).await,
+            (Need::Content, _) => match self.compared(url) {
+                Some(content) => Ok(Told::Found(content)),
+                None => self.fetch(url, false).await,
+            },
         }
     }
 
@@ -184,14 +208,34 @@ impl Asking<'_> {
         match self.client.metadata(url).await {
             Ok(HttpAnswer::Found(metadata)) => match Remote::of(&metadata, self.parameters.checksum) {
                 Some(remote) => Ok(Told::Found(Content::Remote(remote))),
-                None => self.fetch(url).await,
+                None => self.fetch(url, true).await,
             },
             Ok(HttpAnswer::Refused(status)) => Ok(Told::Refused(status)),
             Err(error) => Ok(self.failed(url, &error)),
         }
     }
 
-    async fn fetch(&self, url: &str) -> Result<Told, ProviderError> {
+    /// Whether the file is there and its content is none of the resource's business.
+    async fn is_left_alone(&self) -> Result<bool, ProviderError> {
+        if self.parameters.replace {
+            return Ok(false);
+        }
+        let (context, reference, path) = (self.context.clone(), self.resource.clone(), self.parameters.path.clone());
+        blocking(self.resource.clone(), move || {
+            let found = context.root().stat(&path).map_err(|error| errors::failed(&reference, "look at it", error))?;
+            Ok(found.is_some())
+        })
+        .await
+    }
+
+    /// Returns the content that this run has fetched to compare it.
+    fn compared(&self, url: &str) -> Option<Content> {
+        let compared = self.context.of_run::<Compared>();
+        let compared = compared.lock().unwrap_or_else(PoisonError::into_inner);
+        compared.get(url).map(|put| Content::Stored { digest: put.digest, size: put.size })
+    }
+
+    async fn fetch(&self, url: &str, is_to_compare: bool) -> Result<Told, ProviderError> {
         let (metadata, body) = match self.client.content(url).await {
             Ok(HttpAnswer::Found(found)) => found,
             Ok(HttpAnswer::Refused(status)) => return Ok(Told::Refused(status)),
@@ -203,9 +247,17 @@ impl Asking<'_> {
         };
         let told = told(&metadata);
         let (context, reference) = (self.context.clone(), self.resource.clone());
-        let verified = blocking(self.resource.clone(), move || verify(&context, &reference, &put, told.as_ref())).await?;
+        let (new, is_secret) = (put, self.parameters.sensitive);
+        let verified =
+            blocking(self.resource.clone(), move || verify(&context, &reference, &new, told.as_ref(), is_secret)).await?;
         Ok(match verified {
-            Ok(()) => Told::Found(Content::Stored { digest: put.digest, size: put.size }),
+            Ok(()) => {
+                if is_to_compare {
+                    let compared = self.context.of_run::<Compared>();
+                    compared.lock().unwrap_or_else(PoisonError::into_inner).insert(url.to_owned(), put);
+                }
+                Told::Found(Content::Stored { digest: put.digest, size: put.size })
+            }
             Err(reason) => Told::Failed(format!("{}: {reason}", self.shown(url))),
         })
     }
@@ -254,16 +306,21 @@ fn verify(
     resource: &ResourceRef,
     put: &Put,
     told: Option<&ChecksumValue>,
+    is_secret: bool,
 ) -> Result<Result<(), String>, ProviderError> {
     let fail = |error: FsError| errors::failed(resource, "read the content of its source", error);
     if let Some(value) = told
         && let Some(file) = context.store().open(&put.digest).map_err(fail)?
-        && let Some(found) = value.other(file).map_err(|error| errors::failed(resource, "read the content of its source", error))?
+        && let Some(found) =
+            value.other(file).map_err(|error| errors::failed(resource, "read the content of its source", error))?
     {
         if put.is_new {
             context.store().remove(&put.digest).map_err(fail)?;
         }
-        return Ok(Err(format!("what came has {found}, and is to have {}: it is not used", value.shown())));
+        return Ok(Err(match is_secret {
+            true => "what came does not have the checksum that its server tells: it is not used".to_owned(),
+            false => format!("what came has {found}, and is to have {}: it is not used", value.shown()),
+        }));
     }
     if put.is_new {
         context.expect_use(&put.digest);

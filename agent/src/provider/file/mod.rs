@@ -111,7 +111,18 @@ impl Provider for FileProvider {
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {
         let remote = self.remote(context, resource, http::Need::Metadata).await?;
         let (context, cache, resource) = (context.clone(), Arc::clone(&self.accounts), Arc::clone(resource));
-        blocking(resource.reference(), move || compare::check(&context, &cache, &resource, &remote)).await
+        blocking(resource.reference(), move || {
+            let checked = compare::check(&context, &cache, &resource, &remote);
+            let puts_content =
+                |checked: &Checked| checked.changes.iter().any(|change| apply::Announced::of(change).puts_content());
+            if context.options().noop || !checked.as_ref().is_ok_and(puts_content) {
+                remote
+                    .discard(&context)
+                    .map_err(|error| errors::failed(&resource.reference(), "remove what it does not need", error))?;
+            }
+            checked
+        })
+        .await
     }
 
     fn check_files(&self, context: &Context, resource: &Arc<Resource>) -> Option<Result<Checked, ProviderError>> {

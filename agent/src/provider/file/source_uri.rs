@@ -32,13 +32,19 @@ impl SourceUri {
         match text {
             path if path.starts_with('/') => local(path),
             uri if uri.starts_with("puppet://") => Ok(Self::Puppet(uri.to_owned())),
-            _ if is_http(whole) => match whole.split_once("://") {
-                // As it is: a server may tell `a` from `a/`.
-                Some((_, rest)) if !rest.starts_with(['/', '?', '#']) && !rest.is_empty() && !rest.contains(char::is_whitespace) => {
-                    Ok(Self::Http(whole.to_owned()))
+            url if is_http(whole) => match url.split_once("://") {
+                Some((_, rest))
+                    if !rest.starts_with(['/', '?', '#']) && !rest.is_empty() && !rest.contains(char::is_whitespace) =>
+                {
+                    Ok(Self::Http(url.to_owned()))
                 }
                 _ => Err(format!("{:?} names no file of a web server", shown_url(whole))),
             },
+            // It may hold a password.
+            url if url.contains("://") => {
+                let scheme = url.split(':').next().unwrap_or_default();
+                Err(format!("{scheme}://… must be an absolute path, puppet:///…, file:///…, http://… or https://…"))
+            }
             other => Err(format!("{other:?} must be an absolute path, puppet:///…, file:///…, http://… or https://…")),
         }
     }

@@ -28,7 +28,7 @@ mod worker;
 
 use std::time::Instant;
 
-use direct_puppet_transport::protocol::{Certname, Environment};
+use direct_puppet_transport::protocol::{Catalog, Certname, Environment};
 
 use super::{CompileError, CompileRequest, Compiled, Compiler};
 use crate::code::Code;
@@ -104,10 +104,23 @@ impl Compiler for PuppetCompiler {
     fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {
         let (code, certname) = (&request.code, &request.certname);
         let begun = Instant::now();
+        let done = self.catalog(request);
+        match &done {
+            Ok(_) => tracing::info!(%certname, environment = %code.version.environment, code_id = %code.version.code_id,
+                milliseconds = begun.elapsed().as_millis(), "compiled"),
+            Err(error) => tracing::error!(%certname, environment = %code.version.environment, "{error}"),
+        }
+        done.map(|catalog| Compiled { catalog, contents: Vec::new() })
+    }
+}
+
+impl PuppetCompiler {
+    fn catalog(&self, request: &CompileRequest) -> Result<Catalog, CompileError> {
+        let (code, certname) = (&request.code, &request.certname);
         let classification = classify::classify(&self.options, request)?;
         let question = Question::compile(request, classification.as_ref());
         let (answer, lease) = self.ask(code, &question)?;
-        let done = match answer {
+        match answer {
             Answer::Compiled(compiled) => {
                 compiled.logs.iter().for_each(|entry| entry.log(&lease.checkout, certname));
                 catalog::read(request, compiled.catalog, compiled.modules, &lease.checkout)
@@ -117,12 +130,6 @@ impl Compiler for PuppetCompiler {
                 Err(failed.error(&lease.checkout, Some(certname)))
             }
             answer @ Answer::Checked => Err(error::unexpected(code, &answer)),
-        };
-        match &done {
-            Ok(_) => tracing::info!(%certname, environment = %code.version.environment, code_id = %code.version.code_id,
-                milliseconds = begun.elapsed().as_millis(), "compiled"),
-            Err(error) => tracing::error!(%certname, environment = %code.version.environment, "{error}"),
         }
-        done.map(|catalog| Compiled { catalog, contents: Vec::new() })
     }
 }

@@ -67,7 +67,8 @@ async fn headers_without_sense_say_nothing() {
 
 #[tokio::test]
 async fn a_server_that_refuses_head_is_asked_for_one_byte() {
-    let refusals = vec![answer("403 Forbidden", "Content-Length: 0\r\n", ""), answer("206 Partial Content", "Content-Length: 1\r\n", "x")];
+    let refusals =
+        vec![answer("403 Forbidden", "Content-Length: 0\r\n", ""), answer("206 Partial Content", "Content-Length: 1\r\n", "x")];
     let (base, asked) = server(refusals).await;
     let found = HttpSourceClient::new().metadata(&base).await.unwrap();
     assert_eq!(found, HttpAnswer::Found(HttpMetadata::default()));
@@ -92,6 +93,14 @@ async fn a_content_comes_whole_after_redirects_or_ends_in_an_error() {
     let HttpAnswer::Found((_, body)) = found else { panic!("refused") };
     let error = whole_of(body).await.unwrap_err();
     assert_eq!((error.kind(), error.endpoint()), (TransportErrorKind::Closed, base.as_str()));
+}
+
+#[tokio::test]
+async fn a_content_that_is_encoded_is_not_taken_for_what_it_is_not() {
+    let (base, asked) = server(vec![answer("200 OK", "Content-Length: 2\r\nContent-Encoding: gzip\r\n", "\x1f?")]).await;
+    let Err(error) = HttpSourceClient::new().content(&base).await else { panic!("it was taken") };
+    assert!(error.to_string().contains("encoded (gzip)"), "{error}");
+    assert!(asked.lock().unwrap()[0].to_lowercase().contains("\r\naccept-encoding: identity\r\n"));
 }
 
 #[tokio::test]

@@ -23,6 +23,20 @@ async fn creates_and_replaces() {
 }
 
 #[tokio::test]
+async fn a_content_whose_server_does_not_tell_its_size_is_shown_too() {
+    use direct_puppet_transport::protocol::manifest::UNKNOWN_SIZE;
+    let world = World::new();
+    world.fetched(&["new\n"]);
+    world.write("/a", "old\n");
+    let kind = EntryKind::File { digest: Digest::of(b"new\n"), size: UNKNOWN_SIZE };
+    let mut resource = file("/a").with("source", "puppet:///modules/m/a");
+    let entries = vec![ManifestEntry { path: TreePath::root(), mode: 0o644, kind }];
+    resource.resolved = Some(ResolvedSource { uri: Some("puppet:///modules/m/a".to_owned()), entries });
+    let checked = world.converge(&resource).await;
+    assert_eq!(checked.changes[0].diff.as_deref(), Some("--- /a\n+++ /a\n@@ -1 +1 @@\n-old\n+new\n"));
+}
+
+#[tokio::test]
 async fn new_files_have_default_modes_and_old_ones_keep_theirs() {
     let world = World::new();
     world.converge(&file("/a").with("content", "1")).await;

@@ -6,9 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::protocol::Value;
-use direct_puppet_transport::{
-    BodyStream, HttpAnswer, HttpMetadata, HttpSource, TransportError, TransportErrorKind,
-};
+use direct_puppet_transport::{BodyStream, HttpAnswer, HttpMetadata, HttpSource, TransportError, TransportErrorKind};
 use futures::StreamExt as _;
 
 use super::*;

@@ -4,7 +4,7 @@ use super::*;
 
 /// Code whose nodes misbehave, each in its way.
 const BAD: &str = "node /^loop/ { bad::spin() }\nnode /^eat/ { bad::eat() }\nnode /^exit/ { bad::leave() }\nnode /^crash/ { bad::crash() }\n\
-                   node /^child/ { bad::child() }\nnode /^feed/ { bad::feed() }\nnode /^bytes/ { notify { 'b': message => bad::bytes() } }\nnode /^orphan/ { notify { 'pid': message => bad::orphan() } }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
+                   node /^child/ { bad::child() }\nnode /^feed/ { bad::feed() }\nnode /^away/ { bad::away() }\nnode /^bytes/ { notify { 'b': message => bad::bytes() } }\nnode /^orphan/ { notify { 'pid': message => bad::orphan() } }\nnode /^state/ { notify { 'state': message => bad::state() } }\nnode default { notify { 'ok': } }\n";
 
 fn bad(world: &World) -> Arc<Code> {
     let function = |name: &str, body: &str| {
@@ -17,6 +17,7 @@ fn bad(world: &World) -> Arc<Code> {
         function("leave", "exit!(7)"),
         function("crash", "Process.kill(:FPE, Process.pid); sleep"),
         function("child", "system('sleep 1000')"),
+        function("away", "fork { Process.setsid; a = 'x' * 500_000_000; sleep 1000 }; sleep 1000"),
         function("feed", "system(RbConfig.ruby, '-e', 'a = \"x\" * 500_000_000; sleep 1000')"),
         function("bytes", "\"\\xff\".b.force_encoding('UTF-8')"),
         function(
@@ -115,6 +116,7 @@ fn what_misbehaves_costs_one_compile() {
         ("crash1", "by signal"),
         ("child1", "took longer than 15 seconds"),
         ("feed1", "took more than 300 MiB"),
+        ("away1", "took more than 300 MiB"),
         ("bytes1", "Notify[b]: message is not text in UTF-8"),
     ] {
         let begun = Instant::now();

@@ -144,7 +144,7 @@ impl<'a> Exchange<'a> {
         let is_alone_too_big = resident_bytes(self.child).is_some_and(|bytes| bytes > limit);
         if self.looks.is_multiple_of(GROUP_EVERY) {
             // A process that has just forked counts twice, once.
-            let is_too_big = resident_bytes_of_group(self.child) > limit;
+            let is_too_big = resident_bytes_of_all(self.child) > limit;
             self.looks_too_big = if is_too_big { self.looks_too_big + 1 } else { 0 };
         }
         if is_alone_too_big || self.looks_too_big > 1 {
@@ -195,21 +195,46 @@ fn line(mut socket: &UnixStream) -> io::Result<String> {
     Ok(text)
 }
 
-/// Returns how much memory all processes of a group have together.
-fn resident_bytes_of_group(group: Pid) -> u64 {
+/// A process, as proc_pid_stat(5) tells of it.
+struct Process {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    session: i32,
+    resident_pages: u64,
+}
+
+impl Process {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name may be any. State, parent, group and session are fields 3 to 6, the number of resident pages is field 24.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<i32>().ok();
+        let (parent, group, session) = (number(1)?, number(2)?, number(3)?);
+        Some(Self { pid, parent, group, session, resident_pages: fields.get(21)?.parse().ok()? })
+    }
+}
+
+/// Returns how much memory a compile has together with all that it started: its group, what descends from it, and what was left to its parent in
+/// a session of its own, of whichever compile that is.
+fn resident_bytes_of_all(child: Pid) -> u64 {
     let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let wanted = group.as_raw_nonzero().to_string();
-    let resident_pages = |stat: &str| {
-        // proc_pid_stat(5): state and parent, then the group, as fields 3 to 5; field 24 is the number of pages. The name may be any.
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        let is_of_group = fields.nth(2)? == wanted;
-        if is_of_group { fields.nth(18)?.parse::<u64>().ok() } else { None }
-    };
-    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
-    let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
-    let stats = processes.flatten().filter(|entry| is_process(&entry.file_name()));
-    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    stats.filter_map(|stat| resident_pages(&stat)).sum::<u64>().saturating_mul(page)
+    let child = child.as_raw_nonzero().get();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let all: Vec<Process> = pids.filter_map(Process::read).collect();
+    let own = all.iter().find(|process| process.pid == child);
+    let is_orphan = |process: &Process| own.is_some_and(|own| process.parent == own.parent && process.session != own.session);
+    let mut counted: Vec<&Process> =
+        all.iter().filter(|process| process.group == child || process.pid == child || is_orphan(process)).collect();
+    let mut at = 0;
+    while let Some(parent) = counted.get(at).map(|process| process.pid) {
+        let below = all.iter().filter(|process| process.parent == parent);
+        let new: Vec<&Process> = below.filter(|process| counted.iter().all(|known| known.pid != process.pid)).collect();
+        counted.extend(new);
+        at += 1;
+    }
+    counted.iter().map(|process| process.resident_pages).sum::<u64>().saturating_mul(page)
 }
 
 /// Returns how much memory a process has; `None` when it is not there any more.
