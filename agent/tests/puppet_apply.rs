@@ -253,7 +253,6 @@ fn files_of_a_web_server() {
             (resource("File", "/mnt/none", json!({"source": url("none")})), &[]),
             (resource("File", "/mnt/after", json!({"content": "x", "require": "File[/mnt/none]"})), &[]),
             (resource("File", "/mnt/down", json!({"source": "http://127.0.0.1:1/x"})), &[]),
-            (resource("File", "/mnt/gone", json!({"source": "http://127.0.0.1:1/x", "ensure": "absent"})), &[]),
         ]),
     };
     compare(&[case]);

@@ -177,7 +177,7 @@ impl World {
             &mut parameters,
             3,
             "home",
-            &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!("/home/third")],
+            &[json!(format!("/home/{name}")), json!("/home/elsewhere"), json!(format!("/home/{name}"))],
         );
         self.perhaps(&mut parameters, 3, "managehome", &[json!(true), json!(false)]);
         self.perhaps(&mut parameters, 3, "groups", &[json!(["mail", "audio"]), json!("audio"), json!(["games"]), json!([group])]);
@@ -254,6 +254,10 @@ impl World {
             self.perhaps(&mut parameters, 4, "monthday", &[json!("31"), json!([1, 15])]);
         }
         self.perhaps(&mut parameters, 4, "environment", &[json!("A=b"), json!(["A=b", "PATH=/bin:/usr/bin"])]);
+        if had_word {
+            // Where `crontab -l` takes its name for a part of its own heading, Puppet adds them in every run.
+            parameters.as_object_mut().unwrap().remove("environment");
+        }
         if had_word && parameters.get("special").is_none() {
             // With a minute in the place of a word Puppet is never done.
             for field in ["minute", "hour", "weekday", "month", "monthday"] {

@@ -7,7 +7,7 @@
 //!   store; a suffix makes a copy beside the file as well. Of directories only the store keeps a backup.
 //! * Sources on this machine, and links that are followed, are read below the managed root; links on the way are not
 //!   followed. `sourceselect => all` of sources here together with a server's is refused.
-//! * Of sources at web servers, [`http`] tells.
+//! * Sources at web servers are compared by the checksum, or the time, that the server tells: see `http.rs`.
 //! * What cannot be done without `force` is a failure, not a notice that comes back in every run.
 //! * Names of owners are looked up in `/etc/passwd` and `/etc/group` of the managed root; numeric ids always work.
 //! * A path given as `ensure` must contain a slash. Contexts of SELinux are listed as skipped.
