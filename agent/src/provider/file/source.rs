@@ -206,6 +206,7 @@ pub(super) fn entries(
         (Some(resolved), true) => Ok(Some(resolved_entries(parameters, resolved))),
         (None, true) => Ok(None),
         (_, false) => match remote.refusals() {
+            Some(_) if parameters.sensitive => Err("none of its sources exists, which are secret".into()),
             None => Err("none of its sources exists, in the catalog or on this machine".into()),
             Some(refusals) => Err(format!("none of its sources exists: {refusals}").into()),
         },

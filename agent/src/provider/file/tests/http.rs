@@ -177,9 +177,11 @@ async fn what_is_not_what_was_told_is_not_used() {
     assert!(error.contains("was cut off"), "{error}");
     assert_eq!((world.read("/a").as_str(), world.store().digests().unwrap().len()), ("kept", 0));
     // A secret source is not told.
-    let secret = file("/a").with("source", Value::Sensitive(Box::new("http://down/hunter2".into())));
-    let error = world.converge_by(&web.provider(), &secret).await.unwrap_err();
-    assert!(!error.contains("hunter2") && error.contains("could not get its source"), "{error}");
+    for (source, said) in [("http://down/hunter2", "could not get its source"), ("http://x/hunter2", "which are secret")] {
+        let secret = file("/a").with("source", Value::Sensitive(Box::new(source.into())));
+        let error = world.converge_by(&web.provider(), &secret).await.unwrap_err();
+        assert!(!error.contains("hunter2") && error.contains(said), "{error}");
+    }
 }
 
 #[tokio::test]
