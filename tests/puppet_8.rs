@@ -1,11 +1,11 @@
 //! Puppet 8: what the server compiles with its library, and its agent, as it is, at this server. The tests are those of `puppet.rs` and
 //! `stock_agent.rs`, which say what is compared.
 //!
-//! Puppet 8 is in a root directory of its own, as `tests/puppet/puppet-8-root.sh` makes it; where there is none, the tests say so.
+//! Puppet 8 is in a root directory of its own, as `tests/puppet/puppet-root.sh` makes it; where there is none, the tests say so.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
-#[path = "library/eight.rs"]
+#[path = "library/rooted.rs"]
 mod library;
 #[path = "puppet/run.rs"]
 mod run;
@@ -22,5 +22,7 @@ mod types;
 #[path = "stock_agent/world.rs"]
 mod world;
 
-use library::has_puppet;
+use library::{Root, has_puppet};
 use site::{Site, assert_same, catalog_of_puppet, json, repository};
+
+const ROOT: Root = Root { shown: "Puppet 8", name: "puppet-8", variable: "PUPPET_8_ROOT", version: "8." };

@@ -121,6 +121,33 @@ fn a_node_enrols_runs_and_is_refused_within_a_second_of_its_revocation() {
 }
 
 #[test]
+fn a_request_that_the_authority_lost_is_handed_in_again() {
+    let served = Served::new(&[]);
+    let node = "n1.example.com";
+    let arguments = ["run", "--ca-fingerprint", &served.fingerprint(), "--waitforcert", "1"];
+    let mut waiting = served.node_command(node, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let request = served.dir.path().join("ca/requests/n1.example.com.pem");
+    let is_there = |process: &mut std::process::Child| {
+        for _ in 0..300 {
+            assert_eq!(process.try_wait().unwrap(), None, "it waits");
+            if request.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("{} did not come", request.display());
+    };
+    is_there(&mut waiting);
+    let first = fs::read(&request).unwrap();
+    fs::remove_file(&request).unwrap();
+    is_there(&mut waiting);
+    assert_eq!(fs::read(&request).unwrap(), first, "it is the same request");
+    assert_eq!(served.ca(&["sign", "--certname", node]).0, Some(0));
+    let status = waiting.wait().unwrap();
+    assert!([0, 2].contains(&status.code().unwrap()), "{status}");
+}
+
+#[test]
 fn nothing_is_trusted_or_sent_unless_the_authority_is_the_one_that_was_named() {
     let served = Served::new(&["--autosign", "true"]);
     let other = Served::new(&[]);

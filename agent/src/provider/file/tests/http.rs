@@ -185,6 +185,32 @@ async fn what_is_not_what_was_told_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_content_that_was_only_compared_does_not_stay_in_the_store() {
+    let mut world = World::new();
+    let web = Web::default().with("http://x/a", HttpMetadata::default(), "abc");
+    let shared = Arc::new(file("/a").with("source", "http://x/a"));
+    let asked = ["HEAD http://x/a", "GET http://x/a"];
+    // It is the same.
+    world.write("/a", "abc");
+    assert_eq!(world.converge_by(&web.provider(), &shared).await.unwrap(), [""; 0]);
+    assert_eq!((web.asked(), world.store().digests().unwrap().len()), (asked.map(str::to_owned).to_vec(), 0));
+    // It is another one, and nothing is to be done.
+    world.write("/a", "drift");
+    world.set_noop();
+    let found = web.provider().check(&world.context(), &shared).await.unwrap().changes;
+    assert_eq!(found.len(), 1);
+    assert_eq!((web.asked(), world.store().digests().unwrap().len()), (asked.map(str::to_owned).to_vec(), 0));
+    // What was there before, for somebody else, stays.
+    world.store().put_bytes(b"abc").unwrap();
+    web.provider().check(&world.context(), &shared).await.unwrap();
+    assert_eq!((web.asked(), world.store().digests().unwrap().len()), (asked.map(str::to_owned).to_vec(), 1));
+    // A file that is not to be replaced is not even asked for.
+    let left = Arc::new(file("/a").with("source", "http://x/a").with("replace", false));
+    assert_eq!(web.provider().check(&world.context(), &left).await.unwrap().changes.len(), 0);
+    assert_eq!((web.asked(), world.read("/a").as_str()), (vec![], "drift"));
+}
+
+#[tokio::test]
 async fn what_is_to_go_needs_no_server() {
     let world = World::new();
     world.write("/a", "x");

@@ -1,11 +1,21 @@
 #!/bin/sh
-# Makes a root directory with Puppet 8, for tests/puppet_8.rs: Debian 13 with its package puppet-agent, some 300 MiB, in a minute or two.
-#   sudo tests/puppet/puppet-8-root.sh DIR [MIRROR]      (needs debootstrap; DIR must not be there, or be one that was made before)
-# The tests look for it in tmp/puppet-8 of the target directory, or where PUPPET_8_ROOT says.
+# Makes a root directory with another Puppet than the one that is installed, some 330 MiB, in a minute or two:
+#   puppet-8   Debian 13 with its package puppet-agent, for tests/puppet_8.rs
+#   openvox    Debian 14, while it is made, with its package openvox-agent, for tests/openvox.rs
+#   sudo tests/puppet/puppet-root.sh puppet-8|openvox DIR [MIRROR]
+# It needs debootstrap; DIR must not be there, or be one that was made before. The tests look for it in tmp/puppet-8 or tmp/openvox of the
+# target directory, or where PUPPET_8_ROOT or OPENVOX_ROOT says.
 # Nothing is mounted or started. DIR/outside/{ruby,puppet} run those programs in it, each in a mount namespace that ends with it.
 set -eu
-root=${1:?"usage: $0 DIR [MIRROR]"}
-mirror=${2:-http://deb.debian.org/debian}
+usage="usage: $0 puppet-8|openvox DIR [MIRROR]"
+which=${1:?"$usage"}
+root=${2:?"$usage"}
+mirror=${3:-http://deb.debian.org/debian}
+case $which in
+  puppet-8) suite=trixie package=puppet-agent ;;
+  openvox) suite=forky package=openvox-agent ;;
+  *) echo "$usage" >&2; exit 1 ;;
+esac
 if [ -x "$root/outside/ruby" ]; then
   echo "$root is made already"
   exit 0
@@ -15,11 +25,13 @@ if [ -e "$root" ]; then
   exit 1
 fi
 command -v debootstrap >/dev/null || { echo "debootstrap is not installed: apt-get install debootstrap" >&2; exit 1; }
+# What every suite of the last years is made by: the one of this name may be younger than debootstrap.
+script=/usr/share/debootstrap/scripts/sid
 mkdir -p "$(dirname "$root")"
 # What is not finished has another name.
 making=$root.making
 rm -rf "$making"
-debootstrap --variant=minbase --include=puppet-agent,ca-certificates trixie "$making" "$mirror" >"$making.log" 2>&1 || {
+debootstrap --variant=minbase --include="$package,ca-certificates" "$suite" "$making" "$mirror" "$script" >"$making.log" 2>&1 || {
   tail -n 5 "$making.log" "$making/debootstrap/debootstrap.log" >&2 || true
   exit 1
 }
