@@ -148,7 +148,8 @@ fn two_fields(stat: &str, first: usize) -> anyhow::Result<f64> {
 pub(crate) fn thread_cpu_ms(pid: u32) -> anyhow::Result<f64> {
     let mut nanoseconds = 0.0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        // A thread that has ended meanwhile, as the one that waits for a process, leaves its time to nobody here.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
         nanoseconds += text.split(' ').next().context("no figure in schedstat")?.parse::<f64>()?;
     }
     Ok(nanoseconds / 1e6)
