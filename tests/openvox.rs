@@ -25,4 +25,4 @@ mod world;
 use library::{Root, has_puppet};
 use site::{Site, assert_same, catalog_of_puppet, json, repository};
 
-const ROOT: Root = Root { shown: "OpenVox", name: "openvox", variable: "OPENVOX_ROOT", version: "" };
+const ROOT: Root = Root { shown: "OpenVox", name: "openvox", variable: "OPENVOX_ROOT", says: "openvox " };

@@ -25,4 +25,4 @@ mod world;
 use library::{Root, has_puppet};
 use site::{Site, assert_same, catalog_of_puppet, json, repository};
 
-const ROOT: Root = Root { shown: "Puppet 8", name: "puppet-8", variable: "PUPPET_8_ROOT", version: "8." };
+const ROOT: Root = Root { shown: "Puppet 8", name: "puppet-8", variable: "PUPPET_8_ROOT", says: "puppet 8." };

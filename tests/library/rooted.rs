@@ -17,9 +17,12 @@ pub(crate) struct Root {
     pub(crate) name: &'static str,
     /// Names another place.
     pub(crate) variable: &'static str,
-    /// How what its program says of itself begins.
-    pub(crate) version: &'static str,
+    /// How what its library says of itself begins: which implementation it is, and its version.
+    pub(crate) says: &'static str,
 }
+
+/// Has the library say it. Only OpenVox has a word for what it is.
+const WHAT: &str = r#"require "puppet"; print Puppet.respond_to?(:implementation) ? Puppet.implementation : "puppet", " ", Puppet.version"#;
 
 /// Where the root is.
 #[expect(clippy::disallowed_methods, reason = "a root that is made once for all suites is told of through the environment")]
@@ -36,9 +39,9 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// Whether it is here, and can be run. A test that needs it says so when it is left out.
 pub(crate) fn has_puppet() -> bool {
     let is_it = |output: std::process::Output| {
-        output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with(ROOT.version)
+        output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with(ROOT.says)
     };
-    let found = puppet().arg("--version").output().is_ok_and(is_it);
+    let found = Command::new(program("ruby")).args(["-e", WHAT]).output().is_ok_and(is_it);
     if !found {
         let Root { shown, name, variable, .. } = ROOT;
         eprintln!(

@@ -193,8 +193,9 @@ fn what_is_noted_is_never_other_than_what_a_look_at_everything_finds() {
         Ok(())
     });
     tried.unwrap();
+    // Some hundred, and the rarest some twenty times: how often is chance, that there was none is not.
     for count in [&answers.holds, &answers.differs, &answers.unknown] {
-        assert!(count.get() > 10, "{} {} {}", answers.holds.get(), answers.differs.get(), answers.unknown.get());
+        assert_ne!(count.get(), 0, "{} {} {}", answers.holds.get(), answers.differs.get(), answers.unknown.get());
     }
 }
 

@@ -77,6 +77,52 @@ fn parents_are_replaced_and_end() {
 }
 
 #[test]
+fn a_parent_that_has_aged_is_replaced() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let max_age = Duration::from_secs(5);
+    let compiler = PuppetCompiler::new(PuppetOptions { max_age, ..world.options() });
+    let code = world.code(&[("manifests/site.pp", "notify { 'a': }\n")]);
+    let parent = || compiler.pool.lease(&code).unwrap().worker.pid().unwrap();
+    let first = parent();
+    let begun = Instant::now();
+    while parent() == first {
+        // Its age was counted from a moment before.
+        assert!(begun.elapsed() < max_age + Duration::from_secs(1), "an aged parent goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let second = parent();
+    compiler.compile(&request(&code, "n1")).unwrap();
+    assert_eq!(parent(), second, "a young one goes on");
+    assert!(rustix::process::test_kill_process(second).is_ok());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while rustix::process::test_kill_process(first).is_ok() {
+        assert!(Instant::now() < deadline, "what was replaced has not ended");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_parent_that_has_grown_is_replaced() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let code = world.code(&[("manifests/site.pp", "notify { 'a': }\n")]);
+    let parents = |memory_limit_bytes| {
+        let compiler = PuppetCompiler::new(PuppetOptions { memory_limit_bytes, ..world.options() });
+        [(); 2].map(|()| compiler.pool.lease(&code).unwrap().worker.pid().unwrap())
+    };
+    // As large as every one is.
+    let [first, second] = parents(1 << 20);
+    assert_ne!(first, second, "one that is larger than it may be goes on");
+    let [first, second] = parents(1 << 30);
+    assert_eq!(first, second, "one of the usual size was replaced");
+}
+
+#[test]
 fn no_publish_disturbs_a_running_compile() {
     if !has_puppet() {
         return;
