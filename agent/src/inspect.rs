@@ -1,6 +1,5 @@
 //! What there is on the machine, without a catalog: nothing is changed, locked or remembered.
 
-use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -10,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Inner};
 use crate::fs::{FsError, Root, StageJournal};
-use crate::provider::{ApplyOptions, Context, ContextParts, Ownership, ProviderError};
+use crate::provider::{ApplyOptions, Context, ContextParts, ManagedPaths, Ownership, ProviderError};
 use crate::store::Store;
 use crate::tree::Scan;
 use crate::undo::UndoLog;
@@ -103,7 +102,7 @@ fn context<T>(inner: &Inner<T>) -> Result<Context, FsError> {
         store: Store::nowhere(&inner.state_dir.join("store"), &inner.root)?,
         stage_journal: StageJournal::unused(&inner.state_dir),
         scan: Scan::default(),
-        managed: HashSet::new(),
+        managed: ManagedPaths::default(),
         resources: Vec::new(),
         own_state: None,
         options: ApplyOptions { show_diff: false, max_diff_bytes: 0, ownership: Ownership::Skipped, noop: true, settle: false },

@@ -25,7 +25,6 @@ pub mod facts;
 pub mod fs;
 mod given;
 pub mod glob;
-mod hashing;
 mod inspect;
 mod line_listener;
 mod lock;

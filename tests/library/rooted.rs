@@ -22,7 +22,8 @@ pub(crate) struct Root {
 }
 
 /// Has the library say it. Only OpenVox has a word for what it is.
-const WHAT: &str = r#"require "puppet"; print Puppet.respond_to?(:implementation) ? Puppet.implementation : "puppet", " ", Puppet.version"#;
+const WHAT: &str =
+    r#"require "puppet"; print Puppet.respond_to?(:implementation) ? Puppet.implementation : "puppet", " ", Puppet.version"#;
 
 /// Where the root is.
 #[expect(clippy::disallowed_methods, reason = "a root that is made once for all suites is told of through the environment")]
@@ -38,9 +39,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 /// Whether it is here, and can be run. A test that needs it says so when it is left out.
 pub(crate) fn has_puppet() -> bool {
-    let is_it = |output: std::process::Output| {
-        output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with(ROOT.says)
-    };
+    let is_it =
+        |output: std::process::Output| output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with(ROOT.says);
     let found = Command::new(program("ruby")).args(["-e", WHAT]).output().is_ok_and(is_it);
     if !found {
         let Root { shown, name, variable, .. } = ROOT;

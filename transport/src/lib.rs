@@ -15,6 +15,7 @@ pub mod enrol;
 pub mod error;
 pub mod extensions;
 pub mod handler;
+pub mod hashing;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod http_source;

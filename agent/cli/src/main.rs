@@ -30,6 +30,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::options::Common;
 
+/// Runs make very many small allocations, on several threads: this takes half of what the C library's takes for them.
+#[global_allocator]
+static ALLOCATOR: direct_puppet_sys::Allocator = direct_puppet_sys::Allocator;
+
 /// Converge this node with its catalog, asking the server only for what changed.
 #[derive(Debug, Parser)]
 #[command(name = "direct-puppet", version, about, long_about = None, max_term_width = 100)]

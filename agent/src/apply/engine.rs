@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::Resource;
 use direct_puppet_transport::protocol::report::{Event, EventStatus, Log, ResourceStatus};
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,7 @@ pub(crate) struct EngineOptions {
 pub(crate) struct Engine<'a> {
     pub(crate) graph: &'a Graph,
     /// By index, resources that cannot be managed, and why.
-    pub(crate) refused: &'a HashMap<usize, String>,
+    pub(crate) refused: &'a HashMap<usize, String, FastState>,
     /// By index, what resources and their containers say.
     pub(crate) metaparameters: &'a [Metaparameters],
     pub(crate) schedules: &'a Schedules,
@@ -98,7 +99,7 @@ pub(crate) struct EngineResult {
     /// What this run leaves otherwise than the catalog wants.
     pub(crate) left: Left,
     /// Resources that this run did not look at, as far as they are what they were.
-    pub(crate) passed_over: HashSet<String>,
+    pub(crate) passed_over: HashSet<String, FastState>,
     /// What later runs are to know.
     pub(crate) remembered: Remembered,
     /// How long the resources of each type took, by name.

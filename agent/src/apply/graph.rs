@@ -8,11 +8,11 @@ mod drawing;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::path::PathError;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, Value};
 
-use crate::hashing::FastState;
-use crate::provider::AutoRelation;
+use crate::provider::{AutoRelation, Names};
 
 pub(crate) use drawing::Drawing;
 
@@ -81,8 +81,8 @@ impl GraphError {
 pub(crate) struct Relations<'a> {
     /// Which have no provider because they only hold others.
     pub(crate) is_container: &'a dyn Fn(&Resource) -> bool,
-    /// What the one at an index comes after without being asked.
-    pub(crate) autorequire: &'a dyn Fn(usize) -> Vec<ResourceRef>,
+    /// Names what the one at an index comes after without being asked.
+    pub(crate) autorequire: &'a dyn Fn(usize, &mut Names<'_>),
     /// What else the one at an index is ordered by without being asked.
     pub(crate) autorelations: &'a dyn Fn(usize) -> Vec<AutoRelation>,
     /// By which other title the one at an index may be named.
@@ -133,7 +133,10 @@ struct Index<'a> {
 
 impl Index<'_> {
     fn find(&self, reference: &ResourceRef) -> Option<usize> {
-        let (resource_type, title) = (reference.resource_type.as_str(), reference.title.as_str());
+        self.find_named(&reference.resource_type, &reference.title)
+    }
+
+    fn find_named(&self, resource_type: &str, title: &str) -> Option<usize> {
         let found = self.by_reference.get(&(resource_type, title));
         found.or_else(|| self.by_alias.get(resource_type)?.get(title)).copied()
     }
@@ -297,11 +300,11 @@ impl Graph {
             }
         };
         for at in 0..catalog.resources.len() {
-            for reference in (relations.autorequire)(at) {
-                if let Some(other) = index.find(&reference) {
+            (relations.autorequire)(at, &mut |resource_type, title| {
+                if let Some(other) = index.find_named(resource_type, title) {
                     add((other, at), Carries::Nothing);
                 }
-            }
+            });
             for relation in (relations.autorelations)(at) {
                 let (reference, is_first, carries) = match &relation {
                     AutoRelation::Before(other) => (other, true, Carries::Nothing),
@@ -431,6 +434,10 @@ mod tests {
         autorequire: &dyn Fn(usize) -> Vec<ResourceRef>,
         alias: &dyn Fn(usize) -> Option<String>,
     ) -> Result<Graph, GraphError> {
+        let autorequire = |at: usize, names: &mut Names<'_>| {
+            autorequire(at).iter().for_each(|before| names(&before.resource_type, &before.title));
+        };
+        let autorequire = &autorequire;
         let relations = Relations { is_container: &Resource::is_container, autorequire, autorelations: &|_| Vec::new(), alias };
         Graph::new(catalog, &relations)
     }
@@ -513,7 +520,7 @@ mod tests {
             let autorelations = |at: usize| if at == 3 { vec![relation("T[b]".parse().unwrap())] } else { Vec::new() };
             let relations = Relations {
                 is_container: &Resource::is_container,
-                autorequire: &|_| Vec::new(),
+                autorequire: &|_, _| (),
                 autorelations: &autorelations,
                 alias: &|_| None,
             };

@@ -19,7 +19,7 @@ pub(crate) use ahead::Ahead;
 pub(crate) use engine::{Engine, EngineOptions, EngineResult, Remembered, error_chain};
 pub use graph::GraphError;
 pub(crate) use graph::{Drawing, Graph, Relations};
-pub(crate) use managed::managed_paths;
+pub(crate) use managed::{BadPaths, managed_paths};
 pub(crate) use metaparameters::{Metaparameters, handed_down, parameter_error};
 pub(crate) use places::Places;
 pub(crate) use prior::{Left, LeftValues, Prior};

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::manifest::EntryKind;
 use direct_puppet_transport::protocol::{Resource, ResourceRef, Value};
 
@@ -36,7 +37,7 @@ impl LeftValues {
 #[derive(Debug, Default)]
 pub(crate) struct Prior {
     /// The resources of the catalog applied before.
-    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>>,
+    pub(crate) resources: HashMap<ResourceRef, Arc<Resource>, FastState>,
     /// What that run left otherwise.
     pub(crate) left: Left,
 }
@@ -90,7 +91,7 @@ impl Prior {
     /// Returns what is still true of what these resources of the catalog before generated, when this run does not look at them.
     pub(super) fn kept_below<'a>(
         &'a self,
-        passed_over: &'a HashSet<String>,
+        passed_over: &'a HashSet<String, FastState>,
     ) -> impl Iterator<Item = (&'a String, &'a LeftValues)> {
         let is_below = |left: &LeftValues| left.generated_by.as_ref().is_some_and(|by| passed_over.contains(by));
         self.left.iter().filter(move |(_, left)| !passed_over.is_empty() && is_below(left))
@@ -152,7 +153,7 @@ mod tests {
     }
 
     fn prior(resource: &Resource) -> Prior {
-        Prior { resources: [(resource.reference(), Arc::new(resource.clone()))].into(), left: Left::new() }
+        Prior { resources: [(resource.reference(), Arc::new(resource.clone()))].into_iter().collect(), left: Left::new() }
     }
 
     #[test]

@@ -2,18 +2,19 @@
 
 #[cfg(feature = "providers")]
 use std::any::{Any, TypeId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 #[cfg(feature = "providers")]
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "providers")]
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::{Digest, Resource, TreePath};
 use tokio_util::sync::CancellationToken;
 
+use super::ManagedPaths;
 use crate::fs::{Root, StageJournal, Stat};
-#[cfg(feature = "providers")]
-use crate::hashing::FastState;
 use crate::store::Store;
 use crate::tree::{Scan, Scanned};
 use crate::undo::{Previous, UndoEntry, UndoLog};
@@ -104,7 +105,7 @@ pub struct ContextParts {
     /// What the run's scan saw.
     pub scan: Scan,
     /// Paths of all `File` resources that stand in the catalog by themselves: recursion leaves them alone.
-    pub managed: HashSet<TreePath>,
+    pub managed: ManagedPaths,
     /// All resources of the catalog, in manifest order.
     pub resources: Vec<Arc<Resource>>,
     /// Where the agent keeps its own state, when that is below the root: nobody removes or replaces it.
@@ -230,7 +231,7 @@ impl Context {
 
     /// Returns the paths of all `File` resources that stand in the catalog by themselves.
     #[must_use]
-    pub fn managed(&self) -> &HashSet<TreePath> {
+    pub fn managed(&self) -> &ManagedPaths {
         &self.parts.managed
     }
 

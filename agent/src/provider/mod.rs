@@ -81,9 +81,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
 
-use crate::hashing::FastState;
 use crate::tree::{WantedContent, Witness};
 
 /// Providers by type.
@@ -203,8 +203,24 @@ pub enum AutoRelation {
     Subscribe(ResourceRef),
 }
 
-/// What [`Provider::autorequirer`] returns.
-pub type Autorequirer<'a> = Box<dyn Fn(&Resource) -> Vec<ResourceRef> + 'a>;
+/// Paths of the resources of a catalog that stand for one by themselves.
+pub type ManagedPaths = HashSet<TreePath, FastState>;
+
+/// Is told the types and titles of resources, one by one.
+pub type Names<'a> = dyn FnMut(&str, &str) + 'a;
+
+/// What [`Provider::autorequirer`] returns: it names what comes before a resource.
+pub type Autorequirer<'a> = Box<dyn Fn(&Resource, &mut Names<'_>) + 'a>;
+
+/// Returns what is named.
+#[cfg(feature = "providers")]
+pub(crate) fn named(tell: impl FnOnce(&mut Names<'_>)) -> Vec<ResourceRef> {
+    let mut all = Vec::new();
+    tell(&mut |resource_type, title| {
+        all.push(ResourceRef { resource_type: resource_type.to_owned(), title: title.to_owned() });
+    });
+    all
+}
 
 /// A resource, with all resources of its catalog in any order.
 pub type Among<'a, 'i> = (&'a Resource, &'i mut dyn Iterator<Item = &'a Resource>);
@@ -238,9 +254,13 @@ pub trait Provider: Debug + Send + Sync + 'static {
     }
 
     /// Returns what answers as [`Provider::autorequire`] does, for all resources of a catalog: a type that would look through the catalog for
-    /// each does so once.
+    /// each does so once, and one that has the names at hand need not copy them.
     fn autorequirer<'a>(&'a self, catalog: &'a Catalog) -> Autorequirer<'a> {
-        Box::new(|resource| self.autorequire(resource, catalog))
+        Box::new(|resource, names| {
+            for before in self.autorequire(resource, catalog) {
+                names(&before.resource_type, &before.title);
+            }
+        })
     }
 
     /// Returns what else the resource is ordered by without being asked. Each is looked up as by [`Provider::autorequire`].
@@ -259,8 +279,18 @@ pub trait Provider: Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// When parameters make no sense, as [`Provider::validate`].
-    fn wanted(&self, _resource: &Resource, _managed: &HashSet<TreePath>) -> Result<Vec<WantedContent>, ProviderError> {
+    fn wanted(&self, _resource: &Resource, _managed: &ManagedPaths) -> Result<Vec<WantedContent>, ProviderError> {
         Ok(Vec::new())
+    }
+
+    /// Validates a resource and returns what [`Provider::wanted`] does: a type that reads all parameters for both does so once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Provider::validate`] and [`Provider::wanted`].
+    fn validated(&self, resource: &Resource, managed: &ManagedPaths) -> Result<Vec<WantedContent>, ProviderError> {
+        self.validate(resource)?;
+        self.wanted(resource, managed)
     }
 
     /// Returns the contents, and their sizes in bytes, that this resource needs in the local store whatever is on this node: what it makes

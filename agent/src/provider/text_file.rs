@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::{Digest, TreePath};
 
 use super::file::{backup, errors};
 use super::{Context, Ownership};
 use crate::fs::{Attributes, ContentSource, FsError, FsErrorKind, Stage, Stat};
-use crate::hashing::FastState;
 use crate::undo::{Left, Previous, UndoEntry};
 
 /// Longest file that is read, in bytes: it is held in memory, and parsed.

@@ -30,6 +30,7 @@ mod tests;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashSet};
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::catalog::CATALOG_FORMAT;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use direct_puppet_transport::protocol::{Catalog, CatalogError, Certname, Edge, Environment, Resource, ResourceRef};
@@ -213,7 +214,7 @@ fn read_document<'a>(
 }
 
 /// Returns what edges come from.
-fn holders(edges: &[Edge]) -> HashSet<&ResourceRef> {
+fn holders(edges: &[Edge]) -> HashSet<&ResourceRef, FastState> {
     edges.iter().map(|edge| &edge.source).collect()
 }
 

@@ -13,7 +13,6 @@ use direct_puppet_transport::protocol::{Algorithm, Catalog, CatalogId, Digest, E
 
 use super::state::State;
 use super::{Missing, Plan, Run, Uses};
-use crate::apply::error_chain;
 use crate::error::RunError;
 use crate::event::{EventSink, RunEvent};
 use crate::fs::{FsError, Root};
@@ -58,26 +57,15 @@ pub(super) struct Contents {
 
 impl<T: Transport> Run<'_, T> {
     pub(super) async fn scan(&self, state: &mut State, plan: &mut Plan, catalog: Catalog) -> Result<Contents, RunError> {
-        let (mut wanted, mut owners) = (Vec::new(), Vec::new());
+        let (wanted, owners) = (std::mem::take(&mut plan.resources.wanted), std::mem::take(&mut plan.resources.owners));
         let mut needed = Missing::new();
         for (at, resource) in catalog.resources.iter().enumerate() {
             let Some(provider) = plan.providers.get(&resource.resource_type) else { continue };
-            if resource.is_container() || plan.refused.contains_key(&at) {
+            if resource.is_container() || plan.resources.refused.contains_key(&at) {
                 continue;
             }
             for (digest, size) in provider.needed(resource) {
                 needed.entry(digest).or_insert_with(|| (size, resource.reference().to_string()));
-            }
-            match provider.wanted(resource, &plan.managed) {
-                Ok(contents) => {
-                    owners.resize(owners.len() + contents.len(), at);
-                    wanted.extend(contents);
-                }
-                Err(error) if self.inner.strict_types => return Err(error.into()),
-                Err(error) => {
-                    plan.refused.insert(at, error_chain(&error));
-                    continue;
-                }
             }
         }
         state.needed = needed.keys().copied().collect();

@@ -71,7 +71,7 @@ impl<T: Transport> Run<'_, T> {
         }
         let resources = match before {
             Some(before) => before.resources.into_iter().map(|resource| (resource.reference(), Arc::new(resource))).collect(),
-            None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::new(),
+            None if source.answer == Answer::Catalog || source.answer == Answer::Given && is_new => HashMap::default(),
             None => contents.resources.iter().map(|resource| (resource.reference(), Arc::clone(resource))).collect(),
         };
         Ok(Prior { resources, left: transactions.into_left() })

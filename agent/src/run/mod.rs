@@ -302,7 +302,7 @@ impl<T: Transport> Run<'_, T> {
         let engine = Engine {
             ahead: Ahead::default(),
             graph: &plan.graph,
-            refused: &plan.refused,
+            refused: &plan.resources.refused,
             metaparameters: &plan.metaparameters,
             schedules: &plan.schedules,
             remembered: &remembered,

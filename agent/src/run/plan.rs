@@ -1,19 +1,22 @@
 //! Everything that can be found out of a catalog without looking at the machine: what cannot be managed, and the order of the rest.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef, TreePath};
+use direct_puppet_transport::hashing::FastState;
+use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::{Run, own_state};
-use crate::apply::{Drawing, Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths};
+use crate::apply::{
+    BadPaths, Drawing, Graph, GraphError, Metaparameters, Relations, Schedules, error_chain, handed_down, managed_paths,
+};
 use crate::error::RunError;
 use crate::fs::{FsError, write_state};
-use crate::hashing::FastState;
-use crate::provider::{Autorequirer, Providers};
+use crate::provider::{Autorequirer, ManagedPaths, Names, Providers};
 use crate::puppet_catalog::evaluate_deferred;
+use crate::tree::WantedContent;
 
 /// Where graphs are drawn, below the state directory: Puppet's name.
 const GRAPHS: &str = "graphs";
@@ -26,12 +29,22 @@ pub(super) struct Plan {
     /// Those of this run: types that only Ruby has are among them.
     pub(super) providers: Arc<Providers>,
     pub(super) graph: Graph,
-    pub(super) managed: HashSet<TreePath>,
-    /// By index, resources that cannot be managed, and why.
-    pub(super) refused: HashMap<usize, String>,
+    pub(super) managed: ManagedPaths,
+    pub(super) resources: Looked,
     /// By index, what resources and their containers say of how they are applied.
     pub(super) metaparameters: Vec<Metaparameters>,
     pub(super) schedules: Schedules,
+}
+
+/// What resources say of themselves.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// By index, those that cannot be managed, and why.
+    pub(super) refused: HashMap<usize, String, FastState>,
+    /// The contents that the others want.
+    pub(super) wanted: Vec<WantedContent>,
+    /// For each of these, the index of the resource that wants it.
+    pub(super) owners: Vec<usize>,
 }
 
 /// Puts a catalog in order.
@@ -58,26 +71,29 @@ fn in_order<T: Transport>(
     drawing: Option<&mut Drawing>,
 ) -> Result<Plan, RunError> {
     let providers = &*of_run;
-    let mut refused = refused(run, catalog, unusable, providers)?;
-    let mut bad_paths = HashMap::new();
+    let mut bad_paths = HashMap::default();
     let mut managed = managed_paths(catalog, &mut bad_paths)?;
+    // Recursion and purging leave the agent's own state alone, as if a resource of its own managed it.
+    managed.extend(own_state(&run.inner.root, &run.inner.state_dir));
+    let mut resources = look(run, catalog, unusable, (providers, &managed, &bad_paths))?;
     for (at, error) in bad_paths {
         if run.inner.strict_types {
             return Err(error.into());
         }
-        refused.entry(at).or_insert_with(|| error_chain(&error));
+        resources.refused.entry(at).or_insert_with(|| error_chain(&error));
     }
-    // Recursion and purging leave the agent's own state alone, as if a resource of its own managed it.
-    managed.extend(own_state(&run.inner.root, &run.inner.state_dir));
     let provider = |at: usize| {
         let resource: &Resource = &catalog.resources[at];
         providers.get(&resource.resource_type).filter(|_| !resource.is_container()).map(|provider| (provider, resource))
     };
     let autorequirers: HashMap<&str, Autorequirer<'_>, FastState> =
         providers.iter().map(|(resource_type, provider)| (resource_type.as_str(), provider.autorequirer(catalog))).collect();
-    let autorequire = |at: usize| {
-        let resource = provider(at).map(|(_, resource)| resource);
-        resource.and_then(|resource| Some(autorequirers.get(resource.resource_type.as_str())?(resource))).unwrap_or_default()
+    let autorequire = |at: usize, names: &mut Names<'_>| {
+        if let Some((_, resource)) = provider(at)
+            && let Some(autorequirer) = autorequirers.get(resource.resource_type.as_str())
+        {
+            autorequirer(resource, names);
+        }
     };
     let autorelations = |at: usize| provider(at).map(|(provider, resource)| provider.autorelations(resource)).unwrap_or_default();
     let alias = |at: usize| provider(at).and_then(|(provider, resource)| provider.alias(resource));
@@ -93,7 +109,7 @@ fn in_order<T: Transport>(
         Ok(graph) => Ok(Plan {
             graph,
             managed,
-            refused,
+            resources,
             metaparameters: handed_down(catalog),
             schedules: Schedules::of(catalog),
             providers: of_run,
@@ -105,20 +121,20 @@ fn in_order<T: Transport>(
     }
 }
 
-/// Finds resources that nothing can manage as they are.
-fn refused<T: Transport>(
+/// Finds resources that nothing can manage as they are, and the contents that the others want.
+fn look<T: Transport>(
     run: &Run<'_, T>,
     catalog: &Catalog,
     deferred: &BTreeMap<ResourceRef, String>,
-    providers: &Providers,
-) -> Result<HashMap<usize, String>, RunError> {
+    (providers, managed, bad_paths): (&Providers, &ManagedPaths, &BadPaths),
+) -> Result<Looked, RunError> {
     let given = run.given.as_ref().map(|given| &given.unusable);
     let by_reference = || [Some(deferred), given].into_iter().flatten().filter(|said| !said.is_empty());
     let said = |resource: &Resource| {
         let by_reference = by_reference().map(|said| said.get(&resource.reference()).cloned());
         by_reference.flatten().next().or_else(|| resource.unusable.clone())
     };
-    let mut refused = HashMap::new();
+    let mut looked = Looked::default();
     for (at, resource) in catalog.resources.iter().enumerate() {
         let metaparameters = Metaparameters::parse(resource).map(drop);
         if resource.is_container() {
@@ -131,26 +147,31 @@ fn refused<T: Transport>(
             if run.inner.strict_types {
                 return Err(RunError::Unusable { reason });
             }
-            refused.insert(at, reason);
+            looked.refused.insert(at, reason);
             continue;
         }
         let valid = match providers.get(&resource.resource_type) {
-            Some(provider) => metaparameters.and_then(|()| provider.validate(resource)).map_err(RunError::from),
+            Some(provider) => metaparameters.and_then(|()| provider.validated(resource, managed)).map_err(RunError::from),
             // What only Ruby has is there for this catalog alone: that is no help.
             None => Err(no_provider(resource, run.inner.providers.keys())),
         };
         match valid {
-            Ok(()) => {}
+            // Its path cannot be managed: that is said of it then.
+            Ok(_) if bad_paths.contains_key(&at) => {}
+            Ok(contents) => {
+                looked.owners.resize(looked.owners.len() + contents.len(), at);
+                looked.wanted.extend(contents);
+            }
             Err(error) if run.inner.strict_types => return Err(error),
             Err(RunError::Provider(error)) => {
-                refused.insert(at, error_chain(&error));
+                looked.refused.insert(at, error_chain(&error));
             }
             Err(error) => {
-                refused.insert(at, error_chain(&error));
+                looked.refused.insert(at, error_chain(&error));
             }
         }
     }
-    Ok(refused)
+    Ok(looked)
 }
 
 fn no_provider<'a>(resource: &Resource, known: impl Iterator<Item = &'a String>) -> RunError {

@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::{Algorithm, Digest, TreePath};
 
 use super::record::Record;
@@ -25,7 +26,7 @@ const RECORD_BYTES: usize = 2 + 3 * 8 + 4 * 8 + 3 * 4 + 1 + 32 + 1 + 16;
 /// Bytes that are encoded before they are written: the whole file may be as long as everything else in memory.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
-pub(super) type Records = HashMap<TreePath, Record>;
+pub(super) type Records = HashMap<TreePath, Record, FastState>;
 
 const fn code_of(algorithm: Algorithm) -> Option<u8> {
     match algorithm {
@@ -100,7 +101,7 @@ fn decode_records(rest: &mut Reader<'_>) -> Option<Records> {
     if count > rest.0.len() / RECORD_BYTES {
         return None;
     }
-    let mut records = Records::with_capacity(count);
+    let mut records = Records::with_capacity_and_hasher(count, FastState::default());
     for _ in 0..count {
         let (path, record) = decode_record(rest)?;
         records.insert(path, record);
@@ -175,7 +176,7 @@ mod tests {
     fn records() -> impl Strategy<Value = Records> {
         let path =
             proptest::collection::vec(any::<u8>(), 1..20).prop_filter_map("a path", |bytes| TreePath::from_bytes(&bytes).ok());
-        proptest::collection::hash_map(path, record(), 0..8)
+        proptest::collection::hash_map(path, record(), 0..8).prop_map(|records| records.into_iter().collect())
     }
 
     proptest! {
@@ -219,8 +220,8 @@ mod tests {
 
     #[test]
     fn another_key_is_no_cache() {
-        let bytes = encoded(&Records::new());
-        assert_eq!(decode(&bytes, &KEY), Some(Records::new()));
+        let bytes = encoded(&Records::default());
+        assert_eq!(decode(&bytes, &KEY), Some(Records::default()));
         assert_eq!(decode(&bytes, &[6; 32]), None);
     }
 }

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::{Digest, TreePath};
 use rayon::prelude::*;
 use rustix::io::Errno;
@@ -124,11 +125,11 @@ pub struct ScanOptions {
 #[derive(Debug, Default)]
 pub struct Scan {
     /// By path.
-    pub files: HashMap<TreePath, Scanned>,
+    pub files: HashMap<TreePath, Scanned, FastState>,
     /// What it cost.
     pub counters: ScanCounters,
     /// Paths whose content is proved in this scan, by digest: where a missing content can be copied from.
-    pub holders: HashMap<Digest, TreePath>,
+    pub holders: HashMap<Digest, TreePath, FastState>,
 }
 
 impl ScanCounters {
@@ -261,7 +262,7 @@ fn parent_of(path: &[u8]) -> &[u8] {
 }
 
 fn gather(wanted: &[WantedContent], looked: LookedAtAll, cache: &mut StatCache) -> Scan {
-    let mut scan = Scan { files: HashMap::with_capacity(wanted.len()), ..Scan::default() };
+    let mut scan = Scan { files: HashMap::with_capacity_and_hasher(wanted.len(), FastState::default()), ..Scan::default() };
     for (index, looked) in looked.order.into_iter().zip(looked.answers.into_iter().flatten()) {
         let (wanted, Some(looked)) = (&wanted[index], looked) else { continue };
         match looked.update {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::TreePath;
 
 use crate::fs::FsError;
@@ -82,13 +83,13 @@ impl Shadow {
 #[derive(Debug)]
 pub(in crate::provider) struct Table<T> {
     list: Vec<T>,
-    by_name: HashMap<String, usize>,
+    by_name: HashMap<String, usize, FastState>,
 }
 
 impl<T> Table<T> {
     /// Parses a text; what is no account is passed over, and the first of a name counts.
     fn parse(text: &[u8], parse: impl Fn(&str) -> Option<(String, T)>) -> Self {
-        let mut table = Self { list: Vec::new(), by_name: HashMap::new() };
+        let mut table = Self { list: Vec::new(), by_name: HashMap::default() };
         let lines = text.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
         for (name, account) in lines.filter_map(parse) {
             table.by_name.entry(name).or_insert(table.list.len());

@@ -7,6 +7,7 @@
 
 mod parameters;
 mod program;
+mod relations;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::difference::{Differences, Shown};
 use super::file::errors;
-use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use super::{Applied, Autorequirer, Change, Checked, Context, Provider, ProviderError, named};
 use crate::tree::{Seen, Witness};
 use parameters::Parameters;
 use run::Created;
@@ -56,7 +57,11 @@ impl Provider for ExecProvider {
     }
 
     fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
-        Parameters::parse(resource).map(|parameters| parameters.autorequire()).unwrap_or_default()
+        named(|names| relations::name_before(resource, names))
+    }
+
+    fn autorequirer<'a>(&'a self, _catalog: &'a Catalog) -> Autorequirer<'a> {
+        Box::new(relations::name_before)
     }
 
     fn settles(&self) -> Option<&str> {

@@ -97,7 +97,7 @@ pub(super) struct Parameters {
     has_path: bool,
 }
 
-fn texts<'a>(resource: Sketched<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
+pub(super) fn texts<'a>(resource: Sketched<'a>, name: &str) -> Result<Vec<&'a str>, ProviderError> {
     let Some(value) = resource.parameter(name) else { return Ok(Vec::new()) };
     let text = |value: &'a Value| value.as_str().filter(|text| !text.contains('\0'));
     let list = value.as_list().iter().map(text).collect::<Option<Vec<_>>>();
@@ -114,11 +114,36 @@ const SHELL_WORDS: &[&str] = &[
 /// something to one, an assignment in front, or one of its own words.
 fn needs_shell(text: &str) -> bool {
     let first = text.split([' ', '\t']).find(|word| !word.is_empty()).unwrap_or_default();
-    text.contains(|c| "*?{}[]<>()~&|\\$;'`\"\n#".contains(c)) || first.contains('=') || SHELL_WORDS.contains(&first)
+    let is_special = |byte: u8| {
+        matches!(
+            byte,
+            b'*' | b'?'
+                | b'{'
+                | b'}'
+                | b'['
+                | b']'
+                | b'<'
+                | b'>'
+                | b'('
+                | b')'
+                | b'~'
+                | b'&'
+                | b'|'
+                | b'\\'
+                | b'$'
+                | b';'
+                | b'\''
+                | b'`'
+                | b'"'
+                | b'\n'
+                | b'#'
+        )
+    };
+    text.bytes().any(is_special) || first.contains('=') || SHELL_WORDS.contains(&first)
 }
 
 /// Returns the program of a command in text, by Puppet's rule: what is quoted in front, else what stands before the first space.
-fn program(text: &str) -> &str {
+pub(super) fn program(text: &str) -> &str {
     for quote in ['"', '\''] {
         if let Some((quoted, _)) =
             text.strip_prefix(quote).and_then(|rest| rest.split_once(quote)).filter(|(quoted, _)| !quoted.is_empty())
@@ -171,7 +196,7 @@ fn conditions(resource: Sketched<'_>, name: &str, has_path: bool) -> Result<Vec<
     value.as_list().iter().map(|value| line(resource, name, value, has_path)).collect()
 }
 
-fn path_below_root(resource: Sketched<'_>, name: &str, text: &str) -> Result<TreePath, ProviderError> {
+pub(super) fn path_below_root(resource: Sketched<'_>, name: &str, text: &str) -> Result<TreePath, ProviderError> {
     read::absolute_path(text).map_err(|reason| read::fail(resource, name, reason))
 }
 
@@ -292,18 +317,6 @@ impl Parameters {
     pub(super) fn search(&self) -> &str {
         self.environment.first().filter(|_| self.has_path).map_or("", |(_, search)| search)
     }
-
-    /// Returns what comes before the resource: its directory, the files that its commands name, and its user.
-    pub(super) fn autorequire(&self) -> Vec<ResourceRef> {
-        let reference = |resource_type: &str, title: String| ResourceRef { resource_type: resource_type.to_owned(), title };
-        let commands = [&self.command].into_iter().chain(&self.only_if).chain(&self.unless);
-        let programs =
-            commands.map(|line| program(line.text.trim_start_matches('[').trim_end_matches(']')).trim_end_matches(','));
-        let programs: Vec<String> = programs.filter(|program| program.starts_with('/')).map(str::to_owned).collect();
-        let files = self.cwd.iter().map(TreePath::absolute).chain(programs).map(|path| reference("File", path));
-        let user = self.user.iter().filter(|user| user.parse::<u32>().is_err()).map(|user| reference("User", user.clone()));
-        files.chain(user).collect()
-    }
 }
 
 #[cfg(test)]
@@ -370,18 +383,5 @@ mod tests {
         ] {
             assert_eq!(needs_shell(text), shell, "{text}");
         }
-    }
-
-    #[test]
-    fn what_comes_before() {
-        let resource = Resource::new("Exec", "it")
-            .with("command", "/opt/a x")
-            .with("onlyif", vec![Value::from("/opt/b"), vec![Value::from("/opt/c"), "d".into()].into()])
-            .with("unless", "e")
-            .with("path", "/bin")
-            .with("cwd", "/srv")
-            .with("user", "web");
-        let before: Vec<String> = Parameters::parse(&resource).unwrap().autorequire().iter().map(ToString::to_string).collect();
-        assert_eq!(before, ["File[/srv]", "File[/opt/a]", "File[/opt/b]", "File[/opt/c]", "User[web]"]);
     }
 }

@@ -1,7 +1,5 @@
 //! What shall be at each path that a resource manages.
 
-use std::collections::HashSet;
-
 use direct_puppet_transport::protocol::{ResolvedSource, Resource, ResourceRef, TreePath};
 
 use super::by_path::ByPath;
@@ -9,7 +7,7 @@ use super::http::RemoteSources;
 use super::parameters::{Ensure, Links, Parameters, Recurse, SourcePermissions};
 use super::source::{self, Content, Entry, EntryContent, Inline};
 use crate::fs::{Root, Stat};
-use crate::provider::ProviderError;
+use crate::provider::{ManagedPaths, ProviderError};
 
 /// What shall be at one path.
 #[derive(Debug, Clone)]
@@ -53,11 +51,11 @@ impl Desired {
 #[derive(Debug)]
 pub(super) struct Exclusions<'a> {
     top: &'a TreePath,
-    managed: &'a HashSet<TreePath>,
+    managed: &'a ManagedPaths,
 }
 
 impl<'a> Exclusions<'a> {
-    pub(super) const fn new(top: &'a TreePath, managed: &'a HashSet<TreePath>) -> Self {
+    pub(super) const fn new(top: &'a TreePath, managed: &'a ManagedPaths) -> Self {
         Self { top, managed }
     }
 

@@ -40,17 +40,17 @@ mod validate_cmd;
 mod witnesses;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use direct_puppet_transport::HttpSource;
-use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef, TreePath};
+use direct_puppet_transport::protocol::{Catalog, Digest, Resource, ResourceRef};
 
 pub use parameters::managed_path;
 
 use super::instances::unlisted;
-use super::{Applied, Change, Checked, Context, Provider, ProviderError};
+use super::{Applied, Autorequirer, Change, Checked, Context, ManagedPaths, Provider, ProviderError, named};
 use crate::tree::WantedContent;
 use desired::Exclusions;
 use http::RemoteSources;
@@ -90,17 +90,25 @@ impl Provider for FileProvider {
     }
 
     fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
-        relations::autorequire(resource)
+        named(|names| relations::name_before(resource, names))
+    }
+
+    fn autorequirer<'a>(&'a self, _catalog: &'a Catalog) -> Autorequirer<'a> {
+        Box::new(relations::name_before)
     }
 
     fn alias(&self, resource: &Resource) -> Option<String> {
-        managed_path(resource).ok().map(|path| relations::title_of(&path)).filter(|alias| *alias != resource.title)
+        relations::alias(resource)
     }
 
-    fn wanted(&self, resource: &Resource, managed: &HashSet<TreePath>) -> Result<Vec<WantedContent>, ProviderError> {
+    fn wanted(&self, resource: &Resource, managed: &ManagedPaths) -> Result<Vec<WantedContent>, ProviderError> {
         let parameters = Parameters::parse(resource)?;
         let exclusions = Exclusions::new(&parameters.path, managed);
         Ok(desired::wanted(resource, &parameters, &exclusions))
+    }
+
+    fn validated(&self, resource: &Resource, managed: &ManagedPaths) -> Result<Vec<WantedContent>, ProviderError> {
+        self.wanted(resource, managed)
     }
 
     fn carried(&self, resource: &Resource) -> Vec<Digest> {

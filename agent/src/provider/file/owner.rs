@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::TreePath;
 
 use super::parameters::Account;
@@ -53,8 +54,8 @@ impl AccountKind {
 /// The names of one file.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    ids: HashMap<String, u32>,
-    names: HashMap<u32, String>,
+    ids: HashMap<String, u32, FastState>,
+    names: HashMap<u32, String, FastState>,
 }
 
 impl Accounts {

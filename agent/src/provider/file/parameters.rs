@@ -23,9 +23,18 @@ pub(super) enum Ensure {
 
 /// Who shall own it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Account {
+pub(super) enum Account<Name = String> {
     Id(u32),
-    Name(String),
+    Name(Name),
+}
+
+impl Account<&str> {
+    fn into_owned(self) -> Account {
+        match self {
+            Self::Id(id) => Account::Id(id),
+            Self::Name(name) => Account::Name(name.to_owned()),
+        }
+    }
 }
 
 /// How far a directory is managed.
@@ -101,16 +110,16 @@ pub(super) struct Parameters {
 
 /// What a resource names of other resources, without all the rest.
 #[derive(Debug)]
-pub(super) struct Named {
+pub(super) struct Named<'a> {
     pub(super) path: TreePath,
-    pub(super) target: Option<Vec<u8>>,
-    pub(super) owner: Option<Account>,
-    pub(super) group: Option<Account>,
+    pub(super) target: Option<&'a [u8]>,
+    pub(super) owner: Option<Account<&'a str>>,
+    pub(super) group: Option<Account<&'a str>>,
 }
 
-impl Named {
+impl<'a> Named<'a> {
     /// Reads what is named, and checks nothing else.
-    pub(super) fn of(resource: &Resource) -> Result<Self, ProviderError> {
+    pub(super) fn of(resource: &'a Resource) -> Result<Self, ProviderError> {
         let resource = Sketched::of(resource);
         let mut target = target(resource)?;
         // It may stand in `ensure`.
@@ -199,7 +208,7 @@ impl Parameters {
         let parameters = Self {
             path: path_of(resource)?,
             ensure,
-            target,
+            target: target.map(<[u8]>::to_vec),
             sensitive: ["content", "source"].iter().any(|name| resource.parameters.get(*name).is_some_and(Value::is_sensitive)),
             content,
             sources: sources(resource)?,
@@ -225,8 +234,8 @@ impl Parameters {
             replace: read::boolean(resource, "replace", true)?,
             backup: backup(resource)?,
             mode: mode(resource)?,
-            owner: account(resource, "owner")?,
-            group: account(resource, "group")?,
+            owner: account(resource, "owner")?.map(Account::into_owned),
+            group: account(resource, "group")?.map(Account::into_owned),
             show_diff: read::boolean(resource, "show_diff", true)?,
             validate_cmd: read::string(resource, "validate_cmd")?.map(str::to_owned),
             validate_replacement: read::string(resource, "validate_replacement")?.unwrap_or("%").to_owned(),
@@ -284,16 +293,16 @@ impl Parameters {
     }
 }
 
-fn target(resource: Sketched<'_>) -> Result<Option<Vec<u8>>, ProviderError> {
+fn target(resource: Sketched<'_>) -> Result<Option<&[u8]>, ProviderError> {
     let Some(text) = read::string(resource, "target")?.filter(|text| *text != "notlink") else { return Ok(None) };
     if text.is_empty() || text.contains('\0') || text.len() > 4095 {
         return Err(read::fail(resource, "target", "must be 1 to 4095 bytes without NUL"));
     }
-    Ok(Some(text.as_bytes().to_vec()))
+    Ok(Some(text.as_bytes()))
 }
 
 /// Reads `ensure`; a path is a link to it.
-fn ensure(resource: Sketched<'_>, target: &mut Option<Vec<u8>>) -> Result<Option<Ensure>, ProviderError> {
+fn ensure<'a>(resource: Sketched<'a>, target: &mut Option<&'a [u8]>) -> Result<Option<Ensure>, ProviderError> {
     const WHAT: &str = "must be present, absent, file, directory, link, or the path that a link points to";
     let ensure = match resource.parameter("ensure") {
         None => None,
@@ -306,7 +315,7 @@ fn ensure(resource: Sketched<'_>, target: &mut Option<Vec<u8>>) -> Result<Option
             "link" => Ensure::Link,
             // Puppet takes any text for a target; without a slash it is nearly always a misspelling.
             path if path.contains('/') && !path.contains('\0') && path.len() <= 4095 => {
-                *target = Some(path.as_bytes().to_vec());
+                *target = Some(path.as_bytes());
                 Ensure::Link
             }
             _ => return Err(read::fail(resource, "ensure", WHAT)),
@@ -394,7 +403,7 @@ fn mode(resource: Sketched<'_>) -> Result<Option<Mode>, ProviderError> {
     }
 }
 
-fn account(resource: Sketched<'_>, name: &str) -> Result<Option<Account>, ProviderError> {
+fn account<'a>(resource: Sketched<'a>, name: &str) -> Result<Option<Account<&'a str>>, ProviderError> {
     let by_id = |id: Option<u32>| {
         // u32::MAX means "leave it" to the system call.
         let id = id.filter(|&id| id != u32::MAX);
@@ -406,9 +415,7 @@ fn account(resource: Sketched<'_>, name: &str) -> Result<Option<Account>, Provid
         Some(Value::String(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
             by_id(text.parse().ok())
         }
-        Some(Value::String(text)) if !text.is_empty() && !text.contains([':', '\n', '\0']) => {
-            Ok(Some(Account::Name(text.clone())))
-        }
+        Some(Value::String(text)) if !text.is_empty() && !text.contains([':', '\n', '\0']) => Ok(Some(Account::Name(text))),
         Some(_) => Err(read::fail(resource, name, "must be a name or a numeric id")),
     }
 }

@@ -43,7 +43,9 @@ fn parse(text: &[u8]) -> Database {
     let text = std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed);
     let mut records = Vec::new();
     let mut record = Record::default();
-    for line in text.lines().chain([""]) {
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes()).chain([text.len()]);
+    let lines = ends.scan(0, |start, end| text.get(std::mem::replace(start, end + 1)..end));
+    for line in lines.chain([""]) {
         // Nearly all lines are of other fields, or go on with them.
         if !matches!(line.as_bytes().first(), None | Some(b'P' | b'A' | b'V' | b'S')) && !line.trim_start().is_empty() {
             continue;

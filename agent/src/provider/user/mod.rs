@@ -25,7 +25,7 @@ use super::accounts::{AccountFiles, Tools, User};
 use super::file::{blocking, errors};
 use super::instances::listed;
 use super::record::applied;
-use super::{Applied, Autorequirer, Change, Checked, Context, Provider, ProviderError};
+use super::{Applied, Autorequirer, Change, Checked, Context, Provider, ProviderError, named};
 use compare::{Account, Found};
 use parameters::{Parameters, PrimaryGroup, PurgeKeys};
 
@@ -91,7 +91,7 @@ impl Provider for UserProvider {
     }
 
     fn autorequire(&self, resource: &Resource, catalog: &Catalog) -> Vec<ResourceRef> {
-        self.autorequirer(catalog)(resource)
+        named(|names| self.autorequirer(catalog)(resource, names))
     }
 
     fn autorequirer<'a>(&'a self, catalog: &'a Catalog) -> Autorequirer<'a> {
@@ -101,9 +101,12 @@ impl Provider for UserProvider {
                 by_number.entry(gid).or_insert(group);
             }
         }
-        Box::new(move |resource| {
+        Box::new(move |resource, names| {
             let find = |gid: u32| by_number.get(&gid.into()).map(|group| group.reference());
-            Parameters::parse(resource).map(|parameters| groups_before(&parameters, find)).unwrap_or_default()
+            let before = Parameters::parse(resource).map(|parameters| groups_before(&parameters, find));
+            for group in before.unwrap_or_default() {
+                names(&group.resource_type, &group.title);
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::TreePath;
 
 use crate::fs::Stat;
@@ -62,7 +63,7 @@ impl Seen {
 
 /// The witnesses of many resources, each path once.
 #[derive(Debug, Default)]
-pub(crate) struct Witnesses(HashMap<TreePath, Seen>);
+pub(crate) struct Witnesses(HashMap<TreePath, Seen, FastState>);
 
 impl Witnesses {
     /// Adds one; returns whether it agrees with what was seen at the same path before.

@@ -3,8 +3,13 @@ use direct_puppet_transport::protocol::ResourceRef;
 use super::super::tests::catalog;
 use super::super::{Graph, GraphError, Relations};
 use super::*;
+use crate::provider::Names;
 
 fn drawn(catalog: &Catalog, autorequire: &dyn Fn(usize) -> Vec<ResourceRef>) -> (Drawing, Result<Graph, GraphError>) {
+    let autorequire = |at: usize, names: &mut Names<'_>| {
+        autorequire(at).iter().for_each(|before| names(&before.resource_type, &before.title));
+    };
+    let autorequire = &autorequire;
     let relations =
         Relations { is_container: &Resource::is_container, autorequire, autorelations: &|_| Vec::new(), alias: &|_| None };
     let mut drawing = Drawing::of(catalog);

@@ -239,7 +239,7 @@ async fn a_fresh_scan_is_trusted_and_a_stale_one_is_not() {
     let path = TreePath::from_absolute(b"/a").unwrap();
     let check = async |content: ContentState, is_stale: bool| {
         let stat = world.context().root().stat(&path).unwrap();
-        let scan = Scan { files: [(path.clone(), Scanned { stat, content })].into(), ..Scan::default() };
+        let scan = Scan { files: [(path.clone(), Scanned { stat, content })].into_iter().collect(), ..Scan::default() };
         let context = world.context_with(scan);
         if is_stale {
             context.mark_scan_stale();

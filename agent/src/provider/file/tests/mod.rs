@@ -6,7 +6,7 @@ mod kinds;
 mod parameters;
 mod recurse;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::FileProvider;
 use crate::fs::{Root, StageJournal};
-use crate::provider::{Applied, ApplyOptions, Change, Checked, Context, ContextParts, Ownership, Provider, ProviderError};
+use crate::provider::{
+    Applied, ApplyOptions, Change, Checked, Context, ContextParts, ManagedPaths, Ownership, Provider, ProviderError,
+};
 use crate::store::Store;
 use crate::tree::Scan;
 use crate::undo::{Previous, UndoEntry, UndoLog};
@@ -26,7 +28,7 @@ use crate::undo::{Previous, UndoEntry, UndoLog};
 /// A managed root, a state directory, and what other resources of the catalog manage.
 pub(in crate::provider) struct World {
     dir: TempDir,
-    managed: HashSet<TreePath>,
+    managed: ManagedPaths,
     show_diff: bool,
     noop: bool,
     /// Resources of the catalog.
@@ -40,7 +42,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
         std::fs::create_dir(dir.path().join("state")).unwrap();
-        Self { dir, managed: HashSet::new(), show_diff: true, noop: false, resources: Vec::new(), uses: HashMap::new() }
+        Self { dir, managed: ManagedPaths::default(), show_diff: true, noop: false, resources: Vec::new(), uses: HashMap::new() }
     }
 
     fn path(&self, path: &str) -> PathBuf {

@@ -181,7 +181,7 @@ fn wanted_names_contents_within_reach() {
     assert_eq!(names(&recursive().with("recurselimit", 2), &[]), ["/t/a", "/t/b/c"]);
     assert_eq!(names(&recursive().with("ensure", "absent"), &[]), [""; 0]);
     let inline = file("/x").with("content", "abc").with("replace", false);
-    let wanted = provider.wanted(&inline, &HashSet::new()).unwrap();
+    let wanted = provider.wanted(&inline, &ManagedPaths::default()).unwrap();
     assert_eq!((wanted[0].digest, wanted[0].size, wanted[0].replace), (Digest::of(b"abc"), 3, false));
     assert_eq!(provider.carried(&inline), [Digest::of(b"abc")]);
 }

@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 /// An odd number whose bits look random: the fraction of the golden ratio.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Makes hashers with the key of this process.
+/// Makes hashers with the key of this process, for tables whose keys come from catalogs and files.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct FastState {
+pub struct FastState {
     key: u64,
 }
 
@@ -32,7 +32,7 @@ impl BuildHasher for FastState {
 
 /// See [`FastState`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct FastHasher {
+pub struct FastHasher {
     state: u64,
     key: u64,
 }
