@@ -54,14 +54,17 @@ impl Engine<'_> {
             return;
         }
         let mut work: Vec<(usize, Arc<dyn Provider>, Arc<Resource>)> = Vec::new();
-        for &(id, node) in order[place..].iter().take(wanted) {
+        for (step, &(id, node)) in order[place..].iter().take(wanted).enumerate() {
             let Node::Resource(at) = node else { continue };
             let resource = &self.resources[at];
-            if let Some(provider) = self.providers.get(&resource.resource_type)
-                && !blocked[id]
-                && self.will_be_checked(at)
-            {
+            let Some(provider) = self.providers.get(&resource.resource_type) else { continue };
+            if !blocked[id] && self.will_be_checked(at) {
                 work.push((at, Arc::clone(provider), Arc::clone(resource)));
+            }
+            if provider.checks_by_commands(resource) {
+                // What comes after it would be thrown away when its turn has come.
+                self.ahead.until = place + step + 1;
+                break;
             }
         }
         let context = self.context.at_one_moment();

@@ -1,11 +1,13 @@
 //! Commands: run by argument list in a process group of their own, with a time limit and bounded output.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
@@ -123,19 +125,29 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
     let (program, arguments) = spec.argv.split_first().ok_or(CommandError::Empty)?;
     let name = program.to_string_lossy().into_owned();
     let start_error = |source| CommandError::Start { program: name.clone(), source };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .current_dir(spec.cwd.as_deref().unwrap_or("/".as_ref()))
-        .env_clear()
-        .envs([("PATH", DEFAULT_PATH), ("LC_ALL", "C")])
-        .envs(spec.environment)
-        .stdin(if spec.input.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start_error)?;
+    let start = |path: &OsStr| {
+        Command::new(path)
+            .arg0(program)
+            .args(arguments)
+            .current_dir(spec.cwd.as_deref().unwrap_or("/".as_ref()))
+            .env_clear()
+            .envs([("PATH", DEFAULT_PATH), ("LC_ALL", "C")])
+            .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(if spec.input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+    };
+    let search = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, search)| search);
+    let started = match place_of(program, search).map(|path| start(path.as_os_str())) {
+        // A script that does not say what runs it: the C library has a shell run what it finds itself.
+        Some(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => start(program),
+        Some(started) => started,
+        None => start(program),
+    };
+    let mut child = started.map_err(start_error)?;
     let mut group = Group::of(&child);
     let limit = spec.time_limit;
     let room = spec.whole_output_bytes.map_or(MAX_OUTPUT_BYTES, |limit| limit.saturating_add(1));
@@ -155,6 +167,22 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
         Some(limit_bytes) if output.stdout_bytes > limit_bytes => Err(CommandError::TooLong { program: name, limit_bytes }),
         _ => Ok(output),
     }
+}
+
+/// Returns where the C library would find a program that is named without its directory. It would look for it in a copy of the whole process: making
+/// that, and writing to each page afterwards, takes longer than many a command. `None` when it is to look itself.
+fn place_of(program: &OsStr, search: &str) -> Option<PathBuf> {
+    if program.is_empty() || program.as_bytes().contains(&b'/') {
+        return None;
+    }
+    // What is not absolute is below the directory that the command starts in.
+    let directories = search.split(':').take_while(|directory| directory.starts_with('/'));
+    directories.map(|directory| Path::new(directory).join(program)).find(|path| path.is_file() && is_executable(path))
+}
+
+/// Returns whether this process may execute a file.
+pub(super) fn is_executable(path: &Path) -> bool {
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// Waits for the end of the command. What it left running may hold its output open: that is not waited for.
@@ -236,6 +264,8 @@ pub(super) fn split_words(text: &str) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -264,6 +294,41 @@ mod tests {
         let output = run(spec(&["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]), &cancel).await.unwrap();
         assert_eq!((output.status.code(), output.text().as_str()), (Some(3), "out\nerr\n"));
         let missing = run(spec(&["/nonexistent/program"]), &cancel).await.unwrap_err();
+        assert!(matches!(missing, CommandError::Start { .. }), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn programs_are_found_as_the_c_library_finds_them() {
+        let (dir, cancel) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let write = |name: &str, text: &str, mode: u32| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        write("first/told", "", 0o644);
+        write("second/told", "#!/bin/sh\necho \"$0\" \"$@\"\n", 0o755);
+        write("second/plain", "echo plain \"$@\"\n", 0o755);
+        let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let search = format!("{}:{}:/bin", place("first"), place("second"));
+        let place_in =
+            |search: &str, program: &str| place_of(program.as_ref(), search).map(|path| path.to_str().unwrap().to_owned());
+        assert_eq!(place_in(&search, "told"), Some(place("second/told")), "what cannot be executed is passed over");
+        for (search, program) in [(&*search, "none"), (&*search, ""), (&*search, "/bin/sh"), (&*format!("bin:{search}"), "told")]
+        {
+            assert_eq!(place_in(search, program), None, "{program} in {search}");
+        }
+        let said = async |search: &str, argv: &[&str]| {
+            let environment = vec![("PATH".to_owned(), "/nonexistent".to_owned()), ("PATH".to_owned(), search.to_owned())];
+            run(CommandSpec { environment, cwd: Some(dir.path().to_owned()), ..spec(argv) }, &cancel).await.unwrap().text()
+        };
+        assert_eq!(said(&search, &["told", "a b"]).await, format!("{} a b\n", place("second/told")));
+        // Without a line that says what runs it, a shell does.
+        assert_eq!(said(&search, &["plain", "x"]).await, "plain x\n");
+        assert_eq!(said("second", &["told"]).await, "second/told\n", "below the directory that it starts in");
+        // A program sees the name that it was called by.
+        assert_eq!(said("/bin:/usr/bin", &["sh", "-c", "echo $0"]).await, "sh\n");
+        let missing = run(spec(&["no-such-program-anywhere"]), &cancel).await.unwrap_err();
         assert!(matches!(missing, CommandError::Start { .. }), "{missing}");
     }
 

@@ -77,13 +77,9 @@ pub(super) trait RecordType: Debug + Default + Send + Sync + 'static {
     fn describe(_record: &Self::Record) -> Option<Resource> {
         None
     }
-    /// Returns what comes before the resource.
-    fn autorequire(_wanted: &Self::Wanted) -> Vec<ResourceRef> {
+    /// Returns what comes before a resource.
+    fn autorequire(_resource: &Resource) -> Vec<ResourceRef> {
         Vec::new()
-    }
-    /// Returns another title of the resource.
-    fn alias(_wanted: &Self::Wanted) -> Option<String> {
-        None
     }
 }
 
@@ -262,11 +258,7 @@ impl<T: RecordType> Provider for Records<T> {
     }
 
     fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
-        T::wanted(resource).map(|wanted| T::autorequire(&wanted)).unwrap_or_default()
-    }
-
-    fn alias(&self, resource: &Resource) -> Option<String> {
-        T::wanted(resource).ok().and_then(|wanted| T::alias(&wanted)).filter(|alias| *alias != resource.title)
+        T::autorequire(resource)
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {

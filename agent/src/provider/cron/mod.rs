@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Catalog, Resource, ResourceRef};
 
 use super::difference::Differences;
-use super::file::errors;
+use super::file::{errors, read};
 use super::instances::unlisted;
 use super::record::{Ensure, applied};
 use super::{Applied, Change, Checked, Context, Provider, ProviderError};
@@ -141,8 +141,8 @@ impl Provider for CronProvider {
     }
 
     fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
-        let user = Parameters::parse(resource).ok().and_then(|parameters| parameters.user);
-        user.map(|title| ResourceRef { resource_type: "User".to_owned(), title }).into_iter().collect()
+        let user = read::string(resource, "user").ok().flatten();
+        user.map(|user| ResourceRef { resource_type: "User".to_owned(), title: user.to_owned() }).into_iter().collect()
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {

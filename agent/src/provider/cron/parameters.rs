@@ -77,8 +77,6 @@ pub(super) struct Parameters {
     /// By place in the line.
     fields: [Managed<Vec<String>>; 5],
     environment: Option<Vec<String>>,
-    /// As the resource gives it.
-    pub(super) user: Option<String>,
     /// Whose crontab it is; the user that the process runs as if `None`.
     pub(super) owner: Option<String>,
 }
@@ -170,8 +168,8 @@ impl Parameters {
         if owner.as_deref().is_some_and(|owner| owner.is_empty() || owner.starts_with('-') || owner.contains(['\n', '\0', '/'])) {
             return Err(read::fail(resource, "user", "must be the name of a user"));
         }
-        let (user, ensure, environment) = (user.map(str::to_owned), Ensure::read(resource)?, environment(resource)?);
-        Ok(Self { ensure, name, command, special, fields, environment, user, owner })
+        let (ensure, environment) = (Ensure::read(resource)?, environment(resource)?);
+        Ok(Self { ensure, name, command, special, fields, environment, owner })
     }
 
     /// Returns whether a job without a name is the one that is meant: the same command, and the same times as far as they are

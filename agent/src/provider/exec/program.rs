@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use crate::provider::command::is_executable;
 
 /// Looks for the program of a command on this machine; `search` are the directories of `path`, empty where it is not given.
 pub(super) fn look(program: &str, search: &str) -> Result<(), String> {
@@ -43,10 +43,6 @@ fn kind(kind: std::fs::FileType) -> Option<&'static str> {
         kind if kind.is_socket() => Some("socket"),
         _ => Some("unknown"),
     }
-}
-
-fn is_executable(path: &Path) -> bool {
-    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use direct_puppet_transport::protocol::Resource;
 
 use super::desired::SourceAttributes;
 use super::mode::{NEW_DIRECTORY_MODE, NEW_FILE_MODE};
-use super::owner::{AccountCache, AccountKind, Accounts, Loaded};
+use super::owner::{AccountCache, AccountKind, Accounts};
 use super::parameters::{Account, Parameters, SourcePermissions};
 use super::witnesses::Gathered;
 use crate::fs::{Attributes, FileKind, Stat};
@@ -49,11 +49,12 @@ impl Identities {
         let mut look = |kind: AccountKind, account: Option<&Account>| match account.filter(|_| managed) {
             None => Ok((Identity::Any, Arc::default())),
             Some(account) => {
-                let Loaded { accounts, path, stat } = cache.load(context, kind).map_err(|error| {
+                let loaded = cache.load(context, kind).map_err(|error| {
                     super::errors::failed(&resource.reference(), format!("look up the {} {}", kind.name(), shown(account)), error)
                 })?;
+                let accounts = &loaded.accounts;
                 if matches!(account, Account::Name(_)) {
-                    witnesses.add_accounts(kind, path.as_ref(), stat.as_ref());
+                    witnesses.add_accounts(kind, loaded.path.as_ref(), loaded.stat.as_ref());
                 }
                 let identity = match (accounts.id(account), account) {
                     (Some(id), _) => Identity::Id(id),
@@ -69,7 +70,7 @@ impl Identities {
                         return Err(super::read::fail(resource, parameter, reason));
                     }
                 };
-                Ok((identity, accounts))
+                Ok((identity, Arc::clone(accounts)))
             }
         };
         let (user, users) = look(AccountKind::User, parameters.owner.as_ref())?;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use direct_puppet_transport::hashing::FastState;
@@ -103,6 +103,13 @@ pub(super) struct Loaded {
 /// The root that a file of accounts was below, and what was in it.
 type Remembered = (std::path::PathBuf, Loaded);
 
+/// What was found in the moment of a context that stands for one.
+#[derive(Debug, Default)]
+struct OfMoment {
+    users: OnceLock<Arc<Loaded>>,
+    groups: OnceLock<Arc<Loaded>>,
+}
+
 /// Accounts by kind, read again when their file has changed: a run may add users.
 #[derive(Debug, Default)]
 pub(super) struct AccountCache {
@@ -112,7 +119,20 @@ pub(super) struct AccountCache {
 
 impl AccountCache {
     /// Returns the accounts of a root; none when there is no file. Blocking.
-    pub(super) fn load(&self, context: &Context, kind: AccountKind) -> Result<Loaded, FsError> {
+    pub(super) fn load(&self, context: &Context, kind: AccountKind) -> Result<Arc<Loaded>, FsError> {
+        let of_moment = context.seen(OfMoment::default);
+        let slot = match kind {
+            AccountKind::User => &of_moment.users,
+            AccountKind::Group => &of_moment.groups,
+        };
+        if let Some(known) = slot.get() {
+            return Ok(Arc::clone(known));
+        }
+        let loaded = Arc::new(self.load_now(context, kind)?);
+        Ok(Arc::clone(slot.get_or_init(|| loaded)))
+    }
+
+    fn load_now(&self, context: &Context, kind: AccountKind) -> Result<Loaded, FsError> {
         let root = context.root();
         // The constant is a valid path; the root itself would be the answer otherwise, which is no file.
         let path = context.resolve_links(&TreePath::from_bytes(kind.path()).unwrap_or_default())?;

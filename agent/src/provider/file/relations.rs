@@ -36,6 +36,15 @@ pub(super) fn name_before(resource: &Resource, names: &mut Names<'_>) {
 
 /// Returns the title by which others may name the `File`, where its own is not how its path is usually written.
 pub(super) fn alias(resource: &Resource) -> Option<String> {
+    let title = resource.title.as_bytes();
+    // Nearly all are written so.
+    if resource.parameter("path").is_none()
+        && title.starts_with(b"/")
+        && !title.ends_with(b"/")
+        && memchr::memmem::find(title, b"//").is_none()
+    {
+        return None;
+    }
     let path = managed_path(resource).ok()?;
     let is_title = resource.title.strip_prefix('/').is_some_and(|title| title.as_bytes() == path.as_bytes());
     if is_title { None } else { Some(title_of(&path)) }

@@ -200,9 +200,9 @@ impl Provider for PackageProvider {
     }
 
     fn autorequire(&self, resource: &Resource, _catalog: &Catalog) -> Vec<ResourceRef> {
-        let Ok(parameters) = Parameters::parse(resource) else { return Vec::new() };
-        let files = [parameters.response_file, parameters.source].into_iter().flatten().filter(|path| path.starts_with('/'));
-        files.map(|title| ResourceRef { resource_type: "File".to_owned(), title }).collect()
+        let files = ["responsefile", "source"].into_iter().filter_map(|name| read::string(resource, name).ok().flatten());
+        let files = files.filter(|path| path.starts_with('/'));
+        files.map(|path| ResourceRef { resource_type: "File".to_owned(), title: path.to_owned() }).collect()
     }
 
     async fn check(&self, context: &Context, resource: &Arc<Resource>) -> Result<Checked, ProviderError> {

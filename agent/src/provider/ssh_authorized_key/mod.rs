@@ -196,9 +196,9 @@ impl RecordType for SshAuthorizedKey {
         }
     }
 
-    fn autorequire(wanted: &Wanted) -> Vec<ResourceRef> {
-        let user = |title: &String| ResourceRef { resource_type: "User".to_owned(), title: title.clone() };
-        wanted.user.iter().map(user).collect()
+    fn autorequire(resource: &Resource) -> Vec<ResourceRef> {
+        let user = Self::wanted(resource).ok().and_then(|wanted| wanted.user);
+        user.map(|title| ResourceRef { resource_type: "User".to_owned(), title }).into_iter().collect()
     }
 }
 
