@@ -41,6 +41,16 @@ impl Ahead {
     }
 }
 
+/// One check that runs ahead.
+struct Look {
+    /// Where in the order.
+    place: usize,
+    /// The index of the resource.
+    at: usize,
+    provider: Arc<dyn Provider>,
+    resource: Arc<Resource>,
+}
+
 impl Engine<'_> {
     /// Checks the resource at a place of the order and what comes after it. With a limit of time for each resource, nothing runs ahead.
     pub(super) async fn look_ahead(&mut self, order: &[(usize, Node)], place: usize, blocked: &[bool]) {
@@ -53,31 +63,43 @@ impl Engine<'_> {
         if wanted < 2 {
             return;
         }
-        let mut work: Vec<(usize, Arc<dyn Provider>, Arc<Resource>)> = Vec::new();
+        let mut work = Vec::new();
         for (step, &(id, node)) in order[place..].iter().take(wanted).enumerate() {
             let Node::Resource(at) = node else { continue };
             let resource = &self.resources[at];
-            let Some(provider) = self.providers.get(&resource.resource_type) else { continue };
-            if !blocked[id] && self.will_be_checked(at) {
-                work.push((at, Arc::clone(provider), Arc::clone(resource)));
-            }
-            if provider.checks_by_commands(resource) {
-                // What comes after it would be thrown away when its turn has come.
-                self.ahead.until = place + step + 1;
-                break;
+            if let Some(provider) = self.providers.get(&resource.resource_type)
+                && !blocked[id]
+                && self.will_be_checked(at)
+            {
+                work.push(Look { place: place + step, at, provider: Arc::clone(provider), resource: Arc::clone(resource) });
             }
         }
         let context = self.context.at_one_moment();
         let look = move || {
-            let checks = work.into_iter().take_while(|_| !context.cancel().is_cancelled());
-            checks
-                .filter_map(|(at, provider, resource)| Some((at, provider.check_files(&context, &resource)?)))
-                .collect::<Vec<_>>()
+            let mut found = Vec::with_capacity(work.len());
+            for Look { place, at, provider, resource } in work {
+                if context.cancel().is_cancelled() {
+                    break;
+                }
+                match provider.check_files(&context, &resource) {
+                    Some(checked) => found.push((at, checked)),
+                    // Commands run when its turn has come: what is found of those after it would be thrown away.
+                    None if provider.checks_by_commands(&resource) => return (found, Some(place)),
+                    None => {}
+                }
+            }
+            (found, None)
         };
         let looked = tokio::task::spawn_blocking(look);
         tokio::select! {
             // What could not be looked at ahead is looked at in its turn.
-            found = looked => self.ahead.found.extend(found.unwrap_or_default()),
+            looked = looked => {
+                let (found, ended_at) = looked.unwrap_or_default();
+                self.ahead.found.extend(found);
+                if let Some(ended_at) = ended_at {
+                    self.ahead.until = ended_at + 1;
+                }
+            }
             () = self.context.cancel().cancelled() => {}
         }
     }

@@ -142,10 +142,9 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
     };
     let search = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, search)| search);
     let started = match place_of(program, search).map(|path| start(path.as_os_str())) {
-        // A script that does not say what runs it: the C library has a shell run what it finds itself.
-        Some(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => start(program),
-        Some(started) => started,
-        None => start(program),
+        Some(Ok(started)) => Ok(started),
+        // The C library may get further: it looks on where what runs a script is missing, and has a shell run one that does not say what does.
+        Some(Err(_)) | None => start(program),
     };
     let mut child = started.map_err(start_error)?;
     let mut group = Group::of(&child);
@@ -169,8 +168,8 @@ pub(super) async fn run(spec: CommandSpec, cancel: &CancellationToken) -> Result
     }
 }
 
-/// Returns where the C library would find a program that is named without its directory. It would look for it in a copy of the whole process: making
-/// that, and writing to each page afterwards, takes longer than many a command. `None` when it is to look itself.
+/// Returns where a program is that is named without its directory, as far as can be seen. The C library would look for it in a copy of the whole
+/// process: making that, and writing to each page afterwards, takes longer than many a command. `None` when it is to look itself.
 fn place_of(program: &OsStr, search: &str) -> Option<PathBuf> {
     if program.is_empty() || program.as_bytes().contains(&b'/') {
         return None;
@@ -307,6 +306,8 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
         write("first/told", "", 0o644);
+        write("first/broken", "#!/nonexistent/interpreter\n", 0o755);
+        write("second/broken", "#!/bin/sh\necho second\n", 0o755);
         write("second/told", "#!/bin/sh\necho \"$0\" \"$@\"\n", 0o755);
         write("second/plain", "echo plain \"$@\"\n", 0o755);
         let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -325,6 +326,7 @@ mod tests {
         assert_eq!(said(&search, &["told", "a b"]).await, format!("{} a b\n", place("second/told")));
         // Without a line that says what runs it, a shell does.
         assert_eq!(said(&search, &["plain", "x"]).await, "plain x\n");
+        assert_eq!(said(&search, &["broken"]).await, "second\n", "what runs the first one is missing");
         assert_eq!(said("second", &["told"]).await, "second/told\n", "below the directory that it starts in");
         // A program sees the name that it was called by.
         assert_eq!(said("/bin:/usr/bin", &["sh", "-c", "echo $0"]).await, "sh\n");

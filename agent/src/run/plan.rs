@@ -89,7 +89,9 @@ fn in_order<T: Transport>(
     let autorequirers: HashMap<&str, Autorequirer<'_>, FastState> =
         providers.iter().map(|(resource_type, provider)| (resource_type.as_str(), provider.autorequirer(catalog))).collect();
     let autorequire = |at: usize, names: &mut Names<'_>| {
-        if let Some((_, resource)) = provider(at)
+        // One that cannot be managed fails by itself, whatever would come before it.
+        if !resources.refused.contains_key(&at)
+            && let Some((_, resource)) = provider(at)
             && let Some(autorequirer) = autorequirers.get(resource.resource_type.as_str())
         {
             autorequirer(resource, names);
