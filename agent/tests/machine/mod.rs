@@ -26,11 +26,14 @@ sh -e "$1/prepare"
 shift
 exec "$@""#;
 
-/// Applies each manifest of the directory `$1` with Puppet, and keeps its events and the files.
+/// Applies each manifest of the directory `$1` with Puppet, and keeps its events and the files. Its modules are those of Debian's packages,
+/// whatever environments this machine has.
 const PUPPET: &str = r#"set -e
 cd "$1"
 for step in $(seq 0 $(($2 - 1))); do
-  puppet apply --confdir "$1/conf" --vardir "$1/var" --color=false --logdest "$1/log.$step" "$1/$step.pp" || true
+  puppet apply --confdir "$1/conf" --vardir "$1/var" --codedir "$1/code" --basemodulepath "$3" --color=false \
+    --logdest "$1/log.$step" "$1/$step.pp" || true
+  [ -n "$(find "$1/var" -name last_run_report.yaml)" ] || { cat "$1/log.$step"; exit 1; }
   ruby -ryaml -rjson -e '
     text = File.read(Dir[ARGV[0] + "/**/last_run_report.yaml"].first).gsub(/!ruby\/\S+/, "")
     report = YAML.respond_to?(:unsafe_load) ? YAML.unsafe_load(text) : YAML.load(text)
@@ -178,7 +181,7 @@ pub(crate) fn compare(name: &str, case: &Case) {
     }
     let work = theirs.work("");
     let work = work.to_str().unwrap().trim_end_matches('/');
-    theirs.run(&["sh", "-c", PUPPET, "sh", work, &case.orders.steps.len().to_string()]);
+    theirs.run(&["sh", "-c", PUPPET, "sh", work, &case.orders.steps.len().to_string(), MODULES]);
     for step in 0..case.orders.steps.len() {
         let log = fs::read_to_string(theirs.work(&format!("log.{step}"))).unwrap_or_default();
         assert_eq!(ours.events(step), theirs.events(step), "{name}, step {step}: events; Puppet said: {log}");
