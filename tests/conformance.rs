@@ -4,10 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service, UnixListener};
+use direct_puppet_server_stub::listen::{HttpListener, Limits, ServerTls, Service, Threads, UnixListener};
 use direct_puppet_tests::authority::{Authority, VALID};
 use direct_puppet_transport::testing::conformance::{self, Guard};
 use direct_puppet_transport::{
@@ -56,11 +57,12 @@ async fn unix(handler: Arc<dyn Handler>) -> Made<Running> {
 }
 
 async fn http(handler: Arc<dyn Handler>, version: HttpVersion, tls: Option<(TlsFiles, TlsFiles)>) -> Made<Running> {
-    http_within(Limits::default(), handler, version, tls).await
+    http_within(Limits::default(), None, handler, version, tls).await
 }
 
 async fn http_within(
     limits: Limits,
+    threads: Option<&Arc<Threads>>,
     handler: Arc<dyn Handler>,
     version: HttpVersion,
     tls: Option<(TlsFiles, TlsFiles)>,
@@ -68,6 +70,10 @@ async fn http_within(
     let (server, node) = tls.unzip();
     let loopback = "127.0.0.1:0".parse().unwrap();
     let listener = HttpListener::bind(loopback, server.map(ServerTls::from), false).await.unwrap();
+    let listener = match threads {
+        Some(threads) => listener.on_threads(Arc::clone(threads)),
+        None => listener,
+    };
     let options = HttpOptions { tls: node, version, ..HttpOptions::default() };
     let transport = HttpTransport::new(&listener.url(), &options).unwrap();
     let service = Service { handler, routes: None };
@@ -75,12 +81,12 @@ async fn http_within(
     (Arc::new(transport), Running { task, _directory: None })
 }
 
-async fn https(name: &str, version: HttpVersion, limits: Limits) {
+async fn https(name: &str, version: HttpVersion, limits: Limits, threads: Option<&Arc<Threads>>) {
     let mut authority = Authority::new();
     let (server, _) = authority.issue("server.example.com", "127.0.0.1", VALID);
     let (node, _) = authority.issue("node1", "node1", VALID);
     let tls = || Some((server.clone(), node.clone()));
-    conformance::run(name, |handler| http_within(limits.clone(), handler, version, tls())).await;
+    conformance::run(name, |handler| http_within(limits.clone(), threads, handler, version, tls())).await;
 }
 
 /// What an agent really uses.
@@ -137,20 +143,35 @@ fn parked() -> Limits {
 
 #[tokio::test]
 async fn http_1_parked() {
-    conformance::run("HTTP/1.1, parked", |handler| http_within(parked(), handler, HttpVersion::Http1, None)).await;
+    conformance::run("HTTP/1.1, parked", |handler| http_within(parked(), None, handler, HttpVersion::Http1, None)).await;
 }
 
 #[tokio::test]
 async fn http_1_over_tls_parked() {
-    https("HTTP/1.1 over TLS, parked", HttpVersion::Http1, parked()).await;
+    https("HTTP/1.1 over TLS, parked", HttpVersion::Http1, parked(), None).await;
 }
 
 #[tokio::test]
 async fn http_1_over_tls() {
-    https("HTTP/1.1 over TLS", HttpVersion::Http1, Limits::default()).await;
+    https("HTTP/1.1 over TLS", HttpVersion::Http1, Limits::default(), None).await;
 }
 
 #[tokio::test]
 async fn http_2_over_tls() {
-    https("HTTP/2 over TLS", HttpVersion::Http2, Limits::default()).await;
+    https("HTTP/2 over TLS", HttpVersion::Http2, Limits::default(), None).await;
+}
+
+/// As the program serves: the runtime of the listener only takes connections.
+#[tokio::test]
+async fn http_1_over_tls_on_threads_of_their_own() {
+    https("HTTP/1.1 over TLS on threads", HttpVersion::Http1, parked(), Some(&threads())).await;
+}
+
+#[tokio::test]
+async fn http_2_over_tls_on_threads_of_their_own() {
+    https("HTTP/2 over TLS on threads", HttpVersion::Http2, Limits::default(), Some(&threads())).await;
+}
+
+fn threads() -> Arc<Threads> {
+    Arc::new(Threads::start(NonZero::new(2).unwrap()).unwrap())
 }

@@ -1,4 +1,4 @@
-//! The allocator of Direct Puppet's agent, and the calls of C libraries that no safe library offers: all `unsafe` of the project.
+//! The allocator of Direct Puppet's programs, and the calls of C libraries that no safe library offers: all `unsafe` of the project.
 
 /// What a program may have as its global allocator. See [`give_back_freed_memory`].
 pub use mimalloc::MiMalloc as Allocator;

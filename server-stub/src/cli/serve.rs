@@ -1,13 +1,14 @@
 //! `serve`.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, UnixListener};
+use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, Threads, UnixListener};
 use direct_puppet_server_stub::store::SharedStore;
 use direct_puppet_server_stub::{
     AdminRoutes, BlobRoutes, CaRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
@@ -81,6 +82,10 @@ pub(super) struct Arguments {
     /// Connections at once [default: 10000]; each waiting node holds one, and each is an open file
     #[arg(long, value_name = "COUNT")]
     max_connections: Option<usize>,
+    /// Threads that answer over HTTP [default: half as many as processors]; the fewer, the cheaper an answer, and the fewer connections of TLS
+    /// can begin at the same time
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<NonZero<usize>>,
     /// Let plain HTTP be reached from other machines: any of them may then say to be any node
     #[arg(long)]
     allow_plain_http: bool,
@@ -122,6 +127,7 @@ struct Config {
     replica: Vec<Certname>,
     admin: Vec<Certname>,
     max_connections: Option<usize>,
+    threads: Option<NonZero<usize>>,
     allow_plain_http: bool,
     blobs: bool,
     #[serde(rename = "ca")]
@@ -193,9 +199,12 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
 
     raise_file_limit();
     let shutdown = CancellationToken::new();
+    let threads =
+        Threads::start(arguments.threads.unwrap_or_else(Threads::fitting)).context("cannot start the threads that answer")?;
+    let threads = Arc::new(threads);
     let mut listeners = JoinSet::new();
     for url in &arguments.listen {
-        listen(url, &arguments, &service, &shutdown, &mut listeners).await?;
+        listen(url, &arguments, &service, &threads, &shutdown, &mut listeners).await?;
     }
     let (follower, stop) = (Arc::clone(&server), shutdown.clone());
     listeners.spawn(async move {
@@ -257,6 +266,7 @@ async fn listen(
     url: &str,
     arguments: &Arguments,
     service: &Service,
+    threads: &Arc<Threads>,
     shutdown: &CancellationToken,
     listeners: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -278,7 +288,7 @@ async fn listen(
         Some(("https", rest)) => (address(rest)?, Some(tls(arguments)?)),
         _ => bail!("cannot listen on {url}: write http://ADDRESS:PORT, https://ADDRESS:PORT or unix:/PATH"),
     };
-    let listener = HttpListener::bind(address, tls, arguments.allow_plain_http).await?;
+    let listener = HttpListener::bind(address, tls, arguments.allow_plain_http).await?.on_threads(Arc::clone(threads));
     super::print_line(&format!("listening on {}", listener.url()));
     listeners.spawn(async move {
         listener.serve(service, limits, shutdown).await;
@@ -337,6 +347,7 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     arguments.allow_plain_http |= config.allow_plain_http;
     arguments.blobs |= config.blobs;
     arguments.max_connections = arguments.max_connections.or(config.max_connections);
+    arguments.threads = arguments.threads.or(config.threads);
     if arguments.primary.is_empty() {
         arguments.primary = config.primary;
     }

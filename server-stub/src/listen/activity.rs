@@ -43,12 +43,12 @@ impl Activity {
         })))
     }
 
-    /// Counts a request until the guard is dropped.
-    pub(super) fn request(&self) -> Working {
+    /// Counts a request until the guard is dropped; says whether it has come in whole.
+    pub(super) fn request(&self, is_in: bool) -> Working {
         let mut state = self.lock();
         state.requests += 1;
         state.handlers += 1;
-        state.is_in = false;
+        state.is_in = is_in;
         state.last = Instant::now();
         Working(self.clone())
     }
@@ -74,8 +74,11 @@ impl Activity {
     /// Says that the last request has come in whole.
     pub(super) fn is_in(&self) {
         let mut state = self.lock();
-        state.is_in = true;
-        state.last = Instant::now();
+        // The clock is not asked twice for a request without a body.
+        if !state.is_in {
+            state.is_in = true;
+            state.last = Instant::now();
+        }
     }
 
     /// Says that something came.
@@ -174,7 +177,7 @@ mod tests {
         let (limits, start) = (Limits::default(), Instant::now());
         let activity = Activity::new();
         assert_eq!(activity.quiet_until(&limits), Some(start + limits.header_read_timeout));
-        let working = activity.request();
+        let working = activity.request(true);
         tokio::time::advance(Duration::from_secs(1000)).await;
         assert_eq!(activity.quiet_until(&limits), None);
         let body = stream::iter([Ok(Bytes::new())]).chain(stream::pending()).boxed();

@@ -74,10 +74,7 @@ struct Told(String);
 /// An answer may be waited for for minutes, by a hundred thousand nodes: what is waited in holds no more than the answer needs, neither
 /// the request's head nor the buffer that it came in.
 pub(super) fn answer(context: Arc<Context>, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
-    let working = context.activity.request();
-    if request.body().is_end_stream() {
-        context.activity.is_in();
-    }
+    let working = context.activity.request(request.body().is_end_stream());
     let path = request.uri().path().to_owned();
     let wants_text = wants_text(&path, request.headers());
     let refused = refuse_client(&context, request.method(), &path);

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::Activity;
 use super::answer::{Client, Context, answer};
 use super::live::{ClientCertificate, LiveTls, Revoked, Stamp};
+use super::threads::Threads;
 use super::tls::ServerTls;
 use super::version::Version;
 use super::{Limits, ListenError, Service};
@@ -35,6 +36,7 @@ pub struct HttpListener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<(Arc<LiveTls>, Stamp)>,
+    threads: Option<Arc<Threads>>,
 }
 
 impl std::fmt::Debug for HttpListener {
@@ -69,7 +71,14 @@ impl HttpListener {
         let bind = |source| ListenError::Bind { address, source };
         let socket = TcpListener::bind(address).await.map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
-        Ok(Self { socket, address, tls: tls.map(|(tls, stamp)| (Arc::new(tls), stamp)) })
+        Ok(Self { socket, address, tls: tls.map(|(tls, stamp)| (Arc::new(tls), stamp)), threads: None })
+    }
+
+    /// Has `threads` answer what comes to this listener, each the connections that it was given, in place of those of the runtime that
+    /// [`HttpListener::serve`] is called on. An answer may hold up the other connections of its thread as long as it does not wait.
+    #[must_use]
+    pub fn on_threads(self, threads: Arc<Threads>) -> Self {
+        Self { threads: Some(threads), ..self }
     }
 
     /// Returns the address that is bound, with its real port.
@@ -114,14 +123,24 @@ impl HttpListener {
             };
             let Some((stream, remote, place)) = accepted else { continue };
             let shared = Arc::clone(&shared);
-            connections.spawn(async move {
-                // In boxes, so that a connection that waits for minutes holds no room for how it began.
-                let begun = Box::pin(shared.begin(stream, remote)).await;
-                if let Some(spoken) = begun {
-                    spoken.await;
+            let Some(seat) = self.threads.as_ref().and_then(|threads| threads.seat()) else {
+                connections.spawn(async move {
+                    shared.serve(stream, remote).await;
+                    drop(place);
+                });
+                continue;
+            };
+            let runtime = seat.runtime.clone();
+            // The socket's news is for the thread that it goes to.
+            let stream = stream.into_std();
+            let moved = async move {
+                match stream.and_then(TcpStream::from_std) {
+                    Ok(stream) => shared.serve(stream, remote).await,
+                    Err(error) => tracing::warn!(%remote, %error, "a connection is cut: its thread cannot take it"),
                 }
-                drop(place);
-            });
+                drop((place, seat));
+            };
+            connections.spawn_on(moved, &runtime);
         }
         drop(self.socket);
         let drained = async {
@@ -182,6 +201,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Serves a connection to its end.
+    async fn serve(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+        // In boxes, so that a connection that waits for minutes holds no room for how it began.
+        if let Some(spoken) = Box::pin(self.begin(stream, remote)).await {
+            spoken.await;
+        }
+    }
+
     /// Finds out what a connection speaks, and with whom; returns what then serves it to its end.
     async fn begin(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) -> Option<BoxFuture<'static, ()>> {
         if let Err(error) = stream.set_nodelay(true) {

@@ -9,6 +9,7 @@ pub mod limits;
 mod live;
 mod one;
 mod park;
+pub mod threads;
 pub mod tls;
 pub mod unix;
 mod version;
@@ -25,6 +26,7 @@ use direct_puppet_transport::{BodyStream, Handler, Peer};
 pub use self::http::HttpListener;
 pub use self::limits::Limits;
 pub use self::live::ClientCertificate;
+pub use self::threads::Threads;
 pub use self::tls::{ServerTls, ServerTlsError};
 pub use self::unix::UnixListener;
 

@@ -35,7 +35,7 @@ use std::thread::available_parallelism;
 use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::Peer;
-use direct_puppet_transport::protocol::{Certname, Environment};
+use direct_puppet_transport::protocol::{Certname, Digest, Environment};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -47,7 +47,7 @@ use crate::route_table::{self, Found, Route};
 use crate::server::{Confirmed, Server};
 
 use answer::{Failure, TEXT};
-use cache::Cache;
+use cache::{Cache, Place};
 use checksum::Checksums;
 use query::Parameters;
 use table::{Caller, Endpoint, ROUTES, Rule};
@@ -61,6 +61,9 @@ const CACHED_BYTES: usize = 128 << 20;
 /// Memory that contents of files may take, in bytes: what a publish has changed is asked for by every node that has it.
 const CACHED_CONTENT_BYTES: usize = 32 << 20;
 
+/// Memory that the places of files may take, in bytes: of some ten thousand files.
+const CACHED_PLACES_BYTES: usize = 4 << 20;
+
 /// Puppet's API in front of other paths.
 #[derive(Debug)]
 pub struct PuppetRoutes {
@@ -73,9 +76,11 @@ pub struct PuppetRoutes {
 struct Api {
     server: Arc<Server>,
     /// Catalogs and lists of metadata as they are sent. What they are made from is in their keys, so that nothing in it is ever old.
-    rendered: Arc<Cache>,
-    /// Small contents of published code, by digest, and what files of live code have, by where they are asked for.
-    contents: Cache,
+    rendered: Arc<Cache<String, Bytes>>,
+    /// Small contents of published code.
+    contents: Cache<Digest, Bytes>,
+    /// What files of live code have.
+    places: Cache<Place, Digest>,
     checksums: Arc<Checksums>,
     /// The code of a `code_id` that is not live any more.
     former: Arc<files::Former>,
@@ -136,6 +141,7 @@ impl PuppetRoutes {
             server,
             rendered: Arc::new(Cache::new(CACHED_BYTES)),
             contents: Cache::new(CACHED_CONTENT_BYTES),
+            places: Cache::new(CACHED_PLACES_BYTES),
             checksums,
             former: Arc::default(),
             making,
@@ -153,8 +159,7 @@ impl Api {
         request: Request<Bytes>,
     ) -> Response<RouteBody> {
         let (parts, body) = request.into_parts();
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        let is_head = method == Method::HEAD;
+        let is_head = parts.method == Method::HEAD;
         let answered = async {
             if parts.headers.contains_key(ORIGIN) {
                 return Err(Failure::forbidden("web pages may not ask this"));
@@ -162,11 +167,11 @@ impl Api {
             let argument = query::path_text(rest).ok_or_else(|| Failure::bad_request("the path is not URL-encoded UTF-8"))?;
             let caller = route.rule.authorize(route.path, peer, &argument)?;
             let parameters = Parameters::parse(parts.uri.query().unwrap_or_default())?;
-            let asked = Asked { method, caller, argument, parameters, headers: parts.headers, body };
+            let asked = Asked { method: parts.method, caller, argument, parameters, headers: parts.headers, body };
             self.dispatch(route.endpoint, peer, asked).await
         };
         let response = answered.await.unwrap_or_else(|failure: Failure| {
-            tracing::debug!(?peer, path, status = %failure.status, "refused: {}", failure.message);
+            tracing::debug!(?peer, path = parts.uri.path(), status = %failure.status, "refused: {}", failure.message);
             failure.respond()
         });
         // Over HTTP/2 a client takes a body here for a broken stream.

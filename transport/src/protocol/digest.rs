@@ -99,13 +99,16 @@ impl Digest {
     /// Returns the hash in lower-case hexadecimal, without the algorithm: what file names in stores use.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        let digit = |value: u8| char::from(HEX_DIGITS[usize::from(value & 0xf)]);
-        let mut text = String::with_capacity(2 * DIGEST_BYTES);
-        for byte in self.bytes {
-            text.push(digit(byte >> 4));
-            text.push(digit(byte));
+        String::from_utf8_lossy(&self.hex_digits()).into_owned()
+    }
+
+    fn hex_digits(&self) -> [u8; 2 * DIGEST_BYTES] {
+        let digit = |value: u8| HEX_DIGITS[usize::from(value & 0xf)];
+        let mut digits = [0; 2 * DIGEST_BYTES];
+        for (two, byte) in digits.as_chunks_mut().0.iter_mut().zip(self.bytes) {
+            *two = [digit(byte >> 4), digit(byte)];
         }
-        text
+        digits
     }
 
     /// Returns a hasher of the same algorithm, to find out whether bytes match this digest.
@@ -123,7 +126,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.name(), self.to_hex())
+        f.write_str(self.algorithm.name())?;
+        f.write_str(":")?;
+        f.write_str(&String::from_utf8_lossy(&self.hex_digits()))
     }
 }
 

@@ -44,8 +44,7 @@ pub(super) fn static_path(text: &str) -> Option<TreePath> {
 impl Api {
     /// Sends a content of published code.
     pub(super) async fn send(&self, digest: Digest) -> Result<Response<RouteBody>, Failure> {
-        let key = digest.to_string();
-        if let Some(known) = self.contents.get(&key) {
+        if let Some(known) = self.contents.get(&digest) {
             return Ok(answer::with(BYTES, RouteBody::Whole(known)));
         }
         let gone = || Failure::server("a content of the published code is damaged on this server: try again, or ask another one");
@@ -62,7 +61,7 @@ impl Api {
         if size <= MAX_KEPT_BYTES {
             // To its end it is verified.
             let content = body.try_collect::<Vec<Bytes>>().await.map_err(|_| gone())?.concat().into();
-            self.contents.put(key, &content);
+            self.contents.put(digest, &content);
             return Ok(answer::with(BYTES, RouteBody::Whole(content)));
         }
         let body = body.map_err(|error| TransportError::new(TransportErrorKind::Closed, "the server's store").with_source(error));

@@ -76,19 +76,18 @@ impl Api {
     pub(super) async fn content(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         let environment = asked.parameters.environment()?;
         let code = self.live(&environment).await?;
-        let key = format!("file {environment} {} {}", code.version.code_id, asked.argument);
-        let known = self.contents.get(&key).and_then(|known| std::str::from_utf8(&known).ok()?.parse().ok());
-        if let Some(digest) = known {
+        let place = (code.version.code_id, asked.argument.clone());
+        if let Some(digest) = self.places.get(&place) {
             return self.send(digest).await;
         }
-        let (store, argument) = (self.server.store.clone(), asked.argument.clone());
+        let (store, argument) = (self.server.store.clone(), place.1.clone());
         let find = move || {
             let mounts = Mounts::of(&code.manifest, &store)?;
             let entry = mounts.find(&argument).map(|entry| links::followed(&code.manifest, entry));
             entry.and_then(file_of).ok_or_else(|| missing("file_content", &argument))
         };
         let digest = blocking::run(find).await.map_err(|error| Failure::internal(&error))??;
-        self.contents.put(key, &Bytes::from(digest.to_string()));
+        self.places.put(place, &digest);
         self.send(digest).await
     }
 
