@@ -11,6 +11,8 @@ mod packed;
 mod park;
 #[path = "http/site.rs"]
 mod site;
+#[path = "http/threads.rs"]
+mod threads;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! One HTTP request to one HTTP response.
 
 use std::future::ready;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::activity::Activity;
 use super::live::{ClientCertificate, Revoked};
@@ -45,6 +47,8 @@ pub(super) struct Context {
     pub(super) activity: Activity,
     /// Room for request bodies, in KiB, shared by all connections.
     pub(super) room: Arc<Semaphore>,
+    /// Where long requests are answered, if not on the connection's thread.
+    pub(super) roomy: Option<Handle>,
 }
 
 /// A client that has shown a certificate.
@@ -165,7 +169,14 @@ async fn operate(context: Arc<Context>, operation: Operation, body: Incoming, is
         // What is made of a body is about as large as the body, so its room is given back when the answer is there.
         Ok((body, _taken)) => {
             activity.is_in();
-            let answer = dispatch(&*service.handler, peer, Call { operation, body }).await;
+            let answer = match context.roomy.as_ref().filter(|_| body.len() > SMALL_BODY_BYTES) {
+                None => dispatch(&*service.handler, peer, Call { operation, body }).await,
+                Some(runtime) => {
+                    let context = Arc::clone(&context);
+                    let work = async move { dispatch(&*context.service.handler, &context.peer, Call { operation, body }).await };
+                    Box::pin(on(runtime, work)).await
+                }
+            };
             Box::pin(respond(answer, activity)).await
         }
         Err(refusal) => refusal.response(operation.name()),
@@ -182,12 +193,33 @@ async fn elsewhere(context: Arc<Context>, routes: Arc<dyn Routes>, request: Requ
     match read(body, limit, context.limits.request_body_timeout, &context.room, small(&context.peer)).await {
         Ok((body, _taken)) => {
             context.activity.is_in();
-            match routes.route(&context.peer, Request::from_parts(parts, body)).await {
+            let runtime = context.roomy.as_ref().filter(|_| body.len() > SMALL_BODY_BYTES);
+            let request = Request::from_parts(parts, body);
+            let response = match runtime {
+                None => routes.route(&context.peer, request).await,
+                Some(runtime) => {
+                    let context = Arc::clone(&context);
+                    Box::pin(on(runtime, async move { routes.route(&context.peer, request).await })).await
+                }
+            };
+            match response {
                 Some(response) => routed(response, &context.activity),
                 None => no_such_path(),
             }
         }
         Err(refusal) => refusal.response(&path),
+    }
+}
+
+/// Does `work` on another runtime, until it is dropped; a panic goes on here.
+async fn on<T: Send + 'static>(runtime: &Handle, work: impl Future<Output = T> + Send + 'static) -> T {
+    match AbortOnDropHandle::new(runtime.spawn(work)).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // That runtime ends, and the server with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

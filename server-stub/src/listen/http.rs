@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -75,7 +76,8 @@ impl HttpListener {
     }
 
     /// Has `threads` answer what comes to this listener, each the connections that it was given, in place of those of the runtime that
-    /// [`HttpListener::serve`] is called on. An answer may hold up the other connections of its thread as long as it does not wait.
+    /// [`HttpListener::serve`] is called on. An answer may hold up the other connections of its thread as long as it does not wait; what is
+    /// longer than 64 KiB is left to that runtime, for reading it takes long.
     #[must_use]
     pub fn on_threads(self, threads: Arc<Threads>) -> Self {
         Self { threads: Some(threads), ..self }
@@ -108,7 +110,8 @@ impl HttpListener {
             Some((tls, stamp)) => tls.follow(stamp).boxed(),
             None => std::future::pending().boxed(),
         };
-        let shared = Arc::new(Shared { service, limits, room, anonymous, tls, shutdown });
+        let roomy = self.threads.is_some().then(Handle::current);
+        let shared = Arc::new(Shared { service, limits, room, anonymous, tls, shutdown, roomy });
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -122,10 +125,10 @@ impl HttpListener {
                 accepted = accept(&self.socket, &places) => accepted,
             };
             let Some((stream, remote, place)) = accepted else { continue };
-            let shared = Arc::clone(&shared);
+            let (shared, accepted) = (Arc::clone(&shared), Instant::now());
             let Some(seat) = self.threads.as_ref().and_then(|threads| threads.seat()) else {
                 connections.spawn(async move {
-                    shared.serve(stream, remote).await;
+                    shared.serve(stream, remote, accepted).await;
                     drop(place);
                 });
                 continue;
@@ -135,7 +138,7 @@ impl HttpListener {
             let stream = stream.into_std();
             let moved = async move {
                 match stream.and_then(TcpStream::from_std) {
-                    Ok(stream) => shared.serve(stream, remote).await,
+                    Ok(stream) => shared.serve(stream, remote, accepted).await,
                     Err(error) => tracing::warn!(%remote, %error, "a connection is cut: its thread cannot take it"),
                 }
                 drop((place, seat));
@@ -198,11 +201,17 @@ pub(super) struct Shared {
     anonymous: Arc<Semaphore>,
     tls: Option<Arc<LiveTls>>,
     pub(super) shutdown: CancellationToken,
+    /// Where long requests are answered, if not on the connection's thread.
+    roomy: Option<Handle>,
 }
 
 impl Shared {
     /// Serves a connection to its end.
-    async fn serve(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, accepted: Instant) {
+        if accepted.elapsed() >= self.limits.tls_handshake_timeout {
+            tracing::debug!(%remote, "a connection is cut: it waited so long for its thread that its client will have given up");
+            return;
+        }
         // In boxes, so that a connection that waits for minutes holds no room for how it began.
         if let Some(spoken) = Box::pin(self.begin(stream, remote)).await {
             spoken.await;
@@ -320,7 +329,8 @@ impl Shared {
         client: Option<Client>,
     ) -> BoxFuture<'static, ()> {
         let (service, limits, room) = (self.service.clone(), self.limits.clone(), Arc::clone(&self.room));
-        let context = Arc::new(Context { service, peer, client, limits, activity: Activity::new(), room });
+        let (activity, roomy) = (Activity::new(), self.roomy.clone());
+        let context = Arc::new(Context { service, peer, client, limits, activity, room, roomy });
         // Boxed one by one, so that each takes no more room than it needs.
         match version {
             Version::One => Arc::clone(self).speak_one(stream, context, remote).boxed(),

@@ -11,10 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// Threads for blocking work that all of them may have together: as many as a runtime of tokio has by itself.
+const MOST_BLOCKING: usize = 512;
+
+/// And each of them at least: some of such work waits for other.
+const LEAST_BLOCKING: usize = 64;
+
 /// Threads for connections; see [`HttpListener::on_threads`](super::HttpListener::on_threads). Several listeners may share them.
 ///
-/// Tasks that answers begin belong to them too. Dropping this ends the tasks and waits for the threads, and for blocking work that has
-/// begun on behalf of them.
+/// Tasks that answers begin belong to them too, and may be what other answers wait for: keep this as long as what answers. Dropping it ends the
+/// tasks and waits for the threads, and for blocking work that has begun on behalf of them.
 #[derive(Debug)]
 pub struct Threads {
     all: Vec<Thread>,
@@ -45,8 +51,9 @@ impl Threads {
     /// When the system gives no more threads or descriptors.
     pub fn start(count: NonZero<usize>) -> io::Result<Self> {
         let mut threads = Self { all: Vec::with_capacity(count.get()) };
+        let most_blocking = (MOST_BLOCKING / count).max(LEAST_BLOCKING);
         for number in 0..count.get() {
-            threads.all.push(Thread::start(number)?);
+            threads.all.push(Thread::start(number, most_blocking)?);
         }
         Ok(threads)
     }
@@ -68,13 +75,23 @@ impl Threads {
 }
 
 impl Thread {
-    fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().thread_name(format!("answers-{number}-work")).build()?;
-        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+    fn start(number: usize, most_blocking: usize) -> io::Result<Self> {
+        let (stop, (send, receive)) = (CancellationToken::new(), std::sync::mpsc::channel());
         let stopped = stop.clone();
-        let thread =
-            std::thread::Builder::new().name(format!("answers-{number}")).spawn(move || runtime.block_on(stopped.cancelled()))?;
-        Ok(Self { runtime: handle, connections: Arc::default(), running: Some(stop.drop_guard()), thread: Some(thread) })
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().thread_name(format!("answers-{number}-work")).max_blocking_threads(most_blocking);
+        // Made on its own thread, so that it ends there too, whatever goes wrong: it may not where something is awaited.
+        let run = move || match builder.build() {
+            Ok(runtime) => {
+                if send.send(Ok(runtime.handle().clone())).is_ok() {
+                    runtime.block_on(stopped.cancelled());
+                }
+            }
+            Err(error) => drop(send.send(Err(error))),
+        };
+        let thread = std::thread::Builder::new().name(format!("answers-{number}")).spawn(run)?;
+        let runtime = receive.recv().map_err(io::Error::other)??;
+        Ok(Self { runtime, connections: Arc::default(), running: Some(stop.drop_guard()), thread: Some(thread) })
     }
 }
 

@@ -36,7 +36,16 @@ impl<'a> Mounts<'a> {
     /// Reads where modules are. Blocking.
     pub(in crate::puppet_api) fn of(manifest: &'a Manifest, store: &Store) -> Result<Self, Failure> {
         let settings = match at(manifest, "environment.conf").map(|entry| &entry.kind) {
-            Some(EntryKind::File { digest, .. }) => store.read(digest, MAX_SETTINGS_BYTES).map_err(ServerError::from)?,
+            Some(EntryKind::File { digest, .. }) => {
+                let settings = store.read(digest, MAX_SETTINGS_BYTES).map_err(ServerError::from)?;
+                // Without it files of other modules would be found, and remembered.
+                let gone = || {
+                    Failure::server(
+                        "environment.conf of the published code is damaged on this server: try again, or ask another one",
+                    )
+                };
+                Some(settings.ok_or_else(gone)?)
+            }
             _ => None,
         };
         let settings = settings.as_deref().map(String::from_utf8_lossy);

@@ -91,6 +91,25 @@ async fn a_content_that_was_lost_is_compiled_anew_when_the_agent_asks_again() {
 }
 
 #[tokio::test]
+async fn files_of_other_modules_are_not_given_while_the_module_path_is_lost() {
+    const SETTINGS: &str = "modulepath = site:modules\n";
+    let world = World::new().await;
+    for (path, content) in [("environment.conf", SETTINGS), ("site/app/files/x", "site"), ("modules/app/files/x", "modules")] {
+        world.stage(path, content);
+    }
+    world.publish().await;
+    let settings = world.server.store.path_of(&direct_puppet_transport::protocol::Digest::of(SETTINGS.as_bytes()));
+    fs::rename(&settings, world.dir.path().join("away")).unwrap();
+    for path in ["file_content/modules/app/x", "file_metadata/modules/app/x"] {
+        let path = format!("/puppet/v3/{path}?environment=production");
+        assert_eq!(world.get("n1", &path).await.0, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+    }
+    fs::rename(world.dir.path().join("away"), &settings).unwrap();
+    let (status, content) = world.get("n1", "/puppet/v3/file_content/modules/app/x?environment=production").await;
+    assert_eq!((status, &content[..]), (StatusCode::OK, &b"site"[..]));
+}
+
+#[tokio::test]
 async fn a_rollout_that_is_paused_holds_for_stock_agents() {
     let world = World::new().await;
     let (_, first) = world.catalog("n1", form("n1")).await;
