@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -128,6 +129,23 @@ impl Routes for Paths {
     fn max_body_bytes(&self, _path: &str) -> u64 {
         10
     }
+}
+
+/// Waits until a counter says so many.
+pub(crate) async fn until(counter: &AtomicUsize, count: usize) {
+    for _ in 0..1000 {
+        if counter.load(Ordering::SeqCst) == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{}, not {count}", counter.load(Ordering::SeqCst));
+}
+
+/// Tells a listener to stop, and waits until it has.
+pub(crate) async fn stopped(shutdown: &CancellationToken, task: JoinHandle<()>) {
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
 }
 
 /// A server that listens on a free port of loopback.

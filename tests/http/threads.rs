@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::site::{Shared, Site};
+use crate::site::{Shared, Site, stopped, until};
 
 /// Tells which thread answers; waits for ever at `/slow`, and panics at `/panic`.
 #[derive(Debug, Default)]
@@ -72,18 +72,11 @@ impl Server {
 
     /// Waits until so many requests for `/slow` wait.
     async fn until_waiting(&self, count: usize) {
-        for _ in 0..1000 {
-            if self.paths.waiting.load(Ordering::SeqCst) == count {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{} wait, not {count}", self.paths.waiting.load(Ordering::SeqCst));
+        until(&self.paths.waiting, count).await;
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(20), self.task).await.unwrap().unwrap();
+        stopped(&self.shutdown, self.task).await;
     }
 }
 
