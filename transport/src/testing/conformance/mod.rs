@@ -20,8 +20,8 @@ use site::Site;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How far a producer may be ahead of a caller that takes nothing, in bytes: the buffers of the kernel, an HTTP/2 window,
-/// some chunks in the hands of each side. Linux lets a socket send 4 MiB ahead and receive several more. Far below [`LARGE_BYTES`].
-const AHEAD_BYTES: u64 = 16 << 20;
+/// some chunks in the hands of each side. Far below [`LARGE_BYTES`].
+const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Length of the content that must stream, in bytes.
 const LARGE_BYTES: u64 = 64 << 20;
