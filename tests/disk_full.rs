@@ -14,6 +14,11 @@ use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
 use serde_json::Value;
 
+#[path = "disk_full/sent.rs"]
+mod sent;
+#[path = "disk_full/writes.rs"]
+mod writes;
+
 const FILES: usize = 30;
 
 /// A small disk; unmounted when dropped.
@@ -22,10 +27,15 @@ struct Disk(PathBuf);
 impl Disk {
     /// Mounts it; says so and returns nothing where that cannot be done.
     fn mount(at: &Path) -> Option<Self> {
+        Self::mount_with(at, "size=6m,mode=0700")
+    }
+
+    /// As [`Self::mount`], with these options of tmpfs(5).
+    fn mount_with(at: &Path, options: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let mount = || {
             let mut command = Command::new("mount");
-            command.args(["-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs"]).arg(at);
+            command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
             command.status().is_ok_and(|status| status.success())
         };
         if !rustix::process::geteuid().is_root() || !mount() {

@@ -45,11 +45,53 @@ pub(crate) fn lock(data: &Path) -> Result<DataLock, ServerError> {
     }
 }
 
+/// What the smallest content takes on a disk, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Returns what a file of so many bytes takes on a disk, as near as needs be.
+pub(crate) const fn on_disk(bytes: u64) -> u64 {
+    match bytes.checked_next_multiple_of(BLOCK_BYTES) {
+        Some(bytes) => bytes,
+        None => u64::MAX,
+    }
+}
+
+/// What a file system has room for, as statvfs(3) tells it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    /// Bytes in all.
+    pub(crate) size: u64,
+    /// Bytes that it still takes from this process.
+    pub(crate) free: u64,
+    /// Files; nothing where they have no limit.
+    pub(crate) files: Option<Files>,
+}
+
+/// Files that a file system can have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Files {
+    /// In all.
+    pub(crate) all: u64,
+    /// That it still takes from this process.
+    pub(crate) free: u64,
+}
+
+impl Space {
+    /// Looks at the file system of a path.
+    pub(crate) fn of(path: &Path) -> Result<Self, ServerError> {
+        let found = rustix::fs::statvfs(path).map_err(|error| FsError::new(path, "look for free space in", error.into()))?;
+        let files = (found.f_files > 0).then_some(Files { all: found.f_files, free: found.f_favail });
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Self { size: bytes(found.f_blocks), free: bytes(found.f_bavail), files })
+    }
+}
+
 /// Whether there was no space for something.
 pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let is_it = |error: &(dyn std::error::Error + 'static)| {
         let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
         error.downcast_ref::<FsError>().is_some_and(|error| error.kind == FsErrorKind::Full)
+            || matches!(error.downcast_ref(), Some(ServerError::NoSpace { .. } | ServerError::NoFiles { .. }))
             || matches!(io, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     };
     std::iter::successors(Some(error), |error| error.source()).any(is_it)
@@ -107,16 +149,20 @@ fn decode_line<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
     unchecked(line).and_then(|line| serde_json::from_slice(&line).ok())
 }
 
+/// Returns what [`write_json`] writes to `path`.
+pub(crate) fn json_of(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, ServerError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
+    Ok(checked(text))
+}
+
 /// Replaces a JSON file, atomically and durably.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
-    Ok(write_state(path, &checked(text), 0o600)?)
+    Ok(write_state(path, &json_of(path, value)?, 0o600)?)
 }
 
 /// As [`write_json`], but not durable: after a power cut the file may be damaged, which reading finds.
 pub(crate) fn write_json_cache(path: &Path, value: &impl Serialize) -> Result<(), ServerError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|error| FsError::new(path, "encode", error.into()))?;
-    Ok(write_cache(path, &checked(text), 0o600)?)
+    Ok(write_cache(path, &json_of(path, value)?, 0o600)?)
 }
 
 /// Held while a line is appended: half a line of another thread looks like one that a crash cut off.

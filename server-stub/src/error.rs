@@ -22,6 +22,26 @@ pub enum ServerError {
     /// A file of the server's own cannot be read or written.
     #[error("server's own files")]
     Disk(#[from] FsError),
+    /// There is no room for something on the disk, or none that it may take.
+    #[error("{needed} bytes have no space in {}, where {free} are free {what}: make room, or give it more", path.display())]
+    NoSpace {
+        /// What it takes, in bytes.
+        needed: u64,
+        /// Where.
+        path: PathBuf,
+        /// What is free for it, in bytes.
+        free: u64,
+        /// Which room that is.
+        what: &'static str,
+    },
+    /// There is room for no more files on the disk.
+    #[error("{} has no space for another file: only {free} are left on that disk, which stay free; make room", path.display())]
+    NoFiles {
+        /// Where.
+        path: PathBuf,
+        /// How many files the disk still takes.
+        free: u64,
+    },
     /// A file of the server's own is damaged.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
@@ -189,7 +209,7 @@ impl ServerError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "busy",
-            Self::Disk(_) => "disk",
+            Self::Disk(_) | Self::NoSpace { .. } | Self::NoFiles { .. } => "disk",
             Self::Damaged { .. } => "damaged",
             Self::Format { .. } => "format",
             Self::NoEnvironment { .. } => "no_environment",

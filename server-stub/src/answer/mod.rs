@@ -30,6 +30,9 @@ pub(crate) use sync::{Given, is_epoch_passed_over};
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;
 
+/// When to send again what a server has no room for, in seconds: its administrator makes some, or what is older goes.
+pub(crate) const NO_SPACE_SECONDS: u32 = 300;
+
 /// [`Handler`] is for `Arc<Server>` behind this: work goes on in the background for several callers at once.
 #[async_trait]
 impl Handler for Server {
@@ -75,7 +78,7 @@ impl Handler for Server {
         };
         let (nodes, certname) = (Arc::clone(&self.nodes), report.host.clone());
         let kept = blocking::run(move || nodes.report(&report)).await;
-        let is_known_here = kept.map_err(|error| internal(&error))?.map_err(|error| internal(&error))?;
+        let is_known_here = kept.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))?;
         if let (Some(shared), Some(summary)) = (&self.shared, self.nodes.summary(&certname)) {
             shared.keep_summary(summary).await.map_err(|error| refusal(&error.into()))?;
         }
@@ -171,6 +174,11 @@ fn refusal(error: &ServerError) -> Refusal {
         ServerError::Store(error) => {
             let message = format!("{}: try again, or ask another server", chain(error));
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
+        }
+        ServerError::NoSpace { .. } | ServerError::NoFiles { .. } => {
+            tracing::warn!("{error}");
+            let message = "this server has no room for what nodes send: try again later";
+            Refusal { retry_after_seconds: Some(NO_SPACE_SECONDS), ..Refusal::new(RefusalCode::Busy, message) }
         }
         ServerError::Working => {
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, error.to_string()) }

@@ -73,6 +73,13 @@ pub(super) struct Arguments {
     /// Answer for so many seconds from what was last confirmed when no primary, or not the store, can be asked [default: not at all]
     #[arg(long, value_name = "SECONDS")]
     unconfirmed_for: Option<u64>,
+    /// What nodes may fill of the disk with reports and buckets; over it the oldest goes, of those nodes that have the most [default: a
+    /// quarter of the disk]
+    #[arg(long, value_name = "BYTES")]
+    max_node_bytes: Option<u64>,
+    /// What reports and buckets leave free of the disk, so that code has room [default: a twentieth of the disk, at most 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    keep_free_bytes: Option<u64>,
     /// A certificate of a server that may follow this one
     #[arg(long, value_name = "CERTNAME")]
     replica: Vec<Certname>,
@@ -124,6 +131,8 @@ struct Config {
     store: Option<String>,
     contents: Option<String>,
     unconfirmed_for: Option<u64>,
+    max_node_bytes: Option<u64>,
+    keep_free_bytes: Option<u64>,
     replica: Vec<Certname>,
     admin: Vec<Certname>,
     max_connections: Option<usize>,
@@ -177,6 +186,8 @@ pub(super) async fn serve(arguments: Arguments) -> anyhow::Result<u8> {
         sharing,
         successors: peers(&arguments, &arguments.successor)?,
         unconfirmed_for: Duration::from_secs(arguments.unconfirmed_for.unwrap_or(0)),
+        max_node_bytes: arguments.max_node_bytes,
+        keep_free_bytes: arguments.keep_free_bytes,
         ..ServerOptions::new(data.clone(), staging)
     };
     if !options.replicas.is_empty() && options.primary.is_none() && options.successors.is_none() && options.sharing.is_none() {
@@ -359,6 +370,8 @@ fn merged(mut arguments: Arguments) -> anyhow::Result<Arguments> {
     arguments.store = arguments.store.or(config.store);
     arguments.contents = arguments.contents.or(config.contents);
     arguments.unconfirmed_for = arguments.unconfirmed_for.or(config.unconfirmed_for);
+    arguments.max_node_bytes = arguments.max_node_bytes.or(config.max_node_bytes);
+    arguments.keep_free_bytes = arguments.keep_free_bytes.or(config.keep_free_bytes);
     arguments.replica.extend(config.replica);
     Ok(arguments)
 }

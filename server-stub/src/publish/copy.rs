@@ -74,6 +74,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         }
         listed.add(&piece);
         let recorded = index.recorded(&piece)?;
+        pool.install(|| copier.refuse_without_room(&piece, &recorded))?;
         // Files of one directory are opened from it.
         let is_same = |a: &TreeEntry, b: &TreeEntry| above(&a.path) == above(&b.path);
         let mut rest = &recorded[..];
@@ -201,8 +202,8 @@ struct Counts {
     new: Mutex<Vec<Digest>>,
 }
 
-struct Copier<'a> {
-    server: &'a Server,
+pub(super) struct Copier<'a> {
+    pub(super) server: &'a Server,
     root: &'a Root,
     batch: &'a Batch,
     counts: &'a Counts,
@@ -230,7 +231,7 @@ impl Copier<'_> {
         Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
     }
 
-    fn open(&self, path: &TreePath, directory: &OnceCell<Option<Root>>) -> Result<File, FsError> {
+    pub(super) fn open(&self, path: &TreePath, directory: &OnceCell<Option<Root>>) -> Result<File, FsError> {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return self.root.open_file(path) };
         let directory = directory.get_or_init(|| self.root.below(&parent).ok());
         match (directory, TreePath::from_bytes(name)) {

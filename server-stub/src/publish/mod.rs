@@ -11,6 +11,7 @@ mod index;
 mod limits;
 mod listing;
 mod revision;
+mod room;
 
 use std::sync::PoisonError;
 
@@ -23,6 +24,7 @@ use crate::server::{OWN, Server, Staging, now};
 use crate::shared;
 
 pub(crate) use limits::{MAX_MESSAGE_BYTES, check_text, check_words};
+pub(crate) use room::STATE_BYTES;
 
 /// How often a publish is begun anew because another server was faster.
 pub(crate) const ATTEMPTS: usize = 8;

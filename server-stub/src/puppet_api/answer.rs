@@ -6,7 +6,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::answer::UNCONFIRMED_SECONDS;
+use crate::answer::{NO_SPACE_SECONDS, UNCONFIRMED_SECONDS};
 use crate::error::{ServerError, chain};
 use crate::listen::RouteBody;
 
@@ -118,6 +118,10 @@ impl From<ServerError> for Failure {
         match &error {
             ServerError::Unconfirmed { .. } | ServerError::Store(_) => {
                 Self::unavailable(format!("{}: try again, or ask another server", chain(&error)), UNCONFIRMED_SECONDS)
+            }
+            ServerError::NoSpace { .. } | ServerError::NoFiles { .. } => {
+                tracing::warn!("{error}");
+                Self::unavailable("this server has no room for what nodes send: try again later", NO_SPACE_SECONDS)
             }
             _ => Self::internal(&error),
         }

@@ -18,17 +18,16 @@ use super::query::short;
 use super::table::Caller;
 use super::{Api, Asked};
 use crate::blocking;
+use crate::disk::on_disk;
 use crate::error::ServerError;
 use crate::listen::RouteBody;
+use crate::nodes::Room;
 
 /// How much a bucket holds, in bytes.
 const MAX_BUCKET_BYTES: u64 = 1 << 30;
 
 /// How many contents it holds.
 const MAX_CONTENTS: usize = 20_000;
-
-/// What the smallest content takes on a disk, in bytes.
-const BLOCK_BYTES: u64 = 4096;
 
 /// Parameters of requests that look into a bucket as people do; agents send none of them.
 const FOR_PEOPLE: [&str; 4] = ["diff_with", "list_all", "fromdate", "todate"];
@@ -46,9 +45,10 @@ impl Api {
         }
         let (kind, digest) = read_argument(&asked.argument)?;
         let nodes = Arc::clone(&self.server.nodes);
-        let dir = nodes.bucket_dir(certname);
         let (method, body, certname) = (asked.method, asked.body, certname.clone());
         let work = move || -> Result<Response<RouteBody>, Failure> {
+            let node = nodes.node_dir(&certname);
+            let dir = node.join("bucket");
             let path = dir.join(format!("{}-{digest}", kind.name()));
             if method == Method::PUT {
                 let mut summing = Summing::new(kind);
@@ -56,7 +56,12 @@ impl Api {
                 if summing.finish() != digest {
                     return Err(Failure::bad_request(format!("what was sent does not have the {} {digest}", kind.name())));
                 }
-                nodes.in_turn(&certname, || put(&dir, &path, &body))?;
+                if !path.exists() {
+                    let taken = nodes.room().take(&node, body.len() as u64)?;
+                    if nodes.in_turn(&certname, || put(nodes.room(), &node, &path, &body))? {
+                        taken.written();
+                    }
+                }
                 return Ok(answer::plain(BYTES, Bytes::new()));
             }
             let content = if method == Method::HEAD { path.exists().then(Bytes::new) } else { read(&path)? };
@@ -89,24 +94,23 @@ fn read(path: &Path) -> Result<Option<Bytes>, Failure> {
     }
 }
 
-fn put(dir: &Path, path: &Path, content: &Bytes) -> Result<(), Failure> {
+/// Puts a content in the bucket of the node in `node`; returns whether it was not there.
+fn put(room: &Room, node: &Path, path: &Path, content: &Bytes) -> Result<bool, Failure> {
     if path.exists() {
-        return Ok(());
+        return Ok(false);
     }
     // The node's own directory may not be there yet.
-    for dir in [dir.parent(), Some(dir)].into_iter().flatten() {
+    let dir = node.join("bucket");
+    for dir in [node, &dir] {
         ensure_private_dir(dir).map_err(ServerError::from)?;
     }
-    make_room(dir, content.len() as u64);
-    Ok(write_state(path, content, 0o600).map_err(ServerError::from)?)
-}
-
-const fn on_disk(bytes: u64) -> u64 {
-    bytes.next_multiple_of(BLOCK_BYTES)
+    make_room(room, node, &dir, content.len() as u64);
+    write_state(path, content, 0o600).map_err(ServerError::from)?;
+    Ok(true)
 }
 
 /// Removes the oldest contents until there is room for `bytes`.
-fn make_room(dir: &Path, bytes: u64) {
+fn make_room(room: &Room, node: &Path, dir: &Path, bytes: u64) {
     let mut held: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if let Ok(metadata) = entry.metadata() {
@@ -123,6 +127,7 @@ fn make_room(dir: &Path, bytes: u64) {
         match fs::remove_file(&path) {
             Ok(()) => {
                 tracing::info!(path = %path.display(), "a bucket is full: its oldest content goes");
+                room.removed(node, size);
                 (total, count) = (total - size, count - 1);
             }
             Err(error) => tracing::warn!(path = %path.display(), %error, "an old content of a bucket stays"),

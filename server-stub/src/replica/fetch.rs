@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use crate::disk;
 use crate::error::chain;
+use crate::publish::STATE_BYTES;
 
 /// Fetches contents that are not here; returns how many. What came stays for the next attempt, unless the disk is full: then it would
 /// leave no room for a version that fits.
@@ -20,7 +21,8 @@ pub(crate) async fn fetch<T: Transport>(
     store: &Store,
     missing: &BTreeMap<Digest, (u64, String)>,
 ) -> Result<u64, String> {
-    let bytes = missing.values().map(|(size, _)| size).sum::<u64>();
+    // What makes the version live has to fit too.
+    let bytes = missing.values().map(|(size, _)| *size).fold(STATE_BYTES, u64::saturating_add);
     let here = store.clone();
     let free = blocking::run(move || here.free_bytes()).await.map_err(|error| error.to_string())?;
     let free = free.map_err(|error| chain(&error))?;

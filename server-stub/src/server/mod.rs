@@ -98,7 +98,7 @@ impl Server {
         let environments = Arc::new(Environments::open(&options.data_dir, &store)?);
         let collecting = Arc::default();
         let gate = Arc::new(Gate::open(&options.data_dir)?);
-        let nodes = Arc::new(Nodes::open(&options.data_dir, options.reports_per_node)?);
+        let nodes = Arc::new(Nodes::open(&options)?);
         let flights = Flights::default();
         let share = |sharing| {
             Shared::new(

@@ -115,6 +115,12 @@ pub struct ServerOptions {
     pub pack_workers: usize,
     /// How many reports are kept for each node. Default: 100.
     pub reports_per_node: usize,
+    /// What nodes may fill of the disk with reports and buckets, in bytes; over it the oldest goes, of those nodes that have the most.
+    /// Default: a quarter of the disk.
+    pub max_node_bytes: Option<u64>,
+    /// What reports and buckets leave free of the disk, in bytes, so that code has room: they are refused for now where there is less.
+    /// Default: a twentieth of the disk, at most 1 GiB.
+    pub keep_free_bytes: Option<u64>,
     /// Certificates of the servers that may follow this one. Default: none.
     pub replicas: Vec<Certname>,
     /// Servers of which one is the primary that this server follows; then it publishes nothing itself, until it is promoted.
@@ -148,6 +154,8 @@ impl ServerOptions {
             compile_workers: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             pack_workers: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
             reports_per_node: 100,
+            max_node_bytes: None,
+            keep_free_bytes: None,
             replicas: Vec::new(),
             primary: None,
             successors: None,

@@ -1,4 +1,7 @@
-//! What is known of each node, and the catalogs compiled for it.
+//! What is known of each node, the catalogs compiled for it, and what it sends.
+
+mod reports;
+mod room;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -6,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_cache};
-use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, Report, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, RunStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
 use crate::error::{ServerError, chain};
-use crate::server::now;
+use crate::server::{ServerOptions, now};
+
+pub(crate) use self::room::Room;
 
 /// How many catalogs of one environment a node keeps, beside the one that it holds: the live one, and the one before, which agents may still be fetching.
 const KEPT_CATALOGS: usize = 2;
@@ -114,6 +119,7 @@ impl NodeSummary {
 pub(crate) struct Nodes {
     dir: PathBuf,
     reports_per_node: usize,
+    room: Room,
     nodes: Mutex<BTreeMap<Certname, Node>>,
     /// Held while files of a node are written, so that what is newest lands last; by a byte of the digest of its name.
     writing: [Mutex<()>; WRITERS],
@@ -121,8 +127,8 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Loads what is known. Blocking.
-    pub(crate) fn open(data: &Path, reports_per_node: usize) -> Result<Self, ServerError> {
-        let dir = data.join("nodes");
+    pub(crate) fn open(options: &ServerOptions) -> Result<Self, ServerError> {
+        let dir = options.data_dir.join("nodes");
         ensure_private_dir(&dir)?;
         let mut nodes = BTreeMap::new();
         for entry in disk::entries(&dir)? {
@@ -147,7 +153,9 @@ impl Nodes {
             }
             nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
         }
-        Ok(Self { dir, reports_per_node, nodes: Mutex::new(nodes), writing: Default::default() })
+        let room = Room::open(&dir, options.max_node_bytes, options.keep_free_bytes)?;
+        let reports_per_node = options.reports_per_node;
+        Ok(Self { dir, reports_per_node, room, nodes: Mutex::new(nodes), writing: Default::default() })
     }
 
     /// Returns files of what was known of nodes that were damaged, and of which nothing has been heard since. Blocking.
@@ -328,34 +336,6 @@ impl Nodes {
         })
     }
 
-    /// Keeps a report once; returns whether it had been kept before. Blocking.
-    pub(crate) fn report(&self, report: &Report) -> Result<bool, ServerError> {
-        let certname = &report.host;
-        let dir = self.node_dir(certname);
-        let _turn = self.turn(certname);
-        ensure_private_dir(&dir)?;
-        ensure_private_dir(&dir.join("reports"))?;
-        // The id names a file: only hexadecimal digits get this far.
-        let path = dir.join("reports").join(format!("{:020}-{}.json", report.time_unix_nanos.max(0), report.transaction_uuid));
-        if path.exists() {
-            return Ok(true);
-        }
-        disk::write_json(&path, report)?;
-        let file = {
-            let mut nodes = self.lock();
-            let node = nodes.entry(certname.clone()).or_insert_with(|| Node::new(certname));
-            node.file.last_seen_unix_seconds = now();
-            node.file.status = Some(report.status);
-            node.file.environment = Some(report.environment.clone());
-            node.file.catalog_id = report.catalog_id.or(node.file.catalog_id);
-            node.file.code_id = report.code_id.or(node.file.code_id);
-            node.file.clone()
-        };
-        disk::write_json_cache(&dir.join("node.json"), &file)?;
-        prune_reports(&dir.join("reports"), self.reports_per_node);
-        Ok(false)
-    }
-
     /// Forgets which catalogs a node has, so that the next check-in compiles; their contents stay until then. Blocking.
     pub(crate) fn forget_catalogs(&self, certname: &Certname) -> Result<(), ServerError> {
         let _turn = self.turn(certname);
@@ -385,9 +365,9 @@ impl Nodes {
         }
     }
 
-    /// Returns the directory for what the files of a node held before its agent changed them.
-    pub(crate) fn bucket_dir(&self, certname: &Certname) -> PathBuf {
-        self.node_dir(certname).join("bucket")
+    /// Returns the room for what nodes send.
+    pub(crate) const fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Does work on files of a node while nothing else does. Blocking.
@@ -423,7 +403,7 @@ impl Nodes {
     }
 
     /// The directory of a node: named by the digest of its name, never by the name.
-    fn node_dir(&self, certname: &Certname) -> PathBuf {
+    pub(crate) fn node_dir(&self, certname: &Certname) -> PathBuf {
         self.dir.join(Digest::of(certname.as_str().as_bytes()).to_hex())
     }
 
@@ -495,17 +475,6 @@ impl Node {
 
 fn catalog_path(dir: &Path, id: CatalogId) -> PathBuf {
     dir.join(format!("{}.catalog", id.digest().to_hex()))
-}
-
-/// Removes the oldest reports; their names begin with their time.
-fn prune_reports(dir: &Path, keep: usize) {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in &paths[..paths.len().saturating_sub(keep)] {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::debug!(path = %path.display(), %error, "an old report stays");
-        }
-    }
 }
 
 #[cfg(test)]
