@@ -208,10 +208,19 @@ fn replicas() {
         new_contents: 1,
     };
     let answered: BTreeMap<_, _> = [(Environment::default(), vec![answered])].into();
-    let confirmed = SyncConfirmed { live: vec![live.clone()], rollout: Rollout::default(), epoch: 1, answered: answered.clone() };
+    let confirmed = SyncConfirmed {
+        live: vec![live.clone()],
+        rollout: Rollout::default(),
+        epoch: 1,
+        answered: answered.clone(),
+        is_part: false,
+    };
     golden("sync_confirmed", &confirmed);
     let rollout = Rollout { per_second: 50, paused: Some("it broke".to_owned()) };
-    golden("sync_confirmed_paused", &SyncConfirmed { live: Vec::new(), rollout, epoch: 2, answered: BTreeMap::new() });
+    golden(
+        "sync_confirmed_paused",
+        &SyncConfirmed { live: Vec::new(), rollout, epoch: 2, answered: BTreeMap::new(), is_part: false },
+    );
     let replica = "replica1.example.com".parse().unwrap();
     golden("sync_epoch", &SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch: 2, instance: 0 });
     let promoted = PublishedVersion {

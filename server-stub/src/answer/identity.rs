@@ -3,6 +3,7 @@
 use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{Certname, Refusal, RefusalCode};
 
+use crate::replica::{AllowedReplica, Share};
 use crate::server::OWN;
 
 /// Checks that `peer` may speak for `certname`.
@@ -23,25 +24,35 @@ pub(crate) fn acts_for(peer: &Peer, certname: &Certname) -> Result<(), Refusal> 
     Err(Refusal::new(RefusalCode::Forbidden, format!("you are not {certname}: ask in the name of your certificate")))
 }
 
-/// Checks that `peer` may follow this server under the name `replica`; `replicas` are certificates that may.
-pub(super) fn acts_as_replica(peer: &Peer, replica: &Certname, replicas: &[Certname]) -> Result<(), Refusal> {
+/// Checks that `peer` may follow this server under the name `replica`; `replicas` are those that may. Returns what it may have.
+pub(super) fn acts_as_replica(peer: &Peer, replica: &Certname, replicas: &[AllowedReplica]) -> Result<Share, Refusal> {
     acts_for(peer, replica)?;
-    if !matches!(peer, Peer::Certificate { name, .. } if !replicas.contains(name)) {
-        return Ok(());
+    if !matches!(peer, Peer::Certificate { name, .. } if !is_one_of(name, replicas)) {
+        return Ok(Share::of(replica, replicas));
     }
     tracing::warn!(%replica, "a certificate that is no replica's asked for published code");
     Err(Refusal::new(RefusalCode::Forbidden, format!("{replica} is no replica of this server: name it with --replica")))
 }
 
 /// Checks that `peer` was named to this server with `replica`, its name: over a plain connection the name is all there is.
-pub(super) fn is_named(peer: &Peer, replica: &Certname, replicas: &[Certname]) -> Result<(), Refusal> {
-    acts_as_replica(peer, replica, replicas)?;
-    if !matches!(peer, Peer::Plain) || replicas.contains(replica) {
+pub(super) fn is_named(peer: &Peer, replica: &Certname, replicas: &[AllowedReplica]) -> Result<(), Refusal> {
+    let share = acts_as_replica(peer, replica, replicas)?;
+    if share.is_part() {
+        // It could never take over, nor follow one of whom it is told only a part.
+        tracing::warn!(%replica, "a server that may have only some environments tells of another primary");
+        let message = format!("{replica} may have {share} and may not say that another server has taken over");
+        return Err(Refusal::new(RefusalCode::Forbidden, message));
+    }
+    if !matches!(peer, Peer::Plain) || is_one_of(replica, replicas) {
         return Ok(());
     }
     tracing::warn!(%replica, "a server that was not named to this one tells of another primary");
     let message = format!("{replica} may not say that another server has taken over: name it to this one with --replica");
     Err(Refusal::new(RefusalCode::Forbidden, message))
+}
+
+fn is_one_of(name: &Certname, replicas: &[AllowedReplica]) -> bool {
+    replicas.iter().any(|replica| replica.certname == *name)
 }
 
 /// Whether `peer` may publish and look at everything; `admins` are certificates that may.

@@ -86,24 +86,24 @@ impl Handler for Server {
     }
 
     async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
-        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_confirm(peer, &request).await
+        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        self.answer_confirm(peer, &request, &share).await
     }
 
     async fn sync_epoch(&self, peer: &Peer, request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
-        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
         let is_raised = request.instance != self.instance && self.heard_from(peer, &request.replica, request.epoch).await?;
-        Ok(self.answer_epoch(is_raised))
+        Ok(self.answer_epoch(is_raised, &share))
     }
 
     async fn sync_manifest(&self, peer: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
-        identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_manifest(&request).await
+        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
+        self.answer_manifest(&request, &share).await
     }
 
     async fn sync_fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
-        identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
-        let allowed = self.published_contents(&request).await?;
+        let share = identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
+        let allowed = self.published_contents(&request, share).await?;
         let mending = Arc::clone(&self.mending);
         let gone = Box::new(move |digest: &Digest| mending.want(*digest));
         let source = Arc::new(contents::Source { store: self.store.clone(), allowed, gone });

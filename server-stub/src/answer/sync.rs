@@ -16,6 +16,7 @@ use super::{internal, refusal};
 use crate::blocking;
 use crate::code::{Code, Differences};
 use crate::error::{ServerError, chain};
+use crate::replica::Share;
 use crate::server::Server;
 
 /// Longest time that a confirmation is held.
@@ -69,7 +70,12 @@ impl Server {
 
     /// Says what is live; holds the answer while the replica has just that, if it asks for it. A replica that knows a higher epoch ends
     /// a primary.
-    pub(super) async fn answer_confirm(&self, peer: &Peer, request: &SyncConfirm) -> Result<SyncConfirmed, Refusal> {
+    pub(super) async fn answer_confirm(
+        &self,
+        peer: &Peer,
+        request: &SyncConfirm,
+        share: &Share,
+    ) -> Result<SyncConfirmed, Refusal> {
         self.followers.heard(request);
         if self.role.is_primary() && !is_epoch_passed_over() {
             self.heard_from(peer, &request.replica, request.epoch).await?;
@@ -83,7 +89,8 @@ impl Server {
             changes.mark_unchanged();
             let not_primary = || Refusal::new(RefusalCode::Stale, "this server is not the primary: ask another");
             let epoch = self.role.leads().ok_or_else(not_primary)?;
-            let live = self.environments.all_live();
+            let mut live = self.environments.all_live();
+            live.retain(|code| share.has(&code.version.environment));
             if self.role.leads() != Some(epoch) {
                 // What is live may be another's by now.
                 continue;
@@ -97,8 +104,9 @@ impl Server {
             let is_news = !live.iter().all(has) || rollout != request.rollout;
             if is_news || tokio::time::Instant::now() >= deadline || self.stopping.is_cancelled() {
                 let live = live.iter().map(|code| code.version.published()).collect();
-                let answered = self.environments.answers.beyond(&request.answered);
-                return Ok(SyncConfirmed { live, rollout, epoch, answered });
+                let mut answered = self.environments.answers.beyond(&request.answered);
+                answered.retain(|environment, _| share.has(environment));
+                return Ok(SyncConfirmed { live, rollout, epoch, answered, is_part: share.is_part() });
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -109,7 +117,10 @@ impl Server {
     }
 
     /// Says what is in a version: only what differs, when the replica has another one of the environment.
-    pub(super) async fn answer_manifest(&self, request: &SyncManifest) -> Result<SyncManifestReply, Refusal> {
+    pub(super) async fn answer_manifest(&self, request: &SyncManifest, share: &Share) -> Result<SyncManifestReply, Refusal> {
+        if !share.has(&request.environment) {
+            return Err(out_of_share(&request.replica, share, &format!("environment {}", request.environment)));
+        }
         self.given.note(request);
         let (environments, request) = (Arc::clone(&self.environments), request.clone());
         let find = move || -> Result<Option<SyncManifestReply>, Refusal> {
@@ -138,11 +149,14 @@ impl Server {
     }
 
     /// Returns which of the contents asked for are in code that is kept, or whose manifest the replica was given lately: what it has begun to
-    /// bring may be replaced meanwhile, and what was damaged there need not be live.
-    pub(super) async fn published_contents(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
+    /// bring may be replaced meanwhile, and what was damaged there need not be live. Whether a content is elsewhere is not told to one that
+    /// may have only some environments.
+    pub(super) async fn published_contents(&self, request: &Fetch, share: Share) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
         let (environments, given) = (Arc::clone(&self.environments), self.given.to(&request.certname));
         let mut wanted: HashSet<Digest> = request.digests.iter().copied().collect();
+        let for_find = share.clone();
         let find = move || -> HashSet<Digest> {
+            let share = for_find;
             let mut found = HashSet::with_capacity(wanted.len());
             let mut look = |manifest: &Manifest| {
                 for entry in manifest.entries() {
@@ -154,23 +168,34 @@ impl Server {
                 }
                 wanted.is_empty()
             };
-            if environments.all_live().iter().any(|code| look(&code.manifest)) {
+            let is_shared = |code: &&Arc<Code>| share.has(&code.version.environment);
+            if environments.all_live().iter().filter(is_shared).any(|code| look(&code.manifest)) {
                 return found;
             }
             // What it was given lately may be no version any more.
-            for (environment, code_id) in given {
+            for (environment, code_id) in given.into_iter().filter(|(environment, _)| share.has(environment)) {
                 match environments.manifest(&environment, code_id) {
                     Ok(Some(manifest)) if look(&manifest) => return found,
                     Ok(_) => {}
                     Err(error) => tracing::warn!("{}", chain(&error)),
                 }
             }
-            environments.look_through(look);
+            environments.look_through(|environment| share.has(environment), look);
             found
         };
         let found = blocking::run(find).await.map_err(|error| internal(&error))?;
+        if share.is_part() && found.is_empty() && !request.digests.is_empty() {
+            return Err(out_of_share(&request.certname, &share, "what it asks for"));
+        }
         Ok(vec![Arc::new(found)])
     }
+}
+
+/// The answer to a replica that asks for what it may not have.
+fn out_of_share(replica: &Certname, share: &Share, what: &str) -> Refusal {
+    tracing::warn!(%replica, what, "a replica asked for what it may not have");
+    let message = format!("{what} is not for {replica}, which may have {share}: name it with --replica to the primary for more");
+    Refusal::new(RefusalCode::Forbidden, message)
 }
 
 /// Whether confirmations are to pass over which epoch the other side knows: a mistake that tests make.

@@ -11,7 +11,7 @@ use clap::Args;
 use direct_puppet_server_stub::listen::{HttpListener, Limits, Routes, ServerTls, Service, Threads, UnixListener};
 use direct_puppet_server_stub::store::SharedStore;
 use direct_puppet_server_stub::{
-    AdminRoutes, BlobRoutes, CaRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
+    AdminRoutes, AllowedReplica, BlobRoutes, CaRoutes, Peers, PuppetRoutes, Server, ServerError, ServerOptions, Sharing, Staging,
 };
 use direct_puppet_transport::http::TlsFiles;
 use direct_puppet_transport::protocol::Certname;
@@ -80,9 +80,9 @@ pub(super) struct Arguments {
     /// What reports and buckets leave free of the disk, so that code has room [default: a twentieth of the disk, at most 1 GiB]
     #[arg(long, value_name = "BYTES")]
     keep_free_bytes: Option<u64>,
-    /// A certificate of a server that may follow this one
+    /// A certificate of a server that may follow this one; with =ENV,ENV behind it that server gets only these environments
     #[arg(long, value_name = "CERTNAME")]
-    replica: Vec<Certname>,
+    replica: Vec<AllowedReplica>,
     /// A certificate that may publish and look at everything
     #[arg(long, value_name = "CERTNAME")]
     admin: Vec<Certname>,
@@ -133,7 +133,7 @@ struct Config {
     unconfirmed_for: Option<u64>,
     max_node_bytes: Option<u64>,
     keep_free_bytes: Option<u64>,
-    replica: Vec<Certname>,
+    replica: Vec<AllowedReplica>,
     admin: Vec<Certname>,
     max_connections: Option<usize>,
     threads: Option<NonZero<usize>>,

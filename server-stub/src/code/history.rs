@@ -44,14 +44,15 @@ impl Environments {
         Ok(codes.filter(|code_id| !manifest_path(&dir, *code_id).exists()).collect())
     }
 
-    /// Shows what is in each version that is kept, until `look` says that it has seen enough: what is live first, then the newest. What
+    /// Shows what is in each version that is kept of some environments, until `look` says that it has seen enough: what is live first, then the newest. What
     /// cannot be read is passed over with a warning. Blocking.
-    pub(crate) fn look_through(&self, mut look: impl FnMut(&Manifest) -> bool) {
-        let live = self.all_live();
+    pub(crate) fn look_through(&self, is_meant: impl Fn(&Environment) -> bool, mut look: impl FnMut(&Manifest) -> bool) {
+        let mut live = self.all_live();
+        live.retain(|code| is_meant(&code.version.environment));
         if live.iter().any(|code| look(&code.manifest)) {
             return;
         }
-        for environment in self.all_last().into_iter().map(|last| last.environment) {
+        for environment in self.all_last().into_iter().map(|last| last.environment).filter(&is_meant) {
             let mut seen: HashSet<CodeId> = live.iter().map(|code| code.version.code_id).collect();
             let history = self.history(&environment).unwrap_or_else(|error| {
                 tracing::warn!("{}", chain(&error));

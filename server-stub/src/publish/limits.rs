@@ -118,7 +118,8 @@ mod tests {
             new_contents: u64::MAX,
         };
         let answered = [(version.environment.clone(), vec![answered; MOST_TOLD])].into();
-        let confirmed = SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout, epoch: u64::MAX, answered };
+        let confirmed =
+            SyncConfirmed { live: vec![version.published(); ENVIRONMENTS], rollout, epoch: u64::MAX, answered, is_part: true };
         let length = codec::encode(&confirmed).unwrap().len() as u64;
         assert!(length <= MAX_SYNC_CONFIRM_BYTES, "{length} bytes");
     }

@@ -298,6 +298,11 @@ impl Upstream {
             }
         };
         self.believe(client, &confirmed).await?;
+        if confirmed.is_part != self.hearing.role.is_part() {
+            let role = Arc::clone(&self.hearing.role);
+            let noted = blocking::run(move || role.is_given_part(confirmed.is_part)).await;
+            noted.map_err(ServerError::from).flatten().map_err(|error| chain(&error))?;
+        }
         let mut orphans: BTreeSet<Environment> = told.iter().map(|code| code.version.environment.clone()).collect();
         for published in &confirmed.live {
             orphans.remove(&published.environment);

@@ -217,16 +217,19 @@ impl Server {
         let find = move || {
             wanted.retain(|digest| !store.has(digest));
             let mut missing = Missing::new();
-            environments.look_through(|manifest| {
-                for entry in manifest.entries() {
-                    if let EntryKind::File { digest, size } = entry.kind
-                        && wanted.remove(&digest)
-                    {
-                        missing.insert(digest, (size, entry.path.to_string()));
+            environments.look_through(
+                |_| true,
+                |manifest| {
+                    for entry in manifest.entries() {
+                        if let EntryKind::File { digest, size } = entry.kind
+                            && wanted.remove(&digest)
+                        {
+                            missing.insert(digest, (size, entry.path.to_string()));
+                        }
                     }
-                }
-                wanted.is_empty()
-            });
+                    wanted.is_empty()
+                },
+            );
             missing
         };
         blocking::run(find).await.unwrap_or_default()

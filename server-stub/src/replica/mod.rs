@@ -3,6 +3,7 @@
 //! One confirmation serves all who arrived before it was sent, so that the cost at the primary does not grow with the load here. A
 //! replica that cannot ask its primary refuses, and says when to ask again: it never answers from code that may have been replaced.
 
+mod allowed;
 mod answer;
 mod bring;
 mod confirm;
@@ -12,6 +13,8 @@ mod followers;
 mod mend;
 mod remembered;
 
+pub(crate) use allowed::Share;
+pub use allowed::{AllowedReplica, NoReplica};
 pub(crate) use confirm::{Following, Upstream};
 pub(crate) use fetch::fetch;
 pub use followers::Follower;

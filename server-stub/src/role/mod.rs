@@ -72,6 +72,9 @@ struct RoleFile {
     /// Which others the server was last run with: a verb that works while no server runs cannot ask them.
     #[serde(default)]
     others: Others,
+    /// The primary gives this server only some environments.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_part: bool,
 }
 
 impl RoleFile {
@@ -99,7 +102,7 @@ impl Role {
     /// epoch of any code here. Blocking.
     pub(crate) fn open(data: &Path, others: Option<Others>, known: u64) -> Result<Self, ServerError> {
         let path = data.join("role.json");
-        let initial = RoleFile { format: FORMAT, epoch: 1, standing: Standing::Configured, others: Others::None };
+        let initial = RoleFile { format: FORMAT, epoch: 1, standing: Standing::Configured, others: Others::None, is_part: false };
         let mut now = disk::read_json::<RoleFile>(&path)?.unwrap_or(initial);
         if now.format != FORMAT {
             return Err(ServerError::Format { path, format: now.format });
@@ -139,6 +142,22 @@ impl Role {
     /// Whether another server has taken over, and this one was not promoted since.
     pub(crate) fn is_replaced(&self) -> bool {
         self.lock().standing == Standing::Replaced
+    }
+
+    /// Whether the primary gave this server only some environments when it was last asked.
+    pub(crate) fn is_part(&self) -> bool {
+        self.lock().is_part
+    }
+
+    /// Remembers whether the primary gives this server only some environments. Blocking where that is news.
+    pub(crate) fn is_given_part(&self, is_part: bool) -> Result<(), ServerError> {
+        let mut now = self.lock();
+        if now.is_part != is_part {
+            let next = RoleFile { is_part, ..*now };
+            disk::write_json(&self.path, &next)?;
+            *now = next;
+        }
+        Ok(())
     }
 
     /// Checks that an epoch is not too far above the highest that is known here.

@@ -13,6 +13,7 @@ use super::{Role, Trust};
 use crate::blocking;
 use crate::code::Version;
 use crate::error::{ServerError, chain};
+use crate::replica::Share;
 use crate::server::Server;
 #[cfg(test)]
 use crate::tests::sim::{Bug, is_planted};
@@ -183,11 +184,13 @@ impl Server {
         Hearing { role: Arc::clone(&self.role), publishing: Arc::clone(&self.publishing) }
     }
 
-    /// Answers a peer that has told which epoch it knows.
-    pub(crate) fn answer_epoch(&self, is_raised: bool) -> SyncEpochReply {
+    /// Answers a peer that has told which epoch it knows, and may have that share of the code.
+    pub(crate) fn answer_epoch(&self, is_raised: bool, share: &Share) -> SyncEpochReply {
         let (epoch, is_primary) = (self.role.epoch(), self.role.is_primary());
-        let live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
-        let answered = self.environments.answers.beyond(&BTreeMap::new());
+        let mut live: Vec<PublishedVersion> = self.environments.all_live().iter().map(|code| code.version.published()).collect();
+        live.retain(|published| share.has(&published.environment));
+        let mut answered = self.environments.answers.beyond(&BTreeMap::new());
+        answered.retain(|environment, _| share.has(environment));
         SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance: self.instance }
     }
 

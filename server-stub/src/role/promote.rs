@@ -145,6 +145,12 @@ impl Server {
         if self.role.is_primary() && !request.force {
             return Err(ServerError::NotPromoted { reason: "it is the primary".to_owned() });
         }
+        if self.role.is_part() && !self.role.is_primary() {
+            let reason = "its primary gives it only some environments, and the others would be lost: promote a server that has all, or name \
+                          this one to the primary without environments first"
+                .to_owned();
+            return Err(ServerError::NotPromoted { reason });
+        }
         let mut step = Step::default();
         match (&self.peers, &self.upstream) {
             (Some(peers), Some(upstream)) => self.meet(peers, upstream, request, &mut step).await?,

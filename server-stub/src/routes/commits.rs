@@ -132,7 +132,7 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
         server.others()?.into_iter().map(|(name, follower)| (name, json!(follower))).collect();
     // One that may follow and was never heard of is not to be overlooked.
     for named in &server.options.replicas {
-        clients.entry(named.to_string()).or_insert(Value::Null);
+        clients.entry(named.certname.to_string()).or_insert(Value::Null);
     }
     Ok(json!({
         "service_name": "file-sync-storage-service", "service_status_version": 1, "state": "running",

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::{Certname, Environment};
+use direct_puppet_transport::protocol::Environment;
 
 use crate::compile::{AutomaticCompiler, Compiler, PuppetCompiler, PuppetOptions};
 use crate::error::ServerError;
+use crate::replica::AllowedReplica;
 use crate::role::Peers;
 use crate::shared::Sharing;
 
@@ -121,8 +122,8 @@ pub struct ServerOptions {
     /// What reports and buckets leave free of the disk, in bytes, so that code has room: they are refused for now where there is less.
     /// Default: a twentieth of the disk, at most 1 GiB.
     pub keep_free_bytes: Option<u64>,
-    /// Certificates of the servers that may follow this one. Default: none.
-    pub replicas: Vec<Certname>,
+    /// The servers that may follow this one, and what of its code each may have. Default: none.
+    pub replicas: Vec<AllowedReplica>,
     /// Servers of which one is the primary that this server follows; then it publishes nothing itself, until it is promoted.
     /// Default: none.
     pub primary: Option<Peers>,

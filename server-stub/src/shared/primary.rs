@@ -222,6 +222,7 @@ impl Handler for AsPrimary {
                     rollout: live.rollout,
                     epoch: request.epoch,
                     answered: BTreeMap::new(),
+                    is_part: false,
                 });
             }
             shared.store.pointers.changed(left.min(LOOK_EVERY)).await;

@@ -13,6 +13,7 @@ mod replica;
 mod role;
 mod rollout;
 mod routes;
+mod share;
 mod shared;
 pub(crate) mod sim;
 

@@ -159,7 +159,7 @@ async fn whoever_knows_a_new_epoch_does_not_believe_the_primary_of_the_old_one()
 #[tokio::test]
 async fn an_epoch_that_cannot_be_ends_nobody() {
     let world = World::new();
-    let server = world.open_with(|options| options.replicas = vec![certname("replica1")]);
+    let server = world.open_with(|options| options.replicas = vec![certname("replica1").into()]);
     publish_all(&server).await;
     let tell = async |peer: Peer, replica: &str, epoch: u64| {
         let (protocol, replica) = (ProtocolVersion::CURRENT, certname(replica));

@@ -272,7 +272,7 @@ async fn forged_and_replayed_messages_change_nothing() {
     let ask = |server: &Arc<Server>| {
         let live = server.environments.all_live().iter().map(|code| code.version.published()).collect();
         let rollout = direct_puppet_transport::protocol::Rollout::default();
-        direct_puppet_transport::protocol::SyncConfirmed { live, rollout, epoch: 1, answered: BTreeMap::new() }
+        direct_puppet_transport::protocol::SyncConfirmed { live, rollout, epoch: 1, answered: BTreeMap::new(), is_part: false }
     };
     let old = ask(&pair.primary);
     pair.world.stage("modules/app/files/tree/new", "new content");

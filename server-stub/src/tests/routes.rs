@@ -89,7 +89,7 @@ async fn only_administrators_are_answered() {
 #[tokio::test]
 async fn file_sync_answers_as_puppets_does() {
     let world = World::new();
-    let server = world.open_with(|options| options.replicas = vec![certname("replica1")]);
+    let server = world.open_with(|options| options.replicas = vec![certname("replica1").into()]);
     let routes = AdminRoutes::new(Arc::clone(&server), Vec::new());
     let post = async |path: &str, body: &str| {
         let (status, text) = ask(&routes, &Peer::Plain, Method::POST, &format!("/file-sync/v1/{path}"), body).await;

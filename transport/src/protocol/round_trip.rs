@@ -369,8 +369,8 @@ messages! {
         btree_map(environment(), version(), 0..3)).prop_map(
         |(replica, deployed, (wait_seconds, epoch), rollout, answered)|
         SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch, answered }), SyncConfirm;
-    sync_confirmations: (vec(published(), 0..3), rollout(), any::<u64>(), all_answered()).prop_map(|(live, rollout, epoch, answered)|
-        SyncConfirmed { live, rollout, epoch, answered }), SyncConfirmed;
+    sync_confirmations: (vec(published(), 0..3), rollout(), any::<(u64, bool)>(), all_answered()).prop_map(|(live, rollout, (epoch, is_part), answered)|
+        SyncConfirmed { live, rollout, epoch, answered, is_part }), SyncConfirmed;
     sync_epochs: (certname(), any::<(u64, u64)>()).prop_map(|(replica, (epoch, instance))|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch, instance }), SyncEpoch;
     sync_epoch_replies: (any::<(u64, u64)>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(

@@ -131,6 +131,9 @@ pub struct SyncConfirmed {
     /// Answers to publishes that the replica does not know: the newest of each environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub answered: BTreeMap<Environment, Vec<Answered>>,
+    /// Whether the replica may have only some environments, and was told of no others: it cannot take the primary's place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_part: bool,
 }
 
 impl SyncConfirmed {
