@@ -223,7 +223,8 @@ fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Returns the numbers, from 1 on, of the lines of a log that are not as they were written, or whose line before is not the one that was
-/// there then. Lines of earlier programs have no checksum.
+/// there then. Lines of earlier programs have no checksum and name none: they may stand anywhere, for such a program may have been gone back to.
+/// The line after one of them names none either, so that a line which another one names can neither be made one of theirs nor follow one.
 pub(crate) fn broken_links(path: &Path) -> Result<Vec<usize>, ServerError> {
     #[derive(serde::Deserialize)]
     struct Link {
@@ -235,7 +236,7 @@ pub(crate) fn broken_links(path: &Path) -> Result<Vec<usize>, ServerError> {
     for (at, line) in text[..whole].split(|&byte| byte == b'\n').enumerate() {
         let is_good = decode_line::<Link>(line).is_some_and(|link| match link.before {
             Some(before) => before == last.clone().unwrap_or_default(),
-            None => last.is_none(),
+            None => check_in(line).is_none(),
         });
         if !is_good {
             broken.push(at + 1);
@@ -386,6 +387,16 @@ mod tests {
         let made = String::from_utf8(checked(format!("{}}}", edited.rsplit_once(",\"check\"").unwrap().0).into_bytes())).unwrap();
         assert_eq!(broken(&[lines[0], lines[1], &made, lines[3], lines[4]]), [4]);
         assert_eq!(broken(&lines), [0; 0]);
+        // An earlier program was gone back to for a while, and is in use again.
+        std::fs::write(&path, text.clone() + "{\"act\":\"of an earlier program\"}\n").unwrap();
+        assert_eq!(broken_links(&path).unwrap(), [0; 0]);
+        append_chained(&path, &serde_json::json!({ "act": "and back" })).unwrap();
+        assert_eq!(broken_links(&path).unwrap(), [0; 0]);
+        let longer = std::fs::read_to_string(&path).unwrap();
+        let longer: Vec<&str> = longer.lines().collect();
+        assert_eq!(broken(&[&longer[..5], &longer[6..]].concat()), [6], "theirs was taken out");
+        assert_eq!(broken(&[lines[0], lines[1], "{\"act\":\"2\"}", lines[3]]), [4], "one was made theirs");
+        assert_eq!(broken(&[lines[0], lines[1], "{\"act\":\"more\"}", lines[2]]), [4], "theirs was put in between");
         std::fs::write(&path, text.clone() + "{\"torn").unwrap();
         assert_eq!(broken_links(&path).unwrap(), [0; 0]);
         append_chained(&path, &serde_json::json!({ "act": "next" })).unwrap();

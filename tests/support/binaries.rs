@@ -35,8 +35,8 @@ const IS_OF_CRATE: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_",
 pub fn binaries() -> &'static Binaries {
     static BINARIES: OnceLock<Binaries> = OnceLock::new();
     BINARIES.get_or_init(|| {
-        if let Some(dir) = std::env::var_os("PROGRAMS").map(PathBuf::from) {
-            return Binaries { agent: dir.join("direct-puppet"), server: dir.join("direct-puppet-server") };
+        if let Some(dir) = std::env::var_os("PROGRAMS") {
+            return Binaries::of(Path::new(&dir));
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -77,7 +77,21 @@ pub fn binaries() -> &'static Binaries {
     })
 }
 
+/// Returns the programs of an earlier commit, where `PREVIOUS_PROGRAMS` names a directory with them.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "a tester says where the programs are")]
+pub fn previous() -> Option<&'static Binaries> {
+    static PREVIOUS: OnceLock<Option<Binaries>> = OnceLock::new();
+    let previous = PREVIOUS.get_or_init(|| std::env::var_os("PREVIOUS_PROGRAMS").map(|dir| Binaries::of(Path::new(&dir))));
+    previous.as_ref()
+}
+
 impl Binaries {
+    /// Returns the programs of a directory.
+    fn of(dir: &Path) -> Self {
+        Self { agent: dir.join("direct-puppet"), server: dir.join("direct-puppet-server") }
+    }
+
     /// Returns `direct-puppet` with a root, a node name and JSON output.
     #[must_use]
     pub fn agent(&self, root: &Path, verb: &[&str]) -> Command {

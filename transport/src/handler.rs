@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{TransportError, TransportErrorKind};
 use crate::extensions::Extensions;
@@ -228,9 +228,31 @@ fn speaks<T>(protocol: ProtocolVersion, message: T) -> Result<T, Refusal> {
     Err(Refusal::new(RefusalCode::UnsupportedVersion, message))
 }
 
+/// What stands in the same place in every version of the protocol.
+#[derive(Deserialize)]
+struct Spoken {
+    protocol: Option<ProtocolVersion>,
+    check_in: Option<SpokenInside>,
+}
+
+#[derive(Deserialize)]
+struct SpokenInside {
+    protocol: ProtocolVersion,
+}
+
+/// Refuses a message that cannot be read for its version, where that is another: nothing else is known of its form.
+fn speaks_at_all(operation: Operation, body: &Bytes) -> Result<(), Refusal> {
+    let Ok(spoken) = codec::decode::<Spoken>(body, operation.max_request_bytes()) else { return Ok(()) };
+    let protocol = spoken.protocol.or(spoken.check_in.map(|inside| inside.protocol));
+    protocol.map_or(Ok(()), |protocol| speaks(protocol, ()))
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "so that nobody keeps it")]
 fn decode<T: DeserializeOwned>(operation: Operation, body: Bytes) -> Result<T, Refusal> {
     codec::decode(&body, operation.max_request_bytes()).map_err(|error| {
+        if let Err(refusal) = speaks_at_all(operation, &body) {
+            return refusal;
+        }
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Refusal::new(RefusalCode::BadRequest, format!("{operation} request: {error}{cause}"))
     })
@@ -275,4 +297,28 @@ fn encode_items(items: FetchItems) -> Response {
         futures::future::ready(item)
     });
     Response { status: Status::Accepted, retry_after: None, length: None, body: body.boxed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_message_of_another_version_is_refused_for_that_whatever_its_form() {
+        fn code<T: DeserializeOwned>(operation: Operation, message: &impl Serialize) -> Option<RefusalCode> {
+            decode::<T>(operation, codec::encode(message).unwrap().into()).err().map(|refusal| refusal.code)
+        }
+        let other = RefusalCode::UnsupportedVersion;
+        for (version, expected) in [(ProtocolVersion::CURRENT.0, RefusalCode::BadRequest), (2, other), (0, other)] {
+            let message = BTreeMap::from([("protocol", version), ("what", 7)]);
+            assert_eq!(code::<CheckIn>(Operation::CheckIn, &message), Some(expected));
+            assert_eq!(code::<SyncConfirm>(Operation::SyncConfirm, &message), Some(expected));
+            assert_eq!(code::<SyncEpoch>(Operation::SyncEpoch, &message), Some(expected));
+            assert_eq!(code::<SubmitFacts>(Operation::SubmitFacts, &BTreeMap::from([("check_in", message)])), Some(expected));
+        }
+        assert_eq!(code::<CheckIn>(Operation::CheckIn, &BTreeMap::from([("what", 7)])), Some(RefusalCode::BadRequest));
+        assert_eq!(code::<CheckIn>(Operation::CheckIn, &"protocol"), Some(RefusalCode::BadRequest));
+    }
 }

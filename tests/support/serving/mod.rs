@@ -69,7 +69,13 @@ impl Serving {
     /// Runs a verb of the server's program against it.
     #[must_use]
     pub fn verb(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&binaries().server);
+        self.verb_of(&binaries().server, arguments)
+    }
+
+    /// Runs a verb of another program against it, as one of another age.
+    #[must_use]
+    pub fn verb_of(&self, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program);
         command.args(arguments).arg("--data").arg(&self.data).arg("--json");
         run(command)
     }

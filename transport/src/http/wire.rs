@@ -49,7 +49,7 @@ pub const fn http_status(code: RefusalCode) -> u16 {
         RefusalCode::CompileFailed => 422,
         RefusalCode::Busy => 429,
         RefusalCode::Stale | RefusalCode::ShuttingDown => 503,
-        RefusalCode::Internal => 500,
+        RefusalCode::Internal | RefusalCode::Unknown => 500,
     }
 }
 

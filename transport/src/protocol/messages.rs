@@ -253,6 +253,9 @@ pub enum RefusalCode {
     ShuttingDown,
     /// Something broke in the server; its log says what. Try again later.
     Internal,
+    /// A code of a later program; the message says what it is about. Final.
+    #[serde(other)]
+    Unknown,
 }
 
 impl RefusalCode {
@@ -276,6 +279,7 @@ impl RefusalCode {
             Self::Stale => "stale",
             Self::ShuttingDown => "shutting_down",
             Self::Internal => "internal",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// A version of the protocol; peers agree when the major numbers are the same.
 ///
-/// Fields and features are added without a new version: readers pass over what they do not know.
+/// Fields, features and refusal codes are added without a new version: readers pass over what they do not know. A field that is added may be left out; any other
+/// kind of answer, or of record in a stream, is only for who says by a feature or a field of the request that he knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProtocolVersion(pub u16);
