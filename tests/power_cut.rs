@@ -11,6 +11,12 @@ use std::process::{Command, Stdio};
 use direct_puppet_tests::binaries::binaries;
 use direct_puppet_tests::site::{Site, body, files};
 
+#[path = "power_cut/server.rs"]
+mod server;
+
+/// The calls that make durable.
+const SYNCS: &str = "fsync,fdatasync,syncfs,sync_file_range";
+
 /// Files in the managed tree: enough for one batch to be synced as a whole, and more than one directory.
 const FILES: usize = 120;
 
@@ -27,7 +33,11 @@ fn quiet(program: &str, arguments: &[&str]) -> bool {
 
 impl Xfs {
     fn make(dir: &Path) -> Option<Self> {
-        let (image, mount) = (dir.join("image"), dir.join("mount"));
+        Self::make_at(dir, &dir.join("mount"))
+    }
+
+    fn make_at(dir: &Path, mount: &Path) -> Option<Self> {
+        let (image, mount) = (dir.join("image"), mount.to_owned());
         std::fs::create_dir_all(&mount).ok()?;
         // 320 MiB: newer mkfs.xfs refuses less than 300.
         std::fs::File::create(&image).and_then(|file| file.set_len(320 << 20)).ok()?;
@@ -41,8 +51,18 @@ impl Xfs {
 
     /// Loses what was not synced, and comes back as after a reboot.
     fn cut_power(&self) {
+        self.lose_power();
+        self.come_back();
+    }
+
+    fn lose_power(&self) {
         let mount = self.mount.to_string_lossy();
         assert!(quiet("xfs_io", &["-x", "-c", "shutdown", &mount]), "the file system could not be shut down");
+    }
+
+    /// Nobody may have a file of it open.
+    fn come_back(&self) {
+        let mount = self.mount.to_string_lossy();
         assert!(quiet("umount", &[&mount]), "the file system could not be unmounted");
         assert!(self.mount(), "the file system did not come back");
     }
@@ -76,16 +96,15 @@ fn apply(site: &Site, root: &Path, sync: Sync) {
         Sync::Real => Command::new(agent),
         Sync::Removed => {
             let mut command = Command::new("strace");
-            let calls = "fsync,fdatasync,syncfs,sync_file_range";
             command.args([
                 "-f",
                 "-qq",
                 "-o",
                 "/dev/null",
                 "-e",
-                &format!("trace={calls}"),
+                &format!("trace={SYNCS}"),
                 "-e",
-                &format!("inject={calls}:retval=0"),
+                &format!("inject={SYNCS}:retval=0"),
             ]);
             command.arg(agent);
             command
