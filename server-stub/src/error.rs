@@ -169,6 +169,24 @@ pub enum ServerError {
         /// Paths within the environment that changed.
         paths: Vec<String>,
     },
+    /// What is live is not what whoever publishes has seen.
+    #[error(
+        "environment {environment} has {} live, and is to be published only if {} is: look at what was published meanwhile, then publish on \
+         top of it",
+        of(live),
+        of(expected)
+    )]
+    Conflict {
+        /// The environment.
+        environment: Environment,
+        /// What was expected to be live.
+        expected: Option<CodeId>,
+        /// What is.
+        live: Option<CodeId>,
+    },
+    /// A condition on what is live for more than one environment.
+    #[error("if_live is the code of one environment: name just that one")]
+    IfLiveOfOne,
     /// The code does not compile.
     #[error("code is refused")]
     Compile(#[from] CompileError),
@@ -203,6 +221,10 @@ pub enum ServerError {
     Lost(#[from] tokio::task::JoinError),
 }
 
+fn of(code_id: &Option<CodeId>) -> String {
+    code_id.map_or_else(|| "nothing".to_owned(), |code_id| code_id.to_string())
+}
+
 impl ServerError {
     /// Returns the stable code of the error, for programs.
     #[must_use]
@@ -217,9 +239,10 @@ impl ServerError {
             Self::NoStaging => "no_staging",
             Self::NothingStaged { .. } => "nothing_staged",
             Self::Unpublishable { .. } => "unpublishable",
-            Self::TooLong { .. } | Self::EmptyRequestId | Self::PauseAndResume => "bad_request",
+            Self::TooLong { .. } | Self::EmptyRequestId | Self::PauseAndResume | Self::IfLiveOfOne => "bad_request",
             Self::Working => "working",
             Self::Unstable { .. } => "unstable",
+            Self::Conflict { .. } => "conflict",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
             Self::Compile(CompileError { kind: CompileErrorKind::Server, .. }) => "compiler",
             Self::Compile(_) => "compile",

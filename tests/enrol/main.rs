@@ -54,7 +54,7 @@ impl World {
         fs::write(staging.join("environments/production/site.yaml"), "nodes:\n  - match: \"*\"\n    classes: []\nclasses: {}\n")
             .unwrap();
         let options = ServerOptions::new(dir.path().join("data"), Staging::Environments(staging));
-        let server = Server::open(ServerOptions { replicas: vec![name("replica")], ..options }).unwrap();
+        let server = Server::open(ServerOptions { replicas: vec![name("replica").into()], ..options }).unwrap();
         assert_eq!(server.publish(PublishRequest::default()).await.unwrap()[0].error, None);
         let later = Arc::new(Mutex::new(Duration::ZERO));
         let told = Arc::clone(&later);

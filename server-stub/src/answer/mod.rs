@@ -10,8 +10,8 @@ mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, CheckIn, Digest, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts, SyncConfirm,
-    SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    CatalogReply, Certname, CheckIn, Digest, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
+    SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
 use futures::StreamExt as _;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use crate::blocking;
 use crate::compile::{CompileError, CompileErrorKind};
 use crate::error::{ServerError, chain};
+use crate::replica::Share;
 use crate::server::Server;
 
 pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
@@ -30,6 +31,9 @@ pub(crate) use sync::{Given, is_epoch_passed_over};
 /// Digits of a run's id.
 const UUID_DIGITS: usize = 32;
 
+/// When to send again what is too much of one node, in seconds.
+const REPORTS_SECONDS: u32 = 60;
+
 /// When to send again what a server has no room for, in seconds: its administrator makes some, or what is older goes.
 pub(crate) const NO_SPACE_SECONDS: u32 = 300;
 
@@ -37,19 +41,19 @@ pub(crate) const NO_SPACE_SECONDS: u32 = 300;
 #[async_trait]
 impl Handler for Server {
     async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
-        acts_for(peer, &request.certname)?;
+        self.recorded(peer, "check-in", acts_for(peer, &request.certname)).await?;
         let reply = self.answer_check_in(peer, &request).await?;
         Ok(self.pack_reply(&request, reply).await)
     }
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
-        acts_for(peer, &request.check_in.certname)?;
+        self.recorded(peer, "facts", acts_for(peer, &request.check_in.certname)).await?;
         let reply = self.answer_facts(peer, &request).await?;
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
-        acts_for(peer, &request.certname)?;
+        self.recorded(peer, "fetch", acts_for(peer, &request.certname)).await?;
         let allowed = self.allowed(&request).await?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         let mending = Arc::clone(&self.mending);
@@ -66,11 +70,15 @@ impl Handler for Server {
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
-        acts_for(peer, &report.host)?;
+        self.recorded(peer, "report", acts_for(peer, &report.host)).await?;
         let uuid = &report.transaction_uuid;
         if uuid.len() != UUID_DIGITS || !uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let message = format!("transaction_uuid {uuid:?} is not {UUID_DIGITS} hexadecimal digits");
             return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        if !self.nodes.may_report(&report.host) {
+            let message = "this node sends more reports than are taken: try again later";
+            return Err(Refusal { retry_after_seconds: Some(REPORTS_SECONDS), ..Refusal::new(RefusalCode::Busy, message) });
         }
         let is_known_there = match &self.shared {
             Some(shared) => shared.keep_report(&report).await.map_err(|error| refusal(&error.into()))?,
@@ -86,24 +94,26 @@ impl Handler for Server {
     }
 
     async fn sync_confirm(&self, peer: &Peer, request: SyncConfirm) -> Result<SyncConfirmed, Refusal> {
-        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_confirm(peer, &request, &share).await
+        let share = self.as_replica(peer, &request.replica).await?;
+        self.recorded(peer, "sync-confirm", self.answer_confirm(peer, &request, &share).await).await
     }
 
     async fn sync_epoch(&self, peer: &Peer, request: SyncEpoch) -> Result<SyncEpochReply, Refusal> {
-        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        let is_raised = request.instance != self.instance && self.heard_from(peer, &request.replica, request.epoch).await?;
+        let share = self.as_replica(peer, &request.replica).await?;
+        let heard =
+            async { Ok(request.instance != self.instance && self.heard_from(peer, &request.replica, request.epoch).await?) };
+        let is_raised = self.recorded(peer, "sync-epoch", heard.await).await?;
         Ok(self.answer_epoch(is_raised, &share))
     }
 
     async fn sync_manifest(&self, peer: &Peer, request: SyncManifest) -> Result<SyncManifestReply, Refusal> {
-        let share = identity::acts_as_replica(peer, &request.replica, &self.options.replicas)?;
-        self.answer_manifest(&request, &share).await
+        let share = self.as_replica(peer, &request.replica).await?;
+        self.recorded(peer, "sync-manifest", self.answer_manifest(&request, &share).await).await
     }
 
     async fn sync_fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
-        let share = identity::acts_as_replica(peer, &request.certname, &self.options.replicas)?;
-        let allowed = self.published_contents(&request, share).await?;
+        let share = self.as_replica(peer, &request.certname).await?;
+        let allowed = self.recorded(peer, "sync-fetch", self.published_contents(&request, share).await).await?;
         let mending = Arc::clone(&self.mending);
         let gone = Box::new(move |digest: &Digest| mending.want(*digest));
         let source = Arc::new(contents::Source { store: self.store.clone(), allowed, gone });
@@ -112,6 +122,11 @@ impl Handler for Server {
 }
 
 impl Server {
+    /// Checks that a peer may follow this server under a name; returns what it may have.
+    async fn as_replica(&self, peer: &Peer, name: &Certname) -> Result<Share, Refusal> {
+        self.recorded(peer, "sync", identity::acts_as_replica(peer, name, &self.options.replicas)).await
+    }
+
     /// Returns the contents that the catalogs of a node name. Where servers share a store, another one may have given it a catalog that
     /// is not here yet.
     async fn allowed(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use direct_puppet_server_stub::code::Author;
 use direct_puppet_server_stub::publish::{EnvironmentResult, PublishRequest};
-use direct_puppet_transport::protocol::Environment;
+use direct_puppet_transport::protocol::{CodeId, Environment};
 
 use super::admin::{self, Question};
 use super::options::Data;
@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     /// Asked again with the same id, nothing is published twice
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
+    /// Only if this is live in the one environment that is named; else nothing is published
+    #[arg(long, value_name = "CODE_ID", requires = "environments")]
+    if_live: Option<CodeId>,
     /// Check, but publish nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,6 +48,7 @@ pub(super) async fn publish(arguments: Arguments) -> anyhow::Result<u8> {
         author: Author { name: arguments.author, email: String::new() },
         revision: arguments.revision,
         request_id: arguments.request_id,
+        if_live: arguments.if_live,
         dry_run: arguments.dry_run,
     };
     let is = if request.dry_run { "would be" } else { "is" };

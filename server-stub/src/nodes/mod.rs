@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::server::{ServerOptions, now};
 
+use self::reports::Allowance;
 pub(crate) use self::room::Room;
 
 /// How many catalogs of one environment a node keeps, beside the one that it holds: the live one, and the one before, which agents may still be fetching.
@@ -77,6 +78,8 @@ struct Node {
     file: NodeFile,
     /// Contents that its catalogs name, by catalog; filled when first needed.
     contents: HashMap<CatalogId, Arc<HashSet<Digest>>>,
+    /// How many reports it may send; filled when it sends the first.
+    reports: Option<Allowance>,
 }
 
 /// What is known of one node.
@@ -151,7 +154,7 @@ impl Nodes {
             if file.format != FORMAT {
                 return Err(ServerError::Format { path, format: file.format });
             }
-            nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new() });
+            nodes.insert(file.certname.clone(), Node { file, contents: HashMap::new(), reports: None });
         }
         let room = Room::open(&dir, options.max_node_bytes, options.keep_free_bytes)?;
         let reports_per_node = options.reports_per_node;
@@ -425,7 +428,7 @@ impl Node {
             code_id: None,
             catalogs: Vec::new(),
         };
-        Self { file, contents: HashMap::new() }
+        Self { file, contents: HashMap::new(), reports: None }
     }
 
     fn summary(&self) -> NodeSummary {

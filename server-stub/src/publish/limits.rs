@@ -43,6 +43,9 @@ pub(super) fn check_request(request: &PublishRequest) -> Result<(), ServerError>
         // As a variable that is not set: every publish after the first would be taken for the same.
         return Err(ServerError::EmptyRequestId);
     }
+    if request.if_live.is_some() && request.environments.len() != 1 {
+        return Err(ServerError::IfLiveOfOne);
+    }
     check_text("request_id", request.request_id.as_deref().unwrap_or_default(), MAX_REQUEST_ID_BYTES)
 }
 

@@ -43,6 +43,10 @@ pub struct PublishRequest {
     pub revision: Option<String>,
     /// An id of the request, at most 256 bytes: asked again with the same, the server answers the same and publishes once.
     pub request_id: Option<String>,
+    /// Publish only if this is what is live now, in the one environment that is named: who looked at it before, and does not want to
+    /// replace what another has published since, is told so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_live: Option<CodeId>,
     /// Copy and check, but publish nothing.
     pub dry_run: bool,
 }
@@ -284,6 +288,10 @@ fn attempt(
             Some(before) => since(before, answer),
             None => answer,
         }));
+    }
+    let live_id = before.map(|before| before.code_id);
+    if request.if_live.is_some_and(|expected| live_id != Some(expected)) {
+        return Err(ServerError::Conflict { environment: environment.clone(), expected: request.if_live, live: live_id });
     }
     if matches!(server.options.staging, Staging::Nowhere) {
         return Err(ServerError::NoStaging);

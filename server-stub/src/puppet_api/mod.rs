@@ -170,10 +170,16 @@ impl Api {
             let asked = Asked { method: parts.method, caller, argument, parameters, headers: parts.headers, body };
             self.dispatch(route.endpoint, peer, asked).await
         };
-        let response = answered.await.unwrap_or_else(|failure: Failure| {
-            tracing::debug!(?peer, path = parts.uri.path(), status = %failure.status, "refused: {}", failure.message);
-            failure.respond()
-        });
+        let response = match answered.await {
+            Ok(response) => response,
+            Err(failure) => {
+                tracing::debug!(?peer, path = parts.uri.path(), status = %failure.status, "refused: {}", failure.message);
+                if failure.status == StatusCode::FORBIDDEN {
+                    self.server.denied(peer, &format!("{}: {}", parts.uri.path(), failure.message)).await;
+                }
+                failure.respond()
+            }
+        };
         // Over HTTP/2 a client takes a body here for a broken stream.
         if is_head { response.map(|_| RouteBody::Whole(Bytes::new())) } else { response }
     }

@@ -92,12 +92,14 @@ impl AdminRoutes {
         Self { server, admins }
     }
 
-    fn refusal(&self, peer: &Peer, request: &Request<Bytes>) -> Option<Response<Bytes>> {
+    async fn refusal(&self, peer: &Peer, request: &Request<Bytes>) -> Option<Response<Bytes>> {
         if request.headers().contains_key(ORIGIN) {
+            self.server.denied(peer, &format!("{} from a web page", request.uri().path())).await;
             return Some(failure(StatusCode::FORBIDDEN, "forbidden", "web pages may not ask this"));
         }
         if !is_administrator(peer, &self.admins) {
             tracing::warn!(?peer, path = request.uri().path(), "a peer that is no administrator was turned away");
+            self.server.denied(peer, &format!("{} {}", request.method(), request.uri().path())).await;
             let message = "you are no administrator of this server: ask as root on its machine, or have your certificate named";
             return Some(failure(StatusCode::FORBIDDEN, "forbidden", message));
         }
@@ -218,7 +220,7 @@ impl AdminRoutes {
         };
         let refusal = match route.rule {
             Rule::Anybody => None,
-            Rule::Administrator => self.refusal(peer, &request),
+            Rule::Administrator => self.refusal(peer, &request).await,
         };
         if let Some(refusal) = refusal {
             return Some(refusal);
@@ -261,7 +263,7 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
 
 fn status_of_code(code: &str) -> StatusCode {
     match code {
-        "unstable" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
+        "unstable" | "conflict" | "outrun" | "no_staging" | "replica" | "replaced" | "not_promoted" => StatusCode::CONFLICT,
         "bad_request" => StatusCode::BAD_REQUEST,
         "unconfirmed" | "outcome_unknown" | "working" => StatusCode::SERVICE_UNAVAILABLE,
         "compile" | "unpublishable" | "staging" | "nothing_staged" => StatusCode::UNPROCESSABLE_ENTITY,

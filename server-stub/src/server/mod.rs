@@ -1,5 +1,6 @@
 //! The server: everything that its parts share.
 
+mod audit;
 mod options;
 mod others;
 
@@ -10,15 +11,14 @@ use std::sync::{Arc, Mutex, RwLock};
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{Certname, Digest};
-use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Flights, Given};
 use crate::blocking;
-use crate::code::{Author, Environments, Version};
+use crate::code::{Environments, Version};
 use crate::disk;
-use crate::error::{ServerError, chain};
+use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
 use crate::replica::{Followers, Mending, Upstream};
@@ -26,6 +26,8 @@ use crate::role::{Hearing, Others, Peers, Role, Watch};
 use crate::rollout::Gate;
 use crate::shared::{self, Shared};
 
+pub(crate) use audit::AUDIT;
+use audit::Denials;
 pub use options::{ServerOptions, Staging};
 pub use others::Confirmed;
 
@@ -59,6 +61,7 @@ pub struct Server {
     pub(crate) publishing: Arc<Mutex<()>>,
     /// Whose turn it is to take a thread and wait for `publishing` there.
     turns: Arc<tokio::sync::Mutex<()>>,
+    denials: Denials,
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
@@ -67,22 +70,6 @@ pub struct Server {
 
 /// Who acts where a program asks its own server.
 pub(crate) const OWN: &str = "this process";
-
-/// The audit log, in the data directory.
-pub(crate) const AUDIT: &str = "audit.jsonl";
-
-/// A line of the audit log.
-#[derive(Debug, Serialize)]
-struct Audit<'a> {
-    time_unix_seconds: u64,
-    act: &'a str,
-    /// Whoever asked, as the system or his certificate says; not as he says.
-    who: &'a str,
-    /// Whose work he says it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    author: Option<&'a Author>,
-    what: &'a str,
-}
 
 impl Server {
     /// Opens the data directory, or makes it. Blocking.
@@ -145,6 +132,7 @@ impl Server {
             packing: Arc::new(Semaphore::new(options.pack_workers.max(1))),
             publishing: hearing.publishing,
             turns: Arc::default(),
+            denials: Denials::default(),
             stopping: CancellationToken::new(),
             collecting,
             store,
@@ -274,29 +262,6 @@ impl Server {
             // It is another server's.
             Err(ServerError::UnknownNode { .. }) => Ok(()),
             done => done,
-        }
-    }
-
-    /// Records, durably, what an administrator is about to do. Blocking.
-    pub(crate) fn audit(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
-        self.audit_work(act, who, None, what)
-    }
-
-    /// As [`Server::audit`], with whose work he says it is.
-    pub(crate) fn audit_work(&self, act: &str, who: &str, author: Option<&Author>, what: &str) -> Result<(), ServerError> {
-        let author = author.filter(|author| **author != Author::default());
-        let line = Audit { time_unix_seconds: now(), act, who, author, what };
-        disk::append_chained(&self.options.data_dir.join(AUDIT), &line)
-    }
-
-    /// As [`Server::audit`], for what must be possible on a full disk.
-    pub(crate) fn audit_if_possible(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
-        match self.audit(act, who, what) {
-            Err(error) if disk::is_full(&error) => {
-                tracing::warn!(act, who, what, "this is not in the audit log: {}", chain(&error));
-                Ok(())
-            }
-            written => written,
         }
     }
 }

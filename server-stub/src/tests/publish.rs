@@ -325,3 +325,53 @@ async fn an_environment_that_is_empty_or_disappears_harms_no_other() {
     let result = publishing.await.unwrap();
     assert!(result.error.is_some() && live(&server).version == before, "{result:?}");
 }
+
+/// Who has looked at what is live is told when another has published since; asked again with its id, one that was made is answered the same.
+#[tokio::test]
+async fn what_is_published_on_top_of_what_was_seen_replaces_nothing_else() {
+    let world = World::new();
+    let server = world.open();
+    let first = publish_all(&server).await.code_id;
+    let on = |if_live, id: &str| PublishRequest {
+        environments: vec![Environment::default()],
+        if_live,
+        request_id: Some(id.to_owned()),
+        ..PublishRequest::default()
+    };
+    world.stage("modules/app/files/tree/a", "second");
+    let second = publish(&server, on(first, "two")).await;
+    assert_eq!((&second.error, second.changed), (&None, true));
+    world.stage("modules/app/files/tree/a", "third");
+    for _ in 0..2 {
+        let refused = publish(&server, on(first, "three")).await;
+        let error = refused.error.as_ref().unwrap();
+        assert_eq!((error.code.as_str(), refused.code_id), ("conflict", second.code_id));
+        for id in [first, second.code_id] {
+            assert!(error.message.contains(&id.unwrap().to_string()), "{}", error.message);
+        }
+        assert_eq!(Some(live(&server).version.code_id), second.code_id);
+    }
+    let dry = publish(&server, PublishRequest { dry_run: true, ..on(first, "three") }).await;
+    assert_eq!(dry.error.unwrap().code, "conflict");
+    // Its answer was lost: it is none that comes too late.
+    let again = publish(&server, on(first, "two")).await;
+    assert_eq!((again.error, again.code_id, again.changed), (None, second.code_id, true));
+    let third = publish(&server, on(second.code_id, "three")).await;
+    assert_eq!((third.error, third.changed), (None, true));
+    // Of many who have seen the same, one is made.
+    world.stage("modules/app/files/tree/a", "fourth");
+    let publishers = (0..8).map(|number| {
+        let (server, request) = (Arc::clone(&server), on(third.code_id, &format!("four {number}")));
+        tokio::spawn(async move { publish(&server, request).await })
+    });
+    let results = futures::future::join_all(publishers).await;
+    let made = results.iter().filter(|result| result.as_ref().unwrap().error.is_none()).count();
+    assert_eq!(made, 1);
+    let history = server.versions(None).unwrap();
+    assert_eq!(history.len(), 4);
+    // A condition on many is one that nobody can mean.
+    for environments in [Vec::new(), vec![Environment::default(), "test".parse().unwrap()]] {
+        let request = PublishRequest { environments, ..on(third.code_id, "five") };
+        assert!(matches!(server.publish(request).await, Err(crate::ServerError::IfLiveOfOne)));
+    }
+}

@@ -12,7 +12,7 @@ async fn respond(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, 
     routes.answer(peer, request).await.unwrap()
 }
 
-async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
+pub(super) async fn ask(routes: &AdminRoutes, peer: &Peer, method: Method, path: &str, body: &str) -> (StatusCode, String) {
     let response = respond(routes, peer, method, path, body).await;
     (response.status(), String::from_utf8(response.into_body().to_vec()).unwrap())
 }

@@ -140,13 +140,21 @@ impl Api {
     ) -> Answer {
         let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
         if request.headers().contains_key(ORIGIN) {
+            self.denied(peer, path).await;
             return Err(No::new(StatusCode::FORBIDDEN, "web pages may not ask this"));
         }
         if !route.rule.lets_in(peer, certificate.as_deref(), &self.admins) {
             tracing::warn!(?peer, path, "a peer that may not do this to the certificate authority was turned away");
+            self.denied(peer, path).await;
             return Err(No::new(StatusCode::FORBIDDEN, format!("Forbidden request: {path} (method {})", route.method)));
         }
         self.dispatch(peer, route.endpoint, rest, certificate, request).await
+    }
+
+    async fn denied(&self, peer: &Peer, path: &str) {
+        if let Some(server) = &self.server {
+            server.denied(peer, path).await;
+        }
     }
 
     async fn dispatch(

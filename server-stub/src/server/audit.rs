@@ -1,0 +1,141 @@
+//! The audit log: what administrators did, and who was turned away.
+//!
+//! Of those who are turned away it takes so many in a minute: whoever is turned away again and again shall not fill the disk.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use direct_puppet_transport::Peer;
+use direct_puppet_transport::protocol::{Refusal, RefusalCode};
+use serde::Serialize;
+
+use super::{Server, now};
+use crate::answer::name_of;
+use crate::blocking;
+use crate::code::Author;
+use crate::disk;
+use crate::error::{ServerError, chain};
+
+/// The audit log, in the data directory.
+pub(crate) const AUDIT: &str = "audit.jsonl";
+
+/// A line of the audit log.
+#[derive(Debug, Serialize)]
+struct Audit<'a> {
+    time_unix_seconds: u64,
+    act: &'a str,
+    /// Whoever asked, as the system or his certificate says; not as he says.
+    who: &'a str,
+    /// Whose work he says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<&'a Author>,
+    what: &'a str,
+}
+
+/// Writes a line, durably. Blocking.
+fn write(data: &Path, act: &str, who: &str, author: Option<&Author>, what: &str) -> Result<(), ServerError> {
+    let author = author.filter(|author| **author != Author::default());
+    disk::append_chained(&data.join(AUDIT), &Audit { time_unix_seconds: now(), act, who, author, what })
+}
+
+/// Lines in a minute.
+const PER_MINUTE: u32 = 30;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Longest text of what was asked.
+const MAX_CHARS: usize = 300;
+
+/// Lines so far.
+#[derive(Debug, Default)]
+pub(crate) struct Denials(Mutex<Minute>);
+
+#[derive(Debug, Default)]
+struct Minute {
+    began: Option<Instant>,
+    count: u32,
+    left_out: u64,
+}
+
+impl Denials {
+    /// Takes a line; `None` when there were enough in this minute, else how many were left out since the last.
+    fn take(&self, now: Instant) -> Option<u64> {
+        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if minute.began.is_none_or(|began| now.saturating_duration_since(began) >= MINUTE) {
+            (minute.began, minute.count) = (Some(now), 0);
+        }
+        if minute.count == PER_MINUTE {
+            minute.left_out += 1;
+            return None;
+        }
+        minute.count += 1;
+        Some(std::mem::take(&mut minute.left_out))
+    }
+}
+
+impl Server {
+    /// Records, durably, what an administrator is about to do. Blocking.
+    pub(crate) fn audit(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
+        self.audit_work(act, who, None, what)
+    }
+
+    /// As [`Server::audit`], with whose work he says it is.
+    pub(crate) fn audit_work(&self, act: &str, who: &str, author: Option<&Author>, what: &str) -> Result<(), ServerError> {
+        write(&self.options.data_dir, act, who, author, what)
+    }
+
+    /// As [`Server::audit`], for what must be possible on a full disk.
+    pub(crate) fn audit_if_possible(&self, act: &str, who: &str, what: &str) -> Result<(), ServerError> {
+        match self.audit(act, who, what) {
+            Err(error) if disk::is_full(&error) => {
+                tracing::warn!(act, who, what, "this is not in the audit log: {}", chain(&error));
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    /// Records that a peer was turned away from `what`. That the log takes no line is no reason not to answer.
+    pub(crate) async fn denied(&self, peer: &Peer, what: &str) {
+        let Some(left_out) = self.denials.take(Instant::now()) else { return };
+        let others = if left_out > 0 { format!(", and {left_out} others before it") } else { String::new() };
+        let (data, who, what) = (
+            self.options.data_dir.clone(),
+            name_of(peer),
+            format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>()),
+        );
+        let written = blocking::run(move || write(&data, "denied", &who, None, &what)).await;
+        if let Err(error) = written.map_err(ServerError::from).flatten() {
+            tracing::warn!("{}", chain(&error));
+        }
+    }
+
+    /// Returns an answer; records it when it turned the peer away from `what`.
+    pub(crate) async fn recorded<T>(&self, peer: &Peer, what: &str, answer: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Err(refusal) = &answer
+            && refusal.code == RefusalCode::Forbidden
+        {
+            self.denied(peer, &format!("{what}: {}", refusal.message)).await;
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_in_a_minute_and_the_rest_counted() {
+        let denials = Denials::default();
+        let begin = Instant::now();
+        let taken = |from: Instant, times: u32| (0..times).filter_map(|_| denials.take(from)).collect::<Vec<_>>();
+        assert_eq!(taken(begin, 100), [0; 30]);
+        assert_eq!(taken(begin + MINUTE / 2, 5), [0; 0]);
+        let mut next = vec![75];
+        next.extend([0; 29]);
+        assert_eq!(taken(begin + MINUTE, 31), next);
+        assert_eq!(taken(begin + MINUTE * 3, 1), [1]);
+    }
+}
