@@ -70,7 +70,9 @@ impl Server {
     /// Says what is live; holds the answer while the replica has just that, if it asks for it. A replica that knows a higher epoch ends
     /// a primary.
     pub(super) async fn answer_confirm(&self, peer: &Peer, request: &SyncConfirm) -> Result<SyncConfirmed, Refusal> {
-        self.followers.heard(request);
+        // Over a plain connection the name is all there is.
+        let is_named = !matches!(peer, Peer::Plain) || self.options.replicas.contains(&request.replica);
+        self.followers.heard(request, is_named);
         if self.role.is_primary() && !is_epoch_passed_over() {
             self.heard_from(peer, &request.replica, request.epoch).await?;
         }

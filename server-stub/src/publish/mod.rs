@@ -240,6 +240,7 @@ fn publish_one(
     who: &str,
     environment: &Environment,
 ) -> Result<EnvironmentResult, ServerError> {
+    server.refuse_behind(environment)?;
     for _ in 0..ATTEMPTS {
         let is_orphan = server.catch_up(environment)?;
         server.learn(environment)?;

@@ -1,6 +1,6 @@
 //! Who follows this server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -39,6 +39,8 @@ pub(crate) struct Followers {
 #[derive(Debug, Default)]
 struct Known {
     followers: BTreeMap<Certname, Follower>,
+    /// Those that were named to this server and have asked since it started: what they have counts.
+    named: BTreeSet<Certname>,
     /// When they were last saved.
     saved: u64,
 }
@@ -57,7 +59,7 @@ impl Followers {
             followers.retain(|_, follower| follower.last_check_in_time >= forgotten);
             followers.values_mut().for_each(|follower| follower.confirmations = 0);
         }
-        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), saved: 0 }) }
+        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
     }
 
     /// Reads the file again.
@@ -69,8 +71,12 @@ impl Followers {
         disk::read_json::<BTreeMap<Certname, Follower>>(&self.path).map(drop)
     }
 
-    pub(crate) fn heard(&self, request: &SyncConfirm) {
+    /// Hears what a replica has; `is_named` says that it was named to this server.
+    pub(crate) fn heard(&self, request: &SyncConfirm, is_named: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_named {
+            known.named.insert(request.replica.clone());
+        }
         let before = known.followers.get(&request.replica);
         let confirmations = before.map_or(0, |follower| follower.confirmations) + 1;
         let is_new = before.is_none_or(|follower| follower.deployed != request.deployed);
@@ -83,6 +89,13 @@ impl Followers {
                 tracing::warn!("who follows this server is not saved: {}", chain(&error));
             }
         }
+    }
+
+    /// Returns what each replica that was named to this server has of an environment.
+    pub(crate) fn deployed(&self, environment: &Environment) -> Vec<(Certname, Deployed)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = known.named.iter().filter_map(|name| known.followers.get_key_value(name));
+        named.filter_map(|(name, follower)| Some((name.clone(), *follower.deployed.get(environment)?))).collect()
     }
 
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
@@ -110,8 +123,8 @@ mod tests {
             epoch: 0,
             answered: BTreeMap::new(),
         };
-        followers.heard(&request);
-        followers.heard(&request);
+        followers.heard(&request, true);
+        followers.heard(&request, true);
         let before = followers.all()[&replica].clone();
         assert_eq!(before.confirmations, 2);
         let again = Followers::open(dir.path()).all()[&replica].clone();

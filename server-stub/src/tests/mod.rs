@@ -10,6 +10,7 @@ mod packs;
 mod promotion;
 mod publish;
 mod replica;
+mod restored;
 mod role;
 mod rollout;
 mod routes;
