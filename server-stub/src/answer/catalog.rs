@@ -30,7 +30,7 @@ pub(crate) const UNCONFIRMED_SECONDS: u32 = 5;
 const STOPPING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Compiles that may wait at once; each holds the facts of a node.
-const MAX_FLIGHTS: usize = 10_000;
+pub(crate) const MAX_FLIGHTS: usize = 10_000;
 
 /// When a node that was turned away shall come back, in seconds.
 const BUSY_SECONDS: u32 = 30;
@@ -79,6 +79,12 @@ impl Flights {
     /// Forgets everything of a node.
     pub(crate) fn forget(&self, certname: &Certname) {
         self.lock().retain(|(name, _, _), _| name != certname);
+    }
+
+    /// How many are under way, or have failed.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {

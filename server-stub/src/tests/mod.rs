@@ -1,6 +1,7 @@
 //! The server as nodes and administrators meet it, over real directories and no socket.
 
 mod answers;
+mod compilers;
 mod contents;
 mod damage;
 mod environments;
