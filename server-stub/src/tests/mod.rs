@@ -6,6 +6,7 @@ mod contents;
 mod damage;
 mod environments;
 mod extensions;
+mod flipped;
 mod history;
 mod packs;
 mod promotion;
