@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncConfirm};
 use serde::{Deserialize, Serialize};
 
+use crate::code::Version;
 use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::server::now;
@@ -16,6 +17,12 @@ const SAVE_EVERY: u64 = 60;
 
 /// How long one that does not come is told of after a restart, in seconds.
 const FORGET_AFTER: u64 = 30 * 24 * 3600;
+
+/// How long a version may be live here that a replica does not have before that is told, in seconds.
+const BEHIND_AFTER: u64 = 60;
+
+/// How long a replica may say nothing before that is told, in seconds: it asks again at least every five minutes.
+const SILENT_AFTER: u64 = 600;
 
 /// One replica, as it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +48,8 @@ struct Known {
     followers: BTreeMap<Certname, Follower>,
     /// Those that were named to this server and have asked since it started: what they have counts.
     named: BTreeSet<Certname>,
+    /// Those of which it was told that they are behind.
+    told: BTreeSet<Certname>,
     /// When they were last saved.
     saved: u64,
 }
@@ -98,9 +107,42 @@ impl Followers {
         named.filter_map(|(name, follower)| Some((name.clone(), *follower.deployed.get(environment)?))).collect()
     }
 
+    /// Returns which replicas are not where they should be, and why, when these versions are live.
+    pub(crate) fn behind(&self, live: &[Version]) -> BTreeMap<Certname, String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.followers.iter().filter_map(|(name, follower)| Some((name.clone(), why_behind(follower, live)?)));
+        found.collect()
+    }
+
+    /// As [`Followers::behind`], those of which it was not told since they were last well.
+    pub(crate) fn newly_behind(&self, live: &[Version]) -> BTreeMap<Certname, String> {
+        let mut behind = self.behind(live);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.told.retain(|name| behind.contains_key(name));
+        behind.retain(|name, _| known.told.insert(name.clone()));
+        behind
+    }
+
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).followers.clone()
     }
+}
+
+/// Says why a replica is not where it should be, if it is not.
+fn why_behind(follower: &Follower, live: &[Version]) -> Option<String> {
+    let now = now();
+    let silent = now.saturating_sub(follower.last_check_in_time);
+    if silent > SILENT_AFTER {
+        return Some(format!("it was not heard of for {silent} s"));
+    }
+    live.iter().find_map(|version| {
+        let age = now.saturating_sub(version.time_unix_seconds);
+        let there = follower.deployed.get(&version.environment).map(|deployed| deployed.version);
+        let is_behind = age > BEHIND_AFTER && there.is_none_or(|there| there < version.version);
+        let there = there.map_or("nothing".to_owned(), |there| there.to_string());
+        let Version { environment, version, .. } = version;
+        is_behind.then(|| format!("it has {there} of {environment}, and {version} is live since {age} s"))
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::{Deployed, Environment};
+use direct_puppet_transport::protocol::{Certname, Deployed, Environment};
 
 use super::Server;
 use crate::code::Code;
@@ -94,6 +94,18 @@ impl Server {
             Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
             None => Err(ServerError::Replaced { epoch: self.role.epoch() }),
         }
+    }
+
+    /// On a primary: warns of replicas that are behind, or were not heard of, once until they are well again. Returns of which it did.
+    pub(crate) fn look_at_followers(&self) -> BTreeMap<Certname, String> {
+        if self.shared.is_some() || !self.role.is_primary() {
+            return BTreeMap::new();
+        }
+        let behind = self.followers.newly_behind(&self.live_versions());
+        for (replica, reason) in &behind {
+            tracing::warn!(%replica, "a replica is behind: {reason}");
+        }
+        behind
     }
 
     /// Refuses to make a version on top of what is live here, when a replica has a later one: it would replace that without a word.

@@ -1,6 +1,7 @@
 //! The server as nodes and administrators meet it, over real directories and no socket.
 
 mod answers;
+mod clocks;
 mod compilers;
 mod contents;
 mod damage;
@@ -8,6 +9,7 @@ mod environments;
 mod extensions;
 mod flipped;
 mod history;
+mod links;
 mod packs;
 mod promotion;
 mod publish;
