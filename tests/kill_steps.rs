@@ -4,16 +4,18 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use direct_puppet_agent::store::Store;
 use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::{Pair, Serving, live, until};
 use direct_puppet_tests::site::{Site, files};
 use direct_puppet_tests::steps::{Fate, at_every_step, can_tell_steps};
+use direct_puppet_transport::protocol::Digest;
 use serde_json::Value;
 
 /// Enough of them new in a version that they go into a pack, and enough left of an old pack that it is written anew.
@@ -47,6 +49,25 @@ impl Idle {
 
     fn publish(&self) -> Command {
         self.verb(&["publish", "--staging", &self.site.dir().to_string_lossy()])
+    }
+
+    /// As [`Idle::publish`], as a deploy tool does it that asks again when it got no answer.
+    fn publish_as(&self, request_id: &str) -> Command {
+        let mut command = self.publish();
+        command.args(["--request-id", request_id]);
+        command
+    }
+
+    /// Returns the code of every version that a request made.
+    fn made_by(&self, request_id: &str) -> Vec<Value> {
+        let versions = Self::well(self.verb(&["versions"]));
+        let of_it = versions.as_array().unwrap().iter().filter(|version| version["request_id"] == request_id);
+        of_it.map(|version| version["code_id"].clone()).collect()
+    }
+
+    /// Returns the contents in the store; no server works with it.
+    fn contents(&self) -> BTreeSet<Digest> {
+        Store::ensure(&self.data().join("store")).unwrap().digests().unwrap().into_iter().collect()
     }
 
     /// Runs a verb that must go well; returns what it printed.
@@ -89,20 +110,27 @@ fn a_publish_killed_at_every_step_keeps_old_or_new() {
     let idle = Idle::new();
     idle.site.fill(FILES, "v0");
     let mut old = Idle::well(idle.publish())["environments"][0]["code_id"].clone();
-    let mut attempts = 0;
+    let (mut attempts, mut found_new) = (0, 0);
     let kills = at_every_step("publish", 1, |step| {
         attempts += 1;
         idle.change(&format!("v{attempts}"));
-        let fate = step.run(&idle.publish());
+        let request = format!("request{attempts}");
+        let fate = step.run(&idle.publish_as(&request));
         let found = idle.live();
         let verified = run(idle.verb(&["verify"]));
         assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
-        let published = Idle::well(idle.publish());
+        if found != old {
+            // Whoever asks again gets the answer that was lost, whatever is staged by then.
+            std::fs::write(idle.site.tree().join("staged since"), &request).unwrap();
+            found_new += usize::from(fate == Fate::Killed);
+        }
+        let published = Idle::well(idle.publish_as(&request));
         let new = published["environments"][0]["code_id"].clone();
         assert!(found == old || found == new, "{step}: neither old nor new");
         assert!(fate == Fate::Killed || found == new, "{step}: it ended but is not live");
-        assert_eq!(idle.live(), new, "{step}");
+        assert_eq!((idle.live(), &published["environments"][0]["changed"]), (new.clone(), &true.into()), "{step}");
         assert_ne!(new, old, "{step}");
+        assert_eq!(idle.made_by(&request), std::slice::from_ref(&new), "{step}");
         assert_tidy(&idle.data());
         old = new;
         // History need not grow with the number of steps.
@@ -113,6 +141,17 @@ fn a_publish_killed_at_every_step_keeps_old_or_new() {
     });
     assert_hit(&kills, &["write", "fsync", "rename"]);
     assert_eq!(run(idle.verb(&["verify"])).status.code(), Some(0));
+    assert!(found_new > 0, "no kill hit between the switch and the answer");
+    // What the killed publishes left is gone then: there is what a server has that never published anything but what is live.
+    idle.change("at last");
+    Idle::well(idle.publish());
+    Idle::well(idle.verb(&["gc", "--grace-days", "0"]));
+    assert_eq!(Idle::well(idle.verb(&["verify"]))["versions"], 1);
+    let left = idle.contents();
+    let only = Idle { dir: tempfile::tempdir().unwrap(), ..idle };
+    Idle::well(only.publish());
+    let needed = only.contents();
+    assert!(needed.len() > FILES && left == needed, "left of killed publishes: {:?}", left.difference(&needed));
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) const UNCONFIRMED_SECONDS: u32 = 5;
 const STOPPING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Compiles that may wait at once; each holds the facts of a node.
-const MAX_FLIGHTS: usize = 10_000;
+pub(crate) const MAX_FLIGHTS: usize = 10_000;
 
 /// When a node that was turned away shall come back, in seconds.
 const BUSY_SECONDS: u32 = 30;
@@ -81,6 +81,12 @@ impl Flights {
         self.lock().retain(|(name, _, _), _| name != certname);
     }
 
+    /// How many are under way, or have failed.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Flying>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,6 +114,8 @@ impl Server {
             return Err(stale(message));
         }
         let at_least = request.at_least.or(request.held.map(|held| held.version));
+        #[cfg(test)]
+        let at_least = at_least.filter(|_| !crate::tests::sim::is_planted(crate::tests::sim::Bug::SessionIgnored));
         if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), at_least)
             && live.version.version < at_least
         {

@@ -51,7 +51,8 @@ pub(super) fn is_named(peer: &Peer, replica: &Certname, replicas: &[AllowedRepli
     Err(Refusal::new(RefusalCode::Forbidden, message))
 }
 
-fn is_one_of(name: &Certname, replicas: &[AllowedReplica]) -> bool {
+/// Whether a name is one of those that may follow this server.
+pub(super) fn is_one_of(name: &Certname, replicas: &[AllowedReplica]) -> bool {
     replicas.iter().any(|replica| replica.certname == *name)
 }
 

@@ -24,6 +24,8 @@ use crate::error::{ServerError, chain};
 use crate::replica::Share;
 use crate::server::Server;
 
+#[cfg(test)]
+pub(crate) use catalog::MAX_FLIGHTS;
 pub(crate) use catalog::{Flights, UNCONFIRMED_SECONDS};
 pub(crate) use identity::{acts_for, is_administrator, name_of};
 pub(crate) use sync::{Given, is_epoch_passed_over};

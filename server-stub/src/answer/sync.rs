@@ -11,7 +11,7 @@ use direct_puppet_transport::protocol::{
     SyncManifest, SyncManifestReply, codec,
 };
 
-use super::identity::is_named;
+use super::identity::{is_named, is_one_of};
 use super::{internal, refusal};
 use crate::blocking;
 use crate::code::{Code, Differences};
@@ -76,7 +76,12 @@ impl Server {
         request: &SyncConfirm,
         share: &Share,
     ) -> Result<SyncConfirmed, Refusal> {
-        self.followers.heard(request);
+        // Over a plain connection the name is all there is.
+        let is_named = !matches!(peer, Peer::Plain) || is_one_of(&request.replica, &self.options.replicas);
+        // What it says of others may be anything.
+        let mut told = request.clone();
+        told.deployed.retain(|environment, _| share.has(environment));
+        self.followers.heard(&told, is_named);
         if self.role.is_primary() && !is_epoch_passed_over() {
             self.heard_from(peer, &request.replica, request.epoch).await?;
         }

@@ -62,6 +62,7 @@ impl Server {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
         check_words(&request.message, &request.author)?;
+        self.refuse_behind(&request.environment)?;
         for _ in 0..ATTEMPTS {
             self.catch_up(&request.environment)?;
             if let Some(result) = self.go_back_from_here(request, who)? {

@@ -121,6 +121,11 @@ pub(super) fn list(
     };
     let options = WalkOptions { ignore: Some(&is_left_out), ..WalkOptions::default() };
     match list_in_pieces(dir, &options, pool, each)?.into_iter().next() {
+        // It went away between the listing of its directory and the look at it.
+        Some(gone) if gone.source.kind() == std::io::ErrorKind::NotFound => {
+            let path = gone.path.strip_prefix(dir).unwrap_or(&gone.path);
+            Err(ServerError::Unstable { paths: vec![path.display().to_string()] })
+        }
         Some(first) => Err(ServerError::Staging { path: first.path, source: first.source }),
         None => Ok(()),
     }

@@ -3,7 +3,7 @@
 //! Staging is copied into the store file by file, by descriptor and hashed while copied, so what is published is what was
 //! read and nothing that changes later. Then staging is listed again: if anything changed meanwhile, nothing is published.
 //! `.git` directories (and files, which name one elsewhere) are left out, but for those below `files`, which are contents, and so is
-//! what r10k and g10k write about a deploy. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
+//! what r10k and g10k write about a deploy. Extended attributes, and with them ACLs and capabilities, are not published. Setuid and setgid bits are published as they are; devices, sockets and fifos are refused,
 //! and so are links that lead out of the environment.
 
 mod copy;
@@ -246,6 +246,7 @@ fn publish_one(
     who: &str,
     environment: &Environment,
 ) -> Result<EnvironmentResult, ServerError> {
+    server.refuse_behind(environment)?;
     for _ in 0..ATTEMPTS {
         let is_orphan = server.catch_up(environment)?;
         server.learn(environment)?;

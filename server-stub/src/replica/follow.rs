@@ -24,16 +24,29 @@ const NEWS_EVERY: Duration = Duration::from_secs(5);
 /// How often a primary tells its peers that it is one.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// How often a primary looks whether its replicas have what is live.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 impl Server {
     /// Keeps a replica at what the primary has, until `stop`: between check-ins this brings the news, so that confirming them finds
     /// everything here. A primary tells its peers of its epoch, so that one that was replaced while it was away hears of it. Both
-    /// bring contents again that were damaged here.
+    /// bring contents again that were damaged here. A primary warns of replicas that are behind.
     ///
     /// # Cancel safety
     ///
     /// Safe: what came stays.
     pub async fn follow(&self, stop: &CancellationToken) {
-        tokio::join!(self.hear_of_news(stop), self.mend(stop));
+        tokio::join!(self.hear_of_news(stop), self.mend(stop), self.watch_followers(stop));
+    }
+
+    async fn watch_followers(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => drop(self.look_at_followers()),
+            }
+        }
     }
 
     async fn hear_of_news(&self, stop: &CancellationToken) {

@@ -1,12 +1,14 @@
 //! Who follows this server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncConfirm};
 use serde::{Deserialize, Serialize};
 
+use super::allowed::{AllowedReplica, Share};
+use crate::code::Version;
 use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::server::now;
@@ -16,6 +18,12 @@ const SAVE_EVERY: u64 = 60;
 
 /// How long one that does not come is told of after a restart, in seconds.
 const FORGET_AFTER: u64 = 30 * 24 * 3600;
+
+/// How long a version may be live here that a replica does not have before that is told, in seconds.
+const BEHIND_AFTER: u64 = 60;
+
+/// How long a replica may say nothing before that is told, in seconds: it asks again at least every five minutes.
+const SILENT_AFTER: u64 = 600;
 
 /// One replica, as it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +47,10 @@ pub(crate) struct Followers {
 #[derive(Debug, Default)]
 struct Known {
     followers: BTreeMap<Certname, Follower>,
+    /// Those that were named to this server and have asked since it started: what they have counts.
+    named: BTreeSet<Certname>,
+    /// Those of which it was told that they are behind.
+    told: BTreeSet<Certname>,
     /// When they were last saved.
     saved: u64,
 }
@@ -57,7 +69,7 @@ impl Followers {
             followers.retain(|_, follower| follower.last_check_in_time >= forgotten);
             followers.values_mut().for_each(|follower| follower.confirmations = 0);
         }
-        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), saved: 0 }) }
+        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
     }
 
     /// Reads the file again.
@@ -69,8 +81,12 @@ impl Followers {
         disk::read_json::<BTreeMap<Certname, Follower>>(&self.path).map(drop)
     }
 
-    pub(crate) fn heard(&self, request: &SyncConfirm) {
+    /// Hears what a replica has; `is_named` says that it was named to this server.
+    pub(crate) fn heard(&self, request: &SyncConfirm, is_named: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_named {
+            known.named.insert(request.replica.clone());
+        }
         let before = known.followers.get(&request.replica);
         let confirmations = before.map_or(0, |follower| follower.confirmations) + 1;
         let is_new = before.is_none_or(|follower| follower.deployed != request.deployed);
@@ -85,9 +101,53 @@ impl Followers {
         }
     }
 
+    /// Returns what each replica that was named to this server has of an environment.
+    pub(crate) fn deployed(&self, environment: &Environment) -> Vec<(Certname, Deployed)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = known.named.iter().filter_map(|name| known.followers.get_key_value(name));
+        named.filter_map(|(name, follower)| Some((name.clone(), *follower.deployed.get(environment)?))).collect()
+    }
+
+    /// Returns which replicas are not where they should be, and why, when these versions are live.
+    pub(crate) fn behind(&self, live: &[Version], replicas: &[AllowedReplica]) -> BTreeMap<Certname, String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = |(name, follower): (&Certname, &Follower)| {
+            let share = Share::of(name, replicas);
+            let live: Vec<&Version> = live.iter().filter(|version| share.has(&version.environment)).collect();
+            Some((name.clone(), why_behind(follower, &live)?))
+        };
+        known.followers.iter().filter_map(why).collect()
+    }
+
+    /// As [`Followers::behind`], those of which it was not told since they were last well.
+    pub(crate) fn newly_behind(&self, live: &[Version], replicas: &[AllowedReplica]) -> BTreeMap<Certname, String> {
+        let mut behind = self.behind(live, replicas);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.told.retain(|name| behind.contains_key(name));
+        behind.retain(|name, _| known.told.insert(name.clone()));
+        behind
+    }
+
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).followers.clone()
     }
+}
+
+/// Says why a replica is not where it should be, if it is not.
+fn why_behind(follower: &Follower, live: &[&Version]) -> Option<String> {
+    let now = now();
+    let silent = now.saturating_sub(follower.last_check_in_time);
+    if silent > SILENT_AFTER {
+        return Some(format!("it was not heard of for {silent} s"));
+    }
+    live.iter().find_map(|version| {
+        let age = now.saturating_sub(version.time_unix_seconds);
+        let there = follower.deployed.get(&version.environment).map(|deployed| deployed.version);
+        let is_behind = age > BEHIND_AFTER && there.is_none_or(|there| there < version.version);
+        let there = there.map_or("nothing".to_owned(), |there| there.to_string());
+        let Version { environment, version, .. } = version;
+        is_behind.then(|| format!("it has {there} of {environment}, and {version} is live since {age} s"))
+    })
 }
 
 #[cfg(test)]
@@ -110,8 +170,8 @@ mod tests {
             epoch: 0,
             answered: BTreeMap::new(),
         };
-        followers.heard(&request);
-        followers.heard(&request);
+        followers.heard(&request, true);
+        followers.heard(&request, true);
         let before = followers.all()[&replica].clone();
         assert_eq!(before.confirmations, 2);
         let again = Followers::open(dir.path()).all()[&replica].clone();

@@ -28,6 +28,38 @@ struct Confirmation {
     version: VersionCounter,
     code_id: CodeId,
     time_unix_seconds: u64,
+    /// In which boot of the machine that was, and how long after its begin: while that lasts nobody sets this clock back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
+}
+
+/// A moment of one boot of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Boot {
+    id: String,
+    seconds: u64,
+}
+
+impl Boot {
+    /// Returns the moment that it is; `None` where the system does not say which boot it is.
+    fn now() -> Option<Self> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+        Some(Self { id, seconds: uptime.split('.').next()?.parse().ok()? })
+    }
+}
+
+impl Confirmation {
+    /// Returns how long ago it was, in seconds; `None` when it cannot have been then. By the clock that the machine has been running on since,
+    /// also while it slept; only of another boot there is no more to go by than the clock on the wall.
+    fn age(&self) -> Option<u64> {
+        let by_wall = now().checked_sub(self.time_unix_seconds)?;
+        let (then, now) = (self.boot.as_ref(), Boot::now());
+        match then.zip(now).filter(|(then, now)| then.id == now.id) {
+            Some((then, now)) => Some(by_wall.max(now.seconds.checked_sub(then.seconds)?)),
+            None => Some(by_wall),
+        }
+    }
 }
 
 /// When each file was written last, and of which code; held while one is written or removed.
@@ -59,7 +91,7 @@ impl Remembered {
                 None
             });
             let is_it = |found: &Confirmation| found.version == version.version && found.code_id == version.code_id;
-            let age = found.filter(is_it).and_then(|found| now().checked_sub(found.time_unix_seconds));
+            let age = found.filter(is_it).and_then(|found| found.age());
             // A second more: it is written in whole ones.
             let when = age.and_then(|age| Instant::now().checked_sub(Duration::from_secs(age.saturating_add(1))));
             all.extend(when.map(|when| (version.environment.clone(), when)));
@@ -80,7 +112,8 @@ impl Remembered {
             written.insert(environment.clone(), (Instant::now(), live.version.code_id));
         }
         let time_unix_seconds = now().saturating_sub(sent.elapsed().as_secs());
-        let confirmation = Confirmation { version: live.version.version, code_id: live.version.code_id, time_unix_seconds };
+        let boot = Boot::now().map(|now| Boot { seconds: now.seconds.saturating_sub(sent.elapsed().as_secs()), ..now });
+        let confirmation = Confirmation { version: live.version.version, code_id: live.version.code_id, time_unix_seconds, boot };
         let (path, written, environment) = (self.path(environment), Arc::clone(&self.written), environment.clone());
         in_background(move || {
             let written = written.lock().unwrap_or_else(PoisonError::into_inner);

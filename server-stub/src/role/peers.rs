@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::{Certname, ProtocolVersion, PublishedVersion, SyncEpoch, SyncEpochReply};
+use direct_puppet_transport::protocol::{Certname, Deployed, ProtocolVersion, PublishedVersion, SyncEpoch, SyncEpochReply};
 use direct_puppet_transport::{Client, Transport};
 use tokio::time::Instant;
 
@@ -147,6 +147,13 @@ impl Server {
                 }
                 Ok(reply) => {
                     self.bring_lost(transport, &reply.live).await;
+                    let mut told = reply.live.iter();
+                    let is_mine = told.try_for_each(|PublishedVersion { environment, version, code_id, .. }| {
+                        self.refuse_later(transport.endpoint(), environment, Deployed { version: *version, code_id: *code_id })
+                    });
+                    if is_mine.is_err() {
+                        result = is_mine;
+                    }
                     if let Err(error) = self.hear(reply.epoch).await {
                         let reason = format!("{}: {}", transport.endpoint(), chain(&error));
                         result = Err(ServerError::Unconfirmed { reason });

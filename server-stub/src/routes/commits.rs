@@ -130,6 +130,11 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
         newest.map(|version| Commit { commit: whole(&self::live(server)).unwrap_or_default(), ..Commit::of(version) });
     let mut clients: BTreeMap<String, Value> =
         server.others()?.into_iter().map(|(name, follower)| (name, json!(follower))).collect();
+    if server.role.is_primary() {
+        for (name, reason) in server.followers.behind(&live, &server.options.replicas) {
+            clients.entry(name.to_string()).and_modify(|client| client["behind"] = json!(reason));
+        }
+    }
     // One that may follow and was never heard of is not to be overlooked.
     for named in &server.options.replicas {
         clients.entry(named.certname.to_string()).or_insert(Value::Null);

@@ -56,6 +56,12 @@ use table::{Endpoint, MAX_BODY_BYTES, ROUTES, Rule};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use table::lines;
 
+/// Returns the status of the storage service.
+#[cfg(test)]
+pub(crate) fn storage_status(server: &Server) -> serde_json::Value {
+    commits::status(server).expect("what is known in memory can be told")
+}
+
 /// The administrators' paths of a server.
 #[derive(Debug)]
 pub struct AdminRoutes {

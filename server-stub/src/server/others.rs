@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::Environment;
+use direct_puppet_transport::protocol::{Certname, Deployed, Environment};
 
 use super::Server;
 use crate::code::Code;
@@ -94,6 +94,48 @@ impl Server {
             Some(upstream) => Err(ServerError::Replica { primary: upstream.endpoint().to_owned() }),
             None => Err(ServerError::Replaced { epoch: self.role.epoch() }),
         }
+    }
+
+    /// On a primary: warns of replicas that are behind, or were not heard of, once until they are well again. Returns of which it did.
+    pub(crate) fn look_at_followers(&self) -> BTreeMap<Certname, String> {
+        if self.shared.is_some() || !self.role.is_primary() {
+            return BTreeMap::new();
+        }
+        let behind = self.followers.newly_behind(&self.live_versions(), &self.options.replicas);
+        for (replica, reason) in &behind {
+            tracing::warn!(%replica, "a replica is behind: {reason}");
+        }
+        behind
+    }
+
+    /// Refuses to make a version on top of what is live here, when a replica has a later one: it would replace that without a word.
+    pub(crate) fn refuse_behind(&self, environment: &Environment) -> Result<(), ServerError> {
+        let deployed = self.followers.deployed(environment).into_iter();
+        deployed
+            .map(|(name, there)| (name.to_string(), there))
+            .try_for_each(|(name, there)| self.refuse_later(&name, environment, there))
+    }
+
+    /// Refuses a version of this server's own epoch that another has and this one, the primary, has not: its data directory was put back to
+    /// an earlier state.
+    pub(crate) fn refuse_later(&self, name: &str, environment: &Environment, there: Deployed) -> Result<(), ServerError> {
+        // No one is ahead of a primary: looked at now, what is here is at least what any other was told.
+        if self.role.leads() != Some(there.version.epoch) {
+            return Ok(());
+        }
+        let here = self.environments.last(environment).map(|last| (last.version, last.code_id));
+        if here.is_some_and(|(version, code_id)| version > there.version || (version, code_id) == (there.version, there.code_id))
+        {
+            return Ok(());
+        }
+        let last = here.map_or("nothing".to_owned(), |(version, code_id)| format!("{version} ({code_id})"));
+        let reason = format!(
+            "{name} has version {} ({}) of {environment} from this primary, which itself has {last} as the last: its data directory was put \
+             back to an earlier state. Promote a server that has everything, or this one with force: then it is told what is left out",
+            there.version, there.code_id
+        );
+        tracing::error!("{reason}");
+        Err(ServerError::Unconfirmed { reason })
     }
 
     /// Makes sure that nobody who asked before this returns is answered from code that was replaced before he asked: a replica asks its

@@ -2,21 +2,28 @@
 
 mod answers;
 mod audit;
+mod clocks;
+mod compilers;
 mod contents;
 mod damage;
 mod environments;
 mod extensions;
+mod flipped;
 mod history;
+mod links;
 mod packs;
 mod promotion;
 mod publish;
+mod races;
 mod replica;
+mod restored;
 mod role;
 mod rollout;
 mod routes;
 mod share;
 mod shared;
 pub(crate) mod sim;
+mod staging;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -116,6 +123,12 @@ impl World {
     fn compiles(&self) -> u64 {
         self.compiler.compiles.load(Ordering::SeqCst)
     }
+}
+
+/// How much a campaign does: as that of the tests' support, which depends on this crate.
+#[expect(clippy::disallowed_methods, reason = "a knob of tests")]
+fn campaign(full: usize) -> usize {
+    if std::env::var("CAMPAIGN").is_ok_and(|size| size == "long") { full } else { full.div_ceil(10) }
 }
 
 async fn publish(server: &Arc<Server>, request: PublishRequest) -> EnvironmentResult {

@@ -1,6 +1,6 @@
 //! The whole server, on real files, in simulated time over a simulated network: one seed is one run.
 //!
-//! Nodes read, administrators publish and promote, servers crash, messages are late, lost or cut off in one direction. What
+//! Nodes read, administrators publish and promote, servers crash, messages are late, lost, delivered twice or cut off in one direction. What
 //! everybody saw must be what one register would have answered. `SEEDS` says how many seeds to run, `SEED` names a single one.
 
 mod net;
@@ -33,6 +33,8 @@ pub(crate) enum Bug {
     EpochIgnored,
     /// Epochs are heard of, but not compared in confirmations.
     EpochNotCompared,
+    /// As [`Bug::StaleConfirm`], and nobody looks at what a session asks for.
+    SessionIgnored,
 }
 
 thread_local! {
@@ -139,6 +141,8 @@ fn whatever_happens_every_answer_is_one_that_a_single_server_could_have_given() 
         hits.delayed,
         hits.dropped,
         hits.cut_off,
+        hits.twice,
+        deeds.sessions,
     ];
     assert!(fired.iter().all(|&count| count > 0), "something never happened");
 }
@@ -174,6 +178,7 @@ fn every_planted_mistake_is_found() {
         (Bug::SwitchBeforeVerify, "without its contents"),
         (Bug::EpochIgnored, order),
         (Bug::EpochNotCompared, order),
+        (Bug::SessionIgnored, "who asked for"),
     ] {
         let found = (0..MOST).find(|&seed| run(seed, Some(bug)).wrong.iter().any(|wrong| wrong.contains(what)));
         println!("{bug:?}: found by seed {found:?}");

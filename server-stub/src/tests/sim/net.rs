@@ -70,6 +70,8 @@ pub(super) struct Hits {
     pub(super) dropped: u64,
     pub(super) cut_off: u64,
     pub(super) cut_by_crash: u64,
+    /// Requests that were delivered once more, after they were answered or lost.
+    pub(super) twice: u64,
 }
 
 impl Hits {
@@ -78,6 +80,7 @@ impl Hits {
         self.dropped += other.dropped;
         self.cut_off += other.cut_off;
         self.cut_by_crash += other.cut_by_crash;
+        self.twice += other.twice;
     }
 }
 
@@ -97,6 +100,8 @@ struct State {
     lives: BTreeMap<Place, Arc<Life>>,
     hits: Hits,
     is_calm: bool,
+    /// The last frame in which something is delivered once more on each way.
+    repeated: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug)]
@@ -205,6 +210,39 @@ impl Net {
     }
 }
 
+impl Net {
+    /// Delivers some requests once more, late: what answers them is heard by nobody.
+    fn perhaps_repeat(self: &Arc<Self>, (from, to): (Place, Place), slot: usize, node: Option<usize>, request: &Request) {
+        let now = self.now();
+        // Ways that no message takes: a server asks nobody as a node, and nobody asks himself.
+        let (from, slot) = if node.is_some() { (to, slot) } else { (from, slot - NODES) };
+        let residue = ((from * PLACES + to) * SLOTS + slot) as u64;
+        let mut rng = Rng::new(self.seed ^ (residue << 48) ^ now);
+        let (fate, later) = (rng.below(100), 1 + rng.below(80));
+        let frame = {
+            let mut state = self.state.lock().unwrap();
+            if fate >= 8 || state.is_calm {
+                return;
+            }
+            let frame = (now / FRAME + later).max(state.repeated.get(&residue).map_or(0, |last| last + 1));
+            state.repeated.insert(residue, frame);
+            frame
+        };
+        let (net, request) = (Arc::clone(self), request.clone());
+        tokio::spawn(async move {
+            net.until(frame * FRAME + residue).await;
+            let delivered = net.run(to, |server| async move {
+                let handler: Arc<dyn direct_puppet_transport::Handler> = server;
+                let response = MemoryTransport::new(handler).call(request).await;
+                drop(response.map(|response| response.into_bytes(MAX_ANSWER, "sim")));
+            });
+            if delivered.await.is_some() {
+                net.state.lock().unwrap().hits.twice += 1;
+            }
+        });
+    }
+}
+
 /// The way from one place to a server.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -231,6 +269,7 @@ impl Link {
             _ => NODES + 3,
         });
         let lost = |kind| Err(TransportError::new(kind, self.endpoint()));
+        self.net.perhaps_repeat((self.from, self.to), slot, self.node, &request);
         if !self.net.carry(self.from, self.to, slot).await {
             tokio::time::sleep(SILENCE).await;
             return lost(TransportErrorKind::Timeout);

@@ -39,6 +39,8 @@ classes:
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Deeds {
     pub(super) reads: u64,
+    /// Those by who had heard what was published last.
+    pub(super) sessions: u64,
     pub(super) publishes: u64,
     pub(super) publishes_cut_off: u64,
     pub(super) crashes: u64,
@@ -53,6 +55,7 @@ pub(super) struct Deeds {
 impl Deeds {
     pub(super) fn add(&mut self, other: Self) {
         self.reads += other.reads;
+        self.sessions += other.sessions;
         self.publishes += other.publishes;
         self.publishes_cut_off += other.publishes_cut_off;
         self.crashes += other.crashes;
@@ -93,6 +96,8 @@ struct Seen {
     besides: Vec<Beside>,
     values: BTreeMap<Digest, u32>,
     held: BTreeMap<usize, (Held, u32)>,
+    /// What the last publish that ended was given.
+    published: Option<VersionCounter>,
     /// Nodes that are at it: one run at a time.
     busy: BTreeSet<usize>,
     deeds: Deeds,
@@ -235,6 +240,8 @@ impl World {
         match published {
             Some(Ok(results)) if results[0].error.is_none() => {
                 self.count(|deeds| deeds.publishes += 1);
+                let published = VersionCounter { epoch: results[0].epoch, sequence: results[0].sequence };
+                self.seen.lock().unwrap().published = Some(published);
                 self.record(place, knew, op(Some(self.net.now())));
             }
             // A clear no has changed nothing.
@@ -292,7 +299,9 @@ impl World {
         let client = Client::new(Link::new(&self.net, OUTSIDE, place, Some(node), &Arc::new(AtomicBool::new(false))));
         let held = self.seen.lock().unwrap().held.get(&node).copied();
         let (begun, knew) = (self.net.now(), self.epoch(place));
-        let asked = CheckIn { held: held.map(|held| held.0), ..check_in(&name, None) };
+        // Every other node runs for whoever published last, and takes nothing older.
+        let at_least = self.seen.lock().unwrap().published.filter(|_| node % 2 == 1);
+        let asked = CheckIn { held: held.map(|held| held.0), at_least, ..check_in(&name, None) };
         let reply = match client.check_in(&asked).await {
             Ok(CatalogReply::FactsNeeded) => client.submit_facts(&SubmitFacts { check_in: asked, facts: facts("Linux") }).await,
             other => other,
@@ -319,7 +328,13 @@ impl World {
             }
             _ => return false,
         };
-        self.count(|deeds| deeds.reads += 1);
+        if at_least.is_some_and(|at_least| now.version < at_least) {
+            self.is_wrong(format!("{place} gave {name} {}, who asked for {at_least:?}", now.version));
+        }
+        self.count(|deeds| {
+            deeds.reads += 1;
+            deeds.sessions += u64::from(at_least.is_some());
+        });
         let who = format!("{name} at {place} reads {}", now.version);
         self.record(place, knew, Op { act: Act::Read(value), begun, ended: Some(self.net.now()), who });
         self.hold(node, now, value);
