@@ -17,7 +17,7 @@
 //! | `GET /status/v1/simple` | `running`, for anybody |
 //!
 //! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
-//! underneath, 422 if what is staged cannot be read or published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
+//! underneath, or other code is live than `if_live` says, 422 if what is staged cannot be read or published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
 //! a revision, an id or a reason for a pause that is too long is 400. While other servers, or the store, cannot be asked it is 503, with
 //! `Retry-After`.
 //!
