@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+#[path = "bad_input/reports.rs"]
+mod reports;
 #[path = "bad_input/staging.rs"]
 mod staging;
 
