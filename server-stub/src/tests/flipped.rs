@@ -136,6 +136,11 @@ async fn make(world: &World) -> Right {
     world.stage("modules/app/files/tree/large", (0..1200).map(|number| format!("line {number}\n")).collect::<String>());
     publish(&server, PublishRequest { request_id: Some("second".into()), message: "why".into(), ..PublishRequest::default() })
         .await;
+    // What was written a moment ago is not in the index of staging yet.
+    while !world.data().join("code/production/staging-index").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(!publish_all(&server).await.changed);
+    }
     // It has a past as a replica's primary, of a rollout, and of one epoch before.
     let other = World::new();
     other.open_with(|options| options.primary = peers("r", &[&port(&server)])).confirm().await.unwrap().whole().unwrap();
