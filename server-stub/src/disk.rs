@@ -81,7 +81,8 @@ impl Space {
     pub(crate) fn of(path: &Path) -> Result<Self, ServerError> {
         let found = rustix::fs::statvfs(path).map_err(|error| FsError::new(path, "look for free space in", error.into()))?;
         let files = (found.f_files > 0).then_some(Files { all: found.f_files, free: found.f_favail });
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        // Some have no size.
+        let bytes = |blocks: u64| if found.f_blocks > 0 { blocks.saturating_mul(found.f_frsize) } else { u64::MAX };
         Ok(Self { size: bytes(found.f_blocks), free: bytes(found.f_bavail), files })
     }
 }

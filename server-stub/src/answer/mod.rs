@@ -10,8 +10,8 @@ mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, Certname, CheckIn, Digest, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted, SubmitFacts,
-    SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
+    CatalogReply, Certname, CheckIn, Digest, Environment, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted,
+    SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
 use futures::StreamExt as _;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::blocking;
 use crate::compile::{CompileError, CompileErrorKind};
+use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::replica::Share;
 use crate::server::Server;
@@ -37,19 +38,22 @@ const UUID_DIGITS: usize = 32;
 const REPORTS_SECONDS: u32 = 60;
 
 /// When to send again what a server has no room for, in seconds: its administrator makes some, or what is older goes.
-pub(crate) const NO_SPACE_SECONDS: u32 = 300;
+const NO_SPACE_SECONDS: u32 = 300;
 
 /// [`Handler`] is for `Arc<Server>` behind this: work goes on in the background for several callers at once.
 #[async_trait]
 impl Handler for Server {
     async fn check_in(&self, peer: &Peer, request: CheckIn) -> Result<CatalogReply, Refusal> {
-        self.recorded(peer, "check-in", acts_for(peer, &request.certname)).await?;
+        let may = acts_for(peer, &request.certname).and_then(|()| self.may_be_in(peer, &request.environment));
+        self.recorded(peer, "check-in", may).await?;
         let reply = self.answer_check_in(peer, &request).await?;
         Ok(self.pack_reply(&request, reply).await)
     }
 
     async fn submit_facts(&self, peer: &Peer, request: SubmitFacts) -> Result<CatalogReply, Refusal> {
-        self.recorded(peer, "facts", acts_for(peer, &request.check_in.certname)).await?;
+        let check_in = &request.check_in;
+        let may = acts_for(peer, &check_in.certname).and_then(|()| self.may_be_in(peer, &check_in.environment));
+        self.recorded(peer, "facts", may).await?;
         let reply = self.answer_facts(peer, &request).await?;
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
@@ -129,6 +133,16 @@ impl Server {
         self.recorded(peer, "sync", identity::acts_as_replica(peer, name, &self.options.replicas)).await
     }
 
+    /// Checks that a peer may have anything of an environment: a replica that may have only others may not be in it as a node either.
+    pub(crate) fn may_be_in(&self, peer: &Peer, environment: &Environment) -> Result<(), Refusal> {
+        let Peer::Certificate { name, .. } = peer else { return Ok(()) };
+        let share = Share::of(name, &self.options.replicas);
+        if share.has(environment) {
+            return Ok(());
+        }
+        Err(sync::out_of_share(name, &share, &format!("environment {environment}")))
+    }
+
     /// Returns the contents that the catalogs of a node name. Where servers share a store, another one may have given it a catalog that
     /// is not here yet.
     async fn allowed(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
@@ -192,8 +206,8 @@ fn refusal(error: &ServerError) -> Refusal {
             let message = format!("{}: try again, or ask another server", chain(error));
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
         }
-        ServerError::NoSpace { .. } | ServerError::NoFiles { .. } => {
-            tracing::warn!("{error}");
+        full if disk::is_full(full) => {
+            tracing::warn!("{}", chain(full));
             let message = "this server has no room for what nodes send: try again later";
             Refusal { retry_after_seconds: Some(NO_SPACE_SECONDS), ..Refusal::new(RefusalCode::Busy, message) }
         }

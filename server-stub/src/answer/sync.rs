@@ -78,6 +78,7 @@ impl Server {
     ) -> Result<SyncConfirmed, Refusal> {
         // Over a plain connection the name is all there is.
         let is_named = !matches!(peer, Peer::Plain) || is_one_of(&request.replica, &self.options.replicas);
+        let is_named = is_named && !share.is_part();
         // What it says of others may be anything.
         let mut told = request.clone();
         told.deployed.retain(|environment, _| share.has(environment));
@@ -197,7 +198,7 @@ impl Server {
 }
 
 /// The answer to a replica that asks for what it may not have.
-fn out_of_share(replica: &Certname, share: &Share, what: &str) -> Refusal {
+pub(super) fn out_of_share(replica: &Certname, share: &Share, what: &str) -> Refusal {
     tracing::warn!(%replica, what, "a replica asked for what it may not have");
     let message = format!("{what} is not for {replica}, which may have {share}: name it with --replica to the primary for more");
     Refusal::new(RefusalCode::Forbidden, message)

@@ -135,7 +135,7 @@ impl Nodes {
         ensure_private_dir(&dir)?;
         let mut nodes = BTreeMap::new();
         for entry in disk::entries(&dir)? {
-            for dir in [entry.path(), entry.path().join("reports")] {
+            for dir in [entry.path(), entry.path().join("reports"), entry.path().join("bucket")] {
                 remove_unfinished(&dir)?;
             }
             let path = entry.path().join("node.json");

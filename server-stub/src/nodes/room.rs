@@ -46,9 +46,17 @@ pub(crate) struct Room {
 
 #[derive(Debug, Default)]
 struct Used {
-    /// Bytes on disk of each node, by its directory.
-    by_node: HashMap<PathBuf, u64>,
+    /// What each node has, by its directory.
+    by_node: HashMap<PathBuf, OfNode>,
     total: u64,
+    /// Of these, what is not written yet.
+    pending: u64,
+}
+
+/// Bytes on disk of one node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct OfNode {
+    bytes: u64,
     /// Of these, what is not written yet.
     pending: u64,
 }
@@ -56,20 +64,38 @@ struct Used {
 impl Used {
     fn add(&mut self, node: &Path, bytes: u64) {
         match self.by_node.get_mut(node) {
-            Some(used) => *used += bytes,
-            None => drop(self.by_node.insert(node.to_owned(), bytes)),
+            Some(used) => used.bytes += bytes,
+            None => drop(self.by_node.insert(node.to_owned(), OfNode { bytes, pending: 0 })),
         }
         self.total += bytes;
     }
 
+    /// Says of so many bytes that they are written, or that they will not be.
+    fn settle(&mut self, node: &Path, bytes: u64) {
+        self.pending -= bytes;
+        if let Some(used) = self.by_node.get_mut(node) {
+            used.pending -= bytes;
+        }
+    }
+
+    /// Corrects what a node is taken to have, when less was found: somebody else removes files too.
+    fn found(&mut self, node: &Path, bytes: u64) {
+        if let Some(used) = self.by_node.get(node).copied() {
+            let found = bytes.saturating_add(used.pending);
+            self.take(node, used.bytes.saturating_sub(found));
+        }
+    }
+
     fn take(&mut self, node: &Path, bytes: u64) {
         if let Some(used) = self.by_node.get_mut(node) {
-            *used = used.saturating_sub(bytes);
-            if *used == 0 {
+            // What was removed while it was found to be gone is taken once.
+            let bytes = bytes.min(used.bytes - used.pending);
+            used.bytes -= bytes;
+            if used.bytes == 0 {
                 self.by_node.remove(node);
             }
+            self.total -= bytes;
         }
-        self.total = self.total.saturating_sub(bytes);
     }
 }
 
@@ -85,7 +111,7 @@ pub(crate) struct Taken<'a> {
 impl Taken<'_> {
     /// Says that it was written.
     pub(crate) fn written(mut self) {
-        self.room.used().pending -= self.bytes;
+        self.room.used().settle(self.node, self.bytes);
         self.bytes = 0;
     }
 }
@@ -93,7 +119,7 @@ impl Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let mut used = self.room.used();
-        used.pending -= self.bytes;
+        used.settle(self.node, self.bytes);
         used.take(self.node, self.bytes);
     }
 }
@@ -132,6 +158,9 @@ impl Room {
             let mut used = self.used();
             used.add(node, bytes);
             used.pending += bytes;
+            if let Some(of_node) = used.by_node.get_mut(node) {
+                of_node.pending += bytes;
+            }
             (used.pending, used.total)
         };
         let taken = Taken { room: self, node, bytes };
@@ -140,7 +169,7 @@ impl Room {
             self.make_room()?;
             let total = self.used().total;
             if total > self.budget {
-                let free = self.budget.saturating_sub(total - bytes);
+                let free = self.budget.saturating_sub(total.saturating_sub(bytes));
                 return Err(ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what: "of --max-node-bytes" });
             }
         }
@@ -174,14 +203,16 @@ impl Room {
         let (level, nodes) = {
             let used = self.used();
             let target = self.budget - self.budget / SLACK_PART;
-            let level = level(used.by_node.values().copied().collect(), target);
-            let over = used.by_node.iter().filter(|(_, bytes)| **bytes > level);
+            let level = level(used.by_node.values().map(|used| used.bytes).collect(), target);
+            let over = used.by_node.iter().filter(|(_, used)| used.bytes > level);
             (level, over.map(|(node, _)| node.clone()).collect::<Vec<_>>())
         };
         let (mut count, mut freed) = (0, 0);
         for node in &nodes {
-            for file in files_of(node)? {
-                if self.used().by_node.get(node).is_none_or(|bytes| *bytes <= level) {
+            let files = files_of(node)?;
+            self.used().found(node, files.iter().map(|file| file.bytes).sum());
+            for file in files {
+                if self.used().by_node.get(node).is_none_or(|used| used.bytes <= level) {
                     break;
                 }
                 match std::fs::remove_file(&file.path) {
@@ -240,7 +271,11 @@ fn files_of(node: &Path) -> Result<Vec<NodeFile>, ServerError> {
         };
         let mut of_dir: Vec<(Option<SystemTime>, NodeFile)> = Vec::new();
         for entry in list.flatten() {
-            if let Ok(metadata) = entry.metadata() {
+            // One that is being written counts already, and is somebody's.
+            let is_unfinished = entry.path().extension().is_some_and(|extension| extension == "new");
+            if let Ok(metadata) = entry.metadata()
+                && !is_unfinished
+            {
                 let age = if dir == "bucket" { metadata.modified().ok() } else { None };
                 of_dir.push((age, NodeFile { path: entry.path(), bytes: on_disk(metadata.len()) }));
             }
@@ -269,6 +304,28 @@ mod tests {
         std::fs::write(node.join("reports").join(name), vec![0; usize::try_from(blocks * BLOCK).unwrap()]).unwrap();
         taken.written();
         Ok(())
+    }
+
+    /// What others remove is room again, without a word; what is being written is let alone.
+    #[test]
+    fn what_was_removed_by_hand_is_found_to_be_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (node, other) = (dir.path().join("node"), dir.path().join("other"));
+        let room = room(dir.path(), 8);
+        for number in 0..7 {
+            send(&room, &node, &format!("{number}"), 1).unwrap();
+        }
+        std::fs::remove_dir_all(node.join("reports")).unwrap();
+        let writing = room.take(&node, BLOCK).unwrap();
+        std::fs::create_dir_all(node.join("reports")).unwrap();
+        std::fs::write(node.join("reports/8.new"), "half").unwrap();
+        for number in 0..7 {
+            send(&room, &other, &format!("{number}"), 1).unwrap();
+        }
+        assert!(node.join("reports/8.new").exists() && names(&node).is_empty());
+        assert_eq!(names(&other).len(), 6);
+        drop(writing);
+        assert_eq!(counted(&room), (6 * BLOCK, 0));
     }
 
     /// What is counted, and of that what is not written yet.

@@ -72,8 +72,13 @@ impl Copier<'_> {
         if most.bytes == 0 {
             return Ok(());
         }
-        let path = &self.server.options.data_dir;
+        let path = &self.server.options.data_dir.join("store");
         let space = Space::of(path)?;
+        let state = Space::of(&self.server.options.data_dir)?.free;
+        if state < STATE_BYTES {
+            let (path, what) = (self.server.options.data_dir.clone(), "for what makes a version live");
+            return Err(ServerError::NoSpace { needed: STATE_BYTES, path, free: state, what });
+        }
         let free = Free {
             bytes: space.free.saturating_sub(STATE_BYTES),
             files: space.files.map_or(u64::MAX, |files| files.free.saturating_sub(STATE_FILES)),
@@ -81,7 +86,7 @@ impl Copier<'_> {
         if free.takes(most) {
             return Ok(());
         }
-        let needed = self.needed(&read);
+        let needed = self.needed(&read, space.size.saturating_sub(space.free));
         if free.takes(needed) {
             Ok(())
         } else if needed.bytes > free.bytes {
@@ -92,10 +97,13 @@ impl Copier<'_> {
         }
     }
 
-    /// Reads files and says what those take that the store does not have.
-    fn needed(&self, files: &[&TreeEntry]) -> Needed {
+    /// Reads files and says what those take that the store does not have, on whose file system so many bytes are used.
+    fn needed(&self, files: &[&TreeEntry], used: u64) -> Needed {
         let seen: Mutex<HashSet<Digest>> = Mutex::default();
         let needed = |entry: &&TreeEntry| -> Needed {
+            if entry.stat.size > used {
+                return Needed::of(entry.stat.size);
+            }
             // One that cannot be read, or not any more, is refused when it is copied.
             let Ok(mut file) = self.open(&entry.path, &OnceCell::new()) else { return Needed::default() };
             let mut hasher = Hasher::new(Algorithm::Blake3);

@@ -6,7 +6,8 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::answer::{NO_SPACE_SECONDS, UNCONFIRMED_SECONDS};
+use crate::answer::UNCONFIRMED_SECONDS;
+use crate::disk;
 use crate::error::{ServerError, chain};
 use crate::listen::RouteBody;
 
@@ -82,6 +83,11 @@ impl Failure {
         Self::server("something broke in the server; its log says what")
     }
 
+    /// Refuses for now, without a time to try again: an agent of Puppet would sleep for that in the middle of its run.
+    pub(super) fn no_room(message: impl Into<String>) -> Self {
+        Self::text(StatusCode::INSUFFICIENT_STORAGE, message)
+    }
+
     pub(super) fn unavailable(message: impl Into<String>, seconds: u32) -> Self {
         Self { retry_after_seconds: Some(seconds), ..Self::text(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
@@ -119,9 +125,9 @@ impl From<ServerError> for Failure {
             ServerError::Unconfirmed { .. } | ServerError::Store(_) => {
                 Self::unavailable(format!("{}: try again, or ask another server", chain(&error)), UNCONFIRMED_SECONDS)
             }
-            ServerError::NoSpace { .. } | ServerError::NoFiles { .. } => {
-                tracing::warn!("{error}");
-                Self::unavailable("this server has no room for what nodes send: try again later", NO_SPACE_SECONDS)
+            error if disk::is_full(error) => {
+                tracing::warn!("{}", chain(error));
+                Self::no_room("this server has no room for what nodes send: try again later")
             }
             _ => Self::internal(&error),
         }

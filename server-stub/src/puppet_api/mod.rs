@@ -167,6 +167,9 @@ impl Api {
             let argument = query::path_text(rest).ok_or_else(|| Failure::bad_request("the path is not URL-encoded UTF-8"))?;
             let caller = route.rule.authorize(route.path, peer, &argument)?;
             let parameters = Parameters::parse(parts.uri.query().unwrap_or_default())?;
+            if let Ok(environment) = parameters.environment() {
+                self.server.may_be_in(peer, &environment)?;
+            }
             let asked = Asked { method: parts.method, caller, argument, parameters, headers: parts.headers, body };
             self.dispatch(route.endpoint, peer, asked).await
         };
@@ -195,7 +198,7 @@ impl Api {
             Endpoint::FileContent => self.content(&asked).await,
             Endpoint::StaticFileContent => self.static_content(&asked).await,
             Endpoint::FileBucketFile => self.bucket(asked).await,
-            Endpoint::Environments => self.environments(&asked).await,
+            Endpoint::Environments => self.environments(peer, &asked).await,
             Endpoint::Running => Ok(answer::plain(TEXT, Bytes::from_static(b"running"))),
             Endpoint::Services => Ok(Self::services()),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use direct_puppet_transport::Peer;
 use hyper::Response;
 use serde_json::json;
 
@@ -19,12 +20,13 @@ impl Api {
     }
 
     /// What is live.
-    pub(super) async fn environments(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
+    pub(super) async fn environments(&self, peer: &Peer, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         asked.accepted(&[JSON])?;
         self.server.confirm().await?;
         let orphans = self.server.orphans();
         let all = self.server.live_versions();
         let live = all.iter().map(|version| &version.environment).filter(|environment| !orphans.contains(environment));
+        let live = live.filter(|environment| self.server.may_be_in(peer, environment).is_ok());
         let described = |environment: &direct_puppet_transport::protocol::Environment| {
             let settings = json!({
                 "modulepath": [format!("/environments/{environment}/modules")],

@@ -111,12 +111,14 @@ impl Followers {
     /// Returns which replicas are not where they should be, and why, when these versions are live.
     pub(crate) fn behind(&self, live: &[Version], replicas: &[AllowedReplica]) -> BTreeMap<Certname, String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is named no more is awaited no more.
+        let is_awaited = |name: &Certname| replicas.is_empty() || replicas.iter().any(|replica| replica.certname == *name);
         let why = |(name, follower): (&Certname, &Follower)| {
             let share = Share::of(name, replicas);
             let live: Vec<&Version> = live.iter().filter(|version| share.has(&version.environment)).collect();
             Some((name.clone(), why_behind(follower, &live)?))
         };
-        known.followers.iter().filter_map(why).collect()
+        known.followers.iter().filter(|(name, _)| is_awaited(name)).filter_map(why).collect()
     }
 
     /// As [`Followers::behind`], those of which it was not told since they were last well.

@@ -2,6 +2,7 @@
 //!
 //! Of those who are turned away it takes so many in a minute: whoever is turned away again and again shall not fill the disk.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,10 +40,15 @@ fn write(data: &Path, act: &str, who: &str, author: Option<&Author>, what: &str)
     disk::append_chained(&data.join(AUDIT), &Audit { time_unix_seconds: now(), act, who, author, what })
 }
 
-/// Lines in a minute.
-const PER_MINUTE: u32 = 30;
+/// Lines of one peer in a minute,
+const PER_PEER: u32 = 10;
+/// and of all.
+const PER_MINUTE: u32 = 60;
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// In a log of so many bytes who was turned away is not written any more: it is to be put elsewhere, or emptied, by an administrator.
+const MAX_LOG_BYTES: u64 = 64 << 20;
 
 /// Longest text of what was asked.
 const MAX_CHARS: usize = 300;
@@ -54,22 +60,24 @@ pub(crate) struct Denials(Mutex<Minute>);
 #[derive(Debug, Default)]
 struct Minute {
     began: Option<Instant>,
+    by_peer: HashMap<String, u32>,
     count: u32,
     left_out: u64,
 }
 
 impl Denials {
-    /// Takes a line; `None` when there were enough in this minute, else how many were left out since the last.
-    fn take(&self, now: Instant) -> Option<u64> {
+    /// Takes a line of a peer; `None` when there were enough in this minute, else how many were left out since the last.
+    fn take(&self, who: &str, now: Instant) -> Option<u64> {
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if minute.began.is_none_or(|began| now.saturating_duration_since(began) >= MINUTE) {
-            (minute.began, minute.count) = (Some(now), 0);
+            *minute = Minute { began: Some(now), left_out: minute.left_out, ..Minute::default() };
         }
-        if minute.count == PER_MINUTE {
+        if minute.count == PER_MINUTE || minute.by_peer.get(who).is_some_and(|count| *count == PER_PEER) {
             minute.left_out += 1;
             return None;
         }
         minute.count += 1;
+        *minute.by_peer.entry(who.to_owned()).or_default() += 1;
         Some(std::mem::take(&mut minute.left_out))
     }
 }
@@ -98,14 +106,16 @@ impl Server {
 
     /// Records that a peer was turned away from `what`. That the log takes no line is no reason not to answer.
     pub(crate) async fn denied(&self, peer: &Peer, what: &str) {
-        let Some(left_out) = self.denials.take(Instant::now()) else { return };
+        let who = name_of(peer);
+        let Some(left_out) = self.denials.take(&who, Instant::now()) else { return };
         let others = if left_out > 0 { format!(", and {left_out} others before it") } else { String::new() };
-        let (data, who, what) = (
-            self.options.data_dir.clone(),
-            name_of(peer),
-            format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>()),
-        );
-        let written = blocking::run(move || write(&data, "denied", &who, None, &what)).await;
+        let what = format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>());
+        let data = self.options.data_dir.clone();
+        let write = move || match data.join(AUDIT).metadata() {
+            Ok(found) if found.len() >= MAX_LOG_BYTES => Ok(()),
+            _ => write(&data, "denied", &who, None, &what),
+        };
+        let written = blocking::run(write).await;
         if let Err(error) = written.map_err(ServerError::from).flatten() {
             tracing::warn!("{}", chain(&error));
         }
@@ -127,15 +137,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_in_a_minute_and_the_rest_counted() {
+    fn so_many_of_each_in_a_minute_and_the_rest_counted() {
         let denials = Denials::default();
         let begin = Instant::now();
-        let taken = |from: Instant, times: u32| (0..times).filter_map(|_| denials.take(from)).collect::<Vec<_>>();
-        assert_eq!(taken(begin, 100), [0; 30]);
-        assert_eq!(taken(begin + MINUTE / 2, 5), [0; 0]);
-        let mut next = vec![75];
-        next.extend([0; 29]);
-        assert_eq!(taken(begin + MINUTE, 31), next);
-        assert_eq!(taken(begin + MINUTE * 3, 1), [1]);
+        let taken = |who: &str, from: Instant, times: u32| (0..times).filter_map(|_| denials.take(who, from)).collect::<Vec<_>>();
+        assert_eq!(taken("a", begin, 100), [0; 10]);
+        // One that makes noise hides nobody else.
+        assert_eq!(taken("b", begin + MINUTE / 2, 1), [90]);
+        assert_eq!(taken("a", begin + MINUTE / 2, 5), [0; 0]);
+        let all: usize = (0..100).map(|number| taken(&format!("n{number}"), begin + MINUTE / 2, 1).len()).sum();
+        assert_eq!(all, 49);
+        assert_eq!(taken("a", begin + MINUTE, 2), [56, 0]);
+        assert_eq!(taken("a", begin + MINUTE * 3, 1), [0]);
     }
 }

@@ -62,6 +62,22 @@ fn confirm(name: &str, epoch: u64) -> SyncConfirm {
     }
 }
 
+#[tokio::test]
+async fn as_a_node_it_gets_no_more() {
+    let site = Site::new().await;
+    let node = |environment: &str, name: &str| CheckIn { environment: environment.parse().unwrap(), ..check_in(name, None) };
+    for (name, environment, may) in
+        [("tests", "test", true), ("tests", "production", false), ("whole", "production", true), ("n1", "production", true)]
+    {
+        let peer = Peer::certificate(certname(name));
+        let answer = code(site.primary.check_in(&peer, node(environment, name)).await);
+        let facts = SubmitFacts { check_in: node(environment, name), facts: BTreeMap::new() };
+        let compiled = code(site.primary.submit_facts(&peer, facts).await);
+        let is_forbidden = [answer.err(), compiled.err()].map(|refused| refused == Some(RefusalCode::Forbidden));
+        assert_eq!(is_forbidden, [!may; 2], "{name} in {environment}");
+    }
+}
+
 /// What of each a replica gets: `Ok` with whether the content came, or the code of the refusal.
 async fn fetch(server: &Arc<Server>, name: &str, contents: &[&str]) -> Result<Vec<bool>, RefusalCode> {
     let digests = contents.iter().map(|content| Digest::of(content.as_bytes())).collect();

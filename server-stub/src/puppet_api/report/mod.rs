@@ -5,7 +5,7 @@ mod text;
 mod time;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::{Certname, Environment, Report};
+use direct_puppet_transport::protocol::{Certname, Environment, RefusalCode, Report};
 use direct_puppet_transport::{Handler as _, Peer};
 use hyper::Response;
 
@@ -27,7 +27,10 @@ impl Api {
             let compiled = self.server.nodes.catalog(&report.host, &report.environment, code_id);
             report.catalog_id = compiled.map(|compiled| compiled.catalog_id);
         }
-        self.server.report(peer, report).await?;
+        self.server.report(peer, report).await.map_err(|refusal| match refusal.code {
+            RefusalCode::Busy => Failure::no_room(refusal.message),
+            _ => refusal.into(),
+        })?;
         // Puppet names those who took it; agents want a list and do not look what is in it.
         Ok(answer::plain(JSON, Bytes::from_static(b"[]")))
     }
