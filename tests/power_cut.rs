@@ -63,7 +63,12 @@ impl Xfs {
     /// Nobody may have a file of it open.
     fn come_back(&self) {
         let mount = self.mount.to_string_lossy();
-        assert!(quiet("umount", &[&mount]), "the file system could not be unmounted");
+        // Who was killed a moment ago may still be on his way out.
+        let is_unmounted = (0..100).any(|attempt| {
+            std::thread::sleep(std::time::Duration::from_millis(100 * u64::from(attempt > 0)));
+            quiet("umount", &[&mount])
+        });
+        assert!(is_unmounted, "the file system could not be unmounted");
         assert!(self.mount(), "the file system did not come back");
     }
 }

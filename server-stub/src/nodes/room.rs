@@ -319,7 +319,7 @@ mod tests {
         let writing = room.take(&node, BLOCK).unwrap();
         std::fs::create_dir_all(node.join("reports")).unwrap();
         std::fs::write(node.join("reports/8.new"), "half").unwrap();
-        for number in 0..7 {
+        for number in 0..8 {
             send(&room, &other, &format!("{number}"), 1).unwrap();
         }
         assert!(node.join("reports/8.new").exists() && names(&node).is_empty());

@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(taken("a", begin + MINUTE / 2, 5), [0; 0]);
         let all: usize = (0..100).map(|number| taken(&format!("n{number}"), begin + MINUTE / 2, 1).len()).sum();
         assert_eq!(all, 49);
-        assert_eq!(taken("a", begin + MINUTE, 2), [56, 0]);
+        assert_eq!(taken("a", begin + MINUTE, 2), [51, 0]);
         assert_eq!(taken("a", begin + MINUTE * 3, 1), [0]);
     }
 }
