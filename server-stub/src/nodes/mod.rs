@@ -22,6 +22,13 @@ pub(crate) use self::room::Room;
 /// How many catalogs of one environment a node keeps, beside the one that it holds: the live one, and the one before, which agents may still be fetching.
 const KEPT_CATALOGS: usize = 2;
 
+/// For how long after its compile a catalog stays beside these, in seconds: a node may be fetching what it names, while a request of that
+/// node that was late, or was repeated on its way, has newer ones compiled.
+const FETCHING_SECONDS: u64 = 900;
+
+/// How many stay for that.
+const FETCHED_CATALOGS: usize = 8;
+
 /// How many nodes' files may be written at once; more than disks do in parallel.
 const WRITERS: usize = 32;
 
@@ -455,18 +462,22 @@ impl Node {
         let before = ids(catalogs);
         // The newest stay, and what the node holds once: a rollback may make it current again.
         let mut held = self.file.catalog_id;
-        let mut newest = KEPT_CATALOGS;
+        let (mut newest, mut fetched, now) = (KEPT_CATALOGS, FETCHED_CATALOGS, now());
         let mut stays: Vec<bool> = catalogs
             .iter()
             .rev()
             .map(|catalog| {
                 let is_newest = catalog.environment == environment && newest > 0;
                 newest -= usize::from(is_newest);
+                let is_fetched = catalog.environment == environment
+                    && fetched > 0
+                    && now.abs_diff(catalog.time_unix_seconds) < FETCHING_SECONDS;
+                fetched -= usize::from(is_fetched);
                 let is_held = held == Some(catalog.catalog_id);
                 if is_held && catalog.environment == environment {
                     held = None;
                 }
-                is_newest || is_held || catalog.environment != environment
+                is_newest || is_fetched || is_held || catalog.environment != environment
             })
             .collect();
         catalogs.retain(|_| stays.pop().unwrap_or(true));
@@ -514,6 +525,28 @@ mod tests {
         assert_eq!(gone, [CatalogId::of(b"y")]);
         let expected = [("z", 1), ("x", 8), ("w", 10), ("v", 11)].map(|(catalog, code)| of(catalog, code, "test"));
         assert_eq!(ids(&node), expected.map(|kept| (kept.catalog_id, kept.code_id)));
+    }
+
+    /// However fast it is published: a node gets what it was told of a moment ago.
+    #[test]
+    fn what_may_be_being_fetched_stays() {
+        let mut node = Node::new(&"n1".parse().unwrap());
+        let mut add = |code: u8, age: u64| {
+            let (file, _) = node.add(CompiledCatalog {
+                catalog_id: CatalogId::of(&[code]),
+                code_id: format!("blake3:{}", Digest::of(&[code]).to_hex()).parse().unwrap(),
+                environment: Environment::default(),
+                facts: Digest::of(b""),
+                extensions: None,
+                compiler: String::new(),
+                is_forgotten: false,
+                time_unix_seconds: now() - age,
+            });
+            file.catalogs.len()
+        };
+        assert_eq!((0..4).map(|code| add(code, 100_000)).collect::<Vec<_>>(), [1, 2, 2, 2]);
+        // The first two are beside an old one.
+        assert_eq!((4..20).map(|code| add(code, 0)).collect::<Vec<_>>(), [2, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8, 8]);
     }
 
     #[test]
