@@ -10,9 +10,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::{binaries, json, run};
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::{Site, files};
-use serde_json::Value;
 
 #[path = "disk_full/sent.rs"]
 mod sent;
@@ -106,12 +105,6 @@ impl World {
     fn has_arrived(&self, root: &str) -> bool {
         files(&self.dir.path().join(root).join("srv/tree")) == files(&self.site.tree())
     }
-}
-
-/// The code that a server answers from.
-fn live(serving: &Serving) -> Value {
-    let explained = serving.verb(&["explain"]);
-    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
 }
 
 fn said(output: &Output) -> String {

@@ -14,7 +14,7 @@ use direct_puppet_server_stub::linearisable::{Act, Op, is_linearisable};
 use direct_puppet_tests::authority::Authority;
 use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::namespaces::Network;
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::Site;
 use serde_json::Value;
 
@@ -103,11 +103,6 @@ impl World {
 
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
-}
-
-/// The code that a server has live.
-fn live(server: &Serving) -> Value {
-    json(&server.verb(&["explain"]))["version"]["code_id"].clone()
 }
 
 #[test]

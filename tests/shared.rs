@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::campaign;
 use direct_puppet_tests::postgres::Postgres;
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::{Site, files};
 use serde_json::Value;
 
@@ -71,12 +71,6 @@ impl Equals {
         command.args(["--server", &self.url(server)]);
         run(command)
     }
-}
-
-/// The code that a server answers from.
-fn live(serving: &Serving) -> Value {
-    let explained = serving.verb(&["explain"]);
-    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
 }
 
 fn message(output: &Output) -> String {

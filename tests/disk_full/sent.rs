@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use direct_puppet_tests::binaries::json;
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::files;
 use direct_puppet_transport::protocol::report::Log;
 use direct_puppet_transport::protocol::{RefusalCode, Report};
 use direct_puppet_transport::testing::samples;
 use direct_puppet_transport::{CallError, Client, ConnectOptions, connect};
 
-use super::{Disk, World, live, said};
+use super::{Disk, World, said};
 
 /// A report of about so many bytes.
 fn report(node: &str, number: u32, bytes: usize) -> Report {

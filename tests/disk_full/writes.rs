@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use direct_puppet_tests::binaries::binaries;
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::files;
 use serde_json::Value;
 
-use super::{World, live, said};
+use super::{World, said};
 
 /// More writes than any of these acts has.
 const MAX_WRITES: usize = 400;

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use direct_puppet_tests::binaries::{binaries, json, run};
-use direct_puppet_tests::serving::Serving;
+use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::{Site, files};
 use serde_json::Value;
 
@@ -82,11 +82,6 @@ impl World {
     fn has_arrived(&self, root: &str) -> bool {
         files(&self.dir.path().join(root).join("srv/tree")) == files(&self.site.tree())
     }
-}
-
-fn live(serving: &Serving) -> Value {
-    let explained = serving.verb(&["explain"]);
-    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
 }
 
 fn publish(serving: &Serving) -> Value {

@@ -94,10 +94,11 @@ impl Default for Pair {
     }
 }
 
-/// Returns the code that is live at a server, or nothing.
+/// Returns the code that a server answers from, or nothing.
 #[must_use]
 pub fn live(serving: &Serving) -> Value {
-    json(&serving.verb(&["versions"])).as_array().unwrap().last().map_or(Value::Null, |last| last["code_id"].clone())
+    let explained = serving.verb(&["explain"]);
+    if explained.status.success() { json(&explained)["version"]["code_id"].clone() } else { Value::Null }
 }
 
 /// Waits until something is so.
