@@ -9,6 +9,8 @@ mod limits;
 mod packed;
 #[path = "http/park.rs"]
 mod park;
+#[path = "http/resumed.rs"]
+mod resumed;
 #[path = "http/site.rs"]
 mod site;
 #[path = "http/threads.rs"]

@@ -188,7 +188,7 @@ mod tests {
         let mut rows = Rows::new("Start");
         rows.limit(("size", Ok(10.0)), Unit::Bytes, Goal::AtMost(15.0), "");
         rows.limit(("time", Ok(20.0)), Unit::Milliseconds, Goal::AtMost(15.0), "slow disk");
-        rows.not_built("watch", Goal::AtMost(1.0), Some(Unit::Milliseconds), "none");
+        rows.limit(("watch", Err("gap: none".to_owned())), Unit::Milliseconds, Goal::AtMost(1.0), "");
         rows
     }
 

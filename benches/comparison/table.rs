@@ -129,14 +129,6 @@ impl Rows {
         self.judge(row, ours.1.as_ref().ok().copied(), reason, ours.1.as_ref().err(), None);
     }
 
-    /// Adds a row for what does not exist yet.
-    pub(crate) fn not_built(&mut self, ours: &str, goal: Goal, unit: Option<Unit>, reason: &str) {
-        let mut row = self.row(ours, goal);
-        row.figure = unit.map(|unit| Quantity { value: f64::NAN, unit });
-        (row.verdict, row.reason) = (Verdict::NotBuilt, Some(reason.to_owned()));
-        self.rows.push(row);
-    }
-
     fn row(&self, ours: &str, goal: Goal) -> Row {
         Row {
             path: self.path.to_owned(),

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use direct_puppet_transport::TlsFiles;
 use rcgen::{
@@ -55,12 +56,26 @@ impl Authority {
 
     /// Issues a certificate with that common name and alternative name; returns its files and its serial number.
     pub fn issue(&mut self, name: &str, alternative: &str, (from, to): Years) -> (TlsFiles, u64) {
+        self.issue_with(name, alternative, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        })
+    }
+
+    /// The same for a certificate that ends soon, to the second.
+    pub fn issue_until(&mut self, name: &str, alternative: &str, end: SystemTime) -> TlsFiles {
+        self.issue_with(name, alternative, |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), end.into());
+        })
+        .0
+    }
+
+    fn issue_with(&mut self, name: &str, alternative: &str, period: impl FnOnce(&mut CertificateParams)) -> (TlsFiles, u64) {
         let serial = self.next_serial;
         self.next_serial += 1;
         let mut params = CertificateParams::new(vec![alternative.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
-        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        period(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |below: &str| self.ssldir().join(below).join(format!("serial{serial}.pem"));

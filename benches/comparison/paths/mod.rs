@@ -1,4 +1,4 @@
-//! One file for each path of the goals table; a row for what is not built yet is one call of [`crate::table::Rows::not_built`].
+//! One file for each path of the goals table.
 
 mod apply;
 mod big_file;

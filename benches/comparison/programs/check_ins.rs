@@ -24,9 +24,6 @@ use crate::bench::NODE;
 /// The name of the server's certificate, and what clients reach it by.
 pub(crate) const SERVER_NAME: &str = "localhost";
 
-/// How the error of a session that was to be resumed ends.
-pub(crate) const NOT_RESUMED: &str = "the server resumed no session";
-
 /// Longest answer to a check-in.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -123,7 +120,7 @@ async fn connection(address: SocketAddr, tls: Option<&Arc<ClientConfig>>, must_r
     let Some(config) = tls else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(SERVER_NAME)?;
     let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await?;
-    ensure!(!must_resume || stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed), NOT_RESUMED);
+    ensure!(!must_resume || stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed), "the server resumed no session");
     Ok(Box::new(stream))
 }
 

@@ -31,10 +31,9 @@ fn a_missing_peer_is_a_gap_and_ours_that_fails_is_not_met() {
     rows.ratio(&series("run", &[1.0]), &missing("git", "git is not installed"), Basis::Cpu, Goal::AtMost(1.0), "");
     rows.ratio(&missing("run", "exit code 4"), &series("git", &[1.0]), Basis::Cpu, Goal::AtMost(1.0), "");
     rows.ratio(&missing("run", "gap: needs root"), &series("git", &[1.0]), Basis::Cpu, Goal::AtMost(1.0), "");
-    rows.not_built("daemon", Goal::AtMost(1.0), None, "there is no watch");
     let verdicts: Vec<_> = rows.rows.iter().map(|row| row.verdict).collect();
-    assert_eq!(verdicts, [Verdict::Gap, Verdict::NotMet, Verdict::Gap, Verdict::NotBuilt]);
-    assert_eq!(score(&rows.rows), (4, 0));
+    assert_eq!(verdicts, [Verdict::Gap, Verdict::NotMet, Verdict::Gap]);
+    assert_eq!(score(&rows.rows), (3, 0));
     let text = markdown(&rows.rows);
     assert!(text.contains("- run against git: git is not installed."), "{text}");
     assert!(text.contains("- run against git: failed: exit code 4."), "{text}");

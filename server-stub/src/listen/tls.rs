@@ -68,6 +68,9 @@ pub enum ServerTlsError {
     /// The cryptography in this program offers no protocol version.
     #[error("no TLS version can be used")]
     Versions(#[source] rustls::Error),
+    /// The system gave no random bytes for the keys of session tickets.
+    #[error("no key for session tickets could be made; the system's random source may be missing")]
+    Tickets(#[source] rustls::Error),
 }
 
 impl ServerTls {
@@ -93,9 +96,12 @@ impl ServerTls {
                 source,
             })?;
         config.alpn_protocols = vec![ALPN_TWO.to_vec(), ALPN_ONE.to_vec()];
-        // A resumed session would skip the look at dates and revocation lists; nodes connect seldom enough to afford it.
+        // Sessions are resumed by tickets, which take no memory here. Whoever resumes one is known by the certificate in it, whose date and
+        // revocation are looked at for every connection, as for those that stand; a change of any file makes another configuration, with
+        // other keys: what was let in by the files of before shows its certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(ServerTlsError::Tickets)?;
+        config.send_tls13_tickets = 1;
         Ok(config)
     }
 }
