@@ -163,9 +163,9 @@ fn a_publish_that_does_not_fit_writes_nothing_and_one_whose_contents_are_here_fi
             }
         });
         let refused = server.verb(&["publish"]);
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
         let said = said(&refused);
         assert!(refused.status.code() == Some(1) && said.contains("8388608 bytes have no space"), "{said}");
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     // What the attempt itself notes is all it took.
     let taken = before - watched.into_inner();
@@ -179,4 +179,25 @@ fn a_publish_that_does_not_fit_writes_nothing_and_one_whose_contents_are_here_fi
     assert!(published.to_string().contains("\"new_contents\":0"), "{published}");
     assert_eq!(world.agent("root", "a").status.code(), Some(2));
     assert_eq!(files(&world.dir.path().join("root/srv/tree")).len(), super::FILES + 5);
+}
+
+#[test]
+fn reports_wait_while_the_disk_has_hardly_another_file() {
+    let world = World::new();
+    let data = world.dir.path().join("a/data");
+    let Some(_disk) = Disk::mount_with(&data, "size=30m,nr_inodes=2000,mode=0700") else { return };
+    let server = start(&world);
+    assert!(server.verb(&["publish"]).status.success());
+    let free = || rustix::fs::statvfs(&data).unwrap().f_favail;
+    let ballast = data.join("ballast");
+    fs::create_dir(&ballast).unwrap();
+    // Of a hundred files that it can have one stays free: by themselves these reports would have room.
+    (15..free()).for_each(|number| fs::write(ballast.join(number.to_string()), "").unwrap());
+    let url = world.url("a");
+    assert_eq!((send(&url, (0..5).map(|number| report("n1", number, 1_000))), free()), (0, 15));
+    let run = world.agent("root", "a");
+    assert_eq!(run.status.code(), Some(2), "{}", said(&run));
+    assert_eq!(kept(&data).0, 0);
+    fs::remove_dir_all(&ballast).unwrap();
+    assert_eq!(send(&url, (0..5).map(|number| report("n1", number, 1_000))), 5);
 }

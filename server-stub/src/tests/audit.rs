@@ -123,3 +123,28 @@ async fn a_node_that_floods_with_reports_is_told_to_wait_and_the_others_are_not(
     assert!(taken >= 600 && refused > 0, "{taken} taken, {refused} refused");
     assert_eq!(server.nodes().unwrap().len(), 11);
 }
+
+/// What a large log takes no more is who was turned away; what administrators do it takes always.
+#[tokio::test]
+async fn a_log_that_is_large_takes_nobody_more_who_is_turned_away() {
+    let world = World::new();
+    let server = world.open();
+    publish_all(&server).await;
+    let path = world.data().join("audit.jsonl");
+    let written = fs::read(&path).unwrap();
+    let length = || fs::metadata(&path).unwrap().len();
+    for (bytes, is_taken) in [((64 << 20) - 1, true), (64 << 20, false), (65 << 20, false)] {
+        // What is before its lines takes no room on the disk.
+        let tail = [b"\n", &written[..]].concat();
+        let log = fs::File::create(&path).unwrap();
+        log.set_len(bytes).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&log, &tail, bytes - tail.len() as u64).unwrap();
+        let asked = server.check_in(&Peer::certificate(certname(&format!("n{bytes}"))), check_in("n2", None)).await;
+        assert_eq!(asked.unwrap_err().code, RefusalCode::Forbidden);
+        assert_eq!(length() > bytes, is_taken, "{} of {bytes} bytes", length());
+        let before = length();
+        world.stage("modules/app/files/tree/a", format!("content {bytes}"));
+        assert!(publish_all(&server).await.changed);
+        assert!(length() > before, "{bytes}");
+    }
+}

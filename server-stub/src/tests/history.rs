@@ -258,3 +258,57 @@ async fn what_is_live_and_what_a_node_has_is_explained() {
     let odd = PublishRequest { revision: Some("a\nb".to_owned()), ..PublishRequest::default() };
     assert!(matches!(server.publish(odd).await, Err(ServerError::Unpublishable { .. })));
 }
+
+/// Another server may have given it to the node, and no catalog of it is here.
+#[tokio::test]
+async fn the_code_that_a_node_says_it_holds_stays() {
+    use direct_puppet_transport::protocol::{CatalogId, Held, VersionCounter};
+    use direct_puppet_transport::testing::samples;
+    use direct_puppet_transport::{Handler as _, Peer};
+    let world = World::new();
+    let server = world.open();
+    let mut codes = Vec::new();
+    for number in 0..4 {
+        world.stage("modules/app/files/tree/a", format!("content {number}"));
+        codes.push(publish_all(&server).await.code_id.unwrap());
+    }
+    let has = || [0, 1, 2, 3].map(|number| server.store.has(&Digest::of(format!("content {number}").as_bytes())));
+    let held =
+        Held { catalog_id: CatalogId::of(b"of another"), code_id: codes[0], version: VersionCounter { epoch: 1, sequence: 1 } };
+    server.check_in(&Peer::InProcess, super::check_in("n1", Some(held))).await.unwrap();
+    let report = direct_puppet_transport::protocol::Report { code_id: Some(codes[2]), ..samples::report("n2") };
+    server.report(&Peer::InProcess, report).await.unwrap();
+    assert_eq!(server.collect(NOW).unwrap().collected, [(environment(), codes[1])]);
+    assert_eq!(has(), [true, false, true, true]);
+    server.diff(&environment(), VersionName::Code(codes[0]), VersionName::Code(codes[2])).unwrap();
+    // It goes when no node says so any more.
+    server.check_in(&Peer::InProcess, super::check_in("n1", Some(Held { code_id: codes[3], ..held }))).await.unwrap();
+    assert_eq!(server.collect(NOW).unwrap().collected, [(environment(), codes[0])]);
+    assert_eq!(has(), [false, false, true, true]);
+}
+
+#[tokio::test]
+async fn what_a_node_goes_on_with_stays_though_the_history_does_not_tell_of_it() {
+    for is_used in [true, false] {
+        let world = World::new();
+        let server = world.open();
+        world.stage("modules/app/files/other", "beside");
+        let first = publish_all(&server).await.code_id.unwrap();
+        if is_used {
+            compiled(&server, "n1").await;
+        }
+        fs::remove_file(world.environment().join("modules/app/files/other")).unwrap();
+        for number in 1..3 {
+            world.stage("modules/app/files/tree/a", format!("content {number}"));
+            publish_all(&server).await;
+        }
+        let path = world.data().join("code/production/history.jsonl");
+        let lines = fs::read_to_string(&path).unwrap();
+        fs::write(&path, lines.split_once('\n').unwrap().1).unwrap();
+        server.collect(NOW).unwrap();
+        let is_left =
+            (server.environments.manifest(&environment(), first).unwrap().is_some(), server.store.has(&Digest::of(b"beside")));
+        assert_eq!(is_left, (is_used, is_used));
+        assert!(!server.store.has(&Digest::of(b"content 1")) && server.store.has(&Digest::of(b"content 2")));
+    }
+}

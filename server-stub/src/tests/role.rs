@@ -309,9 +309,12 @@ async fn what_was_confirmed_before_a_restart_counts_after_it() {
     publish_all(&a).await;
     let (held, _) = compiled(&b, "n1").await;
     let path = b.environments.dir(&Environment::default()).join("confirmed.json");
-    while !path.exists() {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let written = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while !path.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
+    written.await.expect("what was confirmed is written");
     Two::stop(&two.port_a, a);
     Two::stop(&two.port_b, b);
     let b = start();

@@ -1,7 +1,8 @@
 //! Replicas that may have only some environments.
 
 use direct_puppet_transport::protocol::{
-    Digest, Environment, Fetch, Refusal, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, SyncManifestReply,
+    Deployed, Digest, Environment, Fetch, Refusal, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, SyncManifestReply,
+    VersionCounter,
 };
 use direct_puppet_transport::{FetchItem, MemoryTransport, Transport};
 use futures::StreamExt as _;
@@ -28,7 +29,8 @@ impl Site {
         fs::write(test.join("own"), "of test").unwrap();
         fs::write(world.dir.path().join("staging/environments/test/site.yaml"), SITE).unwrap();
         let primary = world.open_with(|options| options.replicas = allowed(&["whole", "tests=test", "nothing=other"]));
-        let results = primary.publish(PublishRequest::default()).await.unwrap();
+        let results =
+            primary.publish(PublishRequest { request_id: Some("first".to_owned()), ..PublishRequest::default() }).await.unwrap();
         assert!(results.len() == 2 && results.iter().all(|result| result.error.is_none()), "{results:?}");
         Self { world, primary }
     }
@@ -110,7 +112,7 @@ async fn each_is_told_and_given_what_it_may_have_and_nothing_else() {
         let confirmed = site.primary.sync_confirm(&peer, confirm(name, 1)).await.unwrap();
         let told: Vec<&str> = confirmed.live.iter().map(|live| live.environment.as_str()).collect();
         assert_eq!((told, confirmed.is_part), (environments.to_vec(), name != "whole"), "{name}");
-        assert!(confirmed.answered.keys().all(|environment| environments.contains(&environment.as_str())), "{confirmed:?}");
+        assert!(confirmed.answered.keys().map(Environment::as_str).eq(environments.iter().copied()), "{confirmed:?}");
         for environment in ["production", "test"] {
             let request = |base| SyncManifest {
                 replica: certname(name),
@@ -186,7 +188,7 @@ async fn a_replica_of_some_environments_serves_these_and_takes_nobodys_place() {
     assert!(site.primary.role.is_primary() && site.primary.role.epoch() == 1);
     let told = site.primary.sync_epoch(&peer, SyncEpoch { epoch: 1, ..epoch }).await.unwrap();
     assert_eq!(told.live.iter().map(|live| live.environment.as_str()).collect::<Vec<_>>(), ["test"]);
-    assert!(told.answered.keys().all(|environment| environment.as_str() == "test"));
+    assert_eq!(told.answered.keys().map(Environment::as_str).collect::<Vec<_>>(), ["test"]);
     // One that may have all can.
     let whole = site.replica("whole");
     whole.promote(&PromoteRequest { force: false }, "who").await.unwrap();
@@ -212,4 +214,28 @@ async fn what_a_replica_may_not_have_any_more_it_answers_nobody_from() {
     let replica = site.replica("whole");
     assert!(replica.check_in(&Peer::InProcess, node("production")).await.is_ok());
     assert!(!replica.role.is_part());
+}
+
+/// It may say that it has anything: what it may not have is not noted, and what it says keeps nobody from publishing.
+#[tokio::test]
+async fn what_a_replica_of_some_environments_says_it_has_counts_for_nothing() {
+    let site = Site::new().await;
+    let ahead = |environment: &str| {
+        let version = &site.live(environment).version;
+        let sequence = version.version.sequence + 9;
+        (
+            environment.parse().unwrap(),
+            Deployed { code_id: version.code_id, version: VersionCounter { sequence, ..version.version } },
+        )
+    };
+    let all = ["production", "test"];
+    let told = |name: &str| SyncConfirm { deployed: all.map(ahead).into(), ..confirm(name, 1) };
+    for (name, expected) in [("nothing", &all[..0]), ("tests", &all[1..]), ("whole", &all)] {
+        site.primary.sync_confirm(&Peer::certificate(certname(name)), told(name)).await.unwrap();
+        let noted = site.primary.followers.all()[&certname(name)].deployed.clone();
+        assert!(noted.keys().map(Environment::as_str).eq(expected.iter().copied()), "{name}: {noted:?}");
+        let results = site.primary.publish(PublishRequest::default()).await.unwrap();
+        // One that may have all is believed: it has what this one has lost.
+        assert!(results.iter().all(|result| result.error.is_some() == (name == "whole")), "{name}: {results:?}");
+    }
 }

@@ -12,6 +12,7 @@ use super::super::{CaOptions, Generate};
 use super::CaRoutes;
 use super::table::{Endpoint, ROUTES, Rule};
 use crate::listen::{ClientCertificate, RouteBody, Routes};
+use crate::{Server, ServerOptions, Staging};
 
 #[derive(Debug)]
 struct Nothing;
@@ -141,6 +142,33 @@ async fn agents_and_administrators_get_puppets_answers() {
     assert_eq!(ask(Method::POST, "certificate_renewal", vec![]).await.0, 400);
     assert!(ask(Method::GET, "expirations", vec![]).await.1.contains("\"Puppet CA: test\":\"2040-12-28T00:00:00UTC\""));
     assert_eq!(ask(Method::DELETE, "certificate/n1", vec![]).await.0, 405);
+}
+
+#[tokio::test]
+async fn whoever_is_turned_away_is_in_the_audit_log() {
+    let world = World::new(CaOptions::default());
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::open(ServerOptions::new(data.path().join("data"), Staging::Nowhere)).unwrap();
+    let routes = CaRoutes::new(Arc::clone(&world.ca), Some(server), vec![certname("boss")], Arc::new(Nothing));
+    let ask = async |peer: &Peer, path: &str, origin: Option<&str>| {
+        let mut asked = Request::builder().uri(format!("/puppet-ca/v1/{path}"));
+        if let Some(origin) = origin {
+            asked = asked.header("origin", origin);
+        }
+        routes.route(peer, asked.body(Bytes::new()).unwrap()).await.unwrap().status()
+    };
+    let node = Peer::certificate(certname("n1"));
+    assert_eq!(ask(&node, "certificate_status/n2", None).await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&Peer::Plain, "certificate/ca", Some("http://x")).await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&node, "certificate/ca", None).await, StatusCode::OK);
+    let log = std::fs::read_to_string(data.path().join("data/audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected =
+        [("certificate n1", "/puppet-ca/v1/certificate_status/n2"), ("plain connection", "/puppet-ca/v1/certificate/ca")];
+    assert_eq!(lines.len(), expected.len(), "{log}");
+    for (line, (who, what)) in lines.iter().zip(expected) {
+        assert!(line["act"] == "denied" && line["who"] == who && line["what"] == what, "{line}");
+    }
 }
 
 #[test]

@@ -230,3 +230,34 @@ fn every_body_has_a_limit() {
         assert!((1..=64 << 20).contains(&route.max_body_bytes), "{}", route.path);
     }
 }
+
+#[tokio::test]
+async fn a_replica_of_some_environments_is_in_no_other_and_whoever_is_turned_away_is_in_the_log() {
+    let world = World::new_with(|_, options| options.replicas = vec!["part=test".parse().unwrap()]).await;
+    for route in ROUTES {
+        let of_node = OWN.contains(&route.path).then_some("part");
+        let Some(argument) =
+            of_node.or_else(|| NODES.iter().find(|(path, _)| *path == route.path).map(|(_, argument)| *argument))
+        else {
+            continue;
+        };
+        let ask = async |environment: &str| {
+            let path = format!("{}{argument}?environment={environment}", route.path);
+            world.send(&node("part"), request(route.method.clone(), &path).body(Bytes::new()).unwrap()).await
+        };
+        let (status, body) = ask("production").await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{} {}: {body:?}", route.method, route.path);
+        assert_ne!(ask("test").await.0, StatusCode::FORBIDDEN, "{} {}", route.method, route.path);
+    }
+    for (name, expected) in [("part", &[][..]), ("n1", &["production"])] {
+        let told = world.json(name, "/puppet/v3/environments").await;
+        assert!(told["environments"].as_object().unwrap().keys().eq(expected), "{name}: {told}");
+    }
+    assert_eq!(world.get("n1", "/puppet/v3/node/n2?environment=production").await.0, StatusCode::FORBIDDEN);
+    let log = fs::read_to_string(world.dir.path().join("data/audit.jsonl")).unwrap();
+    let denied: Vec<Json> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).filter(|line: &Json| line["act"] == "denied").collect();
+    let has =
+        |who: &str, what: &str| denied.iter().any(|line| line["who"] == who && line["what"].as_str().unwrap().starts_with(what));
+    assert!(has("certificate part", "/puppet/v3/node/part: ") && has("certificate n1", "/puppet/v3/node/n2: "), "{denied:?}");
+}
