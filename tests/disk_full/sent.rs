@@ -201,3 +201,28 @@ fn reports_wait_while_the_disk_has_hardly_another_file() {
     fs::remove_dir_all(&ballast).unwrap();
     assert_eq!(send(&url, (0..5).map(|number| report("n1", number, 1_000))), 5);
 }
+
+/// Contents may lie on a disk of their own: what makes them live needs room on the other.
+#[test]
+fn a_publish_for_which_only_the_disk_of_contents_has_room_is_refused() {
+    let world = World::new();
+    let data = world.dir.path().join("a/data");
+    let Some(_disk) = Disk::mount(&data) else { return };
+    let Some(_store) = Disk::mount_with(&data.join("store"), "size=30m,mode=0700") else { return };
+    let server = start(&world);
+    assert!(server.verb(&["publish"]).status.success());
+    let before = live(&server);
+    let free = || {
+        let found = rustix::fs::statvfs(&data).unwrap();
+        found.f_bavail * found.f_frsize
+    };
+    // Each of its writes would have room.
+    fs::write(data.join("ballast"), vec![1; usize::try_from(free() - (900 << 10)).unwrap()]).unwrap();
+    fs::write(world.site.tree().join("new"), "new").unwrap();
+    let refused = server.verb(&["publish"]);
+    assert!(refused.status.code() == Some(1) && said(&refused).contains("1048576 bytes have no space"), "{}", said(&refused));
+    assert_eq!(live(&server), before);
+    fs::remove_file(data.join("ballast")).unwrap();
+    assert!(server.verb(&["publish"]).status.success());
+    assert_ne!(live(&server), before);
+}

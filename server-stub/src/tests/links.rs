@@ -219,6 +219,9 @@ async fn a_replica_that_has_caught_up_is_told_of_again_when_it_falls_behind_agai
     let way = Narrow::new(&primary);
     let replica = follow(&own, "r", &way);
     let mut told = Vec::new();
+    let log = own.dir.path().join("log");
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(fs::File::create(&log).unwrap())).finish();
+    let logged = tracing::Dispatch::new(subscriber);
     for round in 0..3 {
         replica.confirm().await.unwrap().whole().unwrap();
         // It says what it has when it next asks.
@@ -227,11 +230,16 @@ async fn a_replica_that_has_caught_up_is_told_of_again_when_it_falls_behind_agai
         world.stage("modules/app/files/tree/a", format!("round {round}"));
         publish_all(&primary).await;
         crate::server::jump_clock(100);
-        told.extend(primary.look_at_followers());
-        assert_eq!(primary.look_at_followers(), BTreeMap::new());
+        tracing::dispatcher::with_default(&logged, || {
+            told.extend(primary.look_at_followers());
+            assert_eq!(primary.look_at_followers(), BTreeMap::new());
+        });
         crate::server::jump_clock(0);
     }
     assert_eq!(told.len(), 3, "{told:?}");
+    let log = fs::read_to_string(log).unwrap();
+    let warned = log.lines().filter(|line| line.contains("WARN") && line.contains("a replica is behind: it has 1."));
+    assert_eq!((warned.filter(|line| line.contains("replica=r")).count(), log.lines().count()), (3, 3), "{log}");
     // A replica tells of none: it is not asked for that.
     assert_eq!(replica.look_at_followers(), BTreeMap::new());
 }
