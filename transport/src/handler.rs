@@ -12,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::coalesce::coalesce;
 use crate::error::{TransportError, TransportErrorKind};
 use crate::extensions::Extensions;
 use crate::protocol::frame::{FetchHeader, encode_header};
@@ -296,7 +297,7 @@ fn encode_items(items: FetchItems) -> Response {
         *broken = matches!(item, Some(Err(_))) || *broken;
         futures::future::ready(item)
     });
-    Response { status: Status::Accepted, retry_after: None, length: None, body: body.boxed() }
+    Response { status: Status::Accepted, retry_after: None, length: None, body: coalesce(body.boxed()) }
 }
 
 #[cfg(test)]

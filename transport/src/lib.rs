@@ -9,6 +9,7 @@
 //! What this crate does not do: no retry unless asked for, no file system, no knowledge of what a catalog means.
 
 pub mod client;
+mod coalesce;
 pub mod connect;
 #[cfg(feature = "enrol")]
 pub mod enrol;
