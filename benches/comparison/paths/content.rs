@@ -32,5 +32,8 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     rows.ratio(by_fingerprint, read_only, Basis::Cpu, Goal::AtMost(1.1), by_two_more);
     rows.ratio(ours, b3sum, Basis::Cpu, Goal::AtMost(0.65), why);
     rows.ratio(ours, rsync, Basis::Cpu, Goal::AtMost(0.45), why);
+    // How far below them anything that reads and hashes each file can get.
+    rows.ratio(read, b3sum, Basis::Cpu, Goal::None, "");
+    rows.ratio(read, rsync, Basis::Cpu, Goal::None, "");
     Ok(())
 }

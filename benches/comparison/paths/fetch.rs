@@ -104,7 +104,7 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.rounds, contenders);
     let [ours, framed, http2] = &series[..] else { unreachable!("three contenders") };
-    let why = "half of it is BLAKE3, as in the floor; a sixth is the kernel; the rest is HTTP/1.1, its runtime and the frames, event by event. The server is waited for half of the time: it hashes what it sends";
+    let why = "most is BLAKE3 and the kernel's copies, as in the floor; the rest is HTTP/1.1, its runtime and the frames. The server is waited for half of the time: it hashes what it sends";
     rows.ratio(ours, framed, Basis::Cpu, Goal::AtMost(1.3), why);
     rows.ratio(ours, http2, Basis::Cpu, Goal::AtMost(0.25), why);
     Ok(())

@@ -15,7 +15,8 @@ use super::{internal, refusal};
 use crate::blocking;
 use crate::code::Code;
 use crate::compile::{CompileErrorKind, CompileRequest, Compiled};
-use crate::error::ServerError;
+use crate::disk;
+use crate::error::{ServerError, chain};
 use crate::nodes::CompiledCatalog;
 use crate::server::{Server, now};
 use crate::shared;
@@ -384,7 +385,17 @@ impl Server {
         };
         async move {
             let _worker = workers.acquire_owned().await.map_err(|error| internal(&error))?;
-            blocking::run(work).await.map_err(|error| internal(&error))?.map_err(|error| refusal(&error))
+            blocking::run(work).await.map_err(|error| internal(&error))?.map_err(|error| not_compiled(&error))
         }
     }
+}
+
+/// What a peer hears of a catalog that could not be made, or not be kept. Where the disk is full it is not told to come again: it has a
+/// catalog to go on with, and Puppet's agents would wait instead, for hours.
+fn not_compiled(error: &ServerError) -> Refusal {
+    if !disk::is_full(error) {
+        return refusal(error);
+    }
+    tracing::error!("{}", chain(error));
+    Refusal::new(RefusalCode::Internal, "the disk of this server is full: no catalog can be kept")
 }

@@ -109,6 +109,8 @@ impl Api {
 
     /// Gets the catalog as our own agents do: facts count only where this code has made none yet.
     async fn given(&self, wanted: &Wanted, peer: &Peer) -> Result<Given, Failure> {
+        // The environment may have come in the form, or from a classifier: neither was looked at when the request came.
+        self.server.may_be_in(peer, &wanted.check_in.environment)?;
         if let Some(kept) = self.kept_while_paused(wanted).await? {
             return Ok(kept);
         }
