@@ -254,7 +254,7 @@ async fn a_replica_of_some_environments_is_in_no_other_and_whoever_is_turned_awa
         let path = format!("/puppet/v3/catalog/{name}");
         let facts = format!("%7B%22name%22%3A%22{name}%22%2C%22values%22%3A%7B%22kernel%22%3A%22Linux%22%7D%7D");
         let body = format!("environment=production&facts_format=application%2Fjson&facts={facts}");
-        let form = request(hyper::Method::POST, &path).header("content-type", "application/x-www-form-urlencoded");
+        let form = request(Method::POST, &path).header("content-type", "application/x-www-form-urlencoded");
         let (status, said) = world.send(&node(name), form.body(body.into()).unwrap()).await;
         assert_eq!(status, expected, "{name}: {said:?}");
     }
