@@ -1,18 +1,18 @@
 //! Sessions of TLS that are resumed: who was let in once is let in faster, and no longer than otherwise.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use direct_puppet_tests::authority::{Authority, VALID};
-use direct_puppet_transport::TlsFiles;
 use direct_puppet_transport::http::{pem, wire};
 use direct_puppet_transport::protocol::{Operation, codec};
+use direct_puppet_transport::{CallError, Client, HttpOptions, HttpTransport, HttpVersion, TlsFiles, TransportErrorKind};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::site::{Server, Site};
 use crate::{check_in, identities};
@@ -104,24 +104,82 @@ async fn who_was_revoked_resumes_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_the_certificate_that_began_it() {
+async fn a_session_ends_with_the_certificate_that_began_it_or_its_issuer() {
+    let end = SystemTime::now() + Duration::from_secs(6);
     let (mut authority, server, _) = identities();
-    let servers = [Server::start(Site::new(0), Some(server.clone())).await, Server::start(Site::new(0), Some(server)).await];
-    let end = SystemTime::now() + Duration::from_secs(4);
-    let files = authority.issue_until("node1.example.com", "node1.example.com", end);
-    let nodes = VERSIONS.map(|version| node(&files, version));
-    for (server, node) in servers.iter().zip(&nodes) {
-        for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
-            assert_eq!(check_in_once(server, node).await.unwrap(), (expected, true));
+    let name = "node1.example.com";
+    let mut ends = Vec::new();
+    for files in [authority.issue_until(name, name, end), authority.issue_under(name, name, end)] {
+        for version in VERSIONS {
+            let server = Server::start(Site::new(0), Some(server.clone())).await;
+            let node = node(&files, version);
+            for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                assert_eq!(check_in_once(&server, &node).await.unwrap(), (expected, true));
+            }
+            ends.push((server, node));
         }
     }
-    tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap() + Duration::from_millis(1500)).await;
-    for (server, node) in servers.into_iter().zip(&nodes) {
+    past(end).await;
+    for (server, node) in ends {
         for _ in 0..3 {
-            assert!(!matches!(check_in_once(&server, node).await, Ok((_, true))));
+            assert!(!matches!(check_in_once(&server, &node).await, Ok((_, true))));
         }
         assert_eq!(count_of_peers(&server), 2);
         server.stop().await;
+    }
+}
+
+/// Waits until what ended then has ended, by the second.
+async fn past(end: SystemTime) {
+    tokio::time::sleep(end.duration_since(SystemTime::now()).unwrap() + Duration::from_millis(1500)).await;
+}
+
+/// Takes connections one after the other, notes how each begins, and answers that there is no service now.
+async fn refusing(files: TlsFiles) -> (String, Arc<Mutex<Vec<HandshakeKind>>>) {
+    let (chain, key) = (pem::certificates(&files.certificate).unwrap(), pem::private_key(&files.key).unwrap());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
+    let (listener, begun) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let (acceptor, kinds) = (TlsAcceptor::from(Arc::new(config)), Arc::clone(&begun));
+    tokio::spawn(async move {
+        loop {
+            let Ok(mut stream) = acceptor.accept(listener.accept().await.unwrap().0).await else { continue };
+            kinds.lock().unwrap().push(stream.get_ref().1.handshake_kind().unwrap());
+            let _head = stream.read(&mut [0; 4096]).await;
+            let _sent =
+                stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            let _closed = stream.shutdown().await;
+        }
+    });
+    (url, begun)
+}
+
+#[tokio::test]
+async fn an_agent_resumes_with_a_server_whose_certificate_still_counts() {
+    let end = SystemTime::now() + Duration::from_secs(4);
+    let mut authority = Authority::new();
+    let (node, _) = authority.issue("node1.example.com", "node1.example.com", VALID);
+    let (url, begun) = refusing(authority.issue_until("server.example.com", "127.0.0.1", end)).await;
+    let options = HttpOptions { tls: Some(node), version: HttpVersion::Http1, ..HttpOptions::default() };
+    let client = Client::new(HttpTransport::new(&url, &options).unwrap());
+    let kind = async || match client.check_in(&check_in()).await {
+        Err(CallError::Transport(error)) => Some(error.kind()),
+        _ => None,
+    };
+    for _ in 0..3 {
+        assert_ne!(kind().await, Some(TransportErrorKind::Identity));
+    }
+    let (full, resumed) = (HandshakeKind::Full, HandshakeKind::Resumed);
+    assert_eq!(*begun.lock().unwrap(), [full, resumed, resumed]);
+    past(end).await;
+    for _ in 0..2 {
+        assert_eq!(kind().await, Some(TransportErrorKind::Identity));
     }
 }
 

@@ -69,6 +69,22 @@ impl Authority {
         .0
     }
 
+    /// The same for one whose issuer, which stands between it and this authority, ends soon.
+    pub fn issue_under(&mut self, name: &str, alternative: &str, end: SystemTime) -> TlsFiles {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "between");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), end.into());
+        let between = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        let own = std::mem::replace(&mut self.issuer, between);
+        let (files, _) = self.issue(name, alternative, VALID);
+        let between = std::mem::replace(&mut self.issuer, own);
+        let chain = fs::read_to_string(&files.certificate).unwrap() + &between.pem();
+        fs::write(&files.certificate, chain).unwrap();
+        files
+    }
+
     fn issue_with(&mut self, name: &str, alternative: &str, period: impl FnOnce(&mut CertificateParams)) -> (TlsFiles, u64) {
         let serial = self.next_serial;
         self.next_serial += 1;

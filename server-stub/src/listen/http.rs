@@ -262,7 +262,15 @@ impl Shared {
         stream: TcpStream,
         remote: SocketAddr,
     ) -> Option<(Box<TlsStream<TcpStream>>, Option<ClientCertificate>)> {
-        match TlsAcceptor::from(tls.config()).accept(stream).into_fallible().await {
+        let door = tls.door();
+        let accepted = match TlsAcceptor::from(Arc::clone(&door.config)).accept(stream).into_fallible().await {
+            Ok(stream) => match door.still_counts(stream.get_ref().1) {
+                Ok(()) => Ok(stream),
+                Err(error) => Err((io::Error::other(error), stream.into_inner().0)),
+            },
+            refused => refused,
+        };
+        match accepted {
             Ok(stream) => {
                 let certificate = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
                     Some(certificate) => Some(ClientCertificate::of(certificate)?),

@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use direct_puppet_transport::Extensions;
 use direct_puppet_transport::http::pem;
 use direct_puppet_transport::protocol::Certname;
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -20,7 +19,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::ends::{Ends, Watch};
 use super::extensions;
-use super::tls::{ServerTls, ServerTlsError, certname_of};
+use super::tls::{Door, ServerTls, ServerTlsError, certname_of};
 use crate::blocking;
 use crate::error::chain;
 
@@ -102,13 +101,13 @@ fn without_zeros(serial: &[u8]) -> Vec<u8> {
 }
 
 /// What one reading of the files has come to.
-type Read = (Arc<ServerConfig>, Arc<Revoked>, Ends);
+type Read = (Arc<Door>, Arc<Revoked>, Ends);
 
 /// The TLS of a listener.
 #[derive(Debug)]
 pub(super) struct LiveTls {
     files: ServerTls,
-    config: ArcSwap<ServerConfig>,
+    door: ArcSwap<Door>,
     revoked: watch::Sender<Arc<Revoked>>,
     lists: Mutex<Watch>,
 }
@@ -118,7 +117,7 @@ impl LiveTls {
     pub(super) fn new(files: ServerTls) -> Result<(Self, Stamp), ServerTlsError> {
         // Looked at first: what changes while they are read is read again.
         let stamp = Stamp::of(&files);
-        let (config, revoked, ends) = read(&files)?;
+        let (door, revoked, ends) = read(&files)?;
         if files.crl.is_none() {
             tracing::warn!(
                 "there is no revocation list: whoever was revoked is let in; put the authority's list into crl.pem in --ssldir, or name it \
@@ -126,7 +125,7 @@ impl LiveTls {
             );
         }
         let lists = Mutex::new(Watch::new(ends));
-        let live = Self { files, config: ArcSwap::new(config), revoked: watch::Sender::new(revoked), lists };
+        let live = Self { files, door: ArcSwap::new(door), revoked: watch::Sender::new(revoked), lists };
         live.tell_ended();
         Ok((live, stamp))
     }
@@ -140,8 +139,8 @@ impl LiveTls {
         }
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.load_full()
+    pub(super) fn door(&self) -> Arc<Door> {
+        self.door.load_full()
     }
 
     /// Returns what is revoked, now and later.
@@ -163,9 +162,9 @@ impl LiveTls {
             });
             match looked.await {
                 Ok(None) => {}
-                Ok(Some((now, Ok((config, revoked, ends))))) => {
+                Ok(Some((now, Ok((door, revoked, ends))))) => {
                     seen.is_used(now);
-                    self.config.store(config);
+                    self.door.store(door);
                     self.lists.lock().unwrap_or_else(PoisonError::into_inner).replace(ends);
                     tracing::info!(revoked = revoked.0.len(), "certificates and revocation lists were read again");
                     self.revoked.send_replace(revoked);
@@ -208,7 +207,7 @@ impl Seen {
 
 fn read(files: &ServerTls) -> Result<Read, ServerTlsError> {
     let lists = files.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
-    Ok((Arc::new(files.config()?), Arc::new(Revoked::of(&lists)), Ends::of(&lists)))
+    Ok((Arc::new(files.door()?), Arc::new(Revoked::of(&lists)), Ends::of(&lists)))
 }
 
 /// What tells that a file was written or replaced.

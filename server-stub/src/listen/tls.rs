@@ -10,7 +10,9 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme,
+};
 
 use super::version::{ALPN_ONE, ALPN_TWO};
 
@@ -76,7 +78,7 @@ pub enum ServerTlsError {
 impl ServerTls {
     /// Reads the files and returns what a TLS acceptor needs: TLS 1.2 and later, HTTP/2 and HTTP/1.1, clients only with
     /// a certificate, unless others are admitted.
-    pub(super) fn config(&self) -> Result<ServerConfig, ServerTlsError> {
+    pub(super) fn door(&self) -> Result<Door, ServerTlsError> {
         let roots = Arc::new(pem::authorities(&self.ca)?);
         let lists = self.crl.as_deref().map(pem::revocation_lists).transpose()?.unwrap_or_default();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -85,10 +87,11 @@ impl ServerTls {
             .build()
             .map_err(|source| ServerTlsError::Clients { path: self.crl.clone().unwrap_or_else(|| self.ca.clone()), source })?;
         let (chain, key) = (pem::certificates(&self.certificate)?, pem::private_key(&self.key)?);
+        let clients = Arc::new(NamedClients { inner: verifier, admits_anonymous: self.admits_anonymous });
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(ServerTlsError::Versions)?
-            .with_client_cert_verifier(Arc::new(NamedClients { inner: verifier, admits_anonymous: self.admits_anonymous }))
+            .with_client_cert_verifier(Arc::clone(&clients) as _)
             .with_single_cert(chain, key)
             .map_err(|source| ServerTlsError::Identity {
                 certificate: self.certificate.clone(),
@@ -96,13 +99,33 @@ impl ServerTls {
                 source,
             })?;
         config.alpn_protocols = vec![ALPN_TWO.to_vec(), ALPN_ONE.to_vec()];
-        // Sessions are resumed by tickets, which take no memory here. Whoever resumes one is known by the certificate in it, whose date and
-        // revocation are looked at for every connection, as for those that stand; a change of any file makes another configuration, with
-        // other keys: what was let in by the files of before shows its certificate again.
+        // Sessions are resumed by tickets, which take no memory here. The certificate in a ticket is verified again ([`Door::still_counts`]);
+        // a change of any file makes another configuration, with other keys: who was let in by the files of before shows it again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(ServerTlsError::Tickets)?;
         config.send_tls13_tickets = 1;
-        Ok(config)
+        Ok(Door { config: Arc::new(config), clients })
+    }
+}
+
+/// How connections of TLS begin, as one reading of the files says.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) config: Arc<ServerConfig>,
+    clients: Arc<NamedClients>,
+}
+
+impl Door {
+    /// Verifies the certificate of a connection that resumes a session, for the handshake has not: of one that ended meanwhile, or whose
+    /// issuer did, it would not know.
+    pub(super) fn still_counts(&self, connection: &ServerConnection) -> Result<(), rustls::Error> {
+        if connection.handshake_kind() != Some(HandshakeKind::Resumed) {
+            return Ok(());
+        }
+        let Some((end_entity, intermediates)) = connection.peer_certificates().and_then(<[_]>::split_first) else {
+            return Ok(());
+        };
+        self.clients.verify_client_cert(end_entity, intermediates, UnixTime::now()).map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ mod json;
 mod packed;
 pub mod pem;
 mod plain;
+mod sessions;
 mod source;
 mod tls;
 pub mod wire;

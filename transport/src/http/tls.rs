@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::HttpVersion;
 use super::pem::{self, PemError};
+use super::sessions::Sessions;
 use crate::protocol::Certname;
 
 /// The PEM files of one end of a TLS connection.
@@ -83,12 +84,15 @@ pub(super) fn client_config(files: &TlsFiles, version: HttpVersion) -> Result<Cl
         .build()
         .map_err(|source| TlsError::Revocation { path: files.crl.clone().unwrap_or_else(|| files.ca.clone()), source })?;
     let (chain, key) = (pem::certificates(&files.certificate)?, pem::private_key(&files.key)?);
+    let sessions = Arc::new(Sessions::new(verifier));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Versions)?
-        .with_webpki_verifier(verifier)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&sessions) as _)
         .with_client_auth_cert(chain, key)
         .map_err(|source| TlsError::Identity { certificate: files.certificate.clone(), key: files.key.clone(), source })?;
+    config.resumption = Resumption::store(sessions);
     config.alpn_protocols = version.alpn();
     Ok(config)
 }
