@@ -93,6 +93,15 @@ fn a_flood_of_reports_leaves_room_for_code_and_for_the_reports_of_others() {
     assert!(bytes <= 6 << 18 && nodes == 3, "{bytes} bytes of {nodes} nodes");
 }
 
+fn free_bytes(data: &Path) -> u64 {
+    let found = rustix::fs::statvfs(data).unwrap();
+    found.f_bavail * found.f_frsize
+}
+
+fn free_files(data: &Path) -> u64 {
+    rustix::fs::statvfs(data).unwrap().f_favail
+}
+
 #[test]
 fn reports_wait_while_the_disk_is_nearly_full_and_code_goes_on() {
     let world = World::new();
@@ -126,7 +135,7 @@ fn a_publish_for_which_the_disk_has_no_files_is_refused_before_it_takes_them() {
     let server = start(&world);
     assert!(server.verb(&["publish"]).status.success());
     let before = live(&server);
-    let free = || rustix::fs::statvfs(&data).unwrap().f_favail;
+    let free = || free_files(&data);
     let free_before = free();
     for number in 0..120u8 {
         fs::write(world.site.tree().join(format!("large{number}")), vec![number; 70_000]).unwrap();
@@ -148,10 +157,7 @@ fn a_publish_that_does_not_fit_writes_nothing_and_one_whose_contents_are_here_fi
     let server = start(&world);
     fs::write(world.site.tree().join("big"), vec![7; 4 << 20]).unwrap();
     assert!(server.verb(&["publish"]).status.success());
-    let free = || {
-        let found = rustix::fs::statvfs(&data).unwrap();
-        found.f_bavail * found.f_frsize
-    };
+    let free = || free_bytes(&data);
     let before = free();
     fs::write(world.site.tree().join("big2"), vec![8; 8 << 20]).unwrap();
     let (done, watched) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU64::new(before));
@@ -188,7 +194,7 @@ fn reports_wait_while_the_disk_has_hardly_another_file() {
     let Some(_disk) = Disk::mount_with(&data, "size=30m,nr_inodes=2000,mode=0700") else { return };
     let server = start(&world);
     assert!(server.verb(&["publish"]).status.success());
-    let free = || rustix::fs::statvfs(&data).unwrap().f_favail;
+    let free = || free_files(&data);
     let ballast = data.join("ballast");
     fs::create_dir(&ballast).unwrap();
     // Of a hundred files that it can have one stays free: by themselves these reports would have room.
@@ -212,10 +218,7 @@ fn a_publish_for_which_only_the_disk_of_contents_has_room_is_refused() {
     let server = start(&world);
     assert!(server.verb(&["publish"]).status.success());
     let before = live(&server);
-    let free = || {
-        let found = rustix::fs::statvfs(&data).unwrap();
-        found.f_bavail * found.f_frsize
-    };
+    let free = || free_bytes(&data);
     // Each of its writes would have room.
     fs::write(data.join("ballast"), vec![1; usize::try_from(free() - (900 << 10)).unwrap()]).unwrap();
     fs::write(world.site.tree().join("new"), "new").unwrap();
