@@ -12,7 +12,7 @@ use direct_puppet_tests::site::{body, files};
 use direct_puppet_tests::world::{Logged, World};
 use direct_puppet_transport::protocol::{Operation, RefusalCode, RunStatus, VersionCounter};
 use direct_puppet_transport::{CallError, Request, Response, Transport, TransportError, TransportErrorKind};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 /// Reaches no server.
@@ -57,35 +57,36 @@ impl Transport for FaultyFetch {
             return Ok(response);
         }
         let (this, mut seen, mut is_over) = (self.clone(), 0, false);
-        let faulty = response.body.scan((), move |(), chunk| {
+        let faulty = response.body.map(move |chunk| {
             let begin = seen;
             seen += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-            let item = if is_over {
-                None
+            if is_over {
+                vec![]
             } else if seen <= this.after || begin > this.after {
-                Some(chunk)
+                vec![chunk]
             } else {
                 this.fired.fetch_add(1, Ordering::SeqCst);
                 let cut = usize::try_from(this.after - begin).unwrap();
                 match this.fault {
                     Fault::Breaks => {
                         is_over = true;
-                        Some(Err(TransportError::new(TransportErrorKind::Closed, "the test")))
+                        // However the bytes before it were cut into chunks, they came.
+                        let came = chunk.map(|chunk| chunk.slice(..cut));
+                        vec![came, Err(TransportError::new(TransportErrorKind::Closed, "the test"))]
                     }
                     Fault::Ends => {
                         is_over = true;
-                        Some(chunk.map(|chunk| chunk.slice(..cut)))
+                        vec![chunk.map(|chunk| chunk.slice(..cut))]
                     }
-                    Fault::Flips => Some(chunk.map(|chunk| {
+                    Fault::Flips => vec![chunk.map(|chunk| {
                         let mut bytes = chunk.to_vec();
                         bytes[cut] ^= 1;
                         bytes.into()
-                    })),
+                    })],
                 }
-            };
-            futures::future::ready(item)
+            }
         });
-        response.body = faulty.boxed();
+        response.body = faulty.flat_map(stream::iter).boxed();
         response.length = None;
         Ok(response)
     }
