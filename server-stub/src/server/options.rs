@@ -119,7 +119,8 @@ pub struct ServerOptions {
     /// What nodes may fill of the disk with reports and buckets, in bytes; over it the oldest goes, of those nodes that have the most.
     /// Default: a quarter of the disk.
     pub max_node_bytes: Option<u64>,
-    /// What reports and buckets leave free of the disk, in bytes, so that code has room: they are refused for now where there is less.
+    /// What reports and buckets leave free of the disk, in bytes, so that code has room: where there is less they grow no more, and what has
+    /// no room instead of others is refused for now.
     /// Default: a twentieth of the disk, at most 1 GiB.
     pub keep_free_bytes: Option<u64>,
     /// The servers that may follow this one, and what of its code each may have. Default: none.
@@ -170,30 +171,8 @@ impl ServerOptions {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Log {
-        fn take(&self) -> String {
-            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            String::from_utf8(std::mem::take(&mut *written)).unwrap()
-        }
-    }
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::tests::log::Log;
 
     #[test]
     fn a_directory_whose_name_is_none_of_an_environment_is_passed_over_and_warned_of() {
@@ -208,11 +187,9 @@ mod tests {
         assert_eq!(found.iter().map(Environment::as_str).collect::<Vec<_>>(), ["Upper_1", "production"]);
         let paths: Vec<_> = passed_over.iter().map(|(path, _)| path.clone()).collect();
         assert_eq!(paths, ["UP-per", "a.b", "feature-x", "gone"].map(|name| environments.join(name)));
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let log = Log::new();
         let staging = Staging::Environments(dir.path().to_owned());
-        let (listed, told) = tracing::subscriber::with_default(subscriber, || staging.environments()).unwrap();
+        let (listed, told) = log.of(|| staging.environments()).unwrap();
         assert_eq!((listed, told.len()), (found, 4));
         assert!(told[3].contains("environments/gone is not published: it cannot be looked at"), "{told:?}");
         let text = log.take();

@@ -9,6 +9,7 @@ use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, Tra
 use futures::StreamExt as _;
 use futures::stream;
 
+use super::log::Log;
 use super::*;
 use crate::Peers;
 
@@ -219,9 +220,7 @@ async fn a_replica_that_has_caught_up_is_told_of_again_when_it_falls_behind_agai
     let way = Narrow::new(&primary);
     let replica = follow(&own, "r", &way);
     let mut told = Vec::new();
-    let log = own.dir.path().join("log");
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(fs::File::create(&log).unwrap())).finish();
-    let logged = tracing::Dispatch::new(subscriber);
+    let log = Log::new();
     for round in 0..3 {
         replica.confirm().await.unwrap().whole().unwrap();
         // It says what it has when it next asks.
@@ -230,14 +229,14 @@ async fn a_replica_that_has_caught_up_is_told_of_again_when_it_falls_behind_agai
         world.stage("modules/app/files/tree/a", format!("round {round}"));
         publish_all(&primary).await;
         crate::server::jump_clock(100);
-        tracing::dispatcher::with_default(&logged, || {
+        log.of(|| {
             told.extend(primary.look_at_followers());
             assert_eq!(primary.look_at_followers(), BTreeMap::new());
         });
         crate::server::jump_clock(0);
     }
     assert_eq!(told.len(), 3, "{told:?}");
-    let log = fs::read_to_string(log).unwrap();
+    let log = log.take();
     let warned = log.lines().filter(|line| line.contains("WARN") && line.contains("a replica is behind: it has 1."));
     assert_eq!((warned.filter(|line| line.contains("replica=r")).count(), log.lines().count()), (3, 3), "{log}");
     // A replica tells of none: it is not asked for that.

@@ -11,6 +11,7 @@ mod extensions;
 mod flipped;
 mod history;
 mod links;
+pub(crate) mod log;
 mod packs;
 mod promotion;
 mod publish;

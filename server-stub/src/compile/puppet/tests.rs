@@ -7,7 +7,7 @@ mod trusted;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use direct_puppet_agent::store::Store;
@@ -19,6 +19,7 @@ use direct_puppet_transport::protocol::{
 use super::*;
 use crate::code::{Author, Version};
 use crate::compile::CompileErrorKind;
+use crate::tests::log::Log;
 
 /// Whether Puppet's library is there. Tests that need it say that they are left out.
 fn has_puppet() -> bool {
@@ -205,20 +206,6 @@ fn modules_require_each_other() {
     assert_eq!(message(&world.compiler().compile(&request(&code, "n1")).unwrap().catalog, "a"), "found");
 }
 
-/// Keeps what is logged.
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn without_ruby_or_library() {
     let world = World::new();
@@ -227,12 +214,9 @@ fn without_ruby_or_library() {
     // What can be published without Ruby is published.
     missing.check(&code).unwrap();
     // An administrator finds it in the log, as what is wrong with the code.
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let to_log = Arc::clone(&log);
-    let make = move || Log(Arc::clone(&to_log));
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
-    let error = tracing::subscriber::with_default(subscriber, || missing.compile(&request(&code, "n1")).unwrap_err());
-    let logged = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    let log = Log::new();
+    let error = log.of(|| missing.compile(&request(&code, "n1")).unwrap_err());
+    let logged = log.take();
     assert!(logged.contains("/nowhere/ruby could not be run") && logged.contains("certname=n1"), "{logged}");
     assert_eq!(error.kind, CompileErrorKind::Server);
     assert!(error.to_string().starts_with("environment production: /nowhere/ruby could not be run"), "{error}");
