@@ -127,6 +127,31 @@ fn reports_wait_while_the_disk_is_nearly_full_and_code_goes_on() {
     assert_eq!(kept(&data).0, 22);
 }
 
+/// Something else fills the disk: who floods makes room for all that comes, and nobody else loses anything.
+#[test]
+fn on_a_nearly_full_disk_a_flood_has_its_own_room_and_others_are_heard() {
+    let world = World::new();
+    let data = world.dir.path().join("a/data");
+    let Some(_disk) = Disk::mount(&data) else { return };
+    let server = world.start("a", &["--staging", &world.staging(), "--keep-free-bytes", "2500000"]);
+    assert!(server.verb(&["publish"]).status.success());
+    let url = world.url("a");
+    assert_eq!(send(&url, (0..3).map(|number| report("quiet", number, 1_000))), 3);
+    assert_eq!(send(&url, (0..10).map(|number| report("flood", number, 50_000))), 10);
+    let before = kept(&data);
+    fs::write(data.join("ballast"), vec![1; usize::try_from(free_bytes(&data) - 2_000_000).unwrap()]).unwrap();
+    assert_eq!(send(&url, (10..60).map(|number| report("flood", number, 50_000))), 50);
+    assert_eq!(send(&url, (3..6).map(|number| report("quiet", number, 1_000))), 3);
+    let after = kept(&data);
+    // Six of the quiet one, and its three were made room for.
+    assert!(after.2 == 2 && after.0 >= 6 + 8 && after.1 <= before.1, "{before:?} became {after:?}");
+    assert_eq!(send(&url, (0..6).map(|number| report("quiet", number, 1_000))), 0, "the quiet one's are all there");
+    assert!(free_bytes(&data) >= 2_000_000 - (64 << 10), "{} bytes are free", free_bytes(&data));
+    // What has no room even instead of all others is refused, and costs nobody anything.
+    assert_eq!(send(&url, [report("new", 0, 1_200_000)].into_iter()), 0);
+    assert_eq!(kept(&data), after);
+}
+
 #[test]
 fn a_publish_for_which_the_disk_has_no_files_is_refused_before_it_takes_them() {
     let world = World::new();
@@ -206,6 +231,13 @@ fn reports_wait_while_the_disk_has_hardly_another_file() {
     assert_eq!(kept(&data).0, 0);
     fs::remove_dir_all(&ballast).unwrap();
     assert_eq!(send(&url, (0..5).map(|number| report("n1", number, 1_000))), 5);
+    assert_eq!(send(&url, [report("n1", 5, 20_000)].into_iter()), 1);
+    // What comes then has the place of what goes, a file for a file.
+    let before = kept(&data).0;
+    fs::create_dir(&ballast).unwrap();
+    (15..free()).for_each(|number| fs::write(ballast.join(number.to_string()), "").unwrap());
+    assert_eq!(send(&url, (6..40).map(|number| report("n1", number, 1_000))), 34);
+    assert!(kept(&data).0 <= before && free() >= 15, "{} reports, {} files are free", kept(&data).0, free());
 }
 
 /// Contents may lie on a disk of their own: what makes them live needs room on the other.

@@ -1,9 +1,10 @@
 //! Room on the disk for what nodes send: reports, and what their files held before.
 //!
-//! It has a budget of its own and ends where the disk is nearly full, so that nothing that nodes send takes the room of code. Over the
-//! budget the oldest goes, of those nodes that have the most: one that floods loses what is its own.
+//! It has a budget of its own, and grows no more where the disk is nearly full, so that nothing that nodes send takes the room of code.
+//! What has no room beside the rest has the room of the oldest, of those nodes that have the most: one that floods loses what is its own.
 
-use std::collections::HashMap;
+mod used;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 use direct_puppet_agent::fs::FsError;
 use rayon::prelude::*;
 
+use self::used::{OfNode, Used, level};
 use crate::disk::{self, on_disk};
 use crate::error::ServerError;
 
@@ -30,7 +32,7 @@ const FREE_FILES_PART: u64 = 100;
 /// and not more files than these.
 const MAX_FREE_FILES: u64 = 10_000;
 
-/// Over the budget so much more goes than must, as a part of it, so that not every report has to look for what goes.
+/// So much more goes than must, as a part of it, so that not every report has to look for what goes.
 const SLACK_PART: u64 = 64;
 
 /// How much nodes may send.
@@ -42,61 +44,6 @@ pub(crate) struct Room {
     /// Bytes that stay free.
     keep_free: u64,
     used: Mutex<Used>,
-}
-
-#[derive(Debug, Default)]
-struct Used {
-    /// What each node has, by its directory.
-    by_node: HashMap<PathBuf, OfNode>,
-    total: u64,
-    /// Of these, what is not written yet.
-    pending: u64,
-}
-
-/// Bytes on disk of one node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct OfNode {
-    bytes: u64,
-    /// Of these, what is not written yet.
-    pending: u64,
-}
-
-impl Used {
-    fn add(&mut self, node: &Path, bytes: u64) {
-        match self.by_node.get_mut(node) {
-            Some(used) => used.bytes += bytes,
-            None => drop(self.by_node.insert(node.to_owned(), OfNode { bytes, pending: 0 })),
-        }
-        self.total += bytes;
-    }
-
-    /// Says of so many bytes that they are written, or that they will not be.
-    fn settle(&mut self, node: &Path, bytes: u64) {
-        self.pending -= bytes;
-        if let Some(used) = self.by_node.get_mut(node) {
-            used.pending -= bytes;
-        }
-    }
-
-    /// Corrects what a node is taken to have, when less was found: somebody else removes files too.
-    fn found(&mut self, node: &Path, bytes: u64) {
-        if let Some(used) = self.by_node.get(node).copied() {
-            let found = bytes.saturating_add(used.pending);
-            self.take(node, used.bytes.saturating_sub(found));
-        }
-    }
-
-    fn take(&mut self, node: &Path, bytes: u64) {
-        if let Some(used) = self.by_node.get_mut(node) {
-            // What was removed while it was found to be gone is taken once.
-            let bytes = bytes.min(used.bytes - used.pending);
-            used.bytes -= bytes;
-            if used.bytes == 0 {
-                self.by_node.remove(node);
-            }
-            self.total -= bytes;
-        }
-    }
 }
 
 /// Room that is taken; given back when dropped, unless something was written there.
@@ -135,8 +82,9 @@ impl Room {
         };
         let counted: Result<Vec<_>, ServerError> = nodes.into_par_iter().map(|entry| count(entry.path())).collect();
         let mut used = Used::default();
-        for (node, bytes) in counted?.iter().filter(|(_, bytes)| *bytes > 0) {
-            used.add(node, *bytes);
+        for (node, bytes) in counted?.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            used.total += bytes;
+            used.by_node.insert(node, OfNode { bytes, ..OfNode::default() });
         }
         let size = disk::Space::of(dir)?.size;
         Ok(Self {
@@ -147,31 +95,43 @@ impl Room {
         })
     }
 
-    /// Takes room for a file of `bytes` of the node in `node`; what is over the budget goes. Blocking; no file of a node may be held.
+    /// Takes room for a file of `bytes` of the node in `node`; what has none beside it goes. Blocking; no file of a node may be held.
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// When there is none, even were all gone that may go; then nothing does.
     pub(crate) fn take<'a>(&'a self, node: &'a Path, bytes: u64) -> Result<Taken<'a>, ServerError> {
         let bytes = on_disk(bytes);
         let (pending, total) = {
             let mut used = self.used();
-            used.add(node, bytes);
-            used.pending += bytes;
-            if let Some(of_node) = used.by_node.get_mut(node) {
-                of_node.pending += bytes;
-            }
+            used.promise(node, bytes);
             (used.pending, used.total)
         };
         let taken = Taken { room: self, node, bytes };
-        self.refuse_full_disk(bytes, pending)?;
-        if total > self.budget {
-            self.make_room()?;
-            let total = self.used().total;
-            if total > self.budget {
-                let free = self.budget.saturating_sub(total.saturating_sub(bytes));
-                return Err(ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what: "of --max-node-bytes" });
+        // What others write is not on the disk yet, and has its room.
+        let short = self.short(bytes, pending - bytes)?;
+        let (limit, target) = {
+            let before = total - bytes;
+            let mut used = self.used();
+            if !matches!(short, Some(Short { free: Some(_), .. })) {
+                used.ceiling = None;
             }
+            let with_slack = |limit: u64| (limit, limit - limit / SLACK_PART);
+            match short.as_ref().map(|short| short.free) {
+                None => with_slack(self.budget),
+                Some(Some(free)) => with_slack((*used.ceiling.get_or_insert(before + free)).min(self.budget)),
+                // A file for a file, however large.
+                Some(None) => (before.min(self.budget), before.min(self.budget)),
+            }
+        };
+        if total > limit && !self.make_room(limit, target) {
+            let over = ServerError::NoSpace {
+                needed: bytes,
+                path: self.dir.clone(),
+                free: self.budget.saturating_sub(total - bytes),
+                what: "of --max-node-bytes",
+            };
+            return Err(short.map_or(over, |short| short.error));
         }
         Ok(taken)
     }
@@ -181,59 +141,90 @@ impl Room {
         self.used().take(node, on_disk(bytes));
     }
 
-    fn refuse_full_disk(&self, bytes: u64, pending: u64) -> Result<(), ServerError> {
+    /// Returns what the disk is short of, when it has no room for a file of `bytes` beside the `promised` ones.
+    fn short(&self, bytes: u64, promised: u64) -> Result<Option<Short>, ServerError> {
         if self.keep_free == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let space = disk::Space::of(&self.dir)?;
-        let free = space.free.saturating_sub(pending - bytes).saturating_sub(self.keep_free);
-        let what = "beside --keep-free-bytes";
+        let free = space.free.saturating_sub(promised).saturating_sub(self.keep_free);
         if bytes > free {
-            return Err(ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what });
+            let error = ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what: "beside --keep-free-bytes" };
+            return Ok(Some(Short { free: Some(free), error }));
         }
         let files = space.files.map(|files| (files.free, (files.all / FREE_FILES_PART).min(MAX_FREE_FILES)));
-        match files {
-            Some((free, kept)) if free <= kept => Err(ServerError::NoFiles { path: self.dir.clone(), free }),
-            _ => Ok(()),
-        }
+        Ok(match files {
+            Some((free, kept)) if free <= kept => {
+                Some(Short { free: None, error: ServerError::NoFiles { path: self.dir.clone(), free } })
+            }
+            _ => None,
+        })
     }
 
-    /// Removes the oldest of those nodes that have the most, until all are within the budget.
-    fn make_room(&self) -> Result<(), ServerError> {
-        let (level, nodes) = {
+    /// Removes the oldest of those nodes that have the most, until all have no more than `target`; nothing, if they would have more than
+    /// `limit`. Returns whether they are within that.
+    fn make_room(&self, limit: u64, target: u64) -> bool {
+        let (level, mut nodes) = {
             let used = self.used();
-            let target = self.budget - self.budget / SLACK_PART;
             let level = level(used.by_node.values().map(|used| used.bytes).collect(), target);
-            let over = used.by_node.iter().filter(|(_, used)| used.bytes > level);
-            (level, over.map(|(node, _)| node.clone()).collect::<Vec<_>>())
-        };
-        let (mut count, mut freed) = (0, 0);
-        for node in &nodes {
-            let files = files_of(node)?;
-            self.used().found(node, files.iter().map(|file| file.bytes).sum());
-            for file in files {
-                if self.used().by_node.get(node).is_none_or(|used| used.bytes <= level) {
-                    break;
-                }
-                match std::fs::remove_file(&file.path) {
-                    Ok(()) => {
-                        self.removed(node, file.bytes);
-                        (count, freed) = (count + 1, freed + file.bytes);
-                    }
-                    // Another made room too.
-                    Err(error) => tracing::debug!(path = %file.path.display(), %error, "an old file of a node stays"),
-                }
+            if used.by_node.values().map(|used| used.within(level)).sum::<u64>() > limit {
+                return false;
             }
+            let over = used.by_node.iter().filter(|(_, used)| used.bytes > level);
+            (level, over.map(|(node, used)| (used.bytes, node.clone())).collect::<Vec<_>>())
+        };
+        nodes.sort_unstable_by(|one, other| other.cmp(one));
+        let (mut count, mut freed) = (0, 0);
+        for (_, node) in &nodes {
+            let (count_of_node, freed_of_node) = self.cut(node, level, target);
+            (count, freed) = (count + count_of_node, freed + freed_of_node);
         }
         let nodes = nodes.len();
         tracing::warn!(
             count,
             freed,
             nodes,
-            budget = self.budget,
+            limit,
             "nodes send more than has room here: the oldest went, of those that have most"
         );
-        Ok(())
+        self.used().total <= limit
+    }
+
+    /// Removes the oldest of a node until it has no more than `level`, or all no more than `target`; returns how many files went, and their
+    /// bytes.
+    fn cut(&self, node: &Path, level: u64, target: u64) -> (u64, u64) {
+        let is_enough = || {
+            let used = self.used();
+            used.total <= target || used.by_node.get(node).is_none_or(|used| used.bytes <= level)
+        };
+        if is_enough() {
+            return (0, 0);
+        }
+        let Some(listed) = self.used().by_node.get(node).copied() else { return (0, 0) };
+        let files = match files_of(node) {
+            Ok(files) => files,
+            // The others' are removed all the same.
+            Err(error) => {
+                tracing::error!(%error, "what a node sent cannot be listed, and stays");
+                return (0, 0);
+            }
+        };
+        self.used().found(node, listed, files.iter().map(|file| file.bytes).sum());
+        let (mut count, mut freed) = (0, 0);
+        for file in files {
+            if is_enough() {
+                break;
+            }
+            match std::fs::remove_file(&file.path) {
+                Ok(()) => {
+                    self.removed(node, file.bytes);
+                    (count, freed) = (count + 1, freed + file.bytes);
+                }
+                // Another made room too.
+                Err(error) => tracing::debug!(path = %file.path.display(), %error, "an old file of a node stays"),
+            }
+        }
+        (count, freed)
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -241,18 +232,12 @@ impl Room {
     }
 }
 
-/// Returns how much each may have at most, so that all together have `target`.
-fn level(mut all: Vec<u64>, target: u64) -> u64 {
-    all.sort_unstable();
-    let (mut left, mut count) = (target, all.len() as u64);
-    for used in all {
-        let share = left / count;
-        if used > share {
-            return share;
-        }
-        (left, count) = (left - used, count - 1);
-    }
-    u64::MAX
+/// What a disk has too little of.
+struct Short {
+    /// Bytes that it has all the same; none where it is files that it has too few of.
+    free: Option<u64>,
+    /// What is said of it, when nothing can go instead.
+    error: ServerError,
 }
 
 struct NodeFile {
@@ -288,8 +273,6 @@ fn files_of(node: &Path) -> Result<Vec<NodeFile>, ServerError> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const BLOCK: u64 = 4096;
@@ -359,7 +342,75 @@ mod tests {
         // A start counts the same.
         assert_eq!(counted(&self::room(dir.path(), 20)).0, on_disk);
         let again = self::room(dir.path(), 20);
-        assert_eq!(again.used().by_node, room.used().by_node);
+        let of_each = |room: &Room| -> std::collections::BTreeMap<PathBuf, u64> {
+            room.used().by_node.iter().map(|(node, used)| (node.clone(), used.bytes)).collect()
+        };
+        assert_eq!(of_each(&again), of_each(&room));
+    }
+
+    /// All have the same, and one file only: that they are a little over is no reason for all to lose it.
+    #[test]
+    fn no_more_goes_than_must() {
+        let dir = tempfile::tempdir().unwrap();
+        let nodes: Vec<_> = (0..100).map(|number| dir.path().join(format!("node{number}"))).collect();
+        let room = room(dir.path(), 99);
+        for node in &nodes {
+            send(&room, node, "1", 1).unwrap();
+        }
+        let left = nodes.iter().filter(|node| !names(node).is_empty()).count();
+        assert_eq!((left, counted(&room)), (97, (97 * BLOCK, 0)));
+        assert_eq!(names(&nodes[99]), ["1"], "the one that was being sent went");
+    }
+
+    /// Nearly equal they all are over what each may have, and who has most loses first.
+    #[test]
+    fn of_nearly_equal_ones_the_largest_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = room(dir.path(), 110);
+        let flood = dir.path().join("5");
+        for node in (0..10).filter(|node| *node != 5).map(|node| dir.path().join(format!("{node}"))) {
+            send(&room, &node, "1", 11).unwrap();
+        }
+        for number in 0..12 {
+            send(&room, &flood, &format!("{number:02}"), 1).unwrap();
+        }
+        assert_eq!((names(&flood).len(), counted(&room).0), (10, 98 * BLOCK));
+    }
+
+    /// Others fill the disk: nodes have what they had, and who floods makes room for the rest.
+    #[test]
+    fn on_a_full_disk_the_new_has_the_room_of_the_oldest_of_those_that_have_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let (quiet, flood, new) = (dir.path().join("quiet"), dir.path().join("flood"), dir.path().join("new"));
+        let mut room = room(dir.path(), 1000);
+        send(&room, &quiet, "0", 1).unwrap();
+        for number in 0..20 {
+            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
+        }
+        room.keep_free = u64::MAX / 2;
+        send(&room, &new, "0", 2).unwrap();
+        for number in 20..120 {
+            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
+        }
+        assert_eq!((names(&quiet), names(&new)), (vec!["0".to_owned()], vec!["0".to_owned()]));
+        let left = names(&flood);
+        assert!(left.len() >= 17 && left.last().unwrap() == "119", "{left:?}");
+        assert!(counted(&room).0 <= 21 * BLOCK && counted(&room).1 == 0, "{:?}", counted(&room));
+        // One that had the room of all would be refused, and nothing goes for it.
+        let before = counted(&room);
+        let refused = room.take(&new, 22 * BLOCK).unwrap_err();
+        assert!(refused.to_string().contains("--keep-free-bytes") && disk::is_full(&refused), "{refused}");
+        assert_eq!((counted(&room), names(&flood)), (before, left));
+        // With room there, they grow again.
+        room.keep_free = 0;
+        for number in 120..160 {
+            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
+        }
+        assert_eq!(counted(&room).0, before.0 + 40 * BLOCK);
+        // And have what they have then.
+        room.keep_free = u64::MAX / 2;
+        send(&room, &flood, "160", 1).unwrap();
+        assert!(counted(&room).0 >= before.0 + 38 * BLOCK, "{:?}", counted(&room));
     }
 
     #[test]
@@ -370,6 +421,7 @@ mod tests {
         send(&room, &node, "1", 1).unwrap();
         let refused = room.take(&node, 5 * BLOCK).unwrap_err();
         assert!(refused.to_string().contains("--max-node-bytes"), "{refused}");
+        assert_eq!(names(&node), ["1"], "something went for what was refused");
         drop(room.take(&node, BLOCK).unwrap());
         assert_eq!(counted(&room), (names(&node).len() as u64 * BLOCK, 0));
     }
@@ -400,15 +452,5 @@ mod tests {
         assert_eq!(names(&node), ["1", "sha256-b", "sha256-a"]);
         send(&room, &node, "2", 3).unwrap();
         assert_eq!(names(&node), ["2", "sha256-a"]);
-    }
-
-    proptest! {
-        #[test]
-        fn a_level_is_the_highest_at_which_all_fit(all in prop::collection::vec(0u64..1000, 0..20), target in 0u64..10_000) {
-            let fits = |level: u64| all.iter().map(|used| (*used).min(level)).sum::<u64>() <= target;
-            let level = level(all.clone(), target);
-            prop_assert!(fits(level));
-            prop_assert!(level == u64::MAX || !fits(level + 1));
-        }
     }
 }
