@@ -1,6 +1,7 @@
 //! Published files by digest, cacheable for ever: `GET /direct/v1/blob/<digest>`.
 //!
-//! Any HTTP cache can stand in front. Only files of live code are served, never compiled contents, which may hold secrets.
+//! Any HTTP cache can stand in front. Only files of live code are served, never compiled contents, which may hold secrets; and none to a
+//! replica that may have only some environments, for a file is not of one environment.
 
 use std::sync::Arc;
 
@@ -79,6 +80,13 @@ pub(crate) const fn line() -> crate::every_route::RouteLine {
 impl Routes for BlobRoutes {
     async fn route(&self, peer: &Peer, request: Request<Bytes>) -> Option<Response<RouteBody>> {
         match request.uri().path().strip_prefix(PREFIX) {
+            Some(_) if self.server.share_of(peer).is_part() => {
+                self.server.denied(peer, "blob: files of all environments").await;
+                Some(
+                    plain(StatusCode::FORBIDDEN, "you may have some environments only, and these are files of all\n")
+                        .map(RouteBody::from),
+                )
+            }
             Some(digest) if request.method() == Method::GET => Some(self.blob(digest).await.map(RouteBody::from)),
             Some(_) => Some(plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n").map(RouteBody::from)),
             None => self.inner.route(peer, request).await,

@@ -60,7 +60,7 @@ impl Handler for Server {
 
     async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
         self.recorded(peer, "fetch", acts_for(peer, &request.certname)).await?;
-        let allowed = self.allowed(&request).await?;
+        let allowed = self.allowed(&request, &self.share_of(peer)).await?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         let mending = Arc::clone(&self.mending);
         // What is in no code was made by the compile, and another one makes it again.
@@ -135,20 +135,29 @@ impl Server {
 
     /// Checks that a peer may have anything of an environment: a replica that may have only others may not be in it as a node either.
     pub(crate) fn may_be_in(&self, peer: &Peer, environment: &Environment) -> Result<(), Refusal> {
-        let Peer::Certificate { name, .. } = peer else { return Ok(()) };
-        let share = Share::of(name, &self.options.replicas);
-        if share.has(environment) {
-            return Ok(());
+        let share = self.share_of(peer);
+        match peer {
+            Peer::Certificate { name, .. } if !share.has(environment) => {
+                Err(sync::out_of_share(name, &share, &format!("environment {environment}")))
+            }
+            _ => Ok(()),
         }
-        Err(sync::out_of_share(name, &share, &format!("environment {environment}")))
     }
 
-    /// Returns the contents that the catalogs of a node name. Where servers share a store, another one may have given it a catalog that
-    /// is not here yet.
-    async fn allowed(&self, request: &Fetch) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
+    /// Returns what of the code a peer may have, by itself or as a node.
+    pub(crate) fn share_of(&self, peer: &Peer) -> Share {
+        match peer {
+            Peer::Certificate { name, .. } => Share::of(name, &self.options.replicas),
+            _ => Share::Whole,
+        }
+    }
+
+    /// Returns the contents that the catalogs of a node name, but those of environments that it may not have any more. Where servers share a
+    /// store, another one may have given it a catalog that is not here yet.
+    async fn allowed(&self, request: &Fetch, share: &Share) -> Result<Vec<Arc<HashSet<Digest>>>, Refusal> {
         let find = || {
-            let (nodes, certname) = (Arc::clone(&self.nodes), request.certname.clone());
-            blocking::run(move || nodes.contents(&certname))
+            let (nodes, certname, share) = (Arc::clone(&self.nodes), request.certname.clone(), share.clone());
+            blocking::run(move || nodes.contents(&certname, |environment| share.has(environment)))
         };
         let allowed = find().await.map_err(|error| internal(&error))?;
         let Some(shared) = &self.shared else { return Ok(allowed) };

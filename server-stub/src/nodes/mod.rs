@@ -310,10 +310,13 @@ impl Nodes {
         (CatalogId::of(&bytes) == catalog_id).then(|| bytes.into())
     }
 
-    /// Returns the contents that a node's catalogs name, one set for each. Blocking.
-    pub(crate) fn contents(&self, certname: &Certname) -> Vec<Arc<HashSet<Digest>>> {
+    /// Returns the contents that a node's catalogs of some environments name, one set for each. Blocking.
+    pub(crate) fn contents(&self, certname: &Certname, is_of: impl Fn(&Environment) -> bool) -> Vec<Arc<HashSet<Digest>>> {
         let ids: Vec<CatalogId> = match self.lock().get(certname) {
-            Some(node) => node.file.catalogs.iter().map(|catalog| catalog.catalog_id).collect(),
+            Some(node) => {
+                let catalogs = node.file.catalogs.iter().filter(|catalog| is_of(&catalog.environment));
+                catalogs.map(|catalog| catalog.catalog_id).collect()
+            }
             None => Vec::new(),
         };
         let mut sets = Vec::new();
@@ -339,7 +342,7 @@ impl Nodes {
     /// Returns the contents that any catalog of any node names. Blocking.
     pub(crate) fn all_contents(&self) -> HashSet<Digest> {
         let names: Vec<Certname> = self.lock().keys().cloned().collect();
-        let sets = names.iter().flat_map(|certname| self.contents(certname));
+        let sets = names.iter().flat_map(|certname| self.contents(certname, |_| true));
         sets.fold(HashSet::new(), |mut all, set| {
             all.extend(set.iter().copied());
             all

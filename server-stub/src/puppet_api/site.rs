@@ -26,7 +26,9 @@ impl Api {
         let orphans = self.server.orphans();
         let all = self.server.live_versions();
         let live = all.iter().map(|version| &version.environment).filter(|environment| !orphans.contains(environment));
-        let live = live.filter(|environment| self.server.may_be_in(peer, environment).is_ok());
+        // To be asked what is live is no attempt at what one may not have.
+        let share = self.server.share_of(peer);
+        let live = live.filter(|environment| share.has(environment));
         let described = |environment: &direct_puppet_transport::protocol::Environment| {
             let settings = json!({
                 "modulepath": [format!("/environments/{environment}/modules")],

@@ -1,15 +1,17 @@
 //! Replicas that may have only some environments.
 
 use direct_puppet_transport::protocol::{
-    Deployed, Digest, Environment, Fetch, Refusal, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, SyncManifestReply,
-    VersionCounter,
+    Deployed, Digest, Environment, Fetch, PackedFetch, Refusal, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest,
+    SyncManifestReply, VersionCounter,
 };
 use direct_puppet_transport::{FetchItem, MemoryTransport, Transport};
 use futures::StreamExt as _;
+use hyper::{Request, StatusCode};
 
 use super::*;
+use crate::listen::Routes as _;
 use crate::role::PromoteRequest;
-use crate::{AllowedReplica, Peers, ServerError};
+use crate::{AdminRoutes, AllowedReplica, BlobRoutes, Peers, ServerError};
 
 const NAMES: [&str; 3] = ["whole", "tests", "nothing"];
 
@@ -77,6 +79,43 @@ async fn as_a_node_it_gets_no_more() {
         let compiled = code(site.primary.submit_facts(&peer, facts).await);
         let is_forbidden = [answer.err(), compiled.err()].map(|refused| refused == Some(RefusalCode::Forbidden));
         assert_eq!(is_forbidden, [!may; 2], "{name} in {environment}");
+    }
+}
+
+/// A catalog that it got as a node before it may have less gives it nothing more: neither by digest nor by place; and no other way does.
+#[tokio::test]
+async fn as_a_node_it_gets_nothing_of_what_it_may_not_have_any_more() {
+    let site = Site::new().await;
+    let mut primary = site.primary;
+    let (Held { catalog_id, .. }, catalog) = compiled(&primary, "whole").await;
+    let own = Digest::of(b"of production");
+    let place = u32::try_from(catalog.contents().position(|(digest, _)| digest == own).unwrap()).unwrap();
+    for (replicas, may) in [("whole", true), ("whole=test", false)] {
+        primary = reopened(primary, &site.world, &[replicas]);
+        let peer = Peer::certificate(certname("whole"));
+        let places =
+            PackedFetch { catalog_id, base_catalog_id: None, encodings: Vec::new(), spans: PackedFetch::spans([(place, None)]) };
+        for (digests, packed) in [(vec![own], None), (vec![], Some(places))] {
+            let request = Fetch { certname: certname("whole"), digests, offsets: BTreeMap::new(), packed };
+            let mut items = primary.fetch(&peer, request).await.unwrap();
+            let mut came = false;
+            while let Some(item) = items.next().await {
+                match item.unwrap() {
+                    FetchItem::Content(mut content) => {
+                        while content.body.next().await.is_some() {
+                            came = true;
+                        }
+                    }
+                    FetchItem::Pack(..) => came = true,
+                    FetchItem::Missing(_) => {}
+                }
+            }
+            assert_eq!(came, may, "{replicas}");
+        }
+        let blobs = BlobRoutes::new(Arc::clone(&primary), Arc::new(AdminRoutes::new(Arc::clone(&primary), Vec::new())));
+        let asked = Request::get(format!("/direct/v1/blob/{own}")).body(bytes::Bytes::new()).unwrap();
+        let status = blobs.route(&peer, asked).await.unwrap().status();
+        assert_eq!(status, if may { StatusCode::OK } else { StatusCode::FORBIDDEN }, "{replicas}");
     }
 }
 
