@@ -42,6 +42,8 @@ pub struct Follower {
 pub(crate) struct Followers {
     path: PathBuf,
     known: Mutex<Known>,
+    /// When this server started, in seconds since 1970 UTC.
+    started: u64,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +71,7 @@ impl Followers {
             followers.retain(|_, follower| follower.last_check_in_time >= forgotten);
             followers.values_mut().for_each(|follower| follower.confirmations = 0);
         }
-        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
+        Self { path, started: now(), known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
     }
 
     /// Reads the file again.
@@ -118,7 +120,15 @@ impl Followers {
             let live: Vec<&Version> = live.iter().filter(|version| share.has(&version.environment)).collect();
             Some((name.clone(), why_behind(follower, &live)?))
         };
-        known.followers.iter().filter(|(name, _)| is_awaited(name)).filter_map(why).collect()
+        let mut behind: BTreeMap<_, _> = known.followers.iter().filter(|(name, _)| is_awaited(name)).filter_map(why).collect();
+        let silent = now().saturating_sub(self.started);
+        if silent > SILENT_AFTER {
+            let unheard = replicas.iter().map(|replica| &replica.certname).filter(|name| !known.followers.contains_key(*name));
+            behind.extend(
+                unheard.map(|name| (name.clone(), format!("it was never heard of since this server started {silent} s ago"))),
+            );
+        }
+        behind
     }
 
     /// As [`Followers::behind`], those of which it was not told since they were last well.
@@ -159,19 +169,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_heard_of_is_known_after_a_restart() {
+    fn one_that_was_named_and_never_came_is_told_of() {
         let dir = tempfile::tempdir().unwrap();
-        let followers = Followers::open(dir.path());
-        let replica: Certname = "replica1".parse().unwrap();
-        let request = SyncConfirm {
+        let mut followers = Followers::open(dir.path());
+        let named: Vec<AllowedReplica> = ["replica1", "replica2=test"].map(|text| text.parse().unwrap()).into();
+        assert!(followers.behind(&[], &named).is_empty());
+        followers.started -= SILENT_AFTER + 1;
+        followers.heard(&confirm("replica1"), true);
+        let behind = followers.newly_behind(&[], &named);
+        assert!(behind.len() == 1 && behind[&"replica2".parse().unwrap()].starts_with("it was never heard of"), "{behind:?}");
+        assert!(followers.newly_behind(&[], &named).is_empty());
+        followers.heard(&confirm("replica2"), true);
+        assert!(followers.behind(&[], &named).is_empty());
+    }
+
+    fn confirm(name: &str) -> SyncConfirm {
+        SyncConfirm {
             protocol: ProtocolVersion::CURRENT,
-            replica: replica.clone(),
+            replica: name.parse().unwrap(),
             deployed: BTreeMap::new(),
             wait_seconds: 0,
             rollout: Rollout::default(),
             epoch: 0,
             answered: BTreeMap::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn who_was_heard_of_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let followers = Followers::open(dir.path());
+        let replica: Certname = "replica1".parse().unwrap();
+        let request = confirm("replica1");
         followers.heard(&request, true);
         followers.heard(&request, true);
         let before = followers.all()[&replica].clone();

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use direct_puppet_transport::Peer;
@@ -63,6 +63,8 @@ struct Minute {
     by_peer: HashMap<String, u32>,
     count: u32,
     left_out: u64,
+    /// The log was full when it was last to be written.
+    is_log_full: bool,
 }
 
 impl Denials {
@@ -70,7 +72,7 @@ impl Denials {
     fn take(&self, who: &str, now: Instant) -> Option<u64> {
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if minute.began.is_none_or(|began| now.saturating_duration_since(began) >= MINUTE) {
-            *minute = Minute { began: Some(now), left_out: minute.left_out, ..Minute::default() };
+            *minute = Minute { began: Some(now), by_peer: HashMap::new(), count: 0, ..*minute };
         }
         if minute.count == PER_MINUTE || minute.by_peer.get(who).is_some_and(|count| *count == PER_PEER) {
             minute.left_out += 1;
@@ -79,6 +81,17 @@ impl Denials {
         minute.count += 1;
         *minute.by_peer.entry(who.to_owned()).or_default() += 1;
         Some(std::mem::take(&mut minute.left_out))
+    }
+
+    /// Counts a line that was taken, and those that were left out before it, as left out too when the log is full. Returns whether it has
+    /// become so.
+    fn is_newly_full(&self, is_full: bool, left_out: u64) -> bool {
+        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_full {
+            minute.left_out += left_out + 1;
+        }
+        let was_full = std::mem::replace(&mut minute.is_log_full, is_full);
+        is_full && !was_full
     }
 }
 
@@ -110,10 +123,15 @@ impl Server {
         let Some(left_out) = self.denials.take(&who, Instant::now()) else { return };
         let others = if left_out > 0 { format!(", and {left_out} others before it") } else { String::new() };
         let what = format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>());
-        let data = self.options.data_dir.clone();
-        let write = move || match data.join(AUDIT).metadata() {
-            Ok(found) if found.len() >= MAX_LOG_BYTES => Ok(()),
-            _ => write(&data, "denied", &who, None, &what),
+        let (data, denials) = (self.options.data_dir.clone(), Arc::clone(&self.denials));
+        let write = move || {
+            let path = data.join(AUDIT);
+            let is_full = path.metadata().is_ok_and(|found| found.len() >= MAX_LOG_BYTES);
+            if denials.is_newly_full(is_full, left_out) {
+                let path = path.display();
+                tracing::warn!(%path, "who is turned away is only counted from now on: the audit log has 64 MiB, put it elsewhere");
+            }
+            if is_full { Ok(()) } else { write(&data, "denied", &who, None, &what) }
         };
         let written = blocking::run(write).await;
         if let Err(error) = written.map_err(ServerError::from).flatten() {
@@ -149,5 +167,24 @@ mod tests {
         assert_eq!(all, 49);
         assert_eq!(taken("a", begin + MINUTE, 2), [51, 0]);
         assert_eq!(taken("a", begin + MINUTE * 3, 1), [0]);
+    }
+
+    #[test]
+    fn in_a_full_log_they_are_counted_and_that_is_said_once() {
+        let denials = Denials::default();
+        let begin = Instant::now();
+        assert!(!denials.is_newly_full(false, 0));
+        let is_new: Vec<bool> = (0..3)
+            .map(|minute| {
+                let left_out = denials.take("a", begin + MINUTE * minute).unwrap();
+                assert_eq!(left_out, u64::from(minute));
+                denials.is_newly_full(true, left_out)
+            })
+            .collect();
+        assert_eq!(is_new, [true, false, false]);
+        assert_eq!(denials.take("a", begin + MINUTE * 3), Some(3));
+        assert!(!denials.is_newly_full(false, 3));
+        assert_eq!(denials.take("a", begin + MINUTE * 4), Some(0));
+        assert!(denials.is_newly_full(true, 0));
     }
 }
