@@ -1,20 +1,20 @@
 //! Room on the disk for what nodes send: reports, and what their files held before.
 //!
 //! It has a budget of its own, and grows no more where the disk is nearly full, so that nothing that nodes send takes the room of code.
-//! What has no room beside the rest has the room of the oldest, of those nodes that have the most: one that floods loses what is its own.
+//! What has no room beside the rest has that of the oldest, of those nodes that have the most: one that floods loses what is its own.
 
 mod used;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use direct_puppet_agent::fs::FsError;
 use rayon::prelude::*;
 
 use self::used::{OfNode, Used, level};
 use crate::disk::{self, on_disk};
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 
 /// Directories of a node's that count.
 const COUNTED: [&str; 2] = ["reports", "bucket"];
@@ -34,6 +34,11 @@ const MAX_FREE_FILES: u64 = 10_000;
 
 /// So much more goes than must, as a part of it, so that not every report has to look for what goes.
 const SLACK_PART: u64 = 64;
+/// On a disk that is nearly full not more bytes than these.
+const MAX_SPARE_BYTES: u64 = 16 << 20;
+
+/// How often it is told that something went.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How much nodes may send.
 #[derive(Debug)]
@@ -44,6 +49,32 @@ pub(crate) struct Room {
     /// Bytes that stay free.
     keep_free: u64,
     used: Mutex<Used>,
+    /// Held while something is removed; what is in it was not told of yet.
+    removing: Mutex<Gone>,
+    /// What tests say that the disk has.
+    #[cfg(test)]
+    pretended: Option<disk::Space>,
+}
+
+/// What went.
+#[derive(Debug, Default)]
+struct Gone {
+    files: u64,
+    bytes: u64,
+    told: Option<Instant>,
+}
+
+/// What all may have, with what is about to be written.
+struct Limits {
+    most: u64,
+    /// What is left when something goes.
+    target: u64,
+    /// What is said when nothing can go instead.
+    error: ServerError,
+    /// The disk is nearly full.
+    is_short: bool,
+    /// It has too few files: one goes for this one, or that is said.
+    no_files: Option<ServerError>,
 }
 
 /// Room that is taken; given back when dropped, unless something was written there.
@@ -92,6 +123,9 @@ impl Room {
             budget: budget.unwrap_or(size / BUDGET_PART),
             keep_free: keep_free.unwrap_or_else(|| (size / FREE_PART).min(MAX_FREE_BYTES)),
             used: Mutex::new(used),
+            removing: Mutex::default(),
+            #[cfg(test)]
+            pretended: None,
         })
     }
 
@@ -102,38 +136,20 @@ impl Room {
     /// When there is none, even were all gone that may go; then nothing does.
     pub(crate) fn take<'a>(&'a self, node: &'a Path, bytes: u64) -> Result<Taken<'a>, ServerError> {
         let bytes = on_disk(bytes);
-        let (pending, total) = {
-            let mut used = self.used();
-            used.promise(node, bytes);
-            (used.pending, used.total)
-        };
+        self.used().promise(node, bytes);
         let taken = Taken { room: self, node, bytes };
-        // What others write is not on the disk yet, and has its room.
-        let short = self.short(bytes, pending - bytes)?;
-        let (limit, target) = {
-            let before = total - bytes;
-            let mut used = self.used();
-            if !matches!(short, Some(Short { free: Some(_), .. })) {
-                used.ceiling = None;
-            }
-            let with_slack = |limit: u64| (limit, limit - limit / SLACK_PART);
-            match short.as_ref().map(|short| short.free) {
-                None => with_slack(self.budget),
-                Some(Some(free)) => with_slack((*used.ceiling.get_or_insert(before + free)).min(self.budget)),
-                // A file for a file, however large.
-                Some(None) => (before.min(self.budget), before.min(self.budget)),
-            }
-        };
-        if total > limit && !self.make_room(limit, target) {
-            let over = ServerError::NoSpace {
-                needed: bytes,
-                path: self.dir.clone(),
-                free: self.budget.saturating_sub(total - bytes),
-                what: "of --max-node-bytes",
-            };
-            return Err(short.map_or(over, |short| short.error));
+        let limits = self.limits(bytes)?;
+        if !self.make_room(&limits) {
+            return Err(limits.error);
         }
-        Ok(taken)
+        if limits.is_short {
+            let mut used = self.used();
+            used.spare = limits.most.saturating_sub(used.total);
+        }
+        match limits.no_files {
+            Some(error) if !self.remove_one() => Err(error),
+            _ => Ok(taken),
+        }
     }
 
     /// Says that a file of a node was removed.
@@ -141,90 +157,149 @@ impl Room {
         self.used().take(node, on_disk(bytes));
     }
 
-    /// Returns what the disk is short of, when it has no room for a file of `bytes` beside the `promised` ones.
-    fn short(&self, bytes: u64, promised: u64) -> Result<Option<Short>, ServerError> {
-        if self.keep_free == 0 {
-            return Ok(None);
+    /// Returns what all may have with a file of `bytes`, for which room was promised.
+    fn limits(&self, bytes: u64) -> Result<Limits, ServerError> {
+        let space = if self.keep_free == 0 { None } else { Some(self.space()?) };
+        let mut used = self.used();
+        let before = used.total - bytes;
+        let no_space = |free: u64, what| ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what };
+        let limits = Limits {
+            most: self.budget,
+            target: self.budget - self.budget / SLACK_PART,
+            error: no_space(self.budget.saturating_sub(before), "of --max-node-bytes"),
+            is_short: false,
+            no_files: None,
+        };
+        let Some(space) = space else { return Ok(limits) };
+        // What others write is not on the disk yet, and has its room.
+        let promised = used.pending - bytes;
+        let available = space.free.saturating_sub(self.keep_free);
+        let error = no_space(available.saturating_sub(promised), "beside --keep-free-bytes");
+        if bytes > available {
+            // With less room than that, what went is taken by whoever fills the disk.
+            let is_full = space.free < bytes.saturating_add(promised);
+            if used.spare >= bytes && !is_full {
+                used.spare -= bytes;
+                return Ok(limits);
+            }
+            let most = before.min(self.budget);
+            let slack = if is_full { 0 } else { (most / SLACK_PART).min(MAX_SPARE_BYTES) };
+            return Ok(Limits { most, target: most - slack, error, is_short: true, no_files: None });
         }
-        let space = disk::Space::of(&self.dir)?;
-        let free = space.free.saturating_sub(promised).saturating_sub(self.keep_free);
-        if bytes > free {
-            let error = ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what: "beside --keep-free-bytes" };
-            return Ok(Some(Short { free: Some(free), error }));
+        used.spare = 0;
+        if bytes.saturating_add(promised) > available {
+            // How much of what is promised is on the disk already is not known: that is no reason to remove anything.
+            return Err(error);
         }
         let files = space.files.map(|files| (files.free, (files.all / FREE_FILES_PART).min(MAX_FREE_FILES)));
         Ok(match files {
             Some((free, kept)) if free <= kept => {
-                Some(Short { free: None, error: ServerError::NoFiles { path: self.dir.clone(), free } })
+                Limits { no_files: Some(ServerError::NoFiles { path: self.dir.clone(), free }), ..limits }
             }
-            _ => None,
+            _ => limits,
         })
     }
 
-    /// Removes the oldest of those nodes that have the most, until all have no more than `target`; nothing, if they would have more than
-    /// `limit`. Returns whether they are within that.
-    fn make_room(&self, limit: u64, target: u64) -> bool {
-        let (level, mut nodes) = {
-            let used = self.used();
-            let level = level(used.by_node.values().map(|used| used.bytes).collect(), target);
-            if used.by_node.values().map(|used| used.within(level)).sum::<u64>() > limit {
-                return false;
-            }
-            let over = used.by_node.iter().filter(|(_, used)| used.bytes > level);
-            (level, over.map(|(node, used)| (used.bytes, node.clone())).collect::<Vec<_>>())
-        };
-        nodes.sort_unstable_by(|one, other| other.cmp(one));
-        let (mut count, mut freed) = (0, 0);
-        for (_, node) in &nodes {
-            let (count_of_node, freed_of_node) = self.cut(node, level, target);
-            (count, freed) = (count + count_of_node, freed + freed_of_node);
+    /// Returns what the disk has room for.
+    fn space(&self) -> Result<disk::Space, ServerError> {
+        #[cfg(test)]
+        if let Some(space) = self.pretended {
+            return Ok(space);
         }
-        let nodes = nodes.len();
-        tracing::warn!(
-            count,
-            freed,
-            nodes,
-            limit,
-            "nodes send more than has room here: the oldest went, of those that have most"
-        );
-        self.used().total <= limit
+        disk::Space::of(&self.dir)
     }
 
-    /// Removes the oldest of a node until it has no more than `level`, or all no more than `target`; returns how many files went, and their
-    /// bytes.
-    fn cut(&self, node: &Path, level: u64, target: u64) -> (u64, u64) {
+    /// Removes the oldest of those nodes that have the most, where all have more than they may; nothing, if that were not enough. Returns
+    /// whether they are within that.
+    fn make_room(&self, limits: &Limits) -> bool {
+        if self.used().total <= limits.most {
+            return true;
+        }
+        let mut gone = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (level, mut nodes) = {
+                let used = self.used();
+                if used.total <= limits.most {
+                    return true;
+                }
+                let level = level(used.by_node.values().map(|used| used.bytes).collect(), limits.target);
+                if used.by_node.values().map(|used| used.within(level)).sum::<u64>() > limits.most {
+                    return false;
+                }
+                let over = used.by_node.iter().filter(|(_, used)| used.bytes > level);
+                (level, over.map(|(node, used)| (used.bytes, node.clone())).collect::<Vec<_>>())
+            };
+            nodes.sort_unstable_by(|one, other| other.cmp(one));
+            let before = gone.files;
+            for (_, node) in &nodes {
+                self.cut(node, level, limits.target, &mut gone);
+            }
+            // Others may have been promised room meanwhile.
+            if gone.files == before {
+                return self.used().total <= limits.most;
+            }
+            gone.tell();
+        }
+    }
+
+    /// Removes the oldest file of the node that has most. Returns whether there was one.
+    fn remove_one(&self) -> bool {
+        let mut gone = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        let largest = {
+            let used = self.used();
+            let written = used.by_node.iter().map(|(node, used)| (used.bytes - used.pending, node.clone()));
+            written.filter(|(bytes, _)| *bytes > 0).max()
+        };
+        let Some(oldest) = largest.and_then(|(_, node)| Some((files_of(&node).ok()?.into_iter().next()?, node))) else {
+            return false;
+        };
+        let (file, node) = oldest;
+        let is_gone = self.remove(&node, &file, &mut gone);
+        gone.tell();
+        is_gone
+    }
+
+    /// Removes the oldest of a node until it has no more than `level`, or all no more than `target`.
+    fn cut(&self, node: &Path, level: u64, target: u64, gone: &mut Gone) {
         let is_enough = || {
             let used = self.used();
             used.total <= target || used.by_node.get(node).is_none_or(|used| used.bytes <= level)
         };
         if is_enough() {
-            return (0, 0);
+            return;
         }
-        let Some(listed) = self.used().by_node.get(node).copied() else { return (0, 0) };
+        let Some(listed) = self.used().by_node.get(node).copied() else { return };
         let files = match files_of(node) {
             Ok(files) => files,
             // The others' are removed all the same.
             Err(error) => {
-                tracing::error!(%error, "what a node sent cannot be listed, and stays");
-                return (0, 0);
+                tracing::error!("what a node sent stays: {}", chain(&error));
+                return;
             }
         };
         self.used().found(node, listed, files.iter().map(|file| file.bytes).sum());
-        let (mut count, mut freed) = (0, 0);
         for file in files {
             if is_enough() {
                 break;
             }
-            match std::fs::remove_file(&file.path) {
-                Ok(()) => {
-                    self.removed(node, file.bytes);
-                    (count, freed) = (count + 1, freed + file.bytes);
-                }
-                // Another made room too.
-                Err(error) => tracing::debug!(path = %file.path.display(), %error, "an old file of a node stays"),
+            self.remove(node, &file, gone);
+        }
+    }
+
+    /// Removes a file, and says whether it was there.
+    fn remove(&self, node: &Path, file: &NodeFile, gone: &mut Gone) -> bool {
+        match std::fs::remove_file(&file.path) {
+            Ok(()) => {
+                self.removed(node, file.bytes);
+                (gone.files, gone.bytes) = (gone.files + 1, gone.bytes + file.bytes);
+                true
+            }
+            // The node's own newer one, or its owner, was faster.
+            Err(error) => {
+                tracing::debug!(path = %file.path.display(), %error, "an old file of a node stays");
+                false
             }
         }
-        (count, freed)
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -232,12 +307,15 @@ impl Room {
     }
 }
 
-/// What a disk has too little of.
-struct Short {
-    /// Bytes that it has all the same; none where it is files that it has too few of.
-    free: Option<u64>,
-    /// What is said of it, when nothing can go instead.
-    error: ServerError,
+impl Gone {
+    /// Warns of what went, now and then.
+    fn tell(&mut self) {
+        if self.files > 0 && self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            let Self { files, bytes, .. } = self;
+            tracing::warn!(files, bytes, "nodes send more than has room here: the oldest went, of those that have most");
+            *self = Self { told: Some(Instant::now()), ..Self::default() };
+        }
+    }
 }
 
 struct NodeFile {
@@ -272,185 +350,4 @@ fn files_of(node: &Path) -> Result<Vec<NodeFile>, ServerError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BLOCK: u64 = 4096;
-
-    fn room(dir: &Path, blocks: u64) -> Room {
-        Room::open(dir, Some(blocks * BLOCK), Some(0)).unwrap()
-    }
-
-    fn send(room: &Room, node: &Path, name: &str, blocks: u64) -> Result<(), ServerError> {
-        let taken = room.take(node, blocks * BLOCK)?;
-        std::fs::create_dir_all(node.join("reports")).unwrap();
-        std::fs::write(node.join("reports").join(name), vec![0; usize::try_from(blocks * BLOCK).unwrap()]).unwrap();
-        taken.written();
-        Ok(())
-    }
-
-    /// What others remove is room again, without a word; what is being written is let alone.
-    #[test]
-    fn what_was_removed_by_hand_is_found_to_be_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (node, other) = (dir.path().join("node"), dir.path().join("other"));
-        let room = room(dir.path(), 8);
-        for number in 0..7 {
-            send(&room, &node, &format!("{number}"), 1).unwrap();
-        }
-        std::fs::remove_dir_all(node.join("reports")).unwrap();
-        let writing = room.take(&node, BLOCK).unwrap();
-        std::fs::create_dir_all(node.join("reports")).unwrap();
-        std::fs::write(node.join("reports/8.new"), "half").unwrap();
-        for number in 0..8 {
-            send(&room, &other, &format!("{number}"), 1).unwrap();
-        }
-        assert!(node.join("reports/8.new").exists() && names(&node).is_empty());
-        assert_eq!(names(&other).len(), 6);
-        drop(writing);
-        assert_eq!(counted(&room), (6 * BLOCK, 0));
-    }
-
-    /// What is counted, and of that what is not written yet.
-    fn counted(room: &Room) -> (u64, u64) {
-        let used = room.used();
-        (used.total, used.pending)
-    }
-
-    fn names(node: &Path) -> Vec<String> {
-        let files = files_of(node).unwrap();
-        files.iter().map(|file| file.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
-    }
-
-    #[test]
-    fn one_that_floods_loses_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let (quiet, flood) = (dir.path().join("quiet"), dir.path().join("flood"));
-        let room = room(dir.path(), 20);
-        for number in 0..3 {
-            send(&room, &quiet, &format!("{number}"), 1).unwrap();
-        }
-        for number in 0..100 {
-            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
-        }
-        assert_eq!(names(&quiet), ["0", "1", "2"]);
-        let left = names(&flood);
-        assert!((16..=17).contains(&left.len()) && left.last().unwrap() == "099", "{left:?}");
-        let on_disk: u64 =
-            [&quiet, &flood].map(|node| files_of(node).unwrap().iter().map(|file| file.bytes).sum::<u64>()).iter().sum();
-        assert_eq!(counted(&room), (on_disk, 0));
-        // A start counts the same.
-        assert_eq!(counted(&self::room(dir.path(), 20)).0, on_disk);
-        let again = self::room(dir.path(), 20);
-        let of_each = |room: &Room| -> std::collections::BTreeMap<PathBuf, u64> {
-            room.used().by_node.iter().map(|(node, used)| (node.clone(), used.bytes)).collect()
-        };
-        assert_eq!(of_each(&again), of_each(&room));
-    }
-
-    /// All have the same, and one file only: that they are a little over is no reason for all to lose it.
-    #[test]
-    fn no_more_goes_than_must() {
-        let dir = tempfile::tempdir().unwrap();
-        let nodes: Vec<_> = (0..100).map(|number| dir.path().join(format!("node{number}"))).collect();
-        let room = room(dir.path(), 99);
-        for node in &nodes {
-            send(&room, node, "1", 1).unwrap();
-        }
-        let left = nodes.iter().filter(|node| !names(node).is_empty()).count();
-        assert_eq!((left, counted(&room)), (97, (97 * BLOCK, 0)));
-        assert_eq!(names(&nodes[99]), ["1"], "the one that was being sent went");
-    }
-
-    /// Nearly equal they all are over what each may have, and who has most loses first.
-    #[test]
-    fn of_nearly_equal_ones_the_largest_is_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let room = room(dir.path(), 110);
-        let flood = dir.path().join("5");
-        for node in (0..10).filter(|node| *node != 5).map(|node| dir.path().join(format!("{node}"))) {
-            send(&room, &node, "1", 11).unwrap();
-        }
-        for number in 0..12 {
-            send(&room, &flood, &format!("{number:02}"), 1).unwrap();
-        }
-        assert_eq!((names(&flood).len(), counted(&room).0), (10, 98 * BLOCK));
-    }
-
-    /// Others fill the disk: nodes have what they had, and who floods makes room for the rest.
-    #[test]
-    fn on_a_full_disk_the_new_has_the_room_of_the_oldest_of_those_that_have_most() {
-        let dir = tempfile::tempdir().unwrap();
-        let (quiet, flood, new) = (dir.path().join("quiet"), dir.path().join("flood"), dir.path().join("new"));
-        let mut room = room(dir.path(), 1000);
-        send(&room, &quiet, "0", 1).unwrap();
-        for number in 0..20 {
-            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
-        }
-        room.keep_free = u64::MAX / 2;
-        send(&room, &new, "0", 2).unwrap();
-        for number in 20..120 {
-            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
-        }
-        assert_eq!((names(&quiet), names(&new)), (vec!["0".to_owned()], vec!["0".to_owned()]));
-        let left = names(&flood);
-        assert!(left.len() >= 17 && left.last().unwrap() == "119", "{left:?}");
-        assert!(counted(&room).0 <= 21 * BLOCK && counted(&room).1 == 0, "{:?}", counted(&room));
-        // One that had the room of all would be refused, and nothing goes for it.
-        let before = counted(&room);
-        let refused = room.take(&new, 22 * BLOCK).unwrap_err();
-        assert!(refused.to_string().contains("--keep-free-bytes") && disk::is_full(&refused), "{refused}");
-        assert_eq!((counted(&room), names(&flood)), (before, left));
-        // With room there, they grow again.
-        room.keep_free = 0;
-        for number in 120..160 {
-            send(&room, &flood, &format!("{number:03}"), 1).unwrap();
-        }
-        assert_eq!(counted(&room).0, before.0 + 40 * BLOCK);
-        // And have what they have then.
-        room.keep_free = u64::MAX / 2;
-        send(&room, &flood, "160", 1).unwrap();
-        assert!(counted(&room).0 >= before.0 + 38 * BLOCK, "{:?}", counted(&room));
-    }
-
-    #[test]
-    fn what_is_larger_than_all_is_refused_and_takes_no_room() {
-        let dir = tempfile::tempdir().unwrap();
-        let node = dir.path().join("node");
-        let room = room(dir.path(), 4);
-        send(&room, &node, "1", 1).unwrap();
-        let refused = room.take(&node, 5 * BLOCK).unwrap_err();
-        assert!(refused.to_string().contains("--max-node-bytes"), "{refused}");
-        assert_eq!(names(&node), ["1"], "something went for what was refused");
-        drop(room.take(&node, BLOCK).unwrap());
-        assert_eq!(counted(&room), (names(&node).len() as u64 * BLOCK, 0));
-    }
-
-    #[test]
-    fn what_stays_free_stays_free() {
-        let dir = tempfile::tempdir().unwrap();
-        let room = Room::open(dir.path(), None, Some(u64::MAX / 2)).unwrap();
-        let refused = room.take(dir.path(), 1).unwrap_err();
-        assert!(refused.to_string().contains("--keep-free-bytes") && disk::is_full(&refused), "{refused}");
-        assert_eq!(room.used().total, 0);
-    }
-
-    #[test]
-    fn of_a_bucket_the_oldest_goes_after_reports() {
-        let dir = tempfile::tempdir().unwrap();
-        let node = dir.path().join("node");
-        std::fs::create_dir_all(node.join("bucket")).unwrap();
-        for (name, age) in [("sha256-b", 20), ("sha256-a", 10)] {
-            let path = node.join("bucket").join(name);
-            std::fs::write(&path, "was").unwrap();
-            let modified = SystemTime::now() - std::time::Duration::from_secs(age);
-            std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
-        }
-        std::fs::write(node.join("node.json"), "not sent").unwrap();
-        let room = room(dir.path(), 5);
-        send(&room, &node, "1", 1).unwrap();
-        assert_eq!(names(&node), ["1", "sha256-b", "sha256-a"]);
-        send(&room, &node, "2", 3).unwrap();
-        assert_eq!(names(&node), ["2", "sha256-a"]);
-    }
-}
+mod tests;

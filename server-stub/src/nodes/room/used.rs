@@ -12,8 +12,8 @@ pub(super) struct Used {
     pub(super) pending: u64,
     /// How often anything here was changed.
     changes: u64,
-    /// What all may have while the disk is nearly full: what they had when it was found to be.
-    pub(super) ceiling: Option<u64>,
+    /// Of a disk that is nearly full: what went and has not been written in its place.
+    pub(super) spare: u64,
 }
 
 /// Bytes on disk of one node.
