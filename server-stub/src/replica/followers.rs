@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncConfirm};
 use serde::{Deserialize, Serialize};
@@ -42,8 +43,6 @@ pub struct Follower {
 pub(crate) struct Followers {
     path: PathBuf,
     known: Mutex<Known>,
-    /// When this server started, in seconds since 1970 UTC.
-    started: u64,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +54,8 @@ struct Known {
     told: BTreeSet<Certname>,
     /// When they were last saved.
     saved: u64,
+    /// Since when this server is a primary, as far as anybody looked.
+    awaits_since: Option<Instant>,
 }
 
 impl Followers {
@@ -71,7 +72,7 @@ impl Followers {
             followers.retain(|_, follower| follower.last_check_in_time >= forgotten);
             followers.values_mut().for_each(|follower| follower.confirmations = 0);
         }
-        Self { path, started: now(), known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
+        Self { path, known: Mutex::new(Known { followers: followers.unwrap_or_default(), ..Known::default() }) }
     }
 
     /// Reads the file again.
@@ -110,8 +111,14 @@ impl Followers {
         named.filter_map(|(name, follower)| Some((name.clone(), *follower.deployed.get(environment)?))).collect()
     }
 
-    /// Returns which replicas are not where they should be, and why, when these versions are live.
-    pub(crate) fn behind(&self, live: &[Version], replicas: &[AllowedReplica]) -> BTreeMap<Certname, String> {
+    /// Returns which replicas are not where they should be, and why, when these versions are live. `own` is the name of this server, which
+    /// asks itself nothing.
+    pub(crate) fn behind(
+        &self,
+        live: &[Version],
+        replicas: &[AllowedReplica],
+        own: Option<&Certname>,
+    ) -> BTreeMap<Certname, String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is named no more is awaited no more.
         let is_awaited = |name: &Certname| replicas.is_empty() || replicas.iter().any(|replica| replica.certname == *name);
@@ -121,23 +128,37 @@ impl Followers {
             Some((name.clone(), why_behind(follower, &live)?))
         };
         let mut behind: BTreeMap<_, _> = known.followers.iter().filter(|(name, _)| is_awaited(name)).filter_map(why).collect();
-        let silent = now().saturating_sub(self.started);
+        let silent = known.awaits_since.map_or(0, |since| since.elapsed().as_secs());
         if silent > SILENT_AFTER {
-            let unheard = replicas.iter().map(|replica| &replica.certname).filter(|name| !known.followers.contains_key(*name));
+            let unheard = replicas
+                .iter()
+                .map(|replica| &replica.certname)
+                .filter(|name| Some(*name) != own && !known.followers.contains_key(*name));
             behind.extend(
-                unheard.map(|name| (name.clone(), format!("it was never heard of since this server started {silent} s ago"))),
+                unheard.map(|name| (name.clone(), format!("it was not heard of since this server is a primary, for {silent} s"))),
             );
         }
         behind
     }
 
     /// As [`Followers::behind`], those of which it was not told since they were last well.
-    pub(crate) fn newly_behind(&self, live: &[Version], replicas: &[AllowedReplica]) -> BTreeMap<Certname, String> {
-        let mut behind = self.behind(live, replicas);
+    pub(crate) fn newly_behind(
+        &self,
+        live: &[Version],
+        replicas: &[AllowedReplica],
+        own: Option<&Certname>,
+    ) -> BTreeMap<Certname, String> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).awaits_since.get_or_insert_with(Instant::now);
+        let mut behind = self.behind(live, replicas, own);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.told.retain(|name| behind.contains_key(name));
         behind.retain(|name, _| known.told.insert(name.clone()));
         behind
+    }
+
+    /// Awaits nobody: this server is no primary.
+    pub(crate) fn await_none(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).awaits_since = None;
     }
 
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
@@ -164,6 +185,8 @@ fn why_behind(follower: &Follower, live: &[&Version]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use direct_puppet_transport::protocol::{ProtocolVersion, Rollout};
 
     use super::*;
@@ -171,16 +194,26 @@ mod tests {
     #[test]
     fn one_that_was_named_and_never_came_is_told_of() {
         let dir = tempfile::tempdir().unwrap();
-        let mut followers = Followers::open(dir.path());
-        let named: Vec<AllowedReplica> = ["replica1", "replica2=test"].map(|text| text.parse().unwrap()).into();
-        assert!(followers.behind(&[], &named).is_empty());
-        followers.started -= SILENT_AFTER + 1;
+        let followers = Followers::open(dir.path());
+        let silent = || {
+            let since = Instant::now().checked_sub(Duration::from_secs(SILENT_AFTER + 1)).unwrap();
+            followers.known.lock().unwrap().awaits_since = Some(since);
+        };
+        let named: Vec<AllowedReplica> = ["replica1", "replica2=test", "self"].map(|text| text.parse().unwrap()).into();
+        let own = Some(&named[2].certname);
+        assert!(followers.newly_behind(&[], &named, own).is_empty());
+        silent();
         followers.heard(&confirm("replica1"), true);
-        let behind = followers.newly_behind(&[], &named);
-        assert!(behind.len() == 1 && behind[&"replica2".parse().unwrap()].starts_with("it was never heard of"), "{behind:?}");
-        assert!(followers.newly_behind(&[], &named).is_empty());
+        let behind = followers.newly_behind(&[], &named, own);
+        assert!(behind.len() == 1 && behind[&"replica2".parse().unwrap()].starts_with("it was not heard of since"), "{behind:?}");
+        assert!(followers.newly_behind(&[], &named, own).is_empty());
+        // One that becomes a primary later has heard of nobody yet.
+        followers.await_none();
+        assert!(followers.newly_behind(&[], &named, own).is_empty() && followers.behind(&[], &named, own).is_empty());
+        silent();
+        assert_eq!(followers.newly_behind(&[], &named, own).len(), 1);
         followers.heard(&confirm("replica2"), true);
-        assert!(followers.behind(&[], &named).is_empty());
+        assert!(followers.behind(&[], &named, own).is_empty());
     }
 
     fn confirm(name: &str) -> SyncConfirm {

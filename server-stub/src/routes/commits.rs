@@ -131,8 +131,8 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
     let mut clients: BTreeMap<String, Value> =
         server.others()?.into_iter().map(|(name, follower)| (name, json!(follower))).collect();
     if server.role.is_primary() {
-        for (name, reason) in server.followers.behind(&live, &server.options.replicas) {
-            clients.entry(name.to_string()).and_modify(|client| client["behind"] = json!(reason));
+        for (name, reason) in server.followers.behind(&live, &server.options.replicas, server.own_name()) {
+            clients.entry(name.to_string()).or_insert_with(|| json!({}))["behind"] = json!(reason);
         }
     }
     // One that may follow and was never heard of is not to be overlooked.

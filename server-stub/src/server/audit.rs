@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use direct_puppet_transport::Peer;
@@ -83,13 +83,14 @@ impl Denials {
         Some(std::mem::take(&mut minute.left_out))
     }
 
-    /// Counts a line that was taken, and those that were left out before it, as left out too when the log is full. Returns whether it has
-    /// become so.
-    fn is_newly_full(&self, is_full: bool, left_out: u64) -> bool {
+    /// Counts a line that was taken and not written, and those that were left out before it, as left out.
+    fn not_written(&self, left_out: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).left_out += left_out + 1;
+    }
+
+    /// Hears whether the log is full; returns whether it has become so.
+    fn is_newly_full(&self, is_full: bool) -> bool {
         let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_full {
-            minute.left_out += left_out + 1;
-        }
         let was_full = std::mem::replace(&mut minute.is_log_full, is_full);
         is_full && !was_full
     }
@@ -123,19 +124,22 @@ impl Server {
         let Some(left_out) = self.denials.take(&who, Instant::now()) else { return };
         let others = if left_out > 0 { format!(", and {left_out} others before it") } else { String::new() };
         let what = format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>());
-        let (data, denials) = (self.options.data_dir.clone(), Arc::clone(&self.denials));
-        let write = move || {
-            let path = data.join(AUDIT);
-            let is_full = path.metadata().is_ok_and(|found| found.len() >= MAX_LOG_BYTES);
-            if denials.is_newly_full(is_full, left_out) {
-                let path = path.display();
-                tracing::warn!(%path, "who is turned away is only counted from now on: the audit log has 64 MiB, put it elsewhere");
-            }
-            if is_full { Ok(()) } else { write(&data, "denied", &who, None, &what) }
+        let data = self.options.data_dir.clone();
+        let write = move || match data.join(AUDIT).metadata() {
+            Ok(found) if found.len() >= MAX_LOG_BYTES => Ok(false),
+            _ => write(&data, "denied", &who, None, &what).map(|()| true),
         };
-        let written = blocking::run(write).await;
-        if let Err(error) = written.map_err(ServerError::from).flatten() {
-            tracing::warn!("{}", chain(&error));
+        let written = blocking::run(write).await.map_err(ServerError::from).flatten();
+        if !matches!(written, Ok(true)) {
+            self.denials.not_written(left_out);
+        }
+        match written {
+            Ok(is_written) => {
+                if self.denials.is_newly_full(!is_written) {
+                    tracing::warn!("who is turned away is only counted from now on: {AUDIT} has 64 MiB, put it elsewhere");
+                }
+            }
+            Err(error) => tracing::warn!("{}", chain(&error)),
         }
     }
 
@@ -170,21 +174,22 @@ mod tests {
     }
 
     #[test]
-    fn in_a_full_log_they_are_counted_and_that_is_said_once() {
+    fn what_is_not_written_is_counted_and_of_a_full_log_it_is_said_once() {
         let denials = Denials::default();
         let begin = Instant::now();
-        assert!(!denials.is_newly_full(false, 0));
+        assert!(!denials.is_newly_full(false));
         let is_new: Vec<bool> = (0..3)
             .map(|minute| {
                 let left_out = denials.take("a", begin + MINUTE * minute).unwrap();
                 assert_eq!(left_out, u64::from(minute));
-                denials.is_newly_full(true, left_out)
+                denials.not_written(left_out);
+                denials.is_newly_full(true)
             })
             .collect();
         assert_eq!(is_new, [true, false, false]);
         assert_eq!(denials.take("a", begin + MINUTE * 3), Some(3));
-        assert!(!denials.is_newly_full(false, 3));
+        assert!(!denials.is_newly_full(false));
         assert_eq!(denials.take("a", begin + MINUTE * 4), Some(0));
-        assert!(denials.is_newly_full(true, 0));
+        assert!(denials.is_newly_full(true));
     }
 }

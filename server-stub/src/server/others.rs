@@ -99,13 +99,20 @@ impl Server {
     /// On a primary: warns of replicas that are behind, or were not heard of, once until they are well again. Returns of which it did.
     pub(crate) fn look_at_followers(&self) -> BTreeMap<Certname, String> {
         if self.shared.is_some() || !self.role.is_primary() {
+            self.followers.await_none();
             return BTreeMap::new();
         }
-        let behind = self.followers.newly_behind(&self.live_versions(), &self.options.replicas);
+        let behind = self.followers.newly_behind(&self.live_versions(), &self.options.replicas, self.own_name());
         for (replica, reason) in &behind {
             tracing::warn!(%replica, "a replica is behind: {reason}");
         }
         behind
+    }
+
+    /// Returns the name by which others know this server. One list of them may serve all, and name this one too.
+    pub(crate) fn own_name(&self) -> Option<&Certname> {
+        let peers = self.options.primary.as_ref().or(self.options.successors.as_ref());
+        peers.map(|peers| &peers.name)
     }
 
     /// Refuses to make a version on top of what is live here, when a replica has a later one: it would replace that without a word.

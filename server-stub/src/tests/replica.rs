@@ -240,6 +240,12 @@ async fn news_come_by_themselves() {
     publish_all(&pair.primary).await;
     changes.changed().await.unwrap();
     assert_eq!(live(&replica).version.code_id, live(&pair.primary).version.code_id);
+    // A node that comes then waits for no code: it is only asked whether that is live.
+    let count = |of: &AtomicU64| of.load(Ordering::SeqCst);
+    let (fetches, confirmations) = (count(&pair.way.fetches), count(&pair.way.confirmations));
+    let (held, _) = compiled(&replica, "n1").await;
+    assert_eq!(held.version, live(&pair.primary).version.version);
+    assert!(count(&pair.way.fetches) == fetches && count(&pair.way.confirmations) > confirmations);
     stop.cancel();
     following.await.unwrap();
 }
