@@ -13,6 +13,52 @@ use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
 
+/// From a file on a node, and from a report, to who published it, when, and from which revision.
+#[test]
+fn whose_work_a_file_is_is_found_from_the_node_and_from_a_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::new(&dir.path().join("site"));
+    site.fill(3, "one");
+    let serving = Serving::start(dir.path(), &site);
+    let revision = "0123456789abcdef0123456789abcdef01234567";
+    let by_alice = serving.verb(&["publish", "-m", "first", "--author", "alice", "--revision", revision]);
+    let published = json(&by_alice)["environments"][0].clone();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let agent = |arguments: &[&str]| {
+        let mut command = Command::new(&binaries().agent);
+        command.args(arguments).args(["--server", &serving.urls[0], "--node", "n1", "--json"]).arg("--root").arg(&root);
+        json(&run(command))
+    };
+    assert_eq!(agent(&["run"])["status"], "changed");
+    // Somebody else's work is live since, and this node has not asked.
+    site.fill(3, "two");
+    assert!(serving.verb(&["publish", "-m", "second", "--author", "bob"]).status.success());
+    let file = agent(&["status", "--explain", "/srv/tree/d00/file00000"]);
+    assert_eq!(
+        (&file["code_id"], &file["version"]),
+        (&published["code_id"], &serde_json::json!({"epoch": 1, "sequence": 1})),
+        "{file}"
+    );
+    let reports = dir.path().join("data/nodes");
+    let report =
+        fs::read_dir(fs::read_dir(reports).unwrap().next().unwrap().unwrap().path().join("reports")).unwrap().next().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(report.unwrap().path()).unwrap()).unwrap();
+    assert_eq!((&report["catalog_id"], &report["code_id"]), (&file["catalog_id"], &file["code_id"]), "{report}");
+    assert_eq!(report["version"], file["version"], "{report}");
+    let version = format!("{}.{}", file["version"]["epoch"], file["version"]["sequence"]);
+    for named in [&version, report["code_id"].as_str().unwrap()] {
+        let explained = json(&serving.verb(&["explain", named]));
+        let version = &explained["version"];
+        let told = [&version["author"]["name"], &version["message"], &version["revision"], &version["code_id"]];
+        assert_eq!(told, [&"alice".into(), &"first".into(), &revision.into(), &published["code_id"]], "{named}: {explained}");
+        let time = explained["published_unix_seconds"].as_u64().unwrap_or_default();
+        assert!(time > 1_700_000_000, "{explained}");
+    }
+    let of_node = json(&serving.verb(&["explain", "--node", "n1", "--path", "/srv/tree/d00/file00000"]));
+    assert!(of_node["version"]["code_id"] == published["code_id"] && of_node.to_string().contains("alice"), "{of_node}");
+}
+
 #[test]
 fn publish_run_plan_drift_and_undo_over_real_sockets() {
     let dir = tempfile::tempdir().unwrap();

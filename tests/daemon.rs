@@ -91,6 +91,35 @@ fn news_are_applied_at_once_and_what_cannot_be_is_not_tried_again_and_again() {
     }
 }
 
+/// A publish reaches who waits within a second or two, over sockets, with all that is between.
+#[test]
+fn a_publish_is_applied_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::new(&dir.path().join("site"));
+    site.fill(20, "0");
+    let serving = Serving::start(dir.path(), &site);
+    assert_eq!(serving.verb(&["publish"]).status.code(), Some(0));
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let daemon = Daemon::start(&root, &serving.urls[0]);
+    let has = |version: &str| fs::read_to_string(root.join("srv/tree/d00/file00000")).is_ok_and(|text| text == body(0, version));
+    wait_until("the first run has applied what is live", || has("0"));
+    let mut took: Vec<Duration> = (1..=5)
+        .map(|number: u32| {
+            let version = number.to_string();
+            site.fill(20, &version);
+            assert_eq!(serving.verb(&["publish"]).status.code(), Some(0));
+            let published = Instant::now();
+            wait_until("the news are applied", || has(&version));
+            published.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    // A machine that does other work may be late now and then.
+    assert!(took[2] <= Duration::from_secs(2), "{took:?}");
+    daemon.stop();
+}
+
 #[test]
 fn it_ends_at_once_while_it_waits() {
     let dir = tempfile::tempdir().unwrap();

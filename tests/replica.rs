@@ -100,6 +100,33 @@ fn a_node_of_a_replica_gets_what_was_just_published_and_nothing_unconfirmed() {
     assert_has_no_code(&stranger, &refused, &["stranger.example.com is no replica of this server"]);
 }
 
+/// Whoever may be answered from what was last confirmed is told so, and so is who reads his report.
+#[test]
+fn a_replica_that_may_answer_unconfirmed_says_so_to_the_node_and_the_report_has_it() {
+    let servers = Servers::new();
+    servers.site.fill(3, "one");
+    let primary = servers.primary("https://127.0.0.1:0");
+    assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
+    let dir = servers.dir.path().join("replica");
+    fs::create_dir_all(&dir).unwrap();
+    let more = ["--primary", &primary.urls[0], "--unconfirmed-for", "600"];
+    let replica = Serving::following(&dir, &["https://127.0.0.1:0"], &servers.options("replica.example.com", &more));
+    let root = servers.dir.path().join("root");
+    let words = "the server could not confirm for ";
+    let first = json(&servers.agent(&root, &replica.urls[0], &["run"]));
+    assert!(first["status"] == "changed" && !first.to_string().contains(words), "{first}");
+    drop(primary);
+    fs::write(root.join("srv/tree/d00/file00000"), "drift").unwrap();
+    let run = json(&servers.agent(&root, &replica.urls[0], &["run"]));
+    assert_eq!((&run["answer"], &run["status"]), (&"current".into(), &"changed".into()), "{run}");
+    assert!(run["messages"].to_string().contains(words), "{run}");
+    let reports = fs::read_dir(dir.join("data/nodes"))
+        .unwrap()
+        .flat_map(|node| fs::read_dir(node.unwrap().path().join("reports")).unwrap());
+    let texts: Vec<String> = reports.map(|report| fs::read_to_string(report.unwrap().path()).unwrap()).collect();
+    assert_eq!((texts.len(), texts.iter().filter(|text| text.contains(words)).count()), (2, 1), "{texts:?}");
+}
+
 /// Asserts that a server answered nobody, for one of these reasons, and has brought nothing.
 fn assert_has_no_code(server: &Serving, refused: &Output, reasons: &[&str]) {
     let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
@@ -197,9 +224,9 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
         fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
         (memory(server, "VmRSS:"), written(server))
     });
-    (0..3).for_each(|number| fs::write(path(number * count / 3), "changed").unwrap());
+    (0..3).for_each(|number| fs::write(path(number * count / 3), format!("changed {number}")).unwrap());
     let published = json(&primary.verb(&["publish"]));
-    assert_eq!(published["environments"][0]["new_contents"], 1, "{published}");
+    assert_eq!(published["environments"][0]["new_contents"], 3, "{published}");
     assert!(published["environments"][0]["files_read"].as_u64().unwrap() < 10, "{published}");
     arrived(&primary, &replica);
     for ((server, name), (before, written_before)) in [(&primary, "primary"), (&replica, "replica")].into_iter().zip(before) {

@@ -26,6 +26,9 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+#[path = "waiting/replica.rs"]
+mod replica;
+
 /// What a server takes once, however many nodes there are, for its threads and for what happens at the same time.
 const ONCE: usize = 8 << 20;
 
@@ -272,10 +275,17 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize, waking: 
         assert_eq!(reply, CatalogReply::FactsNeeded);
         ends.push(end.saturating_duration_since(published));
     }
-    let last = *ends.iter().max().unwrap();
-    println!("woken at {rate} a second: the last after {last:?}");
+    ends.sort_unstable();
+    let last = *ends.last().unwrap();
+    let quarters = [1, 2, 3].map(|quarter| ends[nodes * quarter / 4]);
+    println!("woken at {rate} a second: a quarter of them after {quarters:?}, the last after {last:?}");
     assert_eq!(ends.len(), nodes);
     assert!(last >= waking.mul_f64(0.8), "the rate was not kept: {last:?}");
+    // Evenly, and not all at the end, or at once.
+    for (at, quarter) in quarters.iter().zip([0.25, 0.5, 0.75]) {
+        assert!(*at + Duration::from_secs(1) >= waking.mul_f64(quarter), "more than the rate: {quarters:?}");
+        assert!(*at <= last.mul_f64(quarter + 0.2), "not evenly: {quarters:?} of {last:?}");
+    }
     // However busy the machine is: nobody waits until his time is over.
     assert!(last <= waking.mul_f64(5.0), "they were woken too slowly: {last:?}");
 }
