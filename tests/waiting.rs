@@ -62,10 +62,10 @@ struct Node {
 type Identity = Arc<ClientConfig>;
 
 impl Node {
-    async fn connect(number: usize, server: SocketAddr, identity: Option<Identity>) -> Self {
+    async fn connect(number: usize, server: SocketAddr, identity: Option<Identity>, net: u8) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // Each address has some 28,000 ports, and those of the other test are kept by the kernel for a while.
-        let own = Ipv4Addr::new(127, 0, 1 + u8::from(identity.is_some()), u8::try_from(1 + number / 20_000).unwrap());
+        // Each address has some 28,000 ports, and those of another test are kept by the kernel for a while.
+        let own = Ipv4Addr::new(127, 0, net, u8::try_from(1 + number / 20_000).unwrap());
         socket.bind(SocketAddr::new(IpAddr::V4(own), 0)).unwrap_or_else(|error| panic!("{own}: {error}"));
         let stream = socket.connect(server).await.unwrap();
         let stream: Box<dyn Connection> = match identity {
@@ -228,10 +228,11 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize, waking: 
     let mut waits = JoinSet::new();
     for number in 0..nodes {
         let identity = authority.as_mut().map(|authority| identity(authority, number));
+        let net = 1 + u8::from(identity.is_some());
         let turns = Arc::clone(&turns);
         waits.spawn(async move {
             let turn = turns.acquire_owned().await.unwrap();
-            let mut node = Node::connect(number, address, identity).await;
+            let mut node = Node::connect(number, address, identity, net).await;
             let held = node.catalog().await;
             drop(turn);
             let request = node.check_in(Some(held), WAIT_SECONDS);
@@ -267,8 +268,8 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize, waking: 
     let rate = nodes.div_ceil(usize::try_from(waking.as_secs()).unwrap());
     assert!(server.verb(&["rollout", "--per-second", &rate.to_string()]).status.success());
     site.fill(1, "two");
-    assert!(server.verb(&["publish"]).status.success());
     let published = Instant::now();
+    assert!(server.verb(&["publish"]).status.success());
     let mut ends = Vec::new();
     while let Some(ended) = waits.join_next().await {
         let (reply, end) = ended.unwrap();
@@ -284,7 +285,7 @@ async fn wait_and_wake(mut authority: Option<Authority>, wanted: usize, waking: 
     // Evenly, and not all at the end, or at once.
     for (at, quarter) in quarters.iter().zip([0.25, 0.5, 0.75]) {
         assert!(*at + Duration::from_secs(1) >= waking.mul_f64(quarter), "more than the rate: {quarters:?}");
-        assert!(*at <= last.mul_f64(quarter + 0.2), "not evenly: {quarters:?} of {last:?}");
+        assert!(*at <= last.mul_f64(quarter + 0.35), "not evenly: {quarters:?} of {last:?}");
     }
     // However busy the machine is: nobody waits until his time is over.
     assert!(last <= waking.mul_f64(5.0), "they were woken too slowly: {last:?}");

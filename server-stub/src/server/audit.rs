@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use direct_puppet_transport::Peer;
@@ -124,22 +124,21 @@ impl Server {
         let Some(left_out) = self.denials.take(&who, Instant::now()) else { return };
         let others = if left_out > 0 { format!(", and {left_out} others before it") } else { String::new() };
         let what = format!("{}{others}", what.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>());
-        let data = self.options.data_dir.clone();
-        let write = move || match data.join(AUDIT).metadata() {
-            Ok(found) if found.len() >= MAX_LOG_BYTES => Ok(false),
-            _ => write(&data, "denied", &who, None, &what).map(|()| true),
-        };
-        let written = blocking::run(write).await.map_err(ServerError::from).flatten();
-        if !matches!(written, Ok(true)) {
-            self.denials.not_written(left_out);
-        }
-        match written {
-            Ok(is_written) => {
-                if self.denials.is_newly_full(!is_written) {
-                    tracing::warn!("who is turned away is only counted from now on: {AUDIT} has 64 MiB, put it elsewhere");
-                }
+        let (data, denials) = (self.options.data_dir.clone(), Arc::clone(&self.denials));
+        // Whoever hangs up meanwhile is written down, or counted, all the same.
+        let write = move || {
+            let is_full = data.join(AUDIT).metadata().is_ok_and(|found| found.len() >= MAX_LOG_BYTES);
+            let written = if is_full { Ok(()) } else { write(&data, "denied", &who, None, &what) };
+            if is_full || written.is_err() {
+                denials.not_written(left_out);
             }
-            Err(error) => tracing::warn!("{}", chain(&error)),
+            if denials.is_newly_full(is_full) {
+                tracing::warn!("who is turned away is only counted from now on: {AUDIT} has 64 MiB, put it elsewhere");
+            }
+            written
+        };
+        if let Err(error) = blocking::run(write).await.map_err(ServerError::from).flatten() {
+            tracing::warn!("{}", chain(&error));
         }
     }
 

@@ -61,7 +61,7 @@ pub struct Server {
     pub(crate) publishing: Arc<Mutex<()>>,
     /// Whose turn it is to take a thread and wait for `publishing` there.
     turns: Arc<tokio::sync::Mutex<()>>,
-    denials: Denials,
+    denials: Arc<Denials>,
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
@@ -132,7 +132,7 @@ impl Server {
             packing: Arc::new(Semaphore::new(options.pack_workers.max(1))),
             publishing: hearing.publishing,
             turns: Arc::default(),
-            denials: Denials::default(),
+            denials: Arc::default(),
             stopping: CancellationToken::new(),
             collecting,
             store,

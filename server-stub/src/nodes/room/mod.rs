@@ -136,15 +136,22 @@ impl Room {
     /// When there is none, even were all gone that may go; then nothing does.
     pub(crate) fn take<'a>(&'a self, node: &'a Path, bytes: u64) -> Result<Taken<'a>, ServerError> {
         let bytes = on_disk(bytes);
-        self.used().promise(node, bytes);
+        let space = if self.keep_free == 0 { None } else { Some(self.space()?) };
+        let limits = {
+            // Whoever comes at the same time comes before or after.
+            let mut used = self.used();
+            let limits = self.limits(&mut used, bytes, space);
+            used.promise(node, bytes);
+            limits
+        };
         let taken = Taken { room: self, node, bytes };
-        let limits = self.limits(bytes)?;
+        let limits = limits?;
         if !self.make_room(&limits) {
             return Err(limits.error);
         }
         if limits.is_short {
             let mut used = self.used();
-            used.spare = limits.most.saturating_sub(used.total);
+            used.spare = limits.most.saturating_sub(used.total).min(MAX_SPARE_BYTES);
         }
         match limits.no_files {
             Some(error) if !self.remove_one() => Err(error),
@@ -157,47 +164,37 @@ impl Room {
         self.used().take(node, on_disk(bytes));
     }
 
-    /// Returns what all may have with a file of `bytes`, for which room was promised.
-    fn limits(&self, bytes: u64) -> Result<Limits, ServerError> {
-        let space = if self.keep_free == 0 { None } else { Some(self.space()?) };
-        let mut used = self.used();
-        let before = used.total - bytes;
+    /// Returns what all may have with another file of `bytes`.
+    fn limits(&self, used: &mut Used, bytes: u64, space: Option<disk::Space>) -> Result<Limits, ServerError> {
         let no_space = |free: u64, what| ServerError::NoSpace { needed: bytes, path: self.dir.clone(), free, what };
         let limits = Limits {
             most: self.budget,
             target: self.budget - self.budget / SLACK_PART,
-            error: no_space(self.budget.saturating_sub(before), "of --max-node-bytes"),
+            error: no_space(self.budget.saturating_sub(used.total), "of --max-node-bytes"),
             is_short: false,
             no_files: None,
         };
         let Some(space) = space else { return Ok(limits) };
-        // What others write is not on the disk yet, and has its room.
-        let promised = used.pending - bytes;
+        let files = space.files.map(|files| (files.free, (files.all / FREE_FILES_PART).min(MAX_FREE_FILES)));
+        let no_files = files.filter(|(free, kept)| free <= kept);
+        let no_files = no_files.map(|(free, _)| ServerError::NoFiles { path: self.dir.clone(), free });
         let available = space.free.saturating_sub(self.keep_free);
-        let error = no_space(available.saturating_sub(promised), "beside --keep-free-bytes");
-        if bytes > available {
-            // With less room than that, what went is taken by whoever fills the disk.
-            let is_full = space.free < bytes.saturating_add(promised);
-            if used.spare >= bytes && !is_full {
-                used.spare -= bytes;
-                return Ok(limits);
-            }
-            let most = before.min(self.budget);
-            let slack = if is_full { 0 } else { (most / SLACK_PART).min(MAX_SPARE_BYTES) };
-            return Ok(Limits { most, target: most - slack, error, is_short: true, no_files: None });
+        // What others write is not on the disk yet, and has its room.
+        let with_promised = bytes.saturating_add(used.pending);
+        let spare = std::mem::take(&mut used.spare);
+        if with_promised <= available {
+            return Ok(Limits { no_files, ..limits });
         }
-        used.spare = 0;
-        if bytes.saturating_add(promised) > available {
-            // How much of what is promised is on the disk already is not known: that is no reason to remove anything.
+        let error = no_space(available.saturating_sub(used.pending), "beside --keep-free-bytes");
+        if bytes <= available {
+            // Or a part of it is there already, which is not known: no reason to remove anything.
             return Err(error);
         }
-        let files = space.files.map(|files| (files.free, (files.all / FREE_FILES_PART).min(MAX_FREE_FILES)));
-        Ok(match files {
-            Some((free, kept)) if free <= kept => {
-                Limits { no_files: Some(ServerError::NoFiles { path: self.dir.clone(), free }), ..limits }
-            }
-            _ => limits,
-        })
+        // Where not even that is there, what went before is taken by whoever fills the disk.
+        let is_full = space.free < with_promised;
+        let most = if is_full { used.total } else { used.total.saturating_add(spare) }.min(self.budget);
+        let slack = if is_full { 0 } else { (most / SLACK_PART).min(MAX_SPARE_BYTES) };
+        Ok(Limits { most, target: most - slack, error, is_short: true, no_files })
     }
 
     /// Returns what the disk has room for.
@@ -242,21 +239,34 @@ impl Room {
         }
     }
 
-    /// Removes the oldest file of the node that has most. Returns whether there was one.
+    /// Removes the oldest file of the node that has most; of another, where that one has none. Returns whether there was one.
     fn remove_one(&self) -> bool {
         let mut gone = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
-        let largest = {
+        let mut nodes: Vec<(u64, PathBuf)> = {
             let used = self.used();
             let written = used.by_node.iter().map(|(node, used)| (used.bytes - used.pending, node.clone()));
-            written.filter(|(bytes, _)| *bytes > 0).max()
+            written.filter(|(bytes, _)| *bytes > 0).collect()
         };
-        let Some(oldest) = largest.and_then(|(_, node)| Some((files_of(&node).ok()?.into_iter().next()?, node))) else {
-            return false;
-        };
-        let (file, node) = oldest;
-        let is_gone = self.remove(&node, &file, &mut gone);
+        nodes.sort_unstable_by(|one, other| other.cmp(one));
+        let is_gone = nodes.iter().any(|(_, node)| self.list(node).iter().any(|file| self.remove(node, file, &mut gone)));
         gone.tell();
         is_gone
+    }
+
+    /// Lists what a node has, which corrects what it is taken to have; nothing where it cannot be listed.
+    fn list(&self, node: &Path) -> Vec<NodeFile> {
+        let Some(listed) = self.used().by_node.get(node).copied() else { return Vec::new() };
+        match files_of(node) {
+            Ok(files) => {
+                self.used().found(node, listed, files.iter().map(|file| file.bytes).sum());
+                files
+            }
+            // The others' are removed all the same.
+            Err(error) => {
+                tracing::error!("what a node sent stays: {}", chain(&error));
+                Vec::new()
+            }
+        }
     }
 
     /// Removes the oldest of a node until it has no more than `level`, or all no more than `target`.
@@ -268,17 +278,7 @@ impl Room {
         if is_enough() {
             return;
         }
-        let Some(listed) = self.used().by_node.get(node).copied() else { return };
-        let files = match files_of(node) {
-            Ok(files) => files,
-            // The others' are removed all the same.
-            Err(error) => {
-                tracing::error!("what a node sent stays: {}", chain(&error));
-                return;
-            }
-        };
-        self.used().found(node, listed, files.iter().map(|file| file.bytes).sum());
-        for file in files {
+        for file in self.list(node) {
             if is_enough() {
                 break;
             }

@@ -164,6 +164,10 @@ fn where_files_are_few_one_goes_for_each_that_comes() {
     assert_eq!((names(&large).len(), names(&small).len()), (4, 6));
     send(&room, &large, "9", 1).unwrap();
     assert_eq!((names(&large).len(), names(&small)), (5, ["1", "2", "3", "4", "9"].map(str::to_owned).to_vec()));
+    // One that has nothing any more, as somebody else removed it, is passed over.
+    std::fs::remove_dir_all(small.join("reports")).unwrap();
+    send(&room, &large, "a", 1).unwrap();
+    assert_eq!((names(&large).len(), counted(&room).0), (5, 8 * BLOCK));
 }
 
 /// Others' may be on the disk already, or not: nothing goes for it.
@@ -202,6 +206,26 @@ fn on_a_disk_without_any_room_as_much_goes_as_comes() {
         assert_eq!((counted(&room).0, names(&node).len()), (127 * BLOCK, 127));
     }
     assert_eq!(names(&node).last().unwrap(), "139");
+}
+
+/// However large what comes is: on a full disk nodes keep as much as they had.
+#[test]
+fn on_a_full_disk_nodes_keep_what_they_had_also_when_files_are_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let mut room = room(dir.path(), 100_000);
+    (0..256).for_each(|number| send(&room, &node, &format!("{number:03}"), 1).unwrap());
+    (room.keep_free, room.pretended) = (1 << 30, space(1 << 29, None));
+    for number in 300..340 {
+        send(&room, &node, &format!("{number}"), 7).unwrap();
+        assert!((245 * BLOCK..=256 * BLOCK).contains(&counted(&room).0), "{:?}", counted(&room));
+    }
+    // Those who come at once have what went for each of them.
+    let before = counted(&room).0;
+    let taken: Vec<_> = (0..30).map(|_| room.take(&node, BLOCK).unwrap()).collect();
+    assert!(counted(&room).0 <= 256 * BLOCK, "{:?}", counted(&room));
+    drop(taken);
+    assert!(counted(&room).0 >= before - 44 * BLOCK, "{:?}", counted(&room));
 }
 
 /// Those who come at the same time have room made for them, or are refused; nothing is counted wrongly.
