@@ -146,6 +146,8 @@ pub(crate) fn peer(
         .arg(scratch.join("conf"))
         .arg("--vardir")
         .arg(scratch.join("var"))
+        .arg("--rundir")
+        .arg(scratch.join("run"))
         .arg("--basemodulepath")
         .arg(scratch.join("none"))
         .env("LC_ALL", "C.UTF-8")

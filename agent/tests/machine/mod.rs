@@ -27,12 +27,12 @@ shift
 exec "$@""#;
 
 /// Applies each manifest of the directory `$1` with Puppet, and keeps its events and the files. Its modules are those of Debian's packages,
-/// whatever environments this machine has.
+/// whatever environments this machine has. Its directories are its own: two that begin at once would both make what the machine has not.
 const PUPPET: &str = r#"set -e
 cd "$1"
 for step in $(seq 0 $(($2 - 1))); do
-  puppet apply --confdir "$1/conf" --vardir "$1/var" --codedir "$1/code" --basemodulepath "$3" --color=false \
-    --logdest "$1/log.$step" "$1/$step.pp" || true
+  puppet apply --confdir "$1/conf" --vardir "$1/var" --rundir "$1/run" --codedir "$1/code" --basemodulepath "$3" \
+    --color=false --logdest "$1/log.$step" "$1/$step.pp" || true
   [ -n "$(find "$1/var" -name last_run_report.yaml)" ] || { cat "$1/log.$step"; exit 1; }
   ruby -ryaml -rjson -e '
     text = File.read(Dir[ARGV[0] + "/**/last_run_report.yaml"].first).gsub(/!ruby\/\S+/, "")

@@ -45,8 +45,8 @@ ARGV.dup.each do |dir|
     pid = fork do
       $stdout.reopen(dir + '/out', 'a')
       $stderr.reopen($stdout)
-      arguments = ['apply', '--confdir', dir + '/conf', '--vardir', dir + '/var', '--color=false', '--logdest', "#{dir}/log.#{run}",
-        '--catalog', dir + '/catalog.json']
+      arguments = ['apply', '--confdir', dir + '/conf', '--vardir', dir + '/var', '--rundir', dir + '/run', '--color=false',
+        '--logdest', "#{dir}/log.#{run}", '--catalog', dir + '/catalog.json']
       options.each { |name, tags| arguments += ["--#{name}", tags.join(',')] unless tags.empty? }
       Puppet::Util::CommandLine.new('puppet', arguments).execute
     end

@@ -32,7 +32,8 @@ ran = catalogs.map do |catalog|
   pid = fork do
     $stdout.reopen(dir + '/out', 'a')
     $stderr.reopen($stdout)
-    arguments = ['apply', '--confdir', dir + '/conf', '--vardir', dir + '/var', '--color=false', *options.split, '--catalog', catalog]
+    arguments = ['apply', '--confdir', dir + '/conf', '--vardir', dir + '/var', '--rundir', dir + '/run', '--color=false',
+      *options.split, '--catalog', catalog]
     Puppet::Util::CommandLine.new('puppet', arguments).execute
   end
   Process.wait(pid)
