@@ -57,7 +57,11 @@ impl Server {
                 if self.role.is_primary() {
                     let told = self.tell_peers(peers).await.map_err(|error| (chain(&error), LONGEST_QUIET));
                     if told.is_ok() {
-                        tokio::time::sleep(TELL_EVERY).await;
+                        // Who is replaced follows at once.
+                        tokio::select! {
+                            () = tokio::time::sleep(TELL_EVERY) => {}
+                            () = self.role.replaced() => {}
+                        }
                     }
                     return told;
                 }

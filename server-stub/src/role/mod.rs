@@ -8,9 +8,11 @@ mod peers;
 mod promote;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::disk;
 use crate::error::ServerError;
@@ -95,6 +97,8 @@ impl RoleFile {
 pub(crate) struct Role {
     path: PathBuf,
     now: Mutex<RoleFile>,
+    /// Tells those who wait that this server was replaced.
+    replaced: Notify,
 }
 
 impl Role {
@@ -116,7 +120,7 @@ impl Role {
             now.others = others;
             disk::write_json(&path, &now)?;
         }
-        Ok(Self { path, now: Mutex::new(now) })
+        Ok(Self { path, now: Mutex::new(now), replaced: Notify::new() })
     }
 
     /// Returns the highest epoch that this server knows.
@@ -191,7 +195,20 @@ impl Role {
             tracing::warn!(epoch, "another server has taken over: this one publishes nothing any more");
         }
         *now = next;
+        if is_primary {
+            self.replaced.notify_waiters();
+        }
         Ok(true)
+    }
+
+    /// Waits until this server is no primary any more.
+    pub(crate) async fn replaced(&self) {
+        let mut told = pin!(self.replaced.notified());
+        // From here on nothing is missed.
+        told.as_mut().enable();
+        if self.is_primary() {
+            told.await;
+        }
     }
 
     /// Makes this server the primary of a new epoch. Durable before it returns. Blocking.
