@@ -141,7 +141,10 @@ fn whatever_happens_every_answer_is_one_that_a_single_server_could_have_given() 
         hits.delayed,
         hits.dropped,
         hits.cut_off,
+        hits.cut_one_way,
+        hits.cut_by_crash,
         hits.twice,
+        deeds.publishes_cut_off,
         deeds.sessions,
     ];
     assert!(fired.iter().all(|&count| count > 0), "something never happened");

@@ -69,6 +69,8 @@ pub(super) struct Hits {
     pub(super) delayed: u64,
     pub(super) dropped: u64,
     pub(super) cut_off: u64,
+    /// Those of them whose way back was open.
+    pub(super) cut_one_way: u64,
     pub(super) cut_by_crash: u64,
     /// Requests that were delivered once more, after they were answered or lost.
     pub(super) twice: u64,
@@ -79,6 +81,7 @@ impl Hits {
         self.delayed += other.delayed;
         self.dropped += other.dropped;
         self.cut_off += other.cut_off;
+        self.cut_one_way += other.cut_one_way;
         self.cut_by_crash += other.cut_by_crash;
         self.twice += other.twice;
     }
@@ -191,7 +194,9 @@ impl Net {
             match fate {
                 _ if state.is_calm => (near, true),
                 _ if state.cut.contains(&(from, to)) => {
+                    let is_one_way = !state.cut.contains(&(to, from));
                     state.hits.cut_off += 1;
+                    state.hits.cut_one_way += u64::from(is_one_way);
                     (near, false)
                 }
                 0..2 => {
