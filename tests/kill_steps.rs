@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,6 +67,12 @@ impl Idle {
         of_it.map(|version| version["code_id"].clone()).collect()
     }
 
+    /// Returns the code that is live as its file says, without asking anybody.
+    fn live_file(&self) -> Value {
+        let live = std::fs::read(self.data().join("code/production/live.json")).unwrap();
+        serde_json::from_slice::<Value>(&live).unwrap()["code_id"].clone()
+    }
+
     /// Returns the contents in the store; no server works with it.
     fn contents(&self) -> BTreeSet<Digest> {
         Store::ensure(&self.data().join("store")).unwrap().digests().unwrap().into_iter().collect()
@@ -96,10 +104,13 @@ fn assert_tidy(data: &Path) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-fn assert_hit(kills: &BTreeMap<&str, usize>, calls: &[&str]) {
+/// Asserts that each of these calls was hit, and that a sweep had at least so many steps: one that collapses shows nothing.
+fn assert_hit(kills: &BTreeMap<&str, usize>, calls: &[&str], least: usize) {
     for call in calls {
         assert!(kills.contains_key(call), "no kill hit {call}");
     }
+    let steps = kills.values().sum::<usize>();
+    assert!(steps >= least, "only {steps} kills: {kills:?}");
 }
 
 #[test]
@@ -139,7 +150,7 @@ fn a_publish_killed_at_every_step_keeps_old_or_new() {
         }
         fate
     });
-    assert_hit(&kills, &["write", "fsync", "rename"]);
+    assert_hit(&kills, &["write", "fsync", "rename"], 40);
     assert_eq!(run(idle.verb(&["verify"])).status.code(), Some(0));
     assert!(found_new > 0, "no kill hit between the switch and the answer");
     // What the killed publishes left is gone then: there is what a server has that never published anything but what is live.
@@ -178,7 +189,7 @@ fn a_collection_killed_at_every_step_leaves_every_version_whole_or_gone() {
         assert_tidy(&idle.data());
         fate
     });
-    assert_hit(&kills, &["write", "fsync", "rename", "unlink"]);
+    assert_hit(&kills, &["write", "fsync", "rename", "unlink"], 20);
 }
 
 /// Every step, or every fifth.
@@ -236,7 +247,130 @@ fn a_replica_killed_at_every_step_of_sync_has_the_old_or_the_new_version() {
     assert_eq!(replica.verb(&["verify"]).status.code(), Some(0));
     drop(replica);
     assert_tidy(&pair.data(1));
-    assert_hit(&kills, &["write", "fsync", "rename"]);
+    assert_hit(&kills, &["write", "fsync", "rename"], 100 / stride());
+}
+
+/// Asks a server to publish, as a deploy tool does over HTTP; returns its answer, or nothing where it was cut off.
+fn post_publish(url: &str, request_id: &str) -> Option<Value> {
+    let address = url.strip_prefix("http://").unwrap();
+    let body = serde_json::json!({ "request_id": request_id }).to_string();
+    let head =
+        format!("POST /file-sync/v1/publish HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}", body.len());
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "{head}\r\nContent-Type: application/json\r\n\r\n{body}").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+    // What was cut off in the middle is no answer.
+    serde_json::from_str(body.trim_end()).ok()
+}
+
+#[test]
+fn a_server_killed_at_every_step_of_a_publish_that_is_posted_to_it_keeps_old_or_new() {
+    if !can_tell_steps("a server killed at every step of a posted publish") {
+        return;
+    }
+    let idle = Idle::new();
+    let dir = idle.dir.path();
+    let start = || Serving::listening(dir, &idle.site, &["http://127.0.0.1:0"], &[]);
+    idle.site.fill(SYNCED, "v0");
+    let mut server = start();
+    let code_of = |answer: &Value| answer["environments"][0]["code_id"].clone();
+    let mut old = code_of(&post_publish(&server.urls[0], "request0").unwrap());
+    let (mut attempts, mut found_new, mut acknowledged) = (0, 0, 0);
+    let kills = at_every_step("posted publish", stride(), |step| {
+        attempts += 1;
+        let request = format!("request{attempts}");
+        idle.site.fill(SYNCED, &format!("v{attempts}"));
+        let ambush = step.wait_for(server.pid());
+        let answer = post_publish(&server.urls[0], &request);
+        let is_answered = answer.is_some();
+        let fate = is_killed_before(&mut server, || is_answered);
+        drop(ambush);
+        if fate == Fate::Killed {
+            let found = idle.live_file();
+            let verified = run(idle.verb(&["verify"]));
+            assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+            assert_eq!(
+                answer.as_ref().map(code_of).unwrap_or_else(|| found.clone()),
+                found,
+                "{step}: an acknowledged publish is lost"
+            );
+            acknowledged += usize::from(is_answered);
+            if found != old {
+                // Whoever asks again gets the answer that was lost, whatever is staged by then.
+                std::fs::write(idle.site.tree().join("staged since"), &request).unwrap();
+                found_new += usize::from(!is_answered);
+            }
+            server = start();
+            let again = code_of(&post_publish(&server.urls[0], &request).expect("an answer"));
+            assert!(found == old || found == again, "{step}: neither old nor new");
+            assert_ne!(again, old, "{step}");
+            assert_eq!(live(&server), again, "{step}");
+            let versions = json(&server.verb(&["versions"]));
+            let of_it = versions.as_array().unwrap().iter().filter(|version| version["request_id"] == request.as_str());
+            assert_eq!(
+                of_it.map(|version| version["code_id"].clone()).collect::<Vec<_>>(),
+                std::slice::from_ref(&again),
+                "{step}"
+            );
+            old = again;
+        } else {
+            old = code_of(&answer.expect("an answer"));
+        }
+        fate
+    });
+    println!("posted publish: {found_new} live without an answer, {acknowledged} killed after it");
+    assert_hit(&kills, &["write", "fsync", "rename"], 50 / stride());
+    assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    drop(server);
+    assert_tidy(&idle.data());
+}
+
+/// The primary is gone, and an administrator forces the promotion of the other.
+#[test]
+fn a_forced_promotion_killed_at_every_step_can_be_asked_again_and_the_old_primary_follows() {
+    if !can_tell_steps("a forced promotion killed at every step") {
+        return;
+    }
+    let pair = Pair::new();
+    let mut servers = [Some(pair.start(0)), Some(pair.start(1))];
+    let (mut primary, mut attempts) = (0, 0);
+    let kills = at_every_step("forced promotion", stride(), |step| {
+        attempts += 1;
+        let next = 1 - primary;
+        let code = pair.publish(servers[primary].as_ref().unwrap(), primary, 10, &format!("v{attempts}"));
+        until("the other to follow", || live(servers[next].as_ref().unwrap()) == code);
+        servers[primary].take().unwrap().kill();
+        let mut promoted = servers[next].take().unwrap();
+        let ambush = step.wait_for(promoted.pid());
+        let is_done = pair.verb(next, &["promote", "--force"]).output().unwrap().status.success();
+        let fate = is_killed_before(&mut promoted, || is_done);
+        drop(ambush);
+        if fate == Fate::Killed {
+            let verified = run(pair.verb(next, &["verify"]));
+            assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+            promoted = pair.start(next);
+        }
+        if !is_done {
+            let again = promoted.verb(&["promote", "--force"]);
+            let message = String::from_utf8_lossy(&again.stderr);
+            assert!(again.status.success() || message.contains("it is the primary"), "{step}: {message}");
+        }
+        assert_eq!(live(&promoted), code, "{step}: an acknowledged publish is lost");
+        // The old one comes back, and has been replaced.
+        let returned = pair.start(primary);
+        until("the old primary to follow", || live(&returned) == code);
+        assert_eq!(returned.verb(&["publish"]).status.code(), Some(1), "{step}: two primaries");
+        (servers[primary], servers[next]) = (Some(returned), Some(promoted));
+        primary = next;
+        fate
+    });
+    assert_hit(&kills, &["fsync", "rename"], 20 / stride());
+    for server in servers.iter().flatten() {
+        assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    }
 }
 
 /// Promotes one server after the other; the one that `victim` chooses, of the next and the last primary, is killed at every step.
@@ -281,13 +415,13 @@ fn promotions(what: &str, victim: impl Fn(usize, usize) -> usize) -> BTreeMap<&'
 #[test]
 fn a_promotion_killed_at_every_step_of_the_new_primary_can_be_asked_again() {
     if can_tell_steps("a promotion killed at every step of the new primary") {
-        assert_hit(&promotions("promotion, the new primary", |next, _| next), &["fsync", "rename"]);
+        assert_hit(&promotions("promotion, the new primary", |next, _| next), &["fsync", "rename"], 20 / stride());
     }
 }
 
 #[test]
 fn a_promotion_killed_at_every_step_of_the_old_primary_can_be_asked_again() {
     if can_tell_steps("a promotion killed at every step of the old primary") {
-        assert_hit(&promotions("promotion, the old primary", |_, primary| primary), &["fsync", "rename"]);
+        assert_hit(&promotions("promotion, the old primary", |_, primary| primary), &["fsync", "rename"], 20 / stride());
     }
 }

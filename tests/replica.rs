@@ -12,6 +12,7 @@ use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
+use direct_puppet_tests::wire::Wire;
 
 struct Servers {
     authority: Authority,
@@ -182,6 +183,10 @@ fn memory(of: &Serving, figure: &str) -> u64 {
 /// changed in the index of staging, a line of the history, and a log. A manifest as a whole has some 80 bytes a file.
 const WRITTEN_BYTES: u64 = 1 << 20;
 
+/// What bringing three files may send between replica and primary, both ways and the handshakes of new connections among it, in bytes:
+/// the parts of the manifest that change, and three contents. A manifest as a whole has some 80 bytes a file.
+const SENT_BYTES: u64 = 64 << 10;
+
 /// Returns how many bytes a process has written to files.
 fn written(by: &Serving) -> u64 {
     let counted = fs::read_to_string(format!("/proc/{}/io", by.pid())).unwrap();
@@ -203,8 +208,10 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
     let live = |server: &Serving| json(&server.verb(&["versions"])).as_array().and_then(|all| all.last().cloned());
     let start = |url: &str| {
         let primary = servers.primary(url);
-        let replica = servers.follower("replica.example.com", &primary.urls[0]);
-        (primary, replica)
+        let address = primary.urls[0].strip_prefix("https://").unwrap().parse().unwrap();
+        let (wire, address) = Wire::before_tcp(address);
+        let replica = servers.follower("replica.example.com", &format!("https://{address}"));
+        (primary, replica, wire)
     };
     let arrived = |primary: &Serving, replica: &Serving| {
         let begun = std::time::Instant::now();
@@ -213,13 +220,15 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     };
-    let (primary, replica) = start("https://127.0.0.1:0");
+    let (primary, replica, wire) = start("https://127.0.0.1:0");
     assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
     arrived(&primary, &replica);
+    let whole = wire.bytes();
     drop((primary, replica));
     // As they are when they have long been running: what the first publish took has been given back.
-    let (primary, replica) = start("https://127.0.0.1:0");
+    let (primary, replica, wire) = start("https://127.0.0.1:0");
     arrived(&primary, &replica);
+    let sent_before = wire.bytes();
     let before = [&primary, &replica].map(|server| {
         fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
         (memory(server, "VmRSS:"), written(server))
@@ -229,6 +238,9 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
     assert_eq!(published["environments"][0]["new_contents"], 3, "{published}");
     assert!(published["environments"][0]["files_read"].as_u64().unwrap() < 10, "{published}");
     arrived(&primary, &replica);
+    let sent = wire.bytes() - sent_before;
+    println!("3 of {count} files changed: {sent} bytes between them, of {whole} for all");
+    assert!((1..=SENT_BYTES).contains(&sent) && whole > 10 * SENT_BYTES, "{sent} bytes sent, {whole} for all");
     for ((server, name), (before, written_before)) in [(&primary, "primary"), (&replica, "replica")].into_iter().zip(before) {
         let added = memory(server, "VmHWM:").saturating_sub(before);
         let written = written(server) - written_before;

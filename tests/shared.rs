@@ -14,6 +14,7 @@ use direct_puppet_tests::campaign;
 use direct_puppet_tests::postgres::Postgres;
 use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::{Site, files};
+use direct_puppet_tests::wire::Wire;
 use serde_json::Value;
 
 const FILES: usize = 60;
@@ -43,10 +44,15 @@ impl Equals {
     }
 
     fn start(&self, server: usize, more: &[&str]) -> Serving {
+        self.start_with(&self.store, server, more)
+    }
+
+    /// Starts a server that reaches the store in its own way.
+    fn start_with(&self, store: &str, server: usize, more: &[&str]) -> Serving {
         let dir = self.dir.path().join(format!("server{server}"));
         fs::create_dir_all(&dir).unwrap();
         let mut options: Vec<OsString> = vec!["--staging".into(), self.sites[server].dir().into()];
-        options.extend(["--store", &self.store, "--certname", &format!("server{server}")].map(OsString::from));
+        options.extend(["--store", store, "--certname", &format!("server{server}")].map(OsString::from));
         options.extend(more.iter().map(OsString::from));
         Serving::following(&dir, &[&self.url(server)], &options)
     }
@@ -239,6 +245,33 @@ fn while_postgresql_is_gone_nothing_unconfirmed_is_answered() {
     while equals.agent(&root, 1).status.code() != Some(2) {
         assert!(begun.elapsed() < Duration::from_secs(30), "it never hears of the new code");
     }
+}
+
+/// `LISTEN` and `NOTIFY` are a hint: a server that hears nothing of them answers from the newest code all the same, and follows.
+#[test]
+fn a_server_that_no_notification_of_postgresql_reaches_answers_what_was_just_published() {
+    let Some(postgres) = Postgres::start(&[]) else { return };
+    let equals = Equals::new(Some(&postgres.url()));
+    let deaf_dir = equals.dir.path().join("deaf");
+    fs::create_dir(&deaf_dir).unwrap();
+    let wire = Wire::before_postgres_without_notifications(postgres.dir(), &deaf_dir);
+    let (hears, deaf) = (equals.start(0, &[]), equals.start_with(&Postgres::url_in(&deaf_dir), 1, &[]));
+    let root = equals.node("node");
+    for turn in 0..5 {
+        let published = equals.publish(&hears, 0, &format!("v{turn}"));
+        let run = equals.agent(&root, 1);
+        assert_eq!(run.status.code(), Some(2), "{}", message(&run));
+        assert_eq!(json(&run)["code_id"], published["code_id"], "turn {turn}");
+    }
+    // Nobody asks it, and it follows.
+    let published = equals.publish(&hears, 0, "unasked");
+    let begun = Instant::now();
+    while live(&deaf) != published["code_id"] {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never follows");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("{} notifications kept back; it followed after {:?}", wire.kept_back(), begun.elapsed());
+    assert!(wire.kept_back() > 0, "it was told of nothing that it could have heard");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod serving;
 pub mod site;
 pub mod steps;
+pub mod wire;
 pub mod world;
 
 /// How much a campaign (kills, power cuts) does: `CAMPAIGN=long` for the whole number, anything else for a tenth.

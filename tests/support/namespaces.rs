@@ -68,6 +68,35 @@ impl Network {
         assert!(ip(&["-n", &self.router(), "rule", act, "from", &from, "to", &to, "blackhole"]), "the network cannot be cut");
     }
 
+    /// Drops half of the packets between two hosts, each way by chance; false where `nft` (Debian: `nftables`) is not installed.
+    #[must_use]
+    pub fn lose_half(&self, one: usize, other: usize) -> bool {
+        if Command::new("nft").arg("--version").output().is_err() {
+            return false;
+        }
+        let (one, other) = (self.address(one), self.address(other));
+        let drops = |from: &str, to: &str| format!("ip saddr {from} ip daddr {to} numgen random mod 2 0 counter drop;");
+        let chain = "type filter hook forward priority 0;";
+        let rules = format!("table ip loss {{ chain forward {{ {chain} {} {} }}; }}", drops(&one, &other), drops(&other, &one));
+        assert!(ip(&self.nft(&[&rules])), "no packets can be dropped");
+        true
+    }
+
+    /// Ends what [`Self::lose_half`] began; returns how many packets were dropped.
+    #[must_use]
+    pub fn lose_nothing(&self) -> u64 {
+        let listed = Command::new("ip").args(self.nft(&["list", "table", "ip", "loss"])).output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(ip(&self.nft(&["delete", "table", "ip", "loss"])), "packets are still dropped");
+        let counted = listed.split("counter packets ").skip(1);
+        counted.map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    fn nft(&self, arguments: &[&str]) -> Vec<String> {
+        let router = self.router();
+        ["netns", "exec", &router, "nft"].iter().chain(arguments).map(ToString::to_string).collect()
+    }
+
     /// Returns a command that runs `program` on a host.
     #[must_use]
     pub fn command(&self, host: usize, program: &std::path::Path) -> Command {
@@ -86,6 +115,6 @@ impl Drop for Network {
     }
 }
 
-fn ip(arguments: &[&str]) -> bool {
+fn ip(arguments: &[impl AsRef<std::ffi::OsStr>]) -> bool {
     Command::new("ip").args(arguments).output().is_ok_and(|output| output.status.success())
 }

@@ -80,7 +80,13 @@ impl Postgres {
     /// Returns its URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://code@{}/postgres", self.dir.path().display().to_string().replace('/', "%2F"))
+        Self::url_in(self.dir.path())
+    }
+
+    /// Returns the URL of a server whose socket is in `dir`.
+    #[must_use]
+    pub fn url_in(dir: &Path) -> String {
+        format!("postgres://code@{}/postgres", dir.display().to_string().replace('/', "%2F"))
     }
 
     /// Returns the directory of its socket and its data.
