@@ -13,10 +13,10 @@ use direct_puppet_transport::protocol::frame::FetchHeader;
 use direct_puppet_transport::protocol::pack::ZSTD;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
-    Answered, Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Held,
-    Manifest, ManifestEntry, Pack, PackBase, PackedFetch, ProtocolVersion, PublishedVersion, Refusal, RefusalCode, Report,
-    ReportAccepted, ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch,
-    SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
+    Answered, Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Grain,
+    Held, Manifest, ManifestEntry, Pack, PackBase, PackedFetch, Part, ProtocolVersion, PublishedVersion, Refusal, RefusalCode,
+    Report, ReportAccepted, ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed,
+    SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -158,8 +158,20 @@ fn fetches() {
         base_catalog_id: Some(CatalogId::of(b"old")),
         encodings: vec![ZSTD.to_owned()],
         spans: vec![Span { first: 0, count: 7, base: Some(1) }, Span { first: 9, count: 1, base: None }],
+        part: None,
     };
-    golden("fetch_packed", &Fetch { digests: Vec::new(), offsets: BTreeMap::new(), packed: Some(packed), ..fetch });
+    let by_place =
+        |packed| Fetch { digests: Vec::new(), offsets: BTreeMap::new(), packed: Some(packed), certname: fetch.certname.clone() };
+    golden("fetch_packed", &by_place(packed.clone()));
+    let spans = vec![Span { first: 9, count: 1, base: None }];
+    let part = Some(Part { stretches: vec![(0, 70_000), (1 << 20, 4_000)], grain: Some(Grain::Fine) });
+    golden("fetch_part", &by_place(PackedFetch { base_catalog_id: None, spans: spans.clone(), part, ..packed.clone() }));
+    let part = Some(Part { stretches: vec![(100, 2_000)], grain: None });
+    golden("fetch_part_bytes", &by_place(PackedFetch { base_catalog_id: None, spans, part, ..packed }));
+    golden(
+        "fetch_header_pieces",
+        &FetchHeader::Pack(Pack { first: 0, count: 1, at: 0, size: 74_000, length: 840, encoding: Encoding::Pieces, base: None }),
+    );
     let base = Some(PackBase { at: 0, size: 90 });
     golden(
         "fetch_header_pack",

@@ -59,6 +59,8 @@ pub struct WireCounters {
     pub contents_received: u64,
     /// Contents asked for once more, because what came packed was not them: mostly a file that changed since it was scanned.
     pub contents_repeated: u64,
+    /// Of those received: put together from pieces of what the node had, which was asked of no catalog.
+    pub contents_pieced: u64,
 }
 
 /// The result of one run.

@@ -199,6 +199,7 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
                 ("contents_requested", parts.wire.contents_requested),
                 ("contents_received", parts.wire.contents_received),
                 ("contents_repeated", parts.wire.contents_repeated),
+                ("contents_pieced", parts.wire.contents_pieced),
             ]),
         ),
     ]

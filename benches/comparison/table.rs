@@ -46,8 +46,6 @@ pub(crate) enum Verdict {
     NotMet,
     /// It could not be measured here.
     Gap,
-    /// There is no such thing yet.
-    NotBuilt,
     /// There is no goal.
     Shown,
 }
@@ -205,7 +203,6 @@ impl Row {
             Verdict::Met => "met",
             Verdict::NotMet => "**not met**",
             Verdict::Gap => "**gap**",
-            Verdict::NotBuilt => "**not built**",
             Verdict::Shown => "",
         }
     }

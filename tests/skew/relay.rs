@@ -49,6 +49,7 @@ const REQUIRED: &[(&str, &[&str])] = &[
     ("EntryKind.file", &["digest", "size"]),
     ("EntryKind.link", &["target"]),
     ("PackedFetch", &["catalog_id", "spans"]),
+    ("Part", &["stretches"]),
     ("PackBase", &["size"]),
     ("Deployed", &["code_id", "version"]),
     ("Rollout", &[]),

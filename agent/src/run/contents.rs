@@ -19,7 +19,7 @@ use crate::fs::{FsError, Root};
 use crate::lock::own_file;
 use crate::provider::Providers;
 use crate::store::Store;
-use crate::sync::{Asking, Base, FetchRequest, Packing, fetch};
+use crate::sync::{Asking, Base, FetchRequest, LARGE_BYTES, Packing, fetch};
 use crate::tree::{ContentState, Proofs, Scan, ScanOptions, StatCache, WantedContent, scan};
 
 /// How often listeners hear how far a scan is.
@@ -47,6 +47,8 @@ pub(super) struct Contents {
     pub(super) missing: Missing,
     /// What the node has at the path that needs a missing content, as far as that is known.
     present: HashMap<Digest, (TreePath, Digest)>,
+    /// Files that are to get a large missing content instead of another.
+    alike: HashMap<Digest, TreePath>,
     /// Contents brought into the store for this run only.
     pub(super) uses: Uses,
     /// What the scan proved, when it found nothing to do.
@@ -182,8 +184,10 @@ fn packing(root: &Root, contents: &Contents, (catalog_id, prior): (CatalogId, Op
         let (place, size) = *before.get(present)?;
         Some((*digest, Base { place, path: path.clone(), size }))
     };
-    let bases = contents.present.iter().filter_map(base).collect();
-    Packing { root: root.clone(), catalog_id, places, base_catalog_id: prior.map(|(id, _)| *id), bases }
+    let bases: HashMap<Digest, Base> = contents.present.iter().filter_map(base).collect();
+    let is_unknown = |(digest, _): &(&Digest, &TreePath)| !bases.contains_key(digest);
+    let alike = contents.alike.iter().filter(is_unknown).map(|(digest, path)| (*digest, path.clone())).collect();
+    Packing { root: root.clone(), catalog_id, places, base_catalog_id: prior.map(|(id, _)| *id), bases, alike }
 }
 
 struct ScanJob {
@@ -283,7 +287,7 @@ fn resolve(
     }
     let mut copies = Vec::new();
     let mut missing = Missing::new();
-    let mut present = HashMap::new();
+    let (mut present, mut alike) = (HashMap::new(), HashMap::new());
     for want in needed {
         if store.has_verified(&want.digest)? {
             // It was there before this run, as a backup or from a fetch that broke off: it stays.
@@ -292,6 +296,11 @@ fn resolve(
             copies.push(LocalCopy { digest: want.digest, size: want.size, holder: holder.clone() });
         } else {
             missing.insert(want.digest, (want.size, want.path.absolute()));
+            let is_file =
+                matches!(scan.files.get(&want.path), Some(found) if matches!(found.content, ContentState::Different(_)));
+            if is_file && LARGE_BYTES.contains(&want.size) {
+                alike.insert(want.digest, want.path.clone());
+            }
             if let Some(digest) = scan.files.get(&want.path).and_then(|scanned| present_at(&want.path, &scanned.content)) {
                 present.insert(want.digest, (want.path.clone(), digest));
             }
@@ -300,7 +309,7 @@ fn resolve(
     scan.counters.missing = missing.len() as u64;
     let (proofs, scanned_at) = (None, SystemTime::UNIX_EPOCH);
     let (classes, resources, edges) = Default::default();
-    Ok(Contents { classes, resources, edges, scan, copies, missing, present, uses, proofs, scanned_at })
+    Ok(Contents { classes, resources, edges, scan, copies, missing, present, alike, uses, proofs, scanned_at })
 }
 
 /// Adds contents that must be in the store, and stay there.

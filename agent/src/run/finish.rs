@@ -281,6 +281,7 @@ impl<T: Transport> Run<'_, T> {
             contents_requested: self.fetched.requested,
             contents_received: self.fetched.received,
             contents_repeated: self.fetched.repeated,
+            contents_pieced: self.fetched.pieced,
             ..counted
         }
     }

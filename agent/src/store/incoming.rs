@@ -85,6 +85,17 @@ impl Store {
         Ok(incoming(&own, file, digest.verifier(), false))
     }
 
+    /// Starts receiving a content that is put together from others: nothing of it stays when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it.
+    pub(crate) fn receive_aside(&self, digest: Digest, size: u64) -> Result<Incoming, FsError> {
+        let path = self.temporary();
+        let file = create(&path).map_err(|error| FsError::new(&path, "receive a content in", error))?;
+        Ok(Incoming { store: self.clone(), digest, path, file, hasher: digest.verifier(), left: size, is_resumable: false })
+    }
+
     pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("incoming").join(format!("{}.partial", digest.to_hex()))
     }

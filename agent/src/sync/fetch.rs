@@ -65,6 +65,8 @@ pub(crate) struct FetchRequest<'a, T> {
 pub(crate) struct Fetched {
     pub(crate) requested: u64,
     pub(crate) received: u64,
+    /// Contents that were put together from pieces of files that are like them.
+    pub(crate) pieced: u64,
     /// Contents that were asked for once more, because what came packed was not them.
     pub(crate) repeated: u64,
 }
@@ -75,6 +77,14 @@ pub(crate) async fn fetch<T: Transport>(mut request: FetchRequest<'_, T>, counte
     counters.requested = wanted.digests.len() as u64;
     let mut idle = 0;
     while !wanted.digests.is_empty() {
+        let alike = request.packing.as_mut().map(|packing| std::mem::take(&mut packing.alike)).unwrap_or_default();
+        if !alike.is_empty() {
+            counters.pieced += super::alike::bring(&request, alike, &mut |digest| wanted.note(Done::Complete(digest))).await?;
+            counters.received = counters.requested - wanted.digests.len() as u64;
+            if wanted.digests.is_empty() {
+                break;
+            }
+        }
         let before = wanted.digests.len();
         let attempted = attempt(&request, &mut wanted).await;
         let unusable = std::mem::take(&mut wanted.unusable);
@@ -230,7 +240,7 @@ async fn receive<T: Transport>(
             FetchEvent::Pack(pack) => {
                 let packed = asked.take(pack, &wanted.digests).map_err(Broken::Pack)?;
                 is_pack = true;
-                wanted.bytes += pack.size;
+                wanted.bytes = wanted.bytes.saturating_add(pack.size);
                 gathering.begin_pack(packed);
                 Ok(())
             }

@@ -10,12 +10,14 @@ use crate::error::RunError;
 use crate::event::EventSink;
 use crate::store::Store;
 
+mod alike;
 mod fetch;
 mod packed;
 mod unpack;
 mod wire;
 mod write;
 
+pub(crate) use alike::LARGE_BYTES;
 pub(crate) use fetch::{Asking, FetchRequest, Fetched, fetch};
 pub(crate) use packed::{Base, Packing};
 pub(crate) use wire::Counted;

@@ -21,6 +21,8 @@ pub(crate) struct Packing {
     pub(crate) base_catalog_id: Option<CatalogId>,
     /// What the node has instead, by what is missing.
     pub(crate) bases: HashMap<Digest, Base>,
+    /// Large files that are to get another content, by what is missing, where nobody knows what they have.
+    pub(crate) alike: HashMap<Digest, TreePath>,
 }
 
 /// A file that has another content than it should, as the catalog of before named it. Whether it still has is seen from what comes out.
@@ -63,10 +65,11 @@ impl Packing {
         Some((*self.places.get(digest)?, self.bases.get(digest)))
     }
 
-    /// What came for a content was not it: it is asked for without a base then, or else by digest.
+    /// What came for a content was not it: it is put together from pieces or asked for without a base then, or else by digest.
     pub(super) fn give_up(&mut self, digest: &Digest) {
-        if self.bases.remove(digest).is_none() {
-            self.places.remove(digest);
+        match self.bases.remove(digest) {
+            Some(base) => drop(self.alike.insert(*digest, base.path)),
+            None => drop(self.places.remove(digest)),
         }
     }
 
@@ -88,6 +91,7 @@ impl Packing {
             base_catalog_id: self.base_catalog_id.filter(|_| found.iter().any(|(_, item)| item.base.is_some())),
             encodings: vec![ZSTD.to_owned()],
             spans: PackedFetch::spans(places),
+            part: None,
         };
         let items = found.into_iter().map(|(_, item)| Arc::new(item)).collect();
         (Some(request), Asked { items, open: None, is_answered: false })
@@ -107,6 +111,9 @@ impl Asked {
 
     /// Checks a pack against what was asked for, before a byte of it is taken in; says what is wrong with it.
     pub(super) fn take(&mut self, pack: Pack, wanted: &BTreeSet<Digest>) -> Result<Packed, String> {
+        if pack.encoding == Encoding::Pieces {
+            return Err("how contents are cut was not asked for".to_owned());
+        }
         let first = usize::try_from(pack.first).unwrap_or(usize::MAX);
         let items = first.checked_add(pack.count as usize).and_then(|end| self.items.get(first..end));
         let items = items.ok_or_else(|| format!("contents {} and {} more were not asked for", pack.first, pack.count))?;
@@ -164,6 +171,7 @@ mod tests {
             catalog_id: CatalogId::of(b"new"),
             places: (4..).step_by(2).zip(digests).map(|(place, digest)| (digest, place)).collect(),
             base_catalog_id: Some(CatalogId::of(b"old")),
+            alike: HashMap::new(),
             bases: [(digests[1], base(7, 15)), (digests[2], base(9, 250))].into(),
         };
         let (request, asked) = packing.ask(digests.into_iter().zip([10, 20, 300]));
@@ -199,6 +207,7 @@ mod tests {
             pack(u32::MAX, 4096, 10, None),
             pack(0, 1, 11, None),
             pack(0, 2, 29, None),
+            Pack { encoding: Encoding::Pieces, length: 12, ..pack(0, 1, 10, None) },
             // An empty part would never come to an end.
             pack(2, 1, 0, None),
             pack(0, 1, 10, Some((0, 1))),

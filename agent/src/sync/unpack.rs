@@ -161,7 +161,7 @@ fn write_part(incoming: &mut Incoming, base: Option<&File>, packed: &Packed) -> 
 }
 
 /// Returns exactly as many bytes as the pack should have.
-fn unpack(pack: &Pack, bytes: &[u8], base: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn unpack(pack: &Pack, bytes: &[u8], base: &[u8]) -> io::Result<Vec<u8>> {
     match pack.encoding {
         // As long as the pack says: its length was compared, and the stream gave no other.
         Encoding::Identity => Ok(bytes.to_vec()),

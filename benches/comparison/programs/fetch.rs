@@ -79,6 +79,7 @@ async fn fetch_places(url: &str, catalog_id: CatalogId, catalog: &Catalog) -> an
         base_catalog_id: None,
         encodings: vec![ZSTD.to_owned()],
         spans: PackedFetch::spans(places.into_iter().map(|place| (place, None))),
+        part: None,
     };
     let fetch = Fetch { certname: catalog.certname.clone(), digests: Vec::new(), offsets: BTreeMap::new(), packed: Some(packed) };
     let client = Client::new(connect(url, &ConnectOptions::default())?);

@@ -6,11 +6,12 @@ mod identity;
 mod packed_catalog;
 mod packs;
 mod parts;
+pub(crate) mod pieces;
 mod sync;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{
-    CatalogReply, Certname, CheckIn, Digest, Environment, Fetch, PackedFetch, Refusal, RefusalCode, Report, ReportAccepted,
+    CatalogReply, Certname, CheckIn, Digest, Environment, Fetch, PackedFetch, Part, Refusal, RefusalCode, Report, ReportAccepted,
     SubmitFacts, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply,
 };
 use direct_puppet_transport::{FetchItems, Handler, Peer};
@@ -58,8 +59,9 @@ impl Handler for Server {
         Ok(self.pack_reply(&request.check_in, reply).await)
     }
 
-    async fn fetch(&self, peer: &Peer, request: Fetch) -> Result<FetchItems, Refusal> {
+    async fn fetch(&self, peer: &Peer, mut request: Fetch) -> Result<FetchItems, Refusal> {
         self.recorded(peer, "fetch", acts_for(peer, &request.certname)).await?;
+        let part = part_of(&mut request)?;
         let allowed = self.allowed(&request, &self.share_of(peer)).await?;
         let (nodes, environments, certname) = (Arc::clone(&self.nodes), Arc::clone(&self.environments), request.certname.clone());
         let mending = Arc::clone(&self.mending);
@@ -71,8 +73,16 @@ impl Handler for Server {
         let packed = self.packed(&request).await?;
         let accepts_zstd = request.packed.as_ref().is_some_and(PackedFetch::accepts_zstd);
         let source = Arc::new(contents::Source { store: self.store.clone(), allowed, gone });
+        let permits = Arc::clone(&self.packing);
         let items = contents::stream(Arc::clone(&source), request).await.map_err(|error| internal(&error))?;
-        Ok(items.chain(packs::stream(source, packed, accepts_zstd, Arc::clone(&self.packing))).boxed())
+        let others = match (part, packed.first()) {
+            (Some(part), Some(&packs::Wanted { digest, .. })) => {
+                let cuts = Arc::clone(&self.cuts);
+                pieces::stream(pieces::Question { source, digest, part, accepts_zstd, cuts }, permits)
+            }
+            _ => packs::stream(source, packed, accepts_zstd, permits),
+        };
+        Ok(items.chain(others).boxed())
     }
 
     async fn report(&self, peer: &Peer, report: Report) -> Result<ReportAccepted, Refusal> {
@@ -189,6 +199,18 @@ impl Server {
             Refusal::new(RefusalCode::BadRequest, "contents are asked for at places that the catalog does not have")
         })
     }
+}
+
+/// Takes out the part that is asked for, of one content.
+fn part_of(request: &mut Fetch) -> Result<Option<Part>, Refusal> {
+    let Some(packed) = &mut request.packed else { return Ok(None) };
+    let Some(part) = packed.part.take() else { return Ok(None) };
+    let bad = |what: String| Refusal::new(RefusalCode::BadRequest, format!("a part of a content is asked for, and {what}"));
+    if packed.count() != 1 {
+        return Err(bad(format!("there are {} contents", packed.count())));
+    }
+    part.check().map_err(|error| bad(error.to_string()))?;
+    Ok(Some(part))
 }
 
 /// Logs what broke, and tells the peer no more than that something did.

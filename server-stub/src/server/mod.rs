@@ -14,6 +14,7 @@ use direct_puppet_transport::protocol::{Certname, Digest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::pieces::Cuts;
 use crate::answer::{Flights, Given};
 use crate::blocking;
 use crate::code::{Environments, Version};
@@ -58,6 +59,8 @@ pub struct Server {
     pub(crate) workers: Arc<Semaphore>,
     /// How many contents may be compressed at once.
     pub(crate) packing: Arc<Semaphore>,
+    /// How large contents are cut that were asked for lately.
+    pub(crate) cuts: Arc<Cuts>,
     pub(crate) publishing: Arc<Mutex<()>>,
     /// Whose turn it is to take a thread and wait for `publishing` there.
     turns: Arc<tokio::sync::Mutex<()>>,
@@ -130,6 +133,7 @@ impl Server {
             shared,
             workers: Arc::new(Semaphore::new(options.compile_workers.max(1))),
             packing: Arc::new(Semaphore::new(options.pack_workers.max(1))),
+            cuts: Arc::default(),
             publishing: hearing.publishing,
             turns: Arc::default(),
             denials: Arc::default(),

@@ -13,6 +13,7 @@ mod history;
 mod links;
 pub(crate) mod log;
 mod packs;
+mod pieces;
 mod promotion;
 mod publish;
 mod races;

@@ -10,23 +10,27 @@ use futures::StreamExt as _;
 use super::*;
 
 /// Bytes that do not compress.
-fn noise(seed: u8, bytes: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u8, bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut noise);
     noise
 }
 
-fn request(catalog_id: CatalogId, base: Option<CatalogId>, places: impl IntoIterator<Item = (u32, Option<u32>)>) -> PackedFetch {
+pub(super) fn request(
+    catalog_id: CatalogId,
+    base: Option<CatalogId>,
+    places: impl IntoIterator<Item = (u32, Option<u32>)>,
+) -> PackedFetch {
     let spans = PackedFetch::spans(places);
-    PackedFetch { catalog_id, base_catalog_id: base, encodings: vec![ZSTD.to_owned()], spans }
+    PackedFetch { catalog_id, base_catalog_id: base, encodings: vec![ZSTD.to_owned()], spans, part: None }
 }
 
-async fn ask(server: &Server, name: &str, packed: PackedFetch) -> Result<Vec<std::io::Result<FetchItem>>, Refusal> {
+pub(super) async fn ask(server: &Server, name: &str, packed: PackedFetch) -> Result<Vec<std::io::Result<FetchItem>>, Refusal> {
     let request = Fetch { certname: certname(name), digests: Vec::new(), offsets: BTreeMap::new(), packed: Some(packed) };
     Ok(server.fetch(&Peer::InProcess, request).await?.collect().await)
 }
 
-async fn packs(server: &Server, name: &str, packed: PackedFetch) -> Vec<(Pack, Bytes)> {
+pub(super) async fn packs(server: &Server, name: &str, packed: PackedFetch) -> Vec<(Pack, Bytes)> {
     let items = ask(server, name, packed).await.unwrap();
     let pack = |item: std::io::Result<FetchItem>| match item.unwrap() {
         FetchItem::Pack(pack, bytes) => {

@@ -93,8 +93,13 @@ async fn as_a_node_it_gets_nothing_of_what_it_may_not_have_any_more() {
     for (replicas, may) in [("whole", true), ("whole=test", false)] {
         primary = reopened(primary, &site.world, &[replicas]);
         let peer = Peer::certificate(certname("whole"));
-        let places =
-            PackedFetch { catalog_id, base_catalog_id: None, encodings: Vec::new(), spans: PackedFetch::spans([(place, None)]) };
+        let places = PackedFetch {
+            catalog_id,
+            base_catalog_id: None,
+            encodings: Vec::new(),
+            spans: PackedFetch::spans([(place, None)]),
+            part: None,
+        };
         for (digests, packed) in [(vec![own], None), (vec![], Some(places))] {
             let request = Fetch { certname: certname("whole"), digests, offsets: BTreeMap::new(), packed };
             let mut items = primary.fetch(&peer, request).await.unwrap();

@@ -28,6 +28,10 @@ pub const MAX_PACK_BYTES: u64 = 1024 * 1024;
 pub const MAX_PACK_BASE_BYTES: u64 = 2 * 1024 * 1024;
 /// Most contents in one pack.
 pub const MAX_PACK_CONTENTS: u32 = 4096;
+/// Most stretches of a content that are asked for at once, by their bytes or by how they are cut.
+pub const MAX_PART_STRETCHES: usize = 16 * 1024;
+/// Most bytes that these stretches may have in all, unless only a coarse cut is wanted; both ends hold the answer.
+pub const MAX_PART_BYTES: u64 = 32 * 1024 * 1024;
 /// Longest frame on a Unix socket; longer bodies travel in several.
 pub const MAX_FRAME_BYTES: u32 = 1024 * 1024;
 /// Deepest nesting in any message.

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod messages;
 pub mod pack;
 pub mod path;
+pub mod pieces;
 pub mod report;
 #[cfg(test)]
 mod round_trip;
@@ -26,6 +27,7 @@ pub use manifest::{EntryKind, Manifest, ManifestBuilder, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 pub use pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 pub use path::TreePath;
+pub use pieces::{Grain, Part, Piece};
 pub use report::{Report, RunStatus};
 pub use sync::{
     Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,

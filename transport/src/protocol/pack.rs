@@ -15,6 +15,7 @@ use super::limits::{
     MAX_PACK_BASE_BYTES, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_PACKED_CATALOG_BYTES, MAX_UNPACKED_ANYWAY_BYTES,
     MAX_UNPACKED_RATIO,
 };
+use super::pieces::{PIECE_BYTES, Part};
 
 /// The name of [`Encoding::Zstd`] among accepted encodings.
 pub const ZSTD: &str = "zstd";
@@ -35,6 +36,10 @@ pub struct PackedFetch {
     pub encodings: Vec<String>,
     /// What is wanted.
     pub spans: Vec<Span>,
+    /// Of the one content that is wanted, only this. A server that does not know this sends all of it; one that does sends, as packs with the
+    /// number 0, what it has to say of the stretches one after the other: [`Pack::at`] counts the bytes of the stretches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// Contents that stand one after the other in a catalog; on the wire an array of three.
@@ -111,6 +116,8 @@ pub enum Encoding {
     Zstd,
     /// No bytes at all: they are what the pack refers to.
     Copy,
+    /// How the contents are cut, see [`super::pieces`]; only for who asks for that.
+    Pieces,
 }
 
 /// Where a pack refers to.
@@ -195,6 +202,14 @@ impl Pack {
             Encoding::Zstd => (length < size, size <= MAX_PACK_BYTES && base_size <= MAX_PACK_BASE_BYTES),
             // Copied piece by piece: it may be as long as the content, which the receiver knows.
             Encoding::Copy => (count == 1 && length == 0 && base.is_some() && base_size == size, true),
+            // Pieces have a byte at least.
+            Encoding::Pieces => {
+                let pieces = length / PIECE_BYTES as u64;
+                (
+                    count == 1 && base.is_none() && length % PIECE_BYTES as u64 == 0 && (1..=size).contains(&pieces),
+                    length <= MAX_PACK_BYTES,
+                )
+            }
         };
         match (fits && (count == 1 || !has_part), is_within) {
             (_, false) => Err(PackError::TooLarge { size, length, base: base_size }),
@@ -307,7 +322,8 @@ mod tests {
         #[test]
         fn spans_say_the_same_places(places in proptest::collection::vec((0..40_u32, proptest::option::of(0..40_u32)), 0..30)) {
             let spans = PackedFetch::spans(places.iter().copied());
-            let request = PackedFetch { catalog_id: CatalogId::of(b""), base_catalog_id: None, encodings: Vec::new(), spans };
+            let (catalog_id, base_catalog_id, encodings, part) = (CatalogId::of(b""), None, Vec::new(), None);
+            let request = PackedFetch { catalog_id, base_catalog_id, encodings, spans, part };
             let wide = places.iter().map(|(place, base)| (u64::from(*place), base.map(u64::from)));
             prop_assert_eq!(request.places().collect::<Vec<_>>(), wide.collect::<Vec<_>>());
             prop_assert_eq!(request.count(), places.len() as u64);

@@ -18,6 +18,7 @@ use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 use super::pack::{Encoding, Pack, PackBase, PackedFetch, Span};
 use super::path::TreePath;
+use super::pieces::{Grain, Part};
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, LogLevel, Report, ResourceStatus, RunStatus};
 use super::sync::{
     Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,
@@ -229,12 +230,21 @@ fn fetch() -> impl Strategy<Value = Fetch> {
 
 fn packed_fetch() -> impl Strategy<Value = PackedFetch> {
     let span = any::<(u32, u32, Option<u32>)>().prop_map(Span::from);
-    (catalog_id(), option::of(catalog_id()), vec("[a-z]{1,6}", 0..3), vec(span, 0..4))
-        .prop_map(|(catalog_id, base_catalog_id, encodings, spans)| PackedFetch { catalog_id, base_catalog_id, encodings, spans })
+    let grain = prop_oneof![Just(Grain::Coarse), Just(Grain::Fine)];
+    let part = (vec(any::<(u64, u64)>(), 0..4), option::of(grain)).prop_map(|(stretches, grain)| Part { stretches, grain });
+    (catalog_id(), option::of(catalog_id()), vec("[a-z]{1,6}", 0..3), vec(span, 0..4), option::of(part)).prop_map(
+        |(catalog_id, base_catalog_id, encodings, spans, part)| PackedFetch {
+            catalog_id,
+            base_catalog_id,
+            encodings,
+            spans,
+            part,
+        },
+    )
 }
 
 fn pack() -> impl Strategy<Value = Pack> {
-    let encoding = prop_oneof![Just(Encoding::Identity), Just(Encoding::Zstd), Just(Encoding::Copy)];
+    let encoding = prop_oneof![Just(Encoding::Identity), Just(Encoding::Zstd), Just(Encoding::Copy), Just(Encoding::Pieces)];
     let base = any::<(u64, u64)>().prop_map(|(at, size)| PackBase { at, size });
     (any::<(u32, u32)>(), any::<(u64, u64, u64)>(), encoding, option::of(base))
         .prop_map(|((first, count), (at, size, length), encoding, base)| Pack { first, count, at, size, length, encoding, base })

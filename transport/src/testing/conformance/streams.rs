@@ -160,7 +160,8 @@ pub(super) async fn packs_pass_through(subject: Subject<'_>) {
     let span = |place: u64, base| Span { first: u32::try_from(place).expect("it fits"), count: 1, base };
     let spans = vec![span(1, Some(7)), span(300_000, None), span(MAX_PACK_BYTES - 1, Some(0)), span(0, None)];
     let catalog_id = CatalogId::of(b"");
-    let packed = PackedFetch { catalog_id, base_catalog_id: Some(catalog_id), encodings: vec!["zstd".to_owned()], spans };
+    let packed =
+        PackedFetch { catalog_id, base_catalog_id: Some(catalog_id), encodings: vec!["zstd".to_owned()], spans, part: None };
     let request = Fetch { packed: Some(packed.clone()), ..fetch([Asked::Size(5_000)]) };
     let read = read_all(client.fetch(&request).await.expect("a reply")).await.expect("a whole reply");
     assert_eq!(read.packs, site::packs(&packed), "packs arrived changed");
