@@ -30,6 +30,9 @@ const KEPT: RangeInclusive<u64> = 1 << 20..=16 << 30;
 /// and what one of them takes in memory beside its packs, about.
 const ENTRY_BYTES: usize = 256;
 
+/// How a content is cut, as it travels.
+type Packs = Vec<(Pack, Bytes)>;
+
 /// Coarse cuts of whole contents that were asked for lately.
 #[derive(Debug, Default)]
 pub(crate) struct Cuts {
@@ -49,7 +52,7 @@ impl Cuts {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).by_digest.get(digest).cloned()
     }
 
-    fn keep(&self, digest: Digest, packs: Vec<(Pack, Bytes)>) {
+    fn keep(&self, digest: Digest, packs: Packs) {
         let length = |packs: &[(Pack, Bytes)]| {
             packs.iter().map(|(_, bytes)| bytes.len() + size_of::<(Pack, Bytes)>()).sum::<usize>() + ENTRY_BYTES
         };
@@ -88,7 +91,7 @@ struct Progress {
     /// How many bytes of stretches are answered in all.
     told: u64,
     /// Proves a content that is cut as a whole, and gathers its cuts, unless they are too many to be kept.
-    whole: Option<(Hasher, Option<Vec<(Pack, Bytes)>>)>,
+    whole: Option<(Hasher, Option<Packs>)>,
     is_over: bool,
 }
 
