@@ -1,17 +1,17 @@
 //! Reading and hashing file contents from open descriptors.
 //!
-//! Small files go through one buffer per thread. Large ones are read in pieces of [`SMALL_FILE_BYTES`], each hashed by all threads
-//! of the pool. They are not memory-mapped: a file truncated while it is mapped kills the process (SIGBUS), and a mapped file
-//! counts as resident memory.
+//! Small files go through one buffer per thread. Large ones are read and hashed by all threads of the pool. They are not memory-mapped: a
+//! file truncated while it is mapped kills the process (SIGBUS), and a mapped file counts as resident memory.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use direct_puppet_transport::protocol::{Algorithm, Digest, Hasher};
 use rayon::prelude::*;
 
-use super::Pool;
+use super::{Pool, subtrees};
 
 /// Up to this size, in bytes, a file is read into memory at once and hashed by one thread: BLAKE3 gains from threads above some
 /// 128 KiB, and one such buffer per thread stays far below the memory limit of a run.
@@ -42,30 +42,7 @@ pub(super) fn read_small<'a>(file: &File, size: u64, buffer: &'a mut Vec<u8>) ->
     Ok(if filled == size { Some(&buffer[..size]) } else { None })
 }
 
-enum AnyHasher {
-    Threads(Box<blake3::Hasher>),
-    One(Hasher),
-}
-
-impl AnyHasher {
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Threads(hasher) => {
-                hasher.update_rayon(bytes);
-            }
-            Self::One(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> Digest {
-        match self {
-            Self::Threads(hasher) => Digest::from_blake3(hasher.finalize()),
-            Self::One(hasher) => hasher.finish(),
-        }
-    }
-}
-
-fn hash_pieces(mut file: &File, mut hasher: AnyHasher, limit: u64, interrupt: &AtomicBool) -> io::Result<(Digest, u64)> {
+fn hash_pieces(mut file: &File, mut hasher: Hasher, limit: u64, interrupt: &AtomicBool) -> io::Result<(Digest, u64)> {
     let mut piece = vec![0; PIECE_BYTES];
     let mut total = 0_u64;
     while total < limit {
@@ -86,13 +63,19 @@ fn hash_pieces(mut file: &File, mut hasher: AnyHasher, limit: u64, interrupt: &A
     Ok((hasher.finish(), total))
 }
 
-/// Hashes at most `limit` bytes with all threads of the current pool (SHA-256: one). Call it inside [`Pool::install`] only.
+/// Hashes a file from its start on, at most `limit` bytes, with all threads of the current pool (SHA-256: one). Call it inside
+/// [`Pool::install`] only, with a file that nobody has read from yet.
 pub(super) fn hash_large(file: &File, algorithm: Algorithm, limit: u64, interrupt: &AtomicBool) -> io::Result<(Digest, u64)> {
-    let hasher = match algorithm {
-        Algorithm::Blake3 => AnyHasher::Threads(Box::new(blake3::Hasher::new())),
-        other => AnyHasher::One(Hasher::new(other)),
-    };
-    hash_pieces(file, hasher, limit, interrupt)
+    let size = file.metadata()?.len().min(limit);
+    if algorithm == Algorithm::Blake3
+        && size > SMALL_FILE_BYTES
+        && let Some(hash) = subtrees::hash(file, size, interrupt)?
+        && (size == limit || file.read_at(&mut [0], size)? == 0)
+    {
+        return Ok((Digest::from_blake3(hash), size));
+    }
+    // It is shorter or longer by now.
+    hash_pieces(file, Hasher::new(algorithm), limit, interrupt)
 }
 
 /// Returns the BLAKE3 digest and the length of what `file` holds from its current offset on, computed by the calling thread.
@@ -105,7 +88,7 @@ pub(super) fn hash_large(file: &File, algorithm: Algorithm, limit: u64, interrup
 ///
 /// Reads the whole file, in pieces of 1 MiB.
 pub fn hash_file(file: &File) -> io::Result<(Digest, u64)> {
-    hash_pieces(file, AnyHasher::One(Hasher::new(Algorithm::Blake3)), u64::MAX, &AtomicBool::new(false))
+    hash_pieces(file, Hasher::new(Algorithm::Blake3), u64::MAX, &AtomicBool::new(false))
 }
 
 /// Hashes (BLAKE3) the file that `open` returns for each item; one result per item, in order, with the length in bytes.

@@ -14,6 +14,7 @@ mod read;
 mod record;
 mod scan;
 mod settled;
+mod subtrees;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -8,6 +8,7 @@ mod packs;
 mod parts;
 pub(crate) mod pieces;
 mod sync;
+mod turns;
 
 use async_trait::async_trait;
 use direct_puppet_transport::protocol::{

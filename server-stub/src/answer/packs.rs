@@ -1,7 +1,6 @@
 //! Contents for a fetch by place: small ones together, large ones in parts, compressed against what the node has.
 //!
-//! Nothing of it is kept: what two nodes ask for is packed twice. Each pack is one piece of blocking work that begins when the peer
-//! has taken the one before and a permit is free, so packing takes no more cores than there are permits, however many ask.
+//! Nothing of it is kept: what two nodes ask for is packed twice.
 
 use std::io::{self, Read as _};
 use std::sync::Arc;
@@ -11,12 +10,11 @@ use direct_puppet_agent::store::Stored;
 use direct_puppet_transport::protocol::compress::compress;
 use direct_puppet_transport::protocol::{Catalog, Digest, Encoding, Pack, PackBase, PackedFetch};
 use direct_puppet_transport::{FetchItem, FetchItems};
-use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use super::contents::{Source, WHOLE_BYTES};
 use super::parts::Parts;
-use crate::blocking;
+use super::turns::{self, Turns};
 
 /// A pack is full after this many bytes of contents: by measurement, larger ones are no smaller in sum.
 const PACK_BYTES: u64 = 512 * 1024;
@@ -66,75 +64,61 @@ struct Progress {
 
 /// Streams what is asked for, as far as the source allows it; the rest is missing.
 pub(super) fn stream(source: Arc<Source>, wanted: Vec<Wanted>, accepts_zstd: bool, permits: Arc<Semaphore>) -> FetchItems {
-    let progress = Progress { source, wanted, next: 0, accepts_zstd, open: None };
-    let groups = futures::stream::try_unfold((progress, permits), |(progress, permits)| async move {
-        if progress.open.is_none() && progress.next >= progress.wanted.len() {
-            return Ok(None);
-        }
-        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-        let (items, progress) = blocking::run(move || {
-            let group = group(progress);
-            drop(permit);
-            group
-        })
-        .await
-        .map_err(io::Error::other)??;
-        Ok(Some((items, (progress, permits))))
-    });
-    let items = groups.flat_map(|group: io::Result<Vec<FetchItem>>| match group {
-        Ok(items) => futures::stream::iter(items.into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(error) => futures::stream::iter(vec![Err(error)]),
-    });
-    items.boxed()
+    turns::stream(Progress { source, wanted, next: 0, accepts_zstd, open: None }, permits)
 }
 
-/// Makes the next packs. Blocking.
-fn group(mut progress: Progress) -> io::Result<(Vec<FetchItem>, Progress)> {
-    let mut items = Vec::new();
-    if let Some(parts) = &mut progress.open {
-        if parts.next(&mut items)? {
-            progress.open = None;
-        }
-        return Ok((items, progress));
+impl Turns for Progress {
+    fn is_over(&self) -> bool {
+        self.open.is_none() && self.next >= self.wanted.len()
     }
-    let mut gathered = Gathered::default();
-    while let Some(&wanted) = progress.wanted.get(progress.next)
-        && gathered.has_room()
-    {
-        let number = u32::try_from(progress.next).map_err(io::Error::other)?;
-        let Some((file, size)) = open(&progress.source, &wanted.digest)? else {
-            gathered.finish(progress.accepts_zstd, &mut items);
-            items.push(FetchItem::Missing(wanted.digest));
-            progress.next += 1;
-            continue;
-        };
-        let base = wanted.base.filter(|_| progress.accepts_zstd);
-        if size > WHOLE_BYTES || base.is_some_and(|(_, size)| size > WHOLE_BYTES) {
-            gathered.finish(progress.accepts_zstd, &mut items);
-            // What is not a base that can be had is none.
-            let base = base.and_then(|(digest, _)| open_base(&progress.source, &digest));
-            progress.open =
-                Some(Parts::new(file, number, wanted.digest, size, base, progress.accepts_zstd, Arc::clone(&progress.source)));
-            progress.next += 1;
-            break;
+
+    fn turn(&mut self) -> io::Result<Vec<FetchItem>> {
+        let mut items = Vec::new();
+        if let Some(parts) = &mut self.open {
+            if parts.next(&mut items)? {
+                self.open = None;
+            }
+            return Ok(items);
         }
-        let content = read(file, size)?;
-        if !wanted.digest.verifies(&content) {
-            progress.source.quarantine(&wanted.digest);
-            gathered.finish(progress.accepts_zstd, &mut items);
-            items.push(FetchItem::Missing(wanted.digest));
-            progress.next += 1;
-            continue;
+        let mut gathered = Gathered::default();
+        while let Some(&wanted) = self.wanted.get(self.next)
+            && gathered.has_room()
+        {
+            let number = u32::try_from(self.next).map_err(io::Error::other)?;
+            let Some((file, size)) = open(&self.source, &wanted.digest)? else {
+                gathered.finish(self.accepts_zstd, &mut items);
+                items.push(FetchItem::Missing(wanted.digest));
+                self.next += 1;
+                continue;
+            };
+            let base = wanted.base.filter(|_| self.accepts_zstd);
+            if size > WHOLE_BYTES || base.is_some_and(|(_, size)| size > WHOLE_BYTES) {
+                gathered.finish(self.accepts_zstd, &mut items);
+                // What is not a base that can be had is none.
+                let base = base.and_then(|(digest, _)| open_base(&self.source, &digest));
+                self.open =
+                    Some(Parts::new(file, number, wanted.digest, size, base, self.accepts_zstd, Arc::clone(&self.source)));
+                self.next += 1;
+                break;
+            }
+            let content = read(file, size)?;
+            if !wanted.digest.verifies(&content) {
+                self.source.quarantine(&wanted.digest);
+                gathered.finish(self.accepts_zstd, &mut items);
+                items.push(FetchItem::Missing(wanted.digest));
+                self.next += 1;
+                continue;
+            }
+            let base = base.and_then(|(digest, _)| read_base(&self.source, &digest));
+            if !gathered.takes(base.is_some()) {
+                gathered.finish(self.accepts_zstd, &mut items);
+            }
+            gathered.add(number, &content, base.as_deref());
+            self.next += 1;
         }
-        let base = base.and_then(|(digest, _)| read_base(&progress.source, &digest));
-        if !gathered.takes(base.is_some()) {
-            gathered.finish(progress.accepts_zstd, &mut items);
-        }
-        gathered.add(number, &content, base.as_deref());
-        progress.next += 1;
+        gathered.finish(self.accepts_zstd, &mut items);
+        Ok(items)
     }
-    gathered.finish(progress.accepts_zstd, &mut items);
-    Ok((items, progress))
 }
 
 fn open(source: &Source, digest: &Digest) -> io::Result<Option<(Stored, u64)>> {

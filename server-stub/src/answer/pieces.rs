@@ -12,12 +12,11 @@ use direct_puppet_agent::store::Stored;
 use direct_puppet_transport::protocol::compress::compress;
 use direct_puppet_transport::protocol::{Digest, Encoding, Grain, Hasher, Pack, Part, Piece};
 use direct_puppet_transport::{FetchItem, FetchItems};
-use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
 use super::contents::Source;
 use super::packs::item;
-use crate::blocking;
+use super::turns::{self, Turns};
 
 /// How much of a content is read and cut at a time.
 const TURN_BYTES: u64 = 8 * 1024 * 1024;
@@ -98,29 +97,14 @@ struct Progress {
 /// Answers with packs of the number 0; what is not there, or not for this node, or shorter than was thought, is missing.
 pub(super) fn stream(question: Question, permits: Arc<Semaphore>) -> FetchItems {
     let progress = Progress { question, stored: None, stretch: 0, done: 0, told: 0, whole: None, is_over: false };
-    let turns = futures::stream::try_unfold((progress, permits), |(progress, permits)| async move {
-        if progress.is_over {
-            return Ok(None);
-        }
-        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-        let turn = move || {
-            let mut progress = progress;
-            let items = progress.turn();
-            drop(permit);
-            items.map(|items| (items, progress))
-        };
-        let (items, progress) = blocking::run(turn).await.map_err(io::Error::other)??;
-        Ok(Some((items, (progress, permits))))
-    });
-    let items = turns.flat_map(|turn: io::Result<Vec<FetchItem>>| match turn {
-        Ok(items) => futures::stream::iter(items.into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(error) => futures::stream::iter(vec![Err(error)]),
-    });
-    items.boxed()
+    turns::stream(progress, permits)
 }
 
-impl Progress {
-    /// Returns the next packs. Blocking.
+impl Turns for Progress {
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     fn turn(&mut self) -> io::Result<Vec<FetchItem>> {
         let Some(stored) = self.stored.take() else { return self.begin() };
         let item = match self.question.part.grain {
@@ -130,7 +114,9 @@ impl Progress {
         self.stored = Some(stored);
         Ok(vec![item])
     }
+}
 
+impl Progress {
     fn begin(&mut self) -> io::Result<Vec<FetchItem>> {
         let Question { source, digest, part, cuts, .. } = &self.question;
         let stored = source.open(digest)?;
