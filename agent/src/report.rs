@@ -9,7 +9,7 @@ use direct_puppet_transport::protocol::report::{CachedCatalogStatus, EventStatus
 use direct_puppet_transport::protocol::{CatalogId, Certname, CodeId, Environment, Report, RunStatus, VersionCounter, codec};
 
 use crate::error::RunError;
-use crate::fs::{FsError, ensure_private_dir, write_state, write_state_with};
+use crate::fs::{FsError, ensure_private_dir, write_state, write_whole_with};
 use crate::outcome::{ResourceCounters, WireCounters};
 use crate::puppet_report::{PuppetReport, level_name};
 use crate::tree::ScanCounters;
@@ -208,11 +208,12 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
     .collect()
 }
 
-/// Writes the report where people and tools look for the last one. Blocking.
+/// Writes the report where people and tools look for the last one. Their names last once the summary is written beside them, which follows.
+/// Blocking.
 pub(crate) fn write_last(state_dir: &Path, report: &Report) -> Result<(), FsError> {
     let path = state_dir.join(LAST_REPORT);
-    write_state_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, &PuppetReport(report)).map_err(Into::into))?;
-    write_state_with(&state_dir.join(LAST_REPORT_YAML), 0o640, |mut file| PuppetReport(report).write_yaml(&mut file))
+    write_whole_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, &PuppetReport(report)).map_err(Into::into))?;
+    write_whole_with(&state_dir.join(LAST_REPORT_YAML), 0o640, |mut file| PuppetReport(report).write_yaml(&mut file))
 }
 
 /// Keeps a report that could not be sent, for the next run. Blocking.

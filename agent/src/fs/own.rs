@@ -24,7 +24,7 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
 ///
 /// As [`write_state`].
 pub fn write_cache(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    replace(path, mode, false, |file| file.write_all(bytes))
+    replace(path, mode, Lasting::Nothing, |file| file.write_all(bytes))
 }
 
 /// As [`write_state`], with the content written piece by piece, so that a large one is never in memory whole. Blocking.
@@ -37,13 +37,37 @@ pub fn write_state_with(
     mode: u32,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), FsError> {
-    replace(path, mode, true, fill)
+    replace(path, mode, Lasting::All, fill)
+}
+
+/// As [`write_state_with`], but not durable before the directory is made so, as by the next [`write_state`] there: after a power cut the file
+/// is the old one or the new, and whole. Blocking.
+///
+/// # Errors
+///
+/// Also those of `fill`.
+pub fn write_whole_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FsError> {
+    replace(path, mode, Lasting::Content, fill)
+}
+
+/// What lasts over a power cut when a file has been replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    Nothing,
+    /// Its content, under the one name or the other.
+    Content,
+    /// Also its name.
+    All,
 }
 
 fn replace(
     path: &Path,
     mode: u32,
-    is_durable: bool,
+    lasting: Lasting,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), FsError> {
     let mut temporary = path.as_os_str().to_owned();
@@ -58,14 +82,11 @@ fn replace(
         fill(&mut writer)?;
         let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        if is_durable {
+        if lasting != Lasting::Nothing {
             file.sync_all()?;
         }
         std::fs::rename(&temporary, path)?;
-        if !is_durable {
-            return Ok(());
-        }
-        File::open(directory_of(path))?.sync_all()
+        if lasting == Lasting::All { File::open(directory_of(path))?.sync_all() } else { Ok(()) }
     };
     write().map_err(|error| {
         if let Err(left) = std::fs::remove_file(&temporary) {

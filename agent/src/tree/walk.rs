@@ -1,5 +1,6 @@
 //! Listing a tree.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -135,9 +136,9 @@ pub fn list_in_pieces<E: From<WalkError>>(
         // Neighbours have the same parent, so this orders by name; with each directory before what it holds, that is path order.
         .sort_by(|a, b| bytes_of(a.path()).cmp(bytes_of(b.path())));
     let mut all_unlisted = Vec::new();
-    let mut describe = |found: &[TreePath], all_unlisted: &mut Vec<UnlistedEntry>| {
+    let mut describe = |found: &mut Vec<TreePath>, all_unlisted: &mut Vec<UnlistedEntry>| {
         let described: Vec<Result<TreeEntry, UnlistedEntry>> =
-            pool.install(|| found.par_chunks(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
+            pool.install(|| found.par_chunks_mut(AT_ONCE).flat_map_iter(|paths| describe_all(dir, &root, paths)).collect());
         let mut piece = Vec::with_capacity(found.len());
         for entry in described {
             match entry {
@@ -145,13 +146,23 @@ pub fn list_in_pieces<E: From<WalkError>>(
                 Err(error) => all_unlisted.push(error),
             }
         }
+        found.clear();
         each(piece)
     };
     let mut found = Vec::with_capacity(PIECE);
-    for entry in walk.into_iter().filter_entry(|entry| !is_ignored(dir, entry, options)) {
+    // Of the entry that was looked at last: each is looked at just before it comes.
+    let looked_at = Cell::new(None);
+    let is_wanted = |entry: &DirEntry| {
+        let path = path_of(dir, entry);
+        // A path that is too long is not ignored, so that it is named among the unlisted.
+        let is_wanted = !path.as_ref().is_ok_and(|path| is_ignored(path, entry, options));
+        looked_at.set(Some(path));
+        is_wanted
+    };
+    for entry in walk.into_iter().filter_entry(is_wanted) {
         match entry.map_err(|error| (error.depth(), unlisted(dir, error))) {
             Ok(entry) if entry.depth() == 0 => {}
-            Ok(entry) => match path_of(dir, &entry) {
+            Ok(entry) => match looked_at.take().unwrap_or_else(|| path_of(dir, &entry)) {
                 Ok(path) => found.push(path),
                 Err(source) => all_unlisted.push(UnlistedEntry { path: entry.into_path(), source }),
             },
@@ -160,11 +171,10 @@ pub fn list_in_pieces<E: From<WalkError>>(
             Err((_, error)) => all_unlisted.push(error),
         }
         if found.len() == PIECE {
-            describe(&found, &mut all_unlisted)?;
-            found.clear();
+            describe(&mut found, &mut all_unlisted)?;
         }
     }
-    describe(&found, &mut all_unlisted)?;
+    describe(&mut found, &mut all_unlisted)?;
     Ok(all_unlisted)
 }
 
@@ -172,13 +182,12 @@ fn bytes_of(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-/// Reads the metadata of paths that stand in path order.
-fn describe_all(dir: &Path, root: &RootDir, paths: &[TreePath]) -> Vec<Result<TreeEntry, UnlistedEntry>> {
+/// Reads the metadata of paths that stand in path order, and takes them.
+fn describe_all(dir: &Path, root: &RootDir, paths: &mut [TreePath]) -> Vec<Result<TreeEntry, UnlistedEntry>> {
     let mut parent: Option<(TreePath, Option<Dir<'_>>)> = None;
-    let mut describe = |path: &TreePath| -> Result<TreeEntry, Errno> {
+    let mut describe = |path: &TreePath| -> Result<(Stat, Option<Vec<u8>>), Errno> {
         let name = path.name().ok_or(Errno::INVAL)?;
-        let above = path.as_bytes().strip_suffix(name).unwrap_or_default();
-        let above = above.strip_suffix(b"/").unwrap_or(above);
+        let above = path.parent_bytes();
         if parent.as_ref().is_none_or(|(open, _)| open.as_bytes() != above) {
             let above = path.parent().unwrap_or_default();
             let open = root.dir(&above)?;
@@ -190,10 +199,13 @@ fn describe_all(dir: &Path, root: &RootDir, paths: &[TreePath]) -> Vec<Result<Tr
             FileKind::Link => Some(open.read_link(name)?),
             _ => None,
         };
-        Ok(TreeEntry { path: path.clone(), stat, target })
+        Ok((stat, target))
     };
-    let unlisted = |path: &TreePath, errno: Errno| UnlistedEntry { path: dir.join(path.as_path()), source: errno.into() };
-    paths.iter().map(|path| describe(path).map_err(|errno| unlisted(path, errno))).collect()
+    let described = paths.iter_mut().map(std::mem::take).map(|path| match describe(&path) {
+        Ok((stat, target)) => Ok(TreeEntry { path, stat, target }),
+        Err(errno) => Err(UnlistedEntry { path: dir.join(path.as_path()), source: errno.into() }),
+    });
+    described.collect()
 }
 
 fn unlisted(dir: &Path, error: walkdir::Error) -> UnlistedEntry {
@@ -202,7 +214,7 @@ fn unlisted(dir: &Path, error: walkdir::Error) -> UnlistedEntry {
     UnlistedEntry { path, source }
 }
 
-fn is_ignored(dir: &Path, entry: &DirEntry, options: &WalkOptions<'_>) -> bool {
+fn is_ignored(path: &TreePath, entry: &DirEntry, options: &WalkOptions<'_>) -> bool {
     let (Some(ignore), 1..) = (options.ignore, entry.depth()) else { return false };
     let kind = entry.file_type();
     let kind = match () {
@@ -211,8 +223,7 @@ fn is_ignored(dir: &Path, entry: &DirEntry, options: &WalkOptions<'_>) -> bool {
         () if kind.is_symlink() => FileKind::Link,
         () => FileKind::Other,
     };
-    // A path that is too long is not ignored, so that it is named among the unlisted.
-    path_of(dir, entry).is_ok_and(|path| ignore(&path, kind))
+    ignore(path, kind)
 }
 
 fn path_of(dir: &Path, entry: &DirEntry) -> io::Result<TreePath> {

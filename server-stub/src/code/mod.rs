@@ -353,7 +353,7 @@ impl Environments {
             // Its own line may be missing, when the disk was full then.
             history::mend(&history, &before.version)?;
         }
-        self.keep_manifest(&environment, &code.manifest)?;
+        self.keep_manifest(&environment, code.version.code_id, &code.manifest)?;
         disk::write_json(&dir.join("live.json"), &LiveFile { format: FORMAT, version: code.version.clone() })?;
         // From here on it is live, whatever fails: a restart would find it so.
         if let Err(error) = disk::append_json(&history, &code.version) {
@@ -424,7 +424,7 @@ impl Environments {
         match read() {
             Ok(()) => Ok(None),
             Err(error @ ServerError::Damaged { .. }) => {
-                self.keep_manifest(environment, &live.manifest)?;
+                self.keep_manifest(environment, code_id, &live.manifest)?;
                 Ok(Some(format!("{}; it was written again", chain(&error))))
             }
             Err(error) => Err(error),
@@ -453,8 +453,13 @@ impl Environments {
         found.map(Some).map_err(|reason| ServerError::Damaged { path, reason })
     }
 
-    /// Writes a manifest: what the live one does not have of it. Blocking.
-    pub(crate) fn keep_manifest(&self, environment: &Environment, manifest: &Manifest) -> Result<(), ServerError> {
+    /// Writes the manifest of a code: what the live one does not have of it. Blocking.
+    pub(crate) fn keep_manifest(
+        &self,
+        environment: &Environment,
+        code_id: CodeId,
+        manifest: &Manifest,
+    ) -> Result<(), ServerError> {
         let dir = self.dir(environment);
         ensure_private_dir(&dir.join("manifests"))?;
         let durable: HashSet<Digest> = match self.live(environment) {
@@ -471,7 +476,7 @@ impl Environments {
         };
         let written = parts::encode(manifest, &mut keep).and_then(|bytes| {
             self.store.sync()?;
-            Ok(write_state(&manifest_path(&dir, manifest.code_id()), &bytes, 0o600)?)
+            Ok(write_state(&manifest_path(&dir, code_id), &bytes, 0o600)?)
         });
         if written.as_ref().is_err_and(|error| disk::is_full(error)) {
             // They would leave no room for a version that fits.

@@ -145,7 +145,7 @@ impl Server {
         if let (None, Some(shared)) = (&manifest, &self.shared) {
             manifest = shared::wait(shared.manifest(environment, version.code_id))?;
             if let Some(manifest) = &manifest {
-                self.environments.keep_manifest(environment, manifest)?;
+                self.environments.keep_manifest(environment, version.code_id, manifest)?;
             }
         }
         let collected =

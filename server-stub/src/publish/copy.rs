@@ -49,12 +49,6 @@ impl Copied {
     }
 }
 
-/// Returns the directory of a path as bytes.
-fn above(path: &TreePath) -> &[u8] {
-    let bytes = path.as_bytes();
-    &bytes[..bytes.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
-}
-
 /// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. `before` is what
 /// it was when it was last published: what did not change since is not in memory again. Blocking.
 pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, before: &Manifest) -> Result<Copied, ServerError> {
@@ -76,7 +70,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         let recorded = index.recorded(&piece)?;
         pool.install(|| copier.refuse_without_room(&piece, &recorded))?;
         // Files of one directory are opened from it.
-        let is_same = |a: &TreeEntry, b: &TreeEntry| above(&a.path) == above(&b.path);
+        let is_same = |a: &TreeEntry, b: &TreeEntry| a.path.parent_bytes() == b.path.parent_bytes();
         let mut rest = &recorded[..];
         let runs = piece.chunk_by(is_same).flat_map(|run| run.chunks(FILES_PER_TASK));
         let runs: Vec<(&[TreeEntry], &[Recorded])> = runs

@@ -1,7 +1,7 @@
 //! How long what administrators write may be: it goes with every version, again and again, to every other server.
 
 use direct_puppet_transport::protocol::limits::MAX_MANIFEST_BYTES;
-use direct_puppet_transport::protocol::{Manifest, codec};
+use direct_puppet_transport::protocol::{EntryKind, Manifest, ManifestEntry, codec};
 
 use super::PublishRequest;
 use super::revision::MAX_REVISION_BYTES;
@@ -54,7 +54,15 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<(), ServerError> {
     check_manifest_bytes(manifest, MAX_MANIFEST_BYTES - REPLY_BYTES)
 }
 
+/// Bytes that an entry takes at the most beside its path and target: its names, numbers and a digest.
+const ENTRY_BYTES: usize = 160;
+
 fn check_manifest_bytes(manifest: &Manifest, limit: u64) -> Result<(), ServerError> {
+    let target = |kind: &EntryKind| if let EntryKind::Link { target } = kind { target.len() } else { 0 };
+    let most = |entry: &ManifestEntry| entry.path.as_bytes().len() + target(&entry.kind) + ENTRY_BYTES;
+    if manifest.entries().map(most).sum::<usize>() as u64 <= limit {
+        return Ok(());
+    }
     let bytes = codec::encoded_len(manifest)?;
     if bytes <= limit {
         return Ok(());
@@ -68,9 +76,7 @@ fn check_manifest_bytes(manifest: &Manifest, limit: u64) -> Result<(), ServerErr
 #[cfg(test)]
 mod tests {
     use direct_puppet_transport::protocol::limits::MAX_SYNC_CONFIRM_BYTES;
-    use direct_puppet_transport::protocol::{
-        Answered, Digest, EntryKind, ManifestEntry, Rollout, SyncConfirmed, SyncManifestReply, VersionCounter,
-    };
+    use direct_puppet_transport::protocol::{Answered, Digest, Rollout, SyncConfirmed, SyncManifestReply, VersionCounter};
 
     use super::*;
     use crate::code::{MOST_TOLD, Version};
@@ -91,6 +97,18 @@ mod tests {
         assert!(error.to_string().contains(&format!("{length} bytes")), "{error}");
         let reply = codec::encode(&SyncManifestReply::Whole { manifest: bytes.into() }).unwrap();
         assert!(reply.len() as u64 <= length + REPLY_BYTES);
+    }
+
+    #[test]
+    fn an_entry_takes_no_more_than_is_counted_for_it() {
+        let (path, target) = ("p".repeat(200), vec![b't'; 4000]);
+        let digest = Digest::by(direct_puppet_transport::protocol::Algorithm::Sha256, b"x");
+        for kind in [EntryKind::File { digest, size: u64::MAX }, EntryKind::Directory, EntryKind::Link { target: target.clone() }]
+        {
+            let lengths = path.len() + if matches!(kind, EntryKind::Link { .. }) { target.len() } else { 0 };
+            let entry = ManifestEntry { path: path.parse().unwrap(), mode: u32::MAX, kind };
+            assert!(codec::encode(&entry).unwrap().len() <= lengths + ENTRY_BYTES, "{entry:?}");
+        }
     }
 
     /// As many environments as a large site has, each with the longest of everything.

@@ -167,7 +167,7 @@ impl Server {
                         if environments.collected(&environment)?.contains(&code_id) {
                             return Ok(());
                         }
-                        environments.keep_manifest(&environment, &manifest)
+                        environments.keep_manifest(&environment, code_id, &manifest)
                     };
                     let kept = blocking::run(keep).await;
                     kept.map_err(ServerError::from).and_then(|kept| kept).map_err(|error| chain(&error))

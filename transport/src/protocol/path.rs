@@ -144,11 +144,13 @@ impl TreePath {
     /// Returns the directory that holds this path; `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
-        if self.is_root() {
-            return None;
-        }
-        let end = self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        Some(Self(self.0[..end].into()))
+        if self.is_root() { None } else { Some(Self(self.parent_bytes().into())) }
+    }
+
+    /// Returns the bytes of the directory that holds this path: none for what lies in the tree itself, and for the tree.
+    #[must_use]
+    pub fn parent_bytes(&self) -> &[u8] {
+        &self.0[..self.0.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
     }
 
     /// Returns this path followed by another.
@@ -163,7 +165,11 @@ impl TreePath {
         if other.is_root() {
             return Ok(self.clone());
         }
-        Self::from_bytes(&[&self.0, b"/".as_slice(), &other.0].concat())
+        if self.0.len() + 1 + other.0.len() > MAX_PATH_BYTES {
+            // Says what is wrong with it.
+            return Self::from_bytes(&[&self.0, b"/".as_slice(), &other.0].concat());
+        }
+        Ok(Self([&self.0, b"/".as_slice(), &other.0].concat().into()))
     }
 
     /// Returns this path followed by one name.
@@ -182,7 +188,8 @@ impl TreePath {
     /// Returns whether `self` is `ancestor` or lies below it.
     #[must_use]
     pub fn is_within(&self, ancestor: &Self) -> bool {
-        self.strip_prefix(ancestor).is_some()
+        let rest = self.0.strip_prefix(&*ancestor.0);
+        rest.is_some_and(|rest| ancestor.is_root() || matches!(rest.first(), None | Some(b'/')))
     }
 
     /// Returns what follows `ancestor`; the root if they are equal, `None` if `self` does not lie there.
@@ -202,8 +209,20 @@ impl TreePath {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.components().cmp(other.components())
+        // Where they part, the shorter component is less, and the end of a path less than all.
+        let rank = |bytes: &[u8], at: usize| bytes.get(at).map(|byte| if *byte == b'/' { 0 } else { *byte });
+        let at = common_prefix(&self.0, &other.0);
+        rank(&self.0, at).cmp(&rank(&other.0, at))
     }
+}
+
+/// Returns how many bytes two slices begin with that are the same.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    const WORD: usize = size_of::<u64>();
+    let words = a.as_chunks::<WORD>().0.iter().zip(b.as_chunks::<WORD>().0);
+    let same = words.map(|(a, b)| u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b)).take_while(|differing| *differing == 0);
+    let at = same.count() * WORD;
+    at + a[at..].iter().zip(&b[at..]).take_while(|(a, b)| a == b).count()
 }
 
 impl PartialOrd for TreePath {
@@ -353,6 +372,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn order_is_that_of_components(a in "[a/.\\-\\x01]{0,20}", b in "[a/.\\-\\x01]{0,20}", shared in "[a/]{0,20}") {
+            let path = |text: String| {
+                let names: Vec<&str> = text.split('/').filter(|name| !["", ".", ".."].contains(name)).collect();
+                names.join("/").parse::<TreePath>().unwrap()
+            };
+            let (a, b) = (path(format!("{shared}{a}")), path(format!("{shared}{b}")));
+            prop_assert_eq!(a.cmp(&b), a.components().cmp(b.components()));
+            let is_within = a.components().count() >= b.components().count() && a.components().zip(b.components()).all(|(a, b)| a == b);
+            prop_assert_eq!(a.is_within(&b), is_within);
+            prop_assert_eq!(a.strip_prefix(&b).is_some(), is_within);
+            if let Some(parent) = a.parent() {
+                prop_assert_eq!(parent.join(&TreePath::from_bytes(a.name().unwrap()).unwrap()).unwrap(), a.clone());
+                prop_assert_eq!(parent.as_bytes(), a.parent_bytes());
+            }
+        }
+
         #[test]
         fn text_form_shows_every_byte(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             prop_assert_eq!(unescape(&escape(&bytes)).unwrap(), bytes.clone());

@@ -96,8 +96,8 @@ pub fn check_entries<'a>(entries: impl IntoIterator<Item = &'a ManifestEntry>) -
         while open.last().is_some_and(|directory| !path.is_within(directory)) {
             open.pop();
         }
-        let parent = path.parent().unwrap_or_default();
-        if !parent.is_root() && open.last() != Some(&&parent) {
+        let parent = path.parent_bytes();
+        if !parent.is_empty() && open.last().map(|directory| directory.as_bytes()) != Some(parent) {
             return Err(ManifestError::Orphan { path: path.clone() });
         }
         if entry.kind == EntryKind::Directory {

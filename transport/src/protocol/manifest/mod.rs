@@ -6,7 +6,7 @@
 
 mod entry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::slice;
 use std::sync::Arc;
@@ -125,10 +125,14 @@ impl Manifest {
 
     /// Returns the entries that are not the same in `before`, or not in it.
     pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a ManifestEntry> + use<'a> {
-        let mut old = before.entries().peekable();
-        self.entries().filter(move |entry| {
-            while old.next_if(|old| old.path < entry.path).is_some() {}
-            old.peek() != Some(entry)
+        // What is in a leaf that both share is the same in both.
+        let shared: HashSet<*const ManifestEntry> = before.leaves.iter().map(|leaf| leaf.as_ptr()).collect();
+        self.leaves.iter().filter(move |leaf| !shared.contains(&leaf.as_ptr())).flat_map(move |leaf| {
+            let mut old = before.from(&leaf[0].path).peekable();
+            leaf.iter().filter(move |entry| {
+                while old.next_if(|old| old.path < entry.path).is_some() {}
+                old.peek() != Some(entry)
+            })
         })
     }
 
