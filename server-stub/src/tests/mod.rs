@@ -9,6 +9,7 @@ mod damage;
 mod environments;
 mod extensions;
 mod flipped;
+mod guide;
 mod history;
 mod links;
 pub(crate) mod log;
