@@ -63,19 +63,19 @@ fn hash_pieces(mut file: &File, mut hasher: Hasher, limit: u64, interrupt: &Atom
     Ok((hasher.finish(), total))
 }
 
-/// Hashes a file from its start on, at most `limit` bytes, with all threads of the current pool (SHA-256: one). Call it inside
-/// [`Pool::install`] only, with a file that nobody has read from yet.
-pub(super) fn hash_large(file: &File, algorithm: Algorithm, limit: u64, interrupt: &AtomicBool) -> io::Result<(Digest, u64)> {
-    let size = file.metadata()?.len().min(limit);
-    if algorithm == Algorithm::Blake3
-        && size > SMALL_FILE_BYTES
-        && let Some(hash) = subtrees::hash(file, size, interrupt)?
-        && (size == limit || file.read_at(&mut [0], size)? == 0)
-    {
-        return Ok((Digest::from_blake3(hash), size));
+/// Hashes a file of `size` bytes, more than [`SMALL_FILE_BYTES`], with all threads of the current pool (SHA-256: one); `None` when it has
+/// not exactly that size. Call it inside [`Pool::install`] only, with a file that nobody has read from yet.
+pub(super) fn hash_large(file: &File, algorithm: Algorithm, size: u64, interrupt: &AtomicBool) -> io::Result<Option<Digest>> {
+    if algorithm != Algorithm::Blake3 {
+        let (digest, found) = hash_pieces(file, Hasher::new(algorithm), size.saturating_add(1), interrupt)?;
+        return Ok((found == size).then_some(digest));
     }
-    // It is shorter or longer by now.
-    hash_pieces(file, Hasher::new(algorithm), limit, interrupt)
+    let Some(hash) = subtrees::hash(file, size, interrupt)? else { return Ok(None) };
+    match file.read_exact_at(&mut [0], size) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(Digest::from_blake3(hash))),
+        Err(error) => Err(error),
+        Ok(()) => Ok(None),
+    }
 }
 
 /// Returns the BLAKE3 digest and the length of what `file` holds from its current offset on, computed by the calling thread.
@@ -117,7 +117,13 @@ pub fn hash_files_parallel<T: Sync>(
     };
     pool.install(|| {
         let firsts: Vec<_> = items.par_iter().with_min_len(16).map_init(Vec::new, |buffer, item| small(item, buffer)).collect();
-        let large = |item: &T| hash_large(&open(item)?, Algorithm::Blake3, u64::MAX, interrupt);
+        let large = |item: &T| {
+            let file = open(item)?;
+            let size = file.metadata()?.len();
+            let hashed = if size > SMALL_FILE_BYTES { hash_large(&file, Algorithm::Blake3, size, interrupt)? } else { None };
+            // What changes just now is read to wherever its end is.
+            hashed.map_or_else(|| hash_file(&file), |digest| Ok((digest, size)))
+        };
         let finish = |(first, item): (io::Result<Option<_>>, &T)| first.and_then(|done| done.map_or_else(|| large(item), Ok));
         firsts.into_iter().zip(items).map(finish).collect()
     })
@@ -173,6 +179,22 @@ mod tests {
         assert_eq!((&file).stream_position().unwrap(), 11);
         std::fs::write(&path, []).unwrap();
         assert_eq!(read_small(&File::open(&path).unwrap(), 0, &mut buffer).unwrap(), Some(&[][..]));
+    }
+
+    #[test]
+    fn a_large_file_has_its_size_or_no_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pool, quiet) = (dir.path().join("f"), Pool::new(2).unwrap(), AtomicBool::new(false));
+        let content = vec![7; 3 * PIECE_BYTES];
+        std::fs::write(&path, &content).unwrap();
+        for algorithm in [Algorithm::Blake3, Algorithm::Sha256] {
+            let hash = |size: usize| {
+                let file = File::open(&path).unwrap();
+                pool.install(|| hash_large(&file, algorithm, size as u64, &quiet)).unwrap()
+            };
+            assert_eq!(hash(content.len()), Some(Digest::by(algorithm, &content)));
+            assert_eq!((hash(content.len() - 1), hash(content.len() + 1)), (None, None));
+        }
     }
 
     #[test]

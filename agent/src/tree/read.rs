@@ -92,8 +92,8 @@ fn find(
     interrupt: &AtomicBool,
 ) -> std::io::Result<Option<Found>> {
     if expected.size > SMALL_FILE_BYTES {
-        let (digest, size) = hash_large(file, expected.digest.algorithm(), expected.size.saturating_add(1), interrupt)?;
-        return Ok((size == expected.size).then_some(Found { fingerprint: None, digest: Some(digest) }));
+        let digest = hash_large(file, expected.digest.algorithm(), expected.size, interrupt)?;
+        return Ok(digest.map(|digest| Found { fingerprint: None, digest: Some(digest) }));
     }
     let Some(content) = read_small(file, expected.size, buffer)? else { return Ok(None) };
     let fingerprint = (expected.fingerprint != Fingerprint::Unneeded).then(|| key.fingerprint(content));

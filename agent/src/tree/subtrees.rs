@@ -33,10 +33,11 @@ fn both(file: &File, at: u64, size: u64, interrupt: &AtomicBool) -> io::Result<O
     let left = left_subtree_len(size);
     let first = || subtree(file, at, left, interrupt);
     let second = || subtree(file, at + left, size - left, interrupt);
-    let (first, second) = match size > WINDOW_BYTES {
-        true => (first(), second()),
-        false => rayon::join(first, second),
-    };
+    if size > WINDOW_BYTES {
+        let Some(first) = first()? else { return Ok(None) };
+        return Ok(second()?.map(|second| (first, second)));
+    }
+    let (first, second) = rayon::join(first, second);
     Ok(first?.zip(second?))
 }
 

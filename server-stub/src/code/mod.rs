@@ -423,7 +423,8 @@ impl Environments {
         };
         match read() {
             Ok(()) => Ok(None),
-            Err(error @ ServerError::Damaged { .. }) => {
+            // Written again as it is in memory, if that is still what it was.
+            Err(error @ ServerError::Damaged { .. }) if live.manifest.code_id() == code_id => {
                 self.keep_manifest(environment, code_id, &live.manifest)?;
                 Ok(Some(format!("{}; it was written again", chain(&error))))
             }

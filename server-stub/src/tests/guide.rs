@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Lines of what is to be read in an afternoon, tests within it left out.
-const MOST_LINES: usize = 3_900;
+const MOST_LINES: usize = 4_800;
 
 #[test]
 fn what_it_names_is_there_and_can_be_read_in_an_afternoon() {
@@ -22,7 +22,7 @@ fn what_it_names_is_there_and_can_be_read_in_an_afternoon() {
         lines += text.lines().take_while(|line| *line != "mod tests {").count();
         files += 1;
     }
-    assert!(files >= 12, "{files} files");
+    assert!(files >= 15, "{files} files");
     assert!(lines <= MOST_LINES, "{lines} lines");
     for folder in fs::read_dir(root.join("src")).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_dir()) {
         let name = folder.file_name().into_string().unwrap();

@@ -86,7 +86,11 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<T, CodecE
     let message = T::deserialize(&mut deserializer).map_err(CodecError::Malformed)?;
     match deserializer.deserialize_any(End) {
         Err(rmp_serde::decode::Error::InvalidMarkerRead(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(message),
-        _ => Err(CodecError::Leftover { count: leftover::<T>(bytes) }),
+        _ => {
+            // It is decoded again for that, and is not to be there twice.
+            drop(message);
+            Err(CodecError::Leftover { count: leftover::<T>(bytes) })
+        }
     }
 }
 

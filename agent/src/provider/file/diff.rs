@@ -1,11 +1,14 @@
 //! What a change of content looks like.
 
-use std::fmt::{self, Write};
+use std::time::Duration;
 
-use imara_diff::{Algorithm, Diff, InternedInput, Interner, Token, UnifiedDiffConfig, UnifiedDiffPrinter};
+use similar::{Algorithm, TextDiff};
+
+/// How long is looked for the smallest difference before a larger one will do.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
 
 /// Lines around each difference: what `diff -u` shows.
-const CONTEXT_LINES: u32 = 3;
+const CONTEXT_LINES: usize = 3;
 
 /// Bytes within which a NUL makes a content binary: what git looks at.
 const BINARY_PROBE_BYTES: usize = 8000;
@@ -17,44 +20,8 @@ pub(super) fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     if is_binary(old.as_bytes()) || is_binary(new.as_bytes()) {
         return binary(path);
     }
-    let lines = InternedInput::new(old, new);
-    let mut diff = Diff::compute(Algorithm::Myers, &lines);
-    diff.postprocess_no_heuristic(&lines);
-    let mut config = UnifiedDiffConfig::default();
-    config.context_len(CONTEXT_LINES);
-    format!("--- {path}\n+++ {path}\n{}", diff.unified_diff(&Lines(&lines.interner), config, &lines))
-}
-
-/// Writes what differs as `diff -u` does.
-struct Lines<'a>(&'a Interner<&'a str>);
-
-impl Lines<'_> {
-    fn line(&self, out: &mut impl Write, sign: char, line: Token) -> fmt::Result {
-        let line = self.0[line];
-        let end = if line.ends_with('\n') { "" } else { "\n\\ No newline at end of file\n" };
-        write!(out, "{sign}{line}{end}")
-    }
-}
-
-impl UnifiedDiffPrinter for Lines<'_> {
-    fn display_header(&self, mut out: impl Write, old: u32, new: u32, old_lines: u32, new_lines: u32) -> fmt::Result {
-        // Lines are counted from 1; a range without lines is named by the line before it.
-        let range = |start: u32, lines: u32| match lines {
-            0 => format!("{start},0"),
-            1 => (start + 1).to_string(),
-            _ => format!("{},{lines}", start + 1),
-        };
-        writeln!(out, "@@ -{} +{} @@", range(old, old_lines), range(new, new_lines))
-    }
-
-    fn display_context_token(&self, mut out: impl Write, line: Token) -> fmt::Result {
-        self.line(&mut out, ' ', line)
-    }
-
-    fn display_hunk(&self, mut out: impl Write, old: &[Token], new: &[Token]) -> fmt::Result {
-        old.iter().try_for_each(|line| self.line(&mut out, '-', *line))?;
-        new.iter().try_for_each(|line| self.line(&mut out, '+', *line))
-    }
+    let diff = TextDiff::configure().algorithm(Algorithm::Myers).timeout(TIME_LIMIT).diff_lines(old, new);
+    diff.unified_diff().context_radius(CONTEXT_LINES).header(path, path).to_string()
 }
 
 fn binary(path: &str) -> String {
@@ -80,40 +47,51 @@ mod tests {
 
     #[test]
     fn the_end_of_a_file_and_ranges_are_written_as_by_diff() {
+        let nine = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
         for (old, new, diff) in [
             ("", "a\n", "@@ -0,0 +1 @@\n+a\n"),
             ("a\n", "", "@@ -1 +0,0 @@\n-a\n"),
             ("a\nb", "a\nb\n", "@@ -1,2 +1,2 @@\n a\n-b\n\\ No newline at end of file\n+b\n"),
             ("a\nb", "c\nb", "@@ -1,2 +1,2 @@\n-a\n+c\n b\n\\ No newline at end of file\n"),
-            ("1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n", "@@ -7,3 +7,4 @@\n 7\n 8\n 9\n+10\n"),
+            (nine, "1\n2\n3\n4\nX\n6\n7\n8\n9\n", "@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+X\n 6\n 7\n 8\n"),
+            (nine, &format!("{nine}10\n"), "@@ -7,3 +7,4 @@\n 7\n 8\n 9\n+10\n"),
         ] {
             assert_eq!(unified("/x", old.as_bytes(), new.as_bytes()), format!("--- /x\n+++ /x\n{diff}"));
         }
     }
 
-    /// Makes of the old text what a diff of it says.
+    /// Makes of the old text what a diff of it says, and looks at all numbers in it.
     fn patched(old: &str, diff: &str) -> String {
         let (mut old, mut new) = (old.split_inclusive('\n'), String::new());
         let (mut taken, mut lines) = (0, diff.split_inclusive('\n').skip(2).peekable());
+        let mut wanted = (0, 0);
         while let Some(line) = lines.next() {
             let unended = lines.next_if(|next| next.starts_with('\\')).is_some();
             let text = if unended { line[1..].trim_end_matches('\n') } else { &line[1..] };
             if line.starts_with("@@") {
-                let range = line.split(' ').nth(1).unwrap().trim_start_matches('-');
-                let (start, count) = range.split_once(',').unwrap_or((range, "1"));
-                let before = start.parse::<usize>().unwrap() - usize::from(count != "0");
+                assert_eq!(wanted, (0, 0), "too few lines before {line}");
+                let range = |at: usize| {
+                    let range = line.split(' ').nth(at).unwrap().trim_start_matches(['-', '+']);
+                    let (start, count) = range.split_once(',').unwrap_or((range, "1"));
+                    let (start, count): (usize, usize) = (start.parse().unwrap(), count.parse().unwrap());
+                    (start - usize::from(count != 0), count)
+                };
+                let ((before, removed), (after, added)) = (range(1), range(2));
                 new.extend(old.by_ref().take(before - taken));
-                taken = before;
+                assert_eq!(new.lines().count(), after, "{line}");
+                (taken, wanted) = (before, (removed, added));
                 continue;
             }
             if !line.starts_with('+') {
                 assert_eq!(old.next(), Some(text));
-                taken += 1;
+                (taken, wanted.0) = (taken + 1, wanted.0 - 1);
             }
             if !line.starts_with('-') {
                 new.push_str(text);
+                wanted.1 -= 1;
             }
         }
+        assert_eq!(wanted, (0, 0), "too few lines at the end");
         new.extend(old);
         new
     }
@@ -121,14 +99,27 @@ mod tests {
     proptest! {
         #[test]
         fn it_makes_the_new_of_the_old(
-            old in prop::collection::vec(0..6_u8, 0..60), new in prop::collection::vec(0..6_u8, 0..60), ends in any::<[bool; 2]>(),
+            old in prop::collection::vec(0..20_u8, 0..60),
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u8), 0..5),
+            ends in any::<[bool; 2]>(),
         ) {
+            let mut new = old.clone();
+            for (at, edit) in edits {
+                let at = at.index(new.len() + 1);
+                match edit {
+                    0 => new.insert(at, 99),
+                    1 if at < new.len() => drop(new.remove(at)),
+                    2 if at < new.len() => new[at] = 98,
+                    _ => new.truncate(at.max(new.len() / 2)),
+                }
+            }
             let text = |lines: &[u8], is_ended: bool| {
                 let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
                 if is_ended { text } else { text.trim_end().to_owned() }
             };
             let (old, new) = (text(&old, ends[0]), text(&new, ends[1]));
-            prop_assert_eq!(patched(&old, &unified("/x", old.as_bytes(), new.as_bytes())), new);
+            let diff = unified("/x", old.as_bytes(), new.as_bytes());
+            prop_assert_eq!(patched(&old, &diff), new, "{}", diff);
         }
     }
 

@@ -404,7 +404,14 @@ mod tests {
                 let changed: Vec<ManifestEntry> = wanted.changed_since(&manifest).cloned().collect();
                 let gone = manifest.changed_since(&wanted).filter(|entry| wanted.get(&entry.path).is_none());
                 let removed = gone.map(|entry| entry.path.clone()).collect();
+                let (before, differing) = (manifest.clone(), changed.clone());
                 manifest = manifest.with_delta(removed, changed).unwrap();
+                // They share leaves now.
+                let found: Vec<ManifestEntry> = manifest.changed_since(&before).cloned().collect();
+                prop_assert_eq!(found, differing);
+                let back: Vec<&ManifestEntry> = before.changed_since(&manifest).collect();
+                let expected: Vec<&ManifestEntry> = before.entries().filter(|entry| manifest.get(&entry.path) != Some(*entry)).collect();
+                prop_assert_eq!(back, expected);
                 prop_assert_eq!(&manifest, &wanted);
                 prop_assert_eq!(manifest.code_id(), wanted.code_id());
                 prop_assert_eq!(manifest.len(), wanted.entries().count());
