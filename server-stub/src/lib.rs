@@ -11,7 +11,7 @@
 //!                          /manifests/<hex>    the manifest of a code_id, MessagePack
 //!                          /collected.jsonl    codes whose manifests were collected
 //!                          /answered.json      how the last requests to publish were answered
-//!                          /staging-index      what staging files were when they were last read, MessagePack
+//!                          /staging-index      what staging files were when they were last read
 //!       /nodes/<hex of the certname's digest>/node.json    what is known of a node, and which catalogs it has
 //!                                            /<hex>.catalog    canonical bytes of a catalog
 //!                                            /reports/<uuid>.json

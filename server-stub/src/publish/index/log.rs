@@ -7,10 +7,11 @@ use std::iter::Peekable;
 use std::vec;
 
 use direct_puppet_agent::fs::Stat;
-use direct_puppet_transport::protocol::{Digest, TreePath, codec};
-use serde::{Deserialize, Serialize};
+use direct_puppet_transport::protocol::{Digest, TreePath};
 
-const MAGIC: [u8; 8] = *b"DPSTAGE\x03";
+use super::notes::{self, Note};
+
+const MAGIC: [u8; 8] = *b"DPSTAGE\x04";
 /// Bytes of a checksum.
 const SUM_BYTES: usize = 16;
 const HEAD_BYTES: usize = MAGIC.len() + 16 + SUM_BYTES;
@@ -46,7 +47,7 @@ impl Log {
         reader.seek(SeekFrom::Start(end))?;
         let (mut late, mut body, mut added) = (BTreeMap::new(), Vec::new(), 0);
         while let Some(length) = next_frame(&mut reader, &mut body)? {
-            let Ok(notes) = codec::decode::<Vec<Note>>(&body, MAX_BODY_BYTES.into()) else { break };
+            let Some(notes) = notes::decode(&body) else { break };
             added += notes.len() as u64;
             end += length;
             late.extend(notes.into_iter().map(|note| (note.path, note.found)));
@@ -71,14 +72,6 @@ pub(super) struct IndexEntry {
     pub(super) path: TreePath,
     pub(super) stat: Stat,
     pub(super) digest: Digest,
-}
-
-/// What became of one path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Note {
-    pub(super) path: TreePath,
-    /// Its metadata and the content that they prove; `None` when nothing is proved any more.
-    pub(super) found: Option<(Stat, Digest)>,
 }
 
 /// Writes a log that has only a base.
@@ -110,14 +103,15 @@ fn read_head(head: &[u8; HEAD_BYTES]) -> Option<(u64, u64)> {
 
 /// Writes notes, frame by frame, and returns how many there were.
 pub(super) fn write_frames(mut notes: impl Iterator<Item = Note>, out: &mut impl Write) -> io::Result<u64> {
-    let mut count = 0;
+    let (mut count, mut body) = (0, Vec::new());
     loop {
         let frame: Vec<Note> = notes.by_ref().take(NOTES_PER_FRAME).collect();
         if frame.is_empty() {
             return Ok(count);
         }
         count += frame.len() as u64;
-        let body = codec::encode(&frame).map_err(io::Error::other)?;
+        body.clear();
+        notes::encode(&frame, &mut body);
         let length = u32::try_from(body.len()).map_err(io::Error::other)?;
         out.write_all(&length.to_le_bytes())?;
         out.write_all(&blake3::hash(&body).as_bytes()[..SUM_BYTES])?;
@@ -153,6 +147,7 @@ struct Frames {
     log: Take<BufReader<File>>,
     body: Vec<u8>,
     notes: vec::IntoIter<Note>,
+    /// The path of the last note of `notes`, as they were read.
     last: Option<TreePath>,
     /// Notes that were not read yet, or cannot be.
     left: u64,
@@ -165,15 +160,19 @@ impl Frames {
             if next_frame(&mut self.log, &mut self.body)?.is_none() {
                 return Ok(None);
             }
-            let Ok(notes) = codec::decode::<Vec<Note>>(&self.body, MAX_BODY_BYTES.into()) else { return Ok(None) };
+            let Some(notes) = notes::decode(&self.body) else { return Ok(None) };
+            let is_in_order = self.last.iter().chain(notes.iter().map(|note| &note.path)).is_sorted_by(|a, b| a < b);
+            if !is_in_order {
+                return Ok(None);
+            }
+            self.last = notes.last().map(|note| note.path.clone());
             self.notes = notes.into_iter();
         }
         let Some(Note { path, found: Some((stat, digest)) }) = self.notes.next() else { return Ok(None) };
-        if self.left == 0 || self.last.as_ref().is_some_and(|last| *last >= path) {
+        if self.left == 0 {
             return Ok(None);
         }
         self.left -= 1;
-        self.last = Some(path.clone());
         Ok(Some(IndexEntry { path, stat, digest }))
     }
 }

@@ -9,15 +9,19 @@
 //!
 //! ```text
 //! staging-index = head | frame ... (the base: what was written at once, in path order) | frame ... (what was added)
-//! head          = "DPSTAGE" 0x03 | length of the base: u64 | notes of the base: u64 | the first 16 bytes of the BLAKE3 of these
+//! head          = "DPSTAGE" 0x04 | length of the base: u64 | notes of the base: u64 | the first 16 bytes of the BLAKE3 of these
 //! frame         = length: u32 | the first 16 bytes of the body's BLAKE3 | body
-//! body          = MessagePack [{ path, found: nil or [stat, digest] }, ...]
+//! body          = note ...
+//! note          = length of the path: u16 | path | 0, nothing proved
+//!               | length of the path: u16 | path | 1 for BLAKE3, 2 for SHA-256 | dev, ino, size, nlink: u64
+//!                 | mtime, ctime: i64 seconds, u32 nanoseconds | mode, uid, gid: u32 | 32 bytes of the digest
 //! ```
 //!
 //! Numbers are little-endian. A later note of a path stands instead of an earlier one. The base, and what was added, are each read up to the
 //! first frame that is not whole. What is lost so proves nothing wrong: the other notes name metadata that their files had with that content.
 
 mod log;
+mod notes;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -29,7 +33,8 @@ use direct_puppet_agent::fs::{FsError, Time, ensure_private_dir, write_state_wit
 use direct_puppet_agent::tree::TreeEntry;
 use direct_puppet_transport::protocol::Digest;
 
-use self::log::{Entries, Log, Merged, Note, write_base, write_frames};
+use self::log::{Entries, Log, Merged, write_base, write_frames};
+use self::notes::Note;
 use crate::error::ServerError;
 
 /// How much the clock of a file system may lag (a kernel tick is at most 10 ms), doubled.
