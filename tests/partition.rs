@@ -204,13 +204,15 @@ impl<'a> History<'a> {
         self.record(Act::Write(value), begun, format!("publish at {host}"));
     }
 
-    /// Promotes a server; what it takes over is written anew, for by force something may be left out.
+    /// Promotes a server, which takes over what is live; by force something may be left out, so that it is written anew.
     fn promote(&self, server: &Serving, host: usize, arguments: &[&str]) -> Value {
         let begun = self.now();
         let output = server.verb(&[&["promote"], arguments].concat());
         assert_eq!(code(&output), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         let promoted = json(&output);
-        self.record(Act::Write(self.value(&promoted["live"][0]["code_id"])), begun, format!("promote {host}"));
+        let value = self.value(&promoted["live"][0]["code_id"]);
+        let act = if arguments.contains(&"--force") { Act::Write(value) } else { Act::Read(value) };
+        self.record(act, begun, format!("promote {host}"));
         promoted
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::{DirEntry, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -311,6 +311,19 @@ pub(crate) fn entries(path: &Path) -> Result<Vec<DirEntry>, ServerError> {
 pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|error| FsError::new(path, "make durable the directory", error).into())
+}
+
+/// Whether a file has this content; what cannot be read has not.
+pub(crate) fn is_content(mut file: File, digest: &Digest) -> bool {
+    let (mut verifier, mut buffer) = (digest.verifier(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return verifier.finish() == *digest,
+            Ok(count) => verifier.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 #[cfg(test)]

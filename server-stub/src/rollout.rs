@@ -42,6 +42,14 @@ pub struct RolloutRequest {
     pub resume: bool,
 }
 
+impl RolloutRequest {
+    /// Returns what is to be after it.
+    fn applied_to(&self, before: &Rollout) -> Rollout {
+        let paused = if self.resume { None } else { self.pause.clone().or_else(|| before.paused.clone()) };
+        Rollout { per_second: self.per_second.unwrap_or(before.per_second), paused }
+    }
+}
+
 /// Which nodes have which code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutStatus {
@@ -182,22 +190,20 @@ impl Server {
         check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
         let _turn = self.gate.setting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.catch_up_rollout()?;
-        let mut rollout = self.gate.rollout();
-        rollout.per_second = request.per_second.unwrap_or(rollout.per_second);
-        if request.resume {
-            rollout.paused = None;
-        }
-        if request.pause.is_some() {
-            rollout.paused.clone_from(&request.pause);
-        }
-        if rollout == self.gate.rollout() {
-            return Ok(());
-        }
-        let paused = rollout.paused.as_deref().map_or_else(|| "running".to_owned(), |why| format!("paused: {why}"));
-        self.audit("rollout", who, &format!("{} nodes a second, {paused}", rollout.per_second))?;
-        if let Some(shared) = &self.shared {
-            shared::wait(async { Ok(shared.set_rollout(&rollout).await?) })?;
-        }
+        let change = |before: &Rollout| {
+            let rollout = request.applied_to(before);
+            if rollout == *before {
+                return Ok(None);
+            }
+            let paused = rollout.paused.as_deref().map_or_else(|| "running".to_owned(), |why| format!("paused: {why}"));
+            self.audit("rollout", who, &format!("{} nodes a second, {paused}", rollout.per_second))?;
+            Ok(Some(rollout))
+        };
+        let changed = match &self.shared {
+            Some(shared) => shared::wait(shared.change_rollout(change))?,
+            None => change(&self.gate.rollout())?,
+        };
+        let Some(rollout) = changed else { return Ok(()) };
         self.gate.set(rollout)?;
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();

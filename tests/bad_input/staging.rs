@@ -108,7 +108,10 @@ fn set_user_id_files_are_published_with_their_mode() {
     let tool = staged.case.site.tree().join("tool");
     fs::write(&tool, "#!/bin/sh\n").unwrap();
     set_mode(&tool, 0o6755);
-    assert_eq!(staged.publish()["error"], serde_json::Value::Null);
+    let published = staged.publish();
+    assert_eq!(published["error"], serde_json::Value::Null);
+    let note = published["note"].as_str().unwrap_or_default();
+    assert!(note.contains("set-user-ID") && note.contains("modules/app/files/tree/tool"), "{published}");
     let out = staged.data().join("out");
     assert_eq!(staged.server(&["checkout", "live", &out.to_string_lossy()]).status.code(), Some(0));
     let written = fs::metadata(out.join("modules/app/files/tree/tool")).unwrap();

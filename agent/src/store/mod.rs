@@ -119,6 +119,25 @@ impl Store {
         Ok(removed)
     }
 
+    /// Removes what processes have left that were cut off, and did not write for so long; returns how many copies there were. For who does not
+    /// own the store alone.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be listed.
+    pub fn remove_abandoned(&self, age: Duration) -> Result<u64, FsError> {
+        let mut removed = 0;
+        for path in list(&self.dir.join("incoming"))? {
+            let written = std::fs::metadata(&path).and_then(|found| found.modified());
+            let is_old = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|since| since >= age);
+            // It may come to its end meanwhile.
+            if written.is_ok_and(is_old) && std::fs::remove_file(&path).is_ok() {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Returns whether the content is there, verified by reading it; a damaged one is moved aside and counts as absent.
     ///
     /// # Errors

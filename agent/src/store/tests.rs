@@ -106,6 +106,19 @@ fn leftovers_of_a_crash_are_removed() {
 }
 
 #[test]
+fn what_others_have_left_goes_when_it_is_old() {
+    let (_dir, store) = store();
+    let (old, new) = (store.temporary(), store.temporary());
+    for path in [&old, &new] {
+        std::fs::write(path, b"half").unwrap();
+    }
+    let day = Duration::from_secs(24 * 3600);
+    File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - day).unwrap();
+    assert_eq!(store.remove_abandoned(day).unwrap(), 1);
+    assert!(!old.exists() && new.exists());
+}
+
+#[test]
 fn putting_a_content_again_repairs_a_damaged_one_of_the_same_length() {
     let (dir, store) = store();
     let digest = store.put_bytes(b"hello").unwrap().digest;

@@ -43,11 +43,13 @@ pub(crate) enum Effect {
 pub(crate) struct Answers {
     dir: PathBuf,
     all: Mutex<HashMap<Environment, Vec<Answered>>>,
+    /// Held while a file is written: what is learned from several servers at once comes in turn.
+    writing: Mutex<()>,
 }
 
 impl Answers {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), all: Mutex::default() }
+        Self { dir: dir.to_owned(), all: Mutex::default(), writing: Mutex::default() }
     }
 
     /// Loads those of an environment, and adds that of what is live, which a crash may have cut off. Blocking.
@@ -87,6 +89,7 @@ impl Answers {
     pub(crate) fn add(&self, version: &Version, epoch: u64, effect: Effect) -> Result<(), ServerError> {
         let Some(request_id) = &version.request_id else { return Ok(()) };
         let request = Digest::of(request_id.as_bytes());
+        let _turn = self.turn();
         if self.find(&version.environment, request_id).is_some_and(|found| found.version == version.version) {
             return Ok(());
         }
@@ -99,11 +102,17 @@ impl Answers {
         let is_changed = effect == Effect::Changed;
         let new_contents = if is_changed { new_contents } else { 0 };
         let answered = Answered { at, request, code_id, version: counter, is_changed, files, new_contents };
-        self.learn(&version.environment, vec![answered])
+        self.append(&version.environment, vec![answered])
     }
 
     /// Remembers answers of another server that are newer than all that are known here. Durable before it returns. Blocking.
-    pub(crate) fn learn(&self, environment: &Environment, mut answers: Vec<Answered>) -> Result<(), ServerError> {
+    pub(crate) fn learn(&self, environment: &Environment, answers: Vec<Answered>) -> Result<(), ServerError> {
+        let _turn = self.turn();
+        self.append(environment, answers)
+    }
+
+    /// As [`Answers::learn`], in the turn of whoever calls.
+    fn append(&self, environment: &Environment, mut answers: Vec<Answered>) -> Result<(), ServerError> {
         let last = self.last(environment);
         answers.retain(|answered| answered.at > last);
         if answers.is_empty() {
@@ -152,6 +161,10 @@ impl Answers {
         self.dir.join(environment.as_str()).join("answered.json")
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<Environment, Vec<Answered>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,6 +179,27 @@ mod tests {
         let code_id = direct_puppet_transport::protocol::Manifest::default().code_id();
         let request = Digest::of(request.as_bytes());
         Answered { at, request, code_id, version: at, is_changed: true, files: 1, new_contents: 1 }
+    }
+
+    #[test]
+    fn what_is_learned_from_several_at_once_is_written_in_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let (answers, production) = (Answers::new(dir.path()), Environment::default());
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (answers, production) = (&answers, &production);
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        let number = round * 4 + thread + 1;
+                        answers.learn(production, vec![answered(1, number, &number.to_string())]).unwrap();
+                    }
+                });
+            }
+        });
+        let written = Answers::new(dir.path());
+        written.load(&production, None).unwrap();
+        assert_eq!(written.beyond(&BTreeMap::new()), answers.beyond(&BTreeMap::new()));
+        assert_eq!(written.last(&production), VersionCounter { epoch: 1, sequence: 200 });
     }
 
     #[test]

@@ -128,6 +128,14 @@ impl Version {
     }
 }
 
+/// Where a version stands that is to be made.
+#[derive(Debug)]
+pub(crate) struct Next {
+    pub(crate) version: VersionCounter,
+    /// As in [`Version::lineage`].
+    pub(crate) lineage: Vec<VersionCounter>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct LiveFile {
     format: u32,
@@ -190,6 +198,8 @@ pub(crate) struct Environments {
     changed: watch::Sender<u64>,
     /// Held while something becomes live.
     switching: Mutex<()>,
+    /// Held while a manifest is written.
+    keeping: Mutex<()>,
 }
 
 impl Environments {
@@ -230,6 +240,7 @@ impl Environments {
             answers,
             changed: watch::channel(0).0,
             switching: Mutex::default(),
+            keeping: Mutex::default(),
         })
     }
 
@@ -296,13 +307,17 @@ impl Environments {
         Ok(self.history(&next.environment)?.into_iter().filter(is_it).collect())
     }
 
-    /// Returns the counter of the next version of an environment, in this epoch or the environment's own.
-    pub(crate) fn next(&self, environment: &Environment, epoch: u64) -> VersionCounter {
-        let last = self.last(environment).map(|last| last.version).unwrap_or_default();
-        match epoch > last.epoch {
-            true => VersionCounter { epoch, sequence: 1 },
-            false => VersionCounter { sequence: last.sequence + 1, ..last },
+    /// Returns where the next version of an environment stands: in this epoch, or the environment's own.
+    pub(crate) fn next(&self, environment: &Environment, epoch: u64) -> Next {
+        let last = self.last(environment);
+        let counter = last.as_ref().map(|last| last.version).unwrap_or_default();
+        let mut lineage = last.map(|last| last.lineage).unwrap_or_default();
+        if epoch <= counter.epoch {
+            return Next { version: VersionCounter { sequence: counter.sequence + 1, ..counter }, lineage };
         }
+        // Whatever was last is part of its history, however it came that it had no version of this epoch yet.
+        lineage.extend((counter != VersionCounter::default()).then_some(counter));
+        Next { version: VersionCounter { epoch, sequence: 1 }, lineage }
     }
 
     /// Returns the highest epoch of any code.
@@ -462,6 +477,7 @@ impl Environments {
         manifest: &Manifest,
     ) -> Result<(), ServerError> {
         let dir = self.dir(environment);
+        let _turn = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         ensure_private_dir(&dir.join("manifests"))?;
         let durable: HashSet<Digest> = match self.live(environment) {
             // What is damaged there is just written again.

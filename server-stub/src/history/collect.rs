@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use crate::error::ServerError;
 use crate::role::Others;
 use crate::server::{Server, now};
 use crate::shared::{self, Rules};
+
+/// How long a collection waits for what is being brought: publishes wait with it.
+const BRINGS_END_WITHIN: Duration = Duration::from_secs(30);
 
 /// What may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,11 +88,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a manifest that stays cannot be read, or an environment is damaged: then no content is removed.
+    /// When a manifest that stays cannot be read, or an environment is damaged: then no content is removed; nor when versions are being brought
+    /// all the time.
     pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         // What is brought is in the store before anything refers to it.
-        let _no_bringing = self.upstream.as_ref().map(|upstream| upstream.wait_until_nothing_is_brought());
+        let _no_bringing = match &self.upstream {
+            Some(upstream) => Some(upstream.hold_brings(BRINGS_END_WITHIN).ok_or(ServerError::Working)?),
+            None => None,
+        };
         // A compile puts contents into the store before the catalog that names them is kept.
         let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(lost) = self.environments.all_lost().first() {

@@ -88,24 +88,24 @@ impl Server {
                 return Err(ServerError::Damaged { path: self.store.path_of(&digest), reason });
             }
         }
-        let counter = self.environments.next(environment, self.role.epoch());
+        let next = self.environments.next(environment, self.role.epoch());
         let message = match request.message.as_str() {
             "" => format!("rollback to {}", old.version),
             message => format!("rollback to {}: {message}", old.version),
         };
         let version = Version {
-            version: counter,
+            version: next.version,
             time_unix_seconds: now(),
             author: author_of(&request.author, who),
             message,
             request_id: None,
             new_contents: 0,
-            lineage: live.lineage,
+            lineage: next.lineage,
             ..old
         };
         let code = Code::new(version.clone(), manifest, self.store.clone());
         self.options.compiler.check(&code)?;
-        let what = format!("{environment} {} as {counter}", version.code_id);
+        let what = format!("{environment} {} as {}", version.code_id, version.version);
         self.audit_work("rollback", who, Some(&request.author), &what)?;
         let result = EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) };
         Ok(self.go_live(base.as_deref(), code)?.noted(result))

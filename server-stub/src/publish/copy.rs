@@ -17,7 +17,7 @@ use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath};
 use rayon::prelude::*;
 
-use super::index::{Recorded, StagingIndex};
+use super::index::{Recorded, StagingIndex, is_before};
 use super::listing::{Listing, list};
 use crate::code::links;
 use crate::disk;
@@ -35,6 +35,8 @@ pub(super) struct Copied {
     pub(super) is_changed: bool,
     listed: Listing,
     pool: Pool,
+    /// Files that had changed so shortly before they were read that a change after it may have left their times as they are.
+    recent: Vec<(TreePath, Digest)>,
     pub(super) files: u64,
     pub(super) files_read: u64,
     pub(super) new_contents: u64,
@@ -44,7 +46,13 @@ pub(super) struct Copied {
 impl Copied {
     /// Refuses staging that has changed since it was copied: what was copied may be a mixture. Blocking.
     pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
-        let changed = self.listed.changed(self.manifest.entries(), dir, &self.pool)?;
+        let mut changed = self.listed.changed(self.manifest.entries(), dir, &self.pool)?;
+        let root = Root::open(dir).map_err(unreadable)?;
+        let is_same = |path: &TreePath, digest: &Digest| root.open_file(path).is_ok_and(|file| disk::is_content(file, digest));
+        let recent = self.recent.iter().filter(|(path, digest)| !is_same(path, digest));
+        changed.extend(recent.map(|(path, _)| path.to_string()).collect::<Vec<_>>());
+        changed.sort();
+        changed.dedup();
         if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }
     }
 }
@@ -122,6 +130,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         is_changed,
         listed,
         pool,
+        recent: counts.recent.into_inner().unwrap_or_else(PoisonError::into_inner),
         files,
         files_read: counts.read.into_inner(),
         new_contents: new.len() as u64,
@@ -194,6 +203,7 @@ struct Counts {
     read: AtomicU64,
     /// Contents that the store did not have.
     new: Mutex<Vec<Digest>>,
+    recent: Mutex<Vec<(TreePath, Digest)>>,
 }
 
 pub(super) struct Copier<'a> {
@@ -241,6 +251,7 @@ impl Copier<'_> {
         {
             return Ok(EntryKind::File { digest, size });
         }
+        let is_recent = !is_before(entry.stat.ctime, SystemTime::now());
         let file = match self.open(&entry.path, directory) {
             Ok(file) => file,
             // It went away, or became something else, since it was listed.
@@ -257,9 +268,16 @@ impl Copier<'_> {
         if put.is_new {
             self.counts.new.lock().unwrap_or_else(PoisonError::into_inner).push(put.digest);
         }
+        if is_recent {
+            let read = (entry.path.clone(), put.digest);
+            self.counts.recent.lock().unwrap_or_else(PoisonError::into_inner).push(read);
+        }
         if put.size != size {
             return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
         }
         Ok(EntryKind::File { digest: put.digest, size })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,7 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     // It may have stepped down while this waited.
     server.refuse_as_replica()?;
     limits::check_request(request)?;
+    server.begin_epoch_as_far_as_it_goes();
     if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
         return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
     }
@@ -325,10 +326,11 @@ fn attempt(
     }
     copied.refuse_unstable(&dir)?;
     limits::check_manifest(&copied.manifest)?;
+    let next = server.environments.next(environment, server.role.epoch());
     let version = Version {
         environment: environment.clone(),
         code_id,
-        version: server.environments.next(environment, server.role.epoch()),
+        version: next.version,
         time_unix_seconds: now(),
         author: author_of(&request.author, who),
         message: request.message.clone(),
@@ -336,7 +338,7 @@ fn attempt(
         request_id: request.request_id.clone(),
         files: copied.files,
         new_contents: copied.new_contents,
-        lineage: server.environments.last(environment).map(|last| last.lineage).unwrap_or_default(),
+        lineage: next.lineage,
     };
     let note = privileged(&copied.manifest, &base);
     let code = Code::new(version.clone(), copied.manifest, server.store.clone());

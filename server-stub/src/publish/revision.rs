@@ -3,6 +3,9 @@
 //! Deploy tools leave it behind: r10k as `signature` in `.r10k-deploy.json`, g10k in `.g10k-deploy.json`, and git in `.git`. These
 //! files change at every deploy, changed or not, and are no part of what is published.
 
+use std::fs::OpenOptions;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -56,26 +59,38 @@ fn head(git: &Path) -> Option<String> {
     let elsewhere = || Some(git.parent()?.join(text(git)?.strip_prefix("gitdir: ")?));
     let git = elsewhere().unwrap_or_else(|| git.to_owned());
     let head = text(&git.join("HEAD"))?;
-    let Some(name) = head.strip_prefix("ref: ") else { return Some(head) };
+    let Some(name) = head.strip_prefix("ref: ") else { return commit(head) };
     if name.split('/').any(|part| part == "..") {
         return None;
     }
     // Worktrees share their branches.
     let git = text(&git.join("commondir")).map_or_else(|| git.clone(), |common| git.join(common));
-    text(&git.join(name)).or_else(|| {
+    text(&git.join(name)).and_then(commit).or_else(|| {
         let packed = text(&git.join("packed-refs"))?;
         let line = packed.lines().find(|line| line.split_once(' ').is_some_and(|(_, found)| found == name))?;
-        Some(line.split_once(' ')?.0.to_owned())
+        commit(line.split_once(' ')?.0.to_owned())
     })
+}
+
+/// Returns a text if it is the name of a commit (SHA-1 or SHA-256): what else a link in staging may lead to is not for others to read.
+fn commit(text: String) -> Option<String> {
+    (matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
 fn text(path: &Path) -> Option<String> {
     Some(String::from_utf8(read(path)?).ok()?.trim().to_owned())
 }
 
+/// Reads a file; a link is none, and nobody is waited for who may write to a fifo.
 fn read(path: &Path) -> Option<Vec<u8>> {
-    let found = std::fs::metadata(path).ok()?;
-    if !found.is_file() || found.len() > MAX_BYTES { None } else { std::fs::read(path).ok() }
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    if !found.is_file() || found.len() > MAX_BYTES {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).ok().map(|_| bytes)
 }
 
 /// Whether a text is fit to be shown as a revision: a hash, or a name as git allows.
@@ -117,6 +132,28 @@ mod tests {
         fs::write(git.join("HEAD"), "ref: ../../../etc/passwd").unwrap();
         assert_eq!(revision(&environment, &environment), None);
         fs::write(git.join("HEAD"), "\u{1b}[31m").unwrap();
+        assert_eq!(revision(&environment, &environment), None);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_not_told_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (environment, secret) = (dir.path().join("production"), dir.path().join("token"));
+        fs::create_dir_all(environment.join(".git")).unwrap();
+        fs::write(&secret, "s3cret").unwrap();
+        let head = environment.join(".git/HEAD");
+        fs::write(&head, "s3cret").unwrap();
+        assert_eq!(revision(&environment, &environment), None, "that is no commit");
+        fs::write(&secret, "4".repeat(40)).unwrap();
+        fs::remove_file(&head).unwrap();
+        std::os::unix::fs::symlink(&secret, &head).unwrap();
+        assert_eq!(revision(&environment, &environment), None);
+        fs::write(&secret, r#"{"signature":"s3cret"}"#).unwrap();
+        std::os::unix::fs::symlink(&secret, environment.join(".r10k-deploy.json")).unwrap();
+        assert_eq!(revision(&environment, &environment), None);
+        fs::remove_file(&head).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &head, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert_eq!(revision(&environment, &environment), None);
     }
 

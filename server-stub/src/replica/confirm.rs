@@ -316,7 +316,10 @@ impl Upstream {
             let set = blocking::run(move || gate.set(rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
-        self.learn(&confirmed.live, confirmed.answered).await?;
+        if let Err(reason) = self.learn(&confirmed.live, confirmed.answered).await {
+            // Nodes are answered all the same; the next answer has it again.
+            tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
+        }
         let orphans = Arc::new(orphans);
         self.answered(sent, &confirmed.live, &orphans);
         let mut brings = BTreeMap::new();
@@ -391,9 +394,17 @@ impl Upstream {
         self.brings.turn(environment)
     }
 
-    /// Returns a guard; while it is held nothing is brought. Blocking.
-    pub(crate) fn wait_until_nothing_is_brought(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        futures::executor::block_on(self.brings.any.write())
+    /// Returns a guard; while it is held nothing is brought. `None` when something was all the time: what else is to be brought does not wait
+    /// for this. Blocking.
+    pub(crate) fn hold_brings(&self, limit: Duration) -> Option<tokio::sync::RwLockWriteGuard<'_, ()>> {
+        let begun = Instant::now();
+        loop {
+            match self.brings.any.try_write() {
+                Ok(guard) => return Some(guard),
+                Err(_) if begun.elapsed() >= limit => return None,
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.

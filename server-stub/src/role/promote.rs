@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Certname, SyncEpochReply, VersionCounter};
+use direct_puppet_transport::protocol::{Certname, SyncEpochReply};
 use serde::{Deserialize, Serialize};
 
 use super::peers::Peers;
@@ -16,6 +16,8 @@ use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
 use crate::replica::Upstream;
 use crate::server::{Server, now};
+#[cfg(test)]
+use crate::tests::sim::{Bug, is_planted};
 
 /// How the message of a version begins that a promotion took over.
 const PREFIX: &str = "taken over from ";
@@ -115,6 +117,10 @@ impl Step {
 
 /// Takes what is live at a peer, as far as that can be brought.
 async fn take(transport: &Arc<dyn Transport>, upstream: &Upstream, reply: SyncEpochReply) -> Result<(), String> {
+    #[cfg(test)]
+    if is_planted(Bug::NothingTakenOver) {
+        return Ok(());
+    }
     let mut failed: Vec<String> = upstream.learn(&reply.live, reply.answered).await.err().into_iter().collect();
     for published in reply.live {
         let environment = published.environment.clone();
@@ -269,29 +275,41 @@ impl Server {
         let recorded = self.audit("promote", who, &format!("epoch {epoch}")).and_then(|()| self.role.promote(epoch));
         recorded.map_err(|error| step.failed(&chain(&error)))?;
         self.watch.clear();
-        self.begin_epoch()?;
+        // It is primary from here on, and what is live here is, whatever its counters say.
+        self.begin_epoch_as_far_as_it_goes();
         Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out })
     }
 
-    /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash left of a promotion. Blocking.
+    /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash or a full disk left of a promotion.
+    /// Where that fails for one environment it does not for others. Blocking.
     pub(crate) fn begin_epoch(&self) -> Result<(), ServerError> {
         let epoch = self.role.epoch();
+        let mut begun = Ok(());
         for code in self.environments.all_live() {
             let before = &code.version;
             if !self.role.is_primary() || before.version.epoch >= epoch {
                 continue;
             }
+            let next = self.environments.next(&before.environment, epoch);
             let version = Version {
-                version: VersionCounter { epoch, sequence: 1 },
+                version: next.version,
                 time_unix_seconds: now(),
                 message: taken_over(before),
                 request_id: None,
                 new_contents: 0,
-                lineage: before.lineage.iter().copied().chain([before.version]).collect(),
+                lineage: next.lineage,
                 ..before.clone()
             };
-            self.environments.switch(Code::new(version, code.manifest.clone(), self.store.clone()))?;
+            begun = begun.and(self.environments.switch(Code::new(version, code.manifest.clone(), self.store.clone())));
         }
-        Ok(())
+        begun
+    }
+
+    /// As [`Server::begin_epoch`]; a failure is told in the log, and the next publish or start tries again. Blocking.
+    pub(crate) fn begin_epoch_as_far_as_it_goes(&self) {
+        if let Err(error) = self.begin_epoch() {
+            let epoch = self.role.epoch();
+            tracing::error!("primary of epoch {epoch}, but not all that is live could be written as of it: {}", chain(&error));
+        }
     }
 }

@@ -28,6 +28,11 @@ pub(super) struct CommitRequest {
     submodule_id: Option<Environment>,
     message: String,
     author: Author,
+    /// Ours, as those of a publish.
+    #[serde(alias = "request_id")]
+    request_id: Option<String>,
+    #[serde(alias = "dry_run")]
+    dry_run: bool,
 }
 
 impl CommitRequest {
@@ -37,7 +42,8 @@ impl CommitRequest {
             return Err("say \"commit-all\": true, or name a \"repo-id\"".to_owned());
         }
         let environments = named(self.repo_id.as_deref(), self.submodule_id)?;
-        Ok(PublishRequest { environments, message: self.message, author: self.author, ..PublishRequest::default() })
+        let Self { message, author, request_id, dry_run, .. } = self;
+        Ok(PublishRequest { environments, message, author, request_id, dry_run, ..PublishRequest::default() })
     }
 }
 

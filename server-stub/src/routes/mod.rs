@@ -3,7 +3,7 @@
 //! | Path | Answer |
 //! |---|---|
 //! | `POST /file-sync/v1/publish` | a [`PublishRequest`] (or nothing, for all of staging) → `{"environments": [EnvironmentResult]}` |
-//! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author` → as Puppet's file sync |
+//! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author`; ours: `request-id`, `dry-run` → as Puppet's file sync |
 //! | `POST /file-sync/v1/latest-commits` | what is live, as Puppet's file sync says it |
 //! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
 //! | `POST /file-sync/v1/force-sync` | on a replica: bring what the primary has now → as `latest-commits` |
@@ -19,7 +19,7 @@
 //! A publish is 200 when every environment was accepted and 207 when some were; when none was, 409 if staging changed
 //! underneath, or other code is live than `if_live` says, 422 if what is staged cannot be read or published, 404 if it is not there, 500 if the server's disk failed. A message, an author,
 //! a revision, an id or a reason for a pause that is too long is 400. While other servers, or the store, cannot be asked it is 503, with
-//! `Retry-After`.
+//! `Retry-After`. Where environments were refused for several reasons it is the first of 503, 500, 409, 422 and 404.
 //!
 //! Everything but the status is for administrators: root and the server's own user, certificates that were named so, and plain
 //! connections, which are this machine's own unless the administrator opened more. A request with an `Origin` comes from a web
@@ -263,7 +263,19 @@ fn status_of(results: &[EnvironmentResult]) -> StatusCode {
     match errors.first() {
         None => StatusCode::OK,
         Some(_) if errors.len() < asked => StatusCode::MULTI_STATUS,
-        Some(code) => status_of_code(code),
+        // The one that says most that it may be tried again, or whose fault it was.
+        Some(_) => errors.iter().map(|code| status_of_code(code)).max_by_key(|status| weight(*status)).unwrap_or_default(),
+    }
+}
+
+/// How much one of several statuses says of all.
+fn weight(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => 4,
+        StatusCode::INTERNAL_SERVER_ERROR => 3,
+        StatusCode::CONFLICT => 2,
+        StatusCode::UNPROCESSABLE_ENTITY => 1,
+        _ => 0,
     }
 }
 
@@ -318,4 +330,33 @@ fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Respo
         response.headers_mut().insert(RETRY_AFTER, UNCONFIRMED_SECONDS.into());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::{PublishError, unchanged};
+
+    #[test]
+    fn what_was_refused_for_several_reasons_has_the_status_that_says_most() {
+        let refused = |codes: &[&str]| {
+            let one = |code: &&str| {
+                let error = PublishError { code: (*code).to_owned(), paths: Vec::new(), message: String::new() };
+                EnvironmentResult { error: (!code.is_empty()).then_some(error), ..unchanged("production".parse().unwrap(), None) }
+            };
+            status_of(&codes.iter().map(one).collect::<Vec<_>>()).as_u16()
+        };
+        for (codes, status) in [
+            (&["no_environment", "unconfirmed"][..], 503),
+            (&["unconfirmed", "no_environment"], 503),
+            (&["unpublishable", "disk", "unstable"], 500),
+            (&["no_environment", "unpublishable", "unstable"], 409),
+            (&["no_environment", "unpublishable"], 422),
+            (&["no_environment", "no_environment"], 404),
+            (&["no_environment", ""], 207),
+            (&["", ""], 200),
+        ] {
+            assert_eq!(refused(codes), status, "{codes:?}");
+        }
+    }
 }

@@ -33,8 +33,14 @@ impl Shared {
         let mut done = InStore::default();
         let mut reachable: HashSet<Digest> = HashSet::new();
         let held: HashSet<CodeId> = self.summaries().await?.iter().filter_map(|node: &NodeSummary| node.code_id).collect();
-        let mut kept: HashSet<(Environment, CodeId)> = HashSet::new();
-        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
+        // What is in neither was published since: nothing of it goes.
+        let (mut kept, mut gone) = (HashSet::new(), HashSet::new());
+        let environments = self.store.pointers.list(names::ENVIRONMENTS).await?;
+        if environments.is_empty() && !self.store.pointers.names(names::CATALOGS).await?.is_empty() {
+            let reason = "no environment is live there, and catalogs are: nothing is collected before one is published";
+            return Err(self.unusable(reason.to_owned()).into());
+        }
+        for (name, pointer) in environments {
             let live = self.decode_or_mend(&name, &pointer)?;
             let environment = live.version.environment.clone();
             let mut records: Vec<VersionRecord> = Vec::new();
@@ -57,7 +63,10 @@ impl Shared {
                     reachable.extend(records.iter().map(|record| record.manifest));
                     reachable.extend(records.iter().filter_map(|record| Some(record.delta?.content)));
                     self.reach(records[0], &mut reachable).await?;
-                } else if records.iter().any(|record| all.contains(&record.manifest)) {
+                    continue;
+                }
+                gone.insert((environment.clone(), code_id));
+                if records.iter().any(|record| all.contains(&record.manifest)) {
                     done.collected.push((environment.clone(), code_id));
                 }
             }
@@ -69,7 +78,8 @@ impl Shared {
                 }
                 continue;
             };
-            if kept.contains(&(record.compiled.environment.clone(), record.compiled.code_id)) {
+            let code: (Environment, CodeId) = (record.compiled.environment.clone(), record.compiled.code_id);
+            if kept.contains(&code) || !gone.contains(&code) {
                 reachable.insert(record.content);
                 if let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await?
                     && let Ok(catalog) = Catalog::decode(&bytes, record.compiled.catalog_id)

@@ -145,9 +145,24 @@ impl Shared {
         self.store.pointers.swap(&name, None, Some(self.encode(record)?)).await.map(drop)
     }
 
-    /// Sets how new code reaches nodes, at all servers.
-    pub(crate) async fn set_rollout(&self, rollout: &Rollout) -> Result<(), StoreError> {
-        self.set(names::ROLLOUT, rollout).await
+    /// Sets how new code reaches nodes, at all servers: to what `change` makes of what it is now, again when another server was faster.
+    /// `None` leaves it.
+    pub(crate) async fn change_rollout(
+        &self,
+        change: impl Fn(&Rollout) -> Result<Option<Rollout>, ServerError>,
+    ) -> Result<Option<Rollout>, ServerError> {
+        loop {
+            let before = self.store.pointers.get(names::ROLLOUT).await?;
+            let now = match &before {
+                Some(pointer) => self.decode_rollout(pointer)?,
+                None => Rollout::default(),
+            };
+            let Some(rollout) = change(&now)? else { return Ok(None) };
+            let generation = before.map(|before| before.generation);
+            if self.store.pointers.swap(names::ROLLOUT, generation, Some(self.encode(&rollout)?)).await? {
+                return Ok(Some(rollout));
+            }
+        }
     }
 
     /// Puts a manifest: those of its parts that the store has not. Encoded twice, so that the others are never in memory together.

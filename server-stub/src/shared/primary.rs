@@ -60,15 +60,7 @@ impl Shared {
                     Err(error) => tracing::error!("{}", chain(&error)),
                 }
             } else if name == names::ROLLOUT {
-                rollout = match self.decode(&name, &pointer.value) {
-                    Err(error) if is_damaged(&pointer.value) => {
-                        // Whether it was paused is not known.
-                        tracing::error!("how new code is rolled out is not known, so it is paused: {}", chain(&error));
-                        let why = "its record in the store is damaged: say again whether it is to go on".to_owned();
-                        Rollout { paused: Some(why), ..Rollout::default() }
-                    }
-                    decoded => decoded?,
-                };
+                rollout = self.decode_rollout(&pointer)?;
             } else if let Some(certname) = names::segment(&name, names::RECOMPILE).and_then(|name| name.parse().ok()) {
                 recompiles.push((certname, pointer));
             } else if let Some(digest) = names::segment(&name, names::WANTED).and_then(|digest| digest.parse().ok()) {
@@ -78,6 +70,18 @@ impl Shared {
         self.recompile_here(recompiles).await;
         self.heal(wanted);
         Ok(Live { versions, rollout })
+    }
+
+    pub(super) fn decode_rollout(&self, pointer: &Pointer) -> Result<Rollout, StoreError> {
+        match self.decode(names::ROLLOUT, &pointer.value) {
+            Err(error) if is_damaged(&pointer.value) => {
+                // Whether it was paused is not known.
+                tracing::error!("how new code is rolled out is not known, so it is paused: {}", chain(&error));
+                let why = "its record in the store is damaged: say again whether it is to go on".to_owned();
+                Ok(Rollout { paused: Some(why), ..Rollout::default() })
+            }
+            decoded => decoded,
+        }
     }
 
     /// Forgets the catalogs of nodes for which that was ordered since this was last called.
@@ -93,10 +97,14 @@ impl Shared {
         for certname in new {
             self.flights.forget(&certname);
             let nodes = Arc::clone(&self.nodes);
-            let forgotten = blocking::run(move || nodes.forget_catalogs(&certname)).await;
+            let of = certname.clone();
+            let forgotten = blocking::run(move || nodes.forget_catalogs(&of)).await;
             match forgotten.map_err(ServerError::from).and_then(|forgotten| forgotten) {
                 Ok(()) | Err(ServerError::UnknownNode { .. }) => {}
-                Err(error) => tracing::error!("catalogs that are to be made anew stay here: {}", chain(&error)),
+                Err(error) => {
+                    tracing::error!("catalogs that are to be made anew stay here for now: {}", chain(&error));
+                    self.recompiled.lock().unwrap_or_else(PoisonError::into_inner).remove(&certname);
+                }
             }
         }
     }

@@ -33,6 +33,9 @@ const SUFFIX: &str = ".pointer";
 /// How often the directory is looked at for swaps of other processes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// What a server began to put, and did not write to for so long, it does not come back to.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// How much of a content is read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -141,17 +144,25 @@ impl FileStore {
         Ok(true)
     }
 
-    fn names_now(&self, prefix: &str) -> Vec<String> {
+    /// Lists the pointers that begin with `prefix`, a directory.
+    fn names_now(&self, prefix: &str) -> Result<Vec<String>, Failure> {
         let root = self.dir.join("pointers");
-        let walk = walkdir::WalkDir::new(root.join(prefix)).sort_by_file_name();
-        let files = walk.into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
-        let name = |entry: walkdir::DirEntry| {
-            let path = entry.path().strip_prefix(&root).ok()?.to_str()?;
-            path.strip_suffix(SUFFIX).map(str::to_owned)
-        };
-        let mut names: Vec<String> = files.filter_map(name).collect();
+        let mut names = Vec::new();
+        for entry in walkdir::WalkDir::new(root.join(prefix)) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // Nothing was ever named so, or it went meanwhile. What cannot be read is not taken for nothing.
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if !entry.file_type().is_file() {
+                continue;
+            }
+            let name = entry.path().strip_prefix(&root).ok().and_then(Path::to_str).and_then(|name| name.strip_suffix(SUFFIX));
+            names.extend(name.map(str::to_owned));
+        }
         names.sort();
-        names
+        Ok(names)
     }
 }
 
@@ -263,6 +274,7 @@ impl BlobStore for FileStore {
                     removed += 1;
                 }
             }
+            this.store.remove_abandoned(age.max(ABANDONED_AFTER))?;
             Ok(removed)
         })
         .await
@@ -286,7 +298,7 @@ impl PointerStore for FileStore {
         self.run("list pointers", move |this| {
             let _turn = this.lock(FlockOperation::LockShared)?;
             let mut found = Vec::new();
-            for name in this.names_now(&prefix) {
+            for name in this.names_now(&prefix)? {
                 if let Some(pointer) = read(&this.path_of(&name))? {
                     found.push((name, pointer));
                 }
@@ -298,7 +310,7 @@ impl PointerStore for FileStore {
 
     async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let prefix = prefix.to_owned();
-        self.run("list pointers", move |this| Ok(this.names_now(&prefix))).await
+        self.run("list pointers", move |this| this.names_now(&prefix)).await
     }
 
     async fn swap(&self, name: &str, expected: Option<Generation>, value: Option<Bytes>) -> Result<bool, StoreError> {
@@ -331,5 +343,33 @@ impl PointerStore for FileStore {
         };
         // Whether it ended by itself or was too long is the same to a hint.
         let _: Result<(), _> = tokio::time::timeout(wait, look).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn pointers_that_cannot_be_listed_are_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(dir.path()).unwrap();
+        assert!(store.swap_now("live/env/production", None, Some(Bytes::from_static(b"x"))).unwrap());
+        assert_eq!(store.names_now("live/").unwrap(), ["live/env/production"]);
+        assert_eq!(store.names_now("version/").unwrap(), Vec::<String>::new());
+        let pointers = dir.path().join("pointers/live/env");
+        std::fs::set_permissions(&pointers, std::fs::Permissions::from_mode(0o000)).unwrap();
+        let listed = std::thread::spawn(move || {
+            // Root would read it all the same. Of this thread alone, which ends.
+            if rustix::process::geteuid().is_root() {
+                rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).unwrap();
+            }
+            store.names_now("live/").map_err(|error| error.to_string())
+        });
+        let listed = listed.join().unwrap();
+        std::fs::set_permissions(&pointers, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(listed.as_ref().is_err_and(|error| error.contains("denied")), "{listed:?}");
     }
 }

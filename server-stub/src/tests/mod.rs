@@ -2,6 +2,7 @@
 
 mod answers;
 mod audit;
+mod bookkeeping;
 mod clocks;
 mod compilers;
 mod contents;
@@ -25,6 +26,7 @@ mod rollout;
 mod routes;
 mod share;
 mod shared;
+mod shared_races;
 pub(crate) mod sim;
 mod staging;
 
@@ -84,20 +86,20 @@ impl Compiler for Counting {
 }
 
 /// A data directory and a staging directory with one environment.
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     compiler: Arc<Counting>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let world = Self { dir: tempfile::tempdir().unwrap(), compiler: Arc::default() };
         world.stage("site.yaml", SITE);
         world.stage("modules/app/files/tree/a", "content a");
         world
     }
 
-    fn environment(&self) -> PathBuf {
+    pub(crate) fn environment(&self) -> PathBuf {
         self.dir.path().join("staging/environments/production")
     }
 
@@ -105,13 +107,13 @@ impl World {
         self.dir.path().join("data")
     }
 
-    fn stage(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn stage(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.environment().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    fn open(&self) -> Arc<Server> {
+    pub(crate) fn open(&self) -> Arc<Server> {
         self.open_with(|_| {})
     }
 

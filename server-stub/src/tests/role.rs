@@ -35,7 +35,7 @@ impl Transport for Port {
 /// Two servers that know each other: `a` is started as primary, `b` to follow it.
 pub(super) struct Two {
     pub(super) a: World,
-    b: World,
+    pub(super) b: World,
     port_a: Arc<Port>,
     port_b: Arc<Port>,
 }
@@ -79,7 +79,7 @@ fn peer(name: &str, port: &Arc<Port>) -> Peers {
     Peers { name: certname(name), transports: vec![transport] }
 }
 
-async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
+pub(super) async fn promote(server: &Arc<Server>, force: bool) -> Result<Promoted, ServerError> {
     server.promote(&PromoteRequest { force }, "test").await
 }
 

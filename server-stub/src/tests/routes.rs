@@ -200,6 +200,26 @@ async fn the_audit_log_names_who_was_authenticated() {
 }
 
 #[tokio::test]
+async fn a_commit_is_tried_out_and_asked_again_as_a_publish_is() {
+    let world = World::new();
+    let server = world.open();
+    let routes = AdminRoutes::new(Arc::clone(&server), Vec::new());
+    let commit = async |more: &str| {
+        let body = format!("{{\"commit-all\":true{more}}}");
+        ask(&routes, &Peer::Plain, Method::POST, "/file-sync/v1/commit", &body).await.0
+    };
+    assert_eq!(commit(r#","dry-run":true"#).await, StatusCode::OK);
+    assert!(server.environments.all_live().is_empty());
+    assert_eq!(commit(r#","request-id":"one""#).await, StatusCode::OK);
+    world.stage("modules/app/files/tree/a", "second");
+    assert_eq!(commit(r#","request_id":"one""#).await, StatusCode::OK);
+    assert_eq!(live(&server).version.version.sequence, 1, "the same request publishes once");
+    assert_eq!(commit(r#","request-id":"two","dry_run":false"#).await, StatusCode::OK);
+    assert_eq!(live(&server).version.version.sequence, 2);
+    assert_eq!(commit(r#","if-live":"x""#).await, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn a_replica_is_told_to_sync_and_says_how_it_stands() {
     const STATUS: &str = "/status/v1/services/file-sync-client-service";
     const FORCE: &str = "/file-sync/v1/force-sync";

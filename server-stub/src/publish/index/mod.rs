@@ -79,13 +79,23 @@ impl StagingIndex {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Log::default()),
             Err(error) => Err(error),
         };
-        let log = log.map_err(|error| FsError::new(&path, "read", error))?;
+        let log = log.or_else(|error| {
+            tracing::warn!("{} could not be read, so that all of staging is: {error}", path.display());
+            std::fs::remove_file(&path).map(|()| Log::default())
+        });
+        let log = log.map_err(|error| FsError::new(&path, "remove", error))?;
         Ok(Self { path, log, begun, notes: Vec::new() })
     }
 
     /// Returns what is recorded on entries of the listing: pieces of it come in path order, each once.
     pub(super) fn recorded(&mut self, piece: &[TreeEntry]) -> Result<Vec<Recorded>, ServerError> {
-        self.compare(piece).map_err(|error| FsError::new(&self.path, "read", error).into())
+        self.compare(piece).map_err(|error| {
+            // Without it the next publish reads all of staging.
+            if let Err(error) = std::fs::remove_file(&self.path) {
+                tracing::warn!("{} could not be removed: {error}", self.path.display());
+            }
+            FsError::new(&self.path, "read", error).into()
+        })
     }
 
     fn compare(&mut self, piece: &[TreeEntry]) -> io::Result<Vec<Recorded>> {
@@ -152,7 +162,7 @@ impl StagingIndex {
 }
 
 /// Whether a time of a file is before one of this clock, however much the file system blurs it.
-fn is_before(time: Time, other: SystemTime) -> bool {
+pub(super) fn is_before(time: Time, other: SystemTime) -> bool {
     let blur = if time.nanos == 0 { COARSE_BLUR } else { CLOCK_BLUR };
     time < time_of(other - blur)
 }

@@ -33,6 +33,8 @@ pub(crate) enum Bug {
     EpochIgnored,
     /// Epochs are heard of, but not compared in confirmations.
     EpochNotCompared,
+    /// A promotion takes nothing over from the server that it replaces.
+    NothingTakenOver,
     /// As [`Bug::StaleConfirm`], and nobody looks at what a session asks for.
     SessionIgnored,
 }
@@ -181,6 +183,7 @@ fn every_planted_mistake_is_found() {
         (Bug::SwitchBeforeVerify, "without its contents"),
         (Bug::EpochIgnored, order),
         (Bug::EpochNotCompared, order),
+        (Bug::NothingTakenOver, order),
         (Bug::SessionIgnored, "who asked for"),
     ] {
         let found = (0..MOST).find(|&seed| run(seed, Some(bug)).wrong.iter().any(|wrong| wrong.contains(what)));

@@ -253,7 +253,8 @@ impl World {
         }
     }
 
-    /// Promotes a server. What it takes over is written anew: a forced promotion may leave something out.
+    /// Promotes a server. One that is not forced takes over what is live, as a read; what a forced one takes over is written anew, for it may
+    /// leave something out.
     pub(super) async fn promote(self: Arc<Self>, place: Place, force: bool) -> bool {
         let begun = self.net.now();
         let promoted =
@@ -268,7 +269,8 @@ impl World {
         if !promoted.live.is_empty()
             && let Some(value) = self.net.server(place).and_then(|server| self.live_value(&server))
         {
-            let (act, who) = (Act::Write(value), format!("promote {place} force {force}"));
+            let act = if force { Act::Write(value) } else { Act::Read(value) };
+            let who = format!("promote {place} force {force}");
             self.record(place, promoted.epoch, Op { act, begun, ended: Some(self.net.now()), who });
         }
         true

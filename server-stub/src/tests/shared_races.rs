@@ -1,0 +1,119 @@
+//! What servers that share a store do at the same time.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use direct_puppet_transport::protocol::Rollout;
+
+use super::shared::{share, store};
+use super::*;
+use crate::history::CollectRequest;
+use crate::rollout::RolloutRequest;
+use crate::store::{FileStore, Generation, Pointer, PointerStore, SharedStore, StoreError};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_who_set_something_at_two_servers_neither_takes_back_what_the_other_set() {
+    let (world, other) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
+    for round in 1..=40 {
+        let pause = RolloutRequest { pause: Some(round.to_string()), ..RolloutRequest::default() };
+        let rate = RolloutRequest { per_second: Some(round), ..RolloutRequest::default() };
+        let set = |server: &Arc<Server>, request: RolloutRequest| {
+            let server = Arc::clone(server);
+            tokio::task::spawn_blocking(move || server.set_rollout(&request, "test").unwrap())
+        };
+        let (one, another) = tokio::join!(set(&a, pause), set(&b, rate));
+        one.and(another).unwrap();
+        for server in [&a, &b] {
+            server.confirm().await.unwrap();
+            let found = server.gate.rollout();
+            assert_eq!(found, Rollout { per_second: round, paused: Some(round.to_string()) });
+        }
+    }
+}
+
+/// Pointers of which a reader can be shown what they were.
+#[derive(Debug)]
+struct Frozen {
+    inner: FileStore,
+    is_frozen: AtomicBool,
+    seen: std::sync::Mutex<HashMap<String, Vec<(String, Pointer)>>>,
+}
+
+#[async_trait]
+impl PointerStore for Frozen {
+    fn endpoint(&self) -> &str {
+        PointerStore::endpoint(&self.inner)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Pointer>, StoreError> {
+        PointerStore::get(&self.inner, name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(String, Pointer)>, StoreError> {
+        let is_of_code = prefix == "live/env/" || prefix.starts_with("version/");
+        if is_of_code && self.is_frozen.load(Ordering::SeqCst) {
+            return Ok(self.seen.lock().unwrap()[prefix].clone());
+        }
+        let found = self.inner.list(prefix).await?;
+        self.seen.lock().unwrap().insert(prefix.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.inner.names(prefix).await
+    }
+
+    async fn swap(&self, name: &str, expected: Option<Generation>, value: Option<bytes::Bytes>) -> Result<bool, StoreError> {
+        self.inner.swap(name, expected, value).await
+    }
+
+    async fn changed(&self, wait: Duration) {
+        PointerStore::changed(&self.inner, wait).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalogs_of_code_that_is_published_while_another_server_collects_stay() {
+    let (world, other) = (World::new(), World::new());
+    let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
+    let frozen = Arc::new(Frozen { inner: files.clone(), is_frozen: AtomicBool::new(false), seen: Default::default() });
+    let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
+    let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
+    let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    let now = CollectRequest { grace_seconds: 0, dry_run: false };
+    a.collect_as(CollectRequest { dry_run: true, ..now }, "test").await.unwrap();
+    frozen.is_frozen.store(true, Ordering::SeqCst);
+    other.stage("modules/app/files/tree/a", "second");
+    assert_eq!(publish_all(&b).await.sequence, 2);
+    compiled(&b, "n2").await;
+    let catalogs = async || files.names("catalog/").await.unwrap();
+    let before = catalogs().await;
+    assert_eq!(before.len(), 2);
+    a.collect_as(now, "test").await.unwrap();
+    assert_eq!(catalogs().await, before, "that of n2 is of code that the listing did not have yet");
+    frozen.is_frozen.store(false, Ordering::SeqCst);
+    a.collect_as(now, "test").await.unwrap();
+    assert!(catalogs().await.iter().any(|name| name.starts_with("catalog/n2/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_collected_from_a_store_whose_live_code_is_not_listed() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let a = share(&world, &store, "a");
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    let shared = world.dir.path().join("shared/pointers");
+    fs::rename(shared.join("live"), shared.join("moved")).unwrap();
+    let error = a.collect_as(CollectRequest { grace_seconds: 0, dry_run: false }, "test").await.unwrap_err();
+    assert!(crate::error::chain(&error).contains("no environment is live"), "{error}");
+    fs::rename(shared.join("moved"), shared.join("live")).unwrap();
+    assert_eq!(store.pointers.names("catalog/").await.unwrap().len(), 1);
+    a.collect_as(CollectRequest { grace_seconds: 0, dry_run: false }, "test").await.unwrap();
+}
