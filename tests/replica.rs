@@ -4,8 +4,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use direct_puppet_tests::authority::Authority;
 use direct_puppet_tests::binaries::{binaries, json, run};
@@ -13,6 +16,9 @@ use direct_puppet_tests::campaign;
 use direct_puppet_tests::serving::Serving;
 use direct_puppet_tests::site::{Site, files};
 use direct_puppet_tests::wire::Wire;
+use direct_puppet_transport::http::wire;
+use direct_puppet_transport::protocol::{Operation, codec};
+use direct_puppet_transport::testing::samples;
 
 struct Servers {
     authority: Authority,
@@ -99,6 +105,41 @@ fn a_node_of_a_replica_gets_what_was_just_published_and_nothing_unconfirmed() {
     let bare = servers.dir.path().join("bare");
     let refused = servers.agent(&bare, &stranger.urls[0], &["run"]);
     assert_has_no_code(&stranger, &refused, &["stranger.example.com is no replica of this server"]);
+}
+
+/// Asks a server by a plain connection, as a node that has nothing; returns the head of the answer.
+fn check_in_at(url: &str) -> String {
+    let body = codec::encode(&samples::check_in("node1.example.com")).unwrap();
+    let path = wire::path_of(Operation::CheckIn);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: server\r\ncontent-type: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        wire::CONTENT_TYPE,
+        body.len()
+    );
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap_or(answer.len());
+    String::from_utf8_lossy(&answer[..end]).to_lowercase()
+}
+
+#[test]
+fn a_replica_that_cannot_confirm_tells_nodes_when_to_come_again() {
+    let servers = Servers::new();
+    servers.site.fill(3, "one");
+    let primary = servers.primary("https://127.0.0.1:0");
+    assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
+    let dir = servers.dir.path().join("replica");
+    fs::create_dir_all(&dir).unwrap();
+    let options = servers.options("replica.example.com", &["--primary", &primary.urls[0]]);
+    let replica = Serving::following(&dir, &["http://127.0.0.1:0"], &options);
+    let answered = check_in_at(&replica.urls[0]);
+    assert!(answered.starts_with("http/1.1 200"), "{answered}");
+    drop(primary);
+    let refused = check_in_at(&replica.urls[0]);
+    assert!(refused.starts_with("http/1.1 503") && refused.contains("\r\nretry-after: 5"), "{refused}");
 }
 
 /// Whoever may be answered from what was last confirmed is told so, and so is who reads his report.

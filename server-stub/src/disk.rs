@@ -313,15 +313,15 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
     synced.map_err(|error| FsError::new(path, "make durable the directory", error).into())
 }
 
-/// Whether a file has this content; what cannot be read has not.
-pub(crate) fn is_content(mut file: File, digest: &Digest) -> bool {
+/// Whether a file has this content.
+pub(crate) fn is_content(mut file: File, digest: &Digest) -> io::Result<bool> {
     let (mut verifier, mut buffer) = (digest.verifier(), vec![0; 64 * 1024]);
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return verifier.finish() == *digest,
+            Ok(0) => return Ok(verifier.finish() == *digest),
             Ok(count) => verifier.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(error) => return Err(error),
         }
     }
 }

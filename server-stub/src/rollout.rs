@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::code::Version;
 use crate::disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::publish::{MAX_MESSAGE_BYTES, check_text};
 use crate::server::Server;
 use crate::shared;
@@ -205,6 +205,12 @@ impl Server {
         };
         let Some(rollout) = changed else { return Ok(()) };
         self.gate.set(rollout)?;
+        if self.shared.is_some()
+            && let Err(error) = self.catch_up_rollout()
+        {
+            // Another server may have set it since, which the next answer says.
+            tracing::debug!("{}", chain(&error));
+        }
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();
         Ok(())

@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::{Algorithm, Digest};
-use rustix::fs::{Access, AtFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, flock};
 
 use self::durable::Unsynced;
 use self::packs::Packs;
@@ -128,10 +128,12 @@ impl Store {
     pub fn remove_abandoned(&self, age: Duration) -> Result<u64, FsError> {
         let mut removed = 0;
         for path in list(&self.dir.join("incoming"))? {
-            let written = std::fs::metadata(&path).and_then(|found| found.modified());
+            let Ok(file) = File::open(&path) else { continue };
+            // Who goes on with it holds a lock.
+            let is_left = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            let written = file.metadata().and_then(|found| found.modified());
             let is_old = |time: SystemTime| SystemTime::now().duration_since(time).is_ok_and(|since| since >= age);
-            // It may come to its end meanwhile.
-            if written.is_ok_and(is_old) && std::fs::remove_file(&path).is_ok() {
+            if is_left && written.is_ok_and(is_old) && std::fs::remove_file(&path).is_ok() {
                 removed += 1;
             }
         }

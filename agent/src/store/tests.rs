@@ -116,6 +116,13 @@ fn what_others_have_left_goes_when_it_is_old() {
     File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - day).unwrap();
     assert_eq!(store.remove_abandoned(day).unwrap(), 1);
     assert!(!old.exists() && new.exists());
+    // Nor does one that somebody goes on with.
+    let digest = Digest::of(b"long");
+    let _incoming = store.receive(digest, 4, 0).unwrap();
+    let partial = store.partial_path(&digest);
+    File::options().write(true).open(&partial).unwrap().set_modified(SystemTime::now() - day).unwrap();
+    assert_eq!(store.remove_abandoned(day).unwrap(), 0);
+    assert!(partial.exists());
 }
 
 #[test]

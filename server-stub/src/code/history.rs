@@ -11,7 +11,8 @@ use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::{CodeId, Environment, Manifest, VersionCounter};
 use serde::{Deserialize, Serialize};
 
-use super::{Environments, HISTORY, LiveFile, Version, manifest_path};
+use super::manifests::manifest_path;
+use super::{Environments, HISTORY, LiveFile, Version};
 use crate::disk;
 use crate::error::{ServerError, chain};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use crate::role::Others;
 use crate::server::{Server, now};
 use crate::shared::{self, Rules};
 
-/// How long a collection waits for what is being brought: publishes wait with it.
-const BRINGS_END_WITHIN: Duration = Duration::from_secs(30);
+/// How long a collection waits for a moment in which nothing is being brought.
+const BRINGS_END_WITHIN: Duration = Duration::from_secs(120);
 
 /// What may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,11 +91,20 @@ impl Server {
     /// When a manifest that stays cannot be read, or an environment is damaged: then no content is removed; nor when versions are being brought
     /// all the time.
     pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
-        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is brought is in the store before anything refers to it.
-        let _no_bringing = match &self.upstream {
-            Some(upstream) => Some(upstream.hold_brings(BRINGS_END_WITHIN).ok_or(ServerError::Working)?),
-            None => None,
+        let begun = Instant::now();
+        // What is brought is in the store before anything refers to it. Neither publishes nor promotions wait for what is being brought, nor
+        // does what else is to be.
+        let (_turn, _no_bringing) = loop {
+            let turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.upstream.as_ref().map(|upstream| upstream.hold_brings()) {
+                None => break (turn, None),
+                Some(Some(guard)) => break (turn, Some(guard)),
+                Some(None) if begun.elapsed() >= BRINGS_END_WITHIN => return Err(ServerError::Working),
+                Some(None) => {
+                    drop(turn);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
         };
         // A compile puts contents into the store before the catalog that names them is kept.
         let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);

@@ -63,6 +63,7 @@ impl Server {
         self.refuse_as_replica()?;
         check_words(&request.message, &request.author)?;
         self.refuse_behind(&request.environment)?;
+        self.end_promotion();
         for _ in 0..ATTEMPTS {
             self.catch_up(&request.environment)?;
             if let Some(result) = self.go_back_from_here(request, who)? {

@@ -48,9 +48,20 @@ impl Copied {
     pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
         let mut changed = self.listed.changed(self.manifest.entries(), dir, &self.pool)?;
         let root = Root::open(dir).map_err(unreadable)?;
-        let is_same = |path: &TreePath, digest: &Digest| root.open_file(path).is_ok_and(|file| disk::is_content(file, digest));
-        let recent = self.recent.iter().filter(|(path, digest)| !is_same(path, digest));
-        changed.extend(recent.map(|(path, _)| path.to_string()).collect::<Vec<_>>());
+        let changed_since =
+            |(path, digest): &(TreePath, Digest)| match root.open_file(path).map(|file| disk::is_content(file, digest)) {
+                Ok(Ok(true)) => None,
+                Ok(Ok(false)) => Some(Ok(path.to_string())),
+                Ok(Err(source)) => Some(Err(ServerError::Staging { path: dir.join(path.as_path()), source })),
+                // It went away, or is no file any more.
+                Err(error) if root.stat(path).ok().flatten().is_none_or(|stat| stat.kind() != FileKind::File) => {
+                    drop(error);
+                    Some(Ok(path.to_string()))
+                }
+                Err(error) => Some(Err(unreadable(error))),
+            };
+        let again = || self.recent.par_iter().filter_map(changed_since).collect::<Result<Vec<_>, _>>();
+        changed.extend(self.pool.install(again)?);
         changed.sort();
         changed.dedup();
         if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }

@@ -18,6 +18,7 @@ use std::sync::PoisonError;
 use direct_puppet_transport::protocol::{Answered, CodeId, EntryKind, Environment, Manifest, TreePath, VersionCounter};
 use serde::{Deserialize, Serialize};
 
+use self::index::StagingIndex;
 use crate::code::{Author, Code, Effect, Version};
 use crate::error::{ServerError, chain};
 use crate::server::{OWN, Server, Staging, now};
@@ -99,7 +100,6 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     // It may have stepped down while this waited.
     server.refuse_as_replica()?;
     limits::check_request(request)?;
-    server.begin_epoch_as_far_as_it_goes();
     if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
         return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
     }
@@ -248,6 +248,9 @@ fn publish_one(
     environment: &Environment,
 ) -> Result<EnvironmentResult, ServerError> {
     server.refuse_behind(environment)?;
+    if !request.dry_run {
+        server.end_promotion();
+    }
     for _ in 0..ATTEMPTS {
         let is_orphan = server.catch_up(environment)?;
         server.learn(environment)?;
@@ -316,7 +319,7 @@ fn attempt(
     if let Some(before) = before.filter(|before| !is_orphan && before.code_id == code_id) {
         // It was published before, so it is no mixture, whatever changes in staging meanwhile. What was damaged is whole again.
         server.store.sync()?;
-        copied.index.save()?;
+        save_index(copied.index);
         if !request.dry_run {
             // Asked again when staging is another, it is answered the same.
             let done = Version { request_id: request.request_id.clone(), ..before.clone() };
@@ -361,10 +364,14 @@ fn attempt(
             // The history has it: only a server that is promoted in this one's place does not hear of it.
             tracing::warn!("{}", chain(&error));
         }
-        if let Err(error) = copied.index.save() {
-            // It is live: only the next publish is slower.
-            tracing::warn!("{}", chain(&error));
-        }
+        save_index(copied.index);
     }
     Ok(Some(result))
+}
+
+/// Saves what staging was; where that fails only the next publish is slower.
+fn save_index(index: StagingIndex) {
+    if let Err(error) = index.save() {
+        tracing::warn!("{}", chain(&error));
+    }
 }

@@ -8,6 +8,7 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::error::ServerError;
@@ -31,7 +32,7 @@ struct DeployRecord {
 /// Refuses what a deploy tool says it could not deploy as a whole. Blocking.
 pub(super) fn refuse_failed_deploy(dir: &Path) -> Result<(), ServerError> {
     let has_failed = |name: &&&str| {
-        let record = read(&dir.join(name)).and_then(|text| serde_json::from_slice::<DeployRecord>(&text).ok());
+        let record = read(&dir.join(name), OFlags::empty()).and_then(|text| serde_json::from_slice::<DeployRecord>(&text).ok());
         record.is_some_and(|record| record.deploy_success == Some(false))
     };
     match DEPLOY_RECORDS.iter().find(has_failed) {
@@ -46,7 +47,7 @@ pub(super) fn refuse_failed_deploy(dir: &Path) -> Result<(), ServerError> {
 /// Returns the revision that `dir`, which is staged as `named`, says it is of; `None` when nothing there says so. Blocking.
 pub(super) fn revision(dir: &Path, named: &Path) -> Option<String> {
     let recorded = DEPLOY_RECORDS.iter().find_map(|name| {
-        let record: DeployRecord = serde_json::from_slice(&read(&dir.join(name))?).ok()?;
+        let record: DeployRecord = serde_json::from_slice(&read(&dir.join(name), OFlags::NOFOLLOW)?).ok()?;
         record.signature
     });
     // A control repo holds its environments in `environments`, or is one.
@@ -78,12 +79,12 @@ fn commit(text: String) -> Option<String> {
 }
 
 fn text(path: &Path) -> Option<String> {
-    Some(String::from_utf8(read(path)?).ok()?.trim().to_owned())
+    Some(String::from_utf8(read(path, OFlags::NOFOLLOW)?).ok()?.trim().to_owned())
 }
 
-/// Reads a file; a link is none, and nobody is waited for who may write to a fifo.
-fn read(path: &Path) -> Option<Vec<u8>> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+/// Reads a file; with `NOFOLLOW` a link is none. Nobody is waited for who may write to a fifo.
+fn read(path: &Path, follow: OFlags) -> Option<Vec<u8>> {
+    let flags = follow | OFlags::NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).ok()?;
     let found = file.metadata().ok()?;
     if !found.is_file() || found.len() > MAX_BYTES {
@@ -151,6 +152,9 @@ mod tests {
         fs::write(&secret, r#"{"signature":"s3cret"}"#).unwrap();
         std::os::unix::fs::symlink(&secret, environment.join(".r10k-deploy.json")).unwrap();
         assert_eq!(revision(&environment, &environment), None);
+        assert!(refuse_failed_deploy(&environment).is_ok());
+        fs::write(&secret, r#"{"deploy_success":false}"#).unwrap();
+        assert!(refuse_failed_deploy(&environment).is_err(), "that is told of a deploy, wherever it lies");
         fs::remove_file(&head).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &head, rustix::fs::FileType::Fifo, mode, 0).unwrap();

@@ -43,6 +43,8 @@ const FAILURE_PACE: Duration = Duration::from_secs(5);
 struct Past {
     /// When the last one that was answered was sent.
     answered: Option<Instant>,
+    /// Why it was last not remembered how requests to publish were answered.
+    unlearned: Option<String>,
     /// The same for each environment of which what was answered is here.
     arrived: BTreeMap<Environment, Instant>,
     /// Environments of which what was answered could not be brought, and why.
@@ -318,7 +320,10 @@ impl Upstream {
         }
         if let Err(reason) = self.learn(&confirmed.live, confirmed.answered).await {
             // Nodes are answered all the same; the next answer has it again.
-            tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
+            let mut past = self.past();
+            if past.unlearned.replace(reason.clone()).as_ref() != Some(&reason) {
+                tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
+            }
         }
         let orphans = Arc::new(orphans);
         self.answered(sent, &confirmed.live, &orphans);
@@ -342,8 +347,9 @@ impl Upstream {
         }
         let environments = Arc::clone(&self.environments);
         let learn = move || {
-            let mut answered = answered.into_iter();
-            answered.try_for_each(|(environment, answers)| environments.answers.learn(&environment, answers))
+            // One that cannot be written keeps no other from being.
+            let learnt = answered.into_iter().map(|(environment, answers)| environments.answers.learn(&environment, answers));
+            learnt.fold(Ok(()), Result::and)
         };
         let learnt = blocking::run(learn).await;
         learnt.map_err(ServerError::from).and_then(|learnt| learnt).map_err(|error| chain(&error))
@@ -394,17 +400,9 @@ impl Upstream {
         self.brings.turn(environment)
     }
 
-    /// Returns a guard; while it is held nothing is brought. `None` when something was all the time: what else is to be brought does not wait
-    /// for this. Blocking.
-    pub(crate) fn hold_brings(&self, limit: Duration) -> Option<tokio::sync::RwLockWriteGuard<'_, ()>> {
-        let begun = Instant::now();
-        loop {
-            match self.brings.any.try_write() {
-                Ok(guard) => return Some(guard),
-                Err(_) if begun.elapsed() >= limit => return None,
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
+    /// Returns a guard; while it is held nothing is brought. `None` when something is just now.
+    pub(crate) fn hold_brings(&self) -> Option<tokio::sync::RwLockWriteGuard<'_, ()>> {
+        self.brings.any.try_write().ok()
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.

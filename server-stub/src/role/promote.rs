@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, SyncEpochReply};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peers::Peers;
 use crate::blocking;
-use crate::code::{Code, Version};
+use crate::code::Version;
 use crate::error::{ServerError, chain};
 use crate::replica::Upstream;
 use crate::server::{Server, now};
@@ -38,6 +39,9 @@ fn taken_over(before: &Version) -> String {
     format!("{PREFIX}{}{colon}{why}", before.version)
 }
 
+/// When a promotion that is not at its end is tried to be ended again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// How often an epoch is raised until it is new to all peers.
 const CLAIMS: usize = 8;
 
@@ -55,12 +59,16 @@ pub struct PromoteRequest {
 pub struct Promoted {
     /// The epoch that begins.
     pub epoch: u64,
-    /// What is live in it: the code that was, with new counters.
+    /// What is live in it: the code that was, with new counters as far as it is not `unfinished`.
     pub live: Vec<Version>,
     /// Servers that were left out. Until they hear of the epoch they may answer from what was published before it: stop them, or keep
     /// nodes and publishers away from them.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,
+    /// Why what is live could not all be written with new counters, as on a full disk: the server is primary all the same, and tries again
+    /// every few seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<String>,
 }
 
 /// A server that a forced promotion could not ask to step down, or not take everything from.
@@ -171,7 +179,11 @@ impl Server {
             _ => step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?,
         }
         let (server, who) = (Arc::clone(self), who.to_owned());
-        blocking::run(move || server.take_over(step, &who)).await?
+        let promoted = blocking::run(move || server.take_over(step, &who)).await??;
+        if promoted.unfinished.is_some() {
+            self.end_promotion_later();
+        }
+        Ok(promoted)
     }
 
     /// Asks all peers first, then has each step down; takes what they have.
@@ -276,40 +288,53 @@ impl Server {
         recorded.map_err(|error| step.failed(&chain(&error)))?;
         self.watch.clear();
         // It is primary from here on, and what is live here is, whatever its counters say.
-        self.begin_epoch_as_far_as_it_goes();
-        Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out })
+        let unfinished = self.begin_epoch().err().map(|error| chain(&error));
+        Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out, unfinished })
     }
 
     /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash or a full disk left of a promotion.
     /// Where that fails for one environment it does not for others. Blocking.
-    pub(crate) fn begin_epoch(&self) -> Result<(), ServerError> {
+    fn begin_epoch(&self) -> Result<(), ServerError> {
         let epoch = self.role.epoch();
         let mut begun = Ok(());
-        for code in self.environments.all_live() {
-            let before = &code.version;
-            if !self.role.is_primary() || before.version.epoch >= epoch {
-                continue;
-            }
-            let next = self.environments.next(&before.environment, epoch);
-            let version = Version {
-                version: next.version,
+        for code in self.environments.all_live().into_iter().filter(|_| self.role.is_primary()) {
+            let made = |before: &Version| Version {
                 time_unix_seconds: now(),
                 message: taken_over(before),
                 request_id: None,
                 new_contents: 0,
-                lineage: next.lineage,
                 ..before.clone()
             };
-            begun = begun.and(self.environments.switch(Code::new(version, code.manifest.clone(), self.store.clone())));
+            begun = begun.and(self.environments.begin_epoch(&code.version.environment, epoch, made));
         }
         begun
     }
 
-    /// As [`Server::begin_epoch`]; a failure is told in the log, and the next publish or start tries again. Blocking.
-    pub(crate) fn begin_epoch_as_far_as_it_goes(&self) {
-        if let Err(error) = self.begin_epoch() {
+    /// As [`Server::begin_epoch`]; returns whether it came to its end, and tells in the log what did not. Blocking.
+    pub(crate) fn end_promotion(&self) -> bool {
+        let begun = self.begin_epoch();
+        if let Err(error) = &begun {
             let epoch = self.role.epoch();
-            tracing::error!("primary of epoch {epoch}, but not all that is live could be written as of it: {}", chain(&error));
+            tracing::error!("primary of epoch {epoch}, but not all that is live is written as of it yet: {}", chain(error));
         }
+        begun.is_ok()
+    }
+
+    /// Tries again, for as long as this server is primary, to end a promotion.
+    pub(crate) fn end_promotion_later(self: &Arc<Self>) {
+        let server = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                let Some(server) = server.upgrade().filter(|server| server.role.is_primary()) else { return };
+                let end = move || {
+                    let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+                    server.end_promotion()
+                };
+                if blocking::run(end).await.unwrap_or_default() {
+                    return;
+                }
+            }
+        });
     }
 }

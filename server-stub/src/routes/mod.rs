@@ -3,7 +3,7 @@
 //! | Path | Answer |
 //! |---|---|
 //! | `POST /file-sync/v1/publish` | a [`PublishRequest`] (or nothing, for all of staging) → `{"environments": [EnvironmentResult]}` |
-//! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author`; ours: `request-id`, `dry-run` → as Puppet's file sync |
+//! | `POST /file-sync/v1/commit` | `{"commit-all": true}`, or `repo-id`, `submodule-id`, `message`, `author`; ours: `request-id`, `dry-run` (commits that would be) → as Puppet's file sync |
 //! | `POST /file-sync/v1/latest-commits` | what is live, as Puppet's file sync says it |
 //! | `POST /file-sync/v1/rollback` | a [`RollbackRequest`] → an [`EnvironmentResult`] |
 //! | `POST /file-sync/v1/force-sync` | on a replica: bring what the primary has now → as `latest-commits` |

@@ -143,8 +143,11 @@ impl Server {
             options,
             _lock: lock,
         };
-        server.begin_epoch()?;
-        Ok(Arc::new(server))
+        let server = Arc::new(server);
+        if !server.end_promotion() && tokio::runtime::Handle::try_current().is_ok() {
+            server.end_promotion_later();
+        }
+        Ok(server)
     }
 
     /// Has check-ins that are held for news answered now: call it before the listeners stop, which wait for what is under way.

@@ -36,9 +36,17 @@ impl Shared {
         // What is in neither was published since: nothing of it goes.
         let (mut kept, mut gone) = (HashSet::new(), HashSet::new());
         let environments = self.store.pointers.list(names::ENVIRONMENTS).await?;
-        if environments.is_empty() && !self.store.pointers.names(names::CATALOGS).await?.is_empty() {
-            let reason = "no environment is live there, and catalogs are: nothing is collected before one is published";
+        if environments.is_empty() && !all.is_empty() {
+            let reason = "no environment is live there, and there are contents: nothing is collected before one is published";
             return Err(self.unusable(reason.to_owned()).into());
+        }
+        for name in self.store.pointers.names(names::VERSIONS).await? {
+            let environment = name.strip_prefix(names::VERSIONS).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+            if !environments.iter().any(|(live, _)| live.strip_prefix(names::ENVIRONMENTS) == Some(environment)) {
+                let reason =
+                    format!("{environment} has versions there and none is live: publish it before anything is collected");
+                return Err(self.unusable(reason).into());
+            }
         }
         for (name, pointer) in environments {
             let live = self.decode_or_mend(&name, &pointer)?;

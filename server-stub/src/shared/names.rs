@@ -21,6 +21,7 @@ pub(super) const ENVIRONMENTS: &str = "live/env/";
 pub(super) const ROLLOUT: &str = "live/rollout";
 pub(super) const RECOMPILE: &str = "live/recompile/";
 pub(super) const WANTED: &str = "live/wanted/";
+pub(super) const VERSIONS: &str = "version/";
 pub(super) const CATALOGS: &str = "catalog/";
 pub(super) const NODES: &str = "node/";
 pub(super) const SERVERS: &str = "server/";
@@ -38,11 +39,11 @@ pub(super) fn wanted(digest: &Digest) -> String {
 }
 
 pub(super) fn versions(environment: &Environment) -> String {
-    format!("version/{environment}/")
+    format!("{VERSIONS}{environment}/")
 }
 
 pub(super) fn version(environment: &Environment, counter: VersionCounter) -> String {
-    format!("version/{environment}/{:020}.{:020}", counter.epoch, counter.sequence)
+    format!("{VERSIONS}{environment}/{:020}.{:020}", counter.epoch, counter.sequence)
 }
 
 pub(super) fn catalogs(certname: &Certname) -> String {

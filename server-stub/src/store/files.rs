@@ -147,6 +147,8 @@ impl FileStore {
     /// Lists the pointers that begin with `prefix`, a directory.
     fn names_now(&self, prefix: &str) -> Result<Vec<String>, Failure> {
         let root = self.dir.join("pointers");
+        // Without it nothing is known, and not that there is nothing.
+        std::fs::metadata(&root)?;
         let mut names = Vec::new();
         for entry in walkdir::WalkDir::new(root.join(prefix)) {
             let entry = match entry {
@@ -360,6 +362,9 @@ mod tests {
         assert_eq!(store.names_now("live/").unwrap(), ["live/env/production"]);
         assert_eq!(store.names_now("version/").unwrap(), Vec::<String>::new());
         let pointers = dir.path().join("pointers/live/env");
+        for above in ["", "pointers", "pointers/live"] {
+            std::fs::set_permissions(dir.path().join(above), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         std::fs::set_permissions(&pointers, std::fs::Permissions::from_mode(0o000)).unwrap();
         let listed = std::thread::spawn(move || {
             // Root would read it all the same. Of this thread alone, which ends.
@@ -370,6 +375,9 @@ mod tests {
         });
         let listed = listed.join().unwrap();
         std::fs::set_permissions(&pointers, std::fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(listed.as_ref().is_err_and(|error| error.contains("denied")), "{listed:?}");
+        assert!(listed.as_ref().is_err_and(|error| error.contains("live/env") && error.contains("denied")), "{listed:?}");
+        let (store, pointers) = (FileStore::open(dir.path()).unwrap(), dir.path().join("pointers"));
+        std::fs::rename(&pointers, dir.path().join("moved")).unwrap();
+        assert!(store.names_now("live/").is_err(), "the directory of all pointers is gone");
     }
 }

@@ -40,6 +40,7 @@ async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the
     let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
     let promoted = promote(&b, true).await.unwrap();
     assert_eq!((promoted.epoch, promoted.live[0].version), (2, version(1, 1)), "primary, with what was live before");
+    assert!(promoted.unfinished.unwrap().contains("live.json"));
     assert!(compiled(&b, "n1").await.0.version == version(1, 1));
     // Whatever is published on top of it has it in its history.
     let next = b.environments.next(&production, b.role.epoch());
@@ -55,6 +56,24 @@ async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the
     let versions: BTreeSet<VersionCounter> = history.iter().map(|version| version.version).collect();
     assert_eq!(versions, BTreeSet::from([version(1, 1), version(2, 1), version(2, 2)]));
     assert!(history.iter().all(|version| !version.is_left_out_of(&live.version)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_that_could_not_be_ended_is_as_soon_as_it_can_be_and_keeps_no_server_from_starting() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    two.stop_a(a);
+    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    promote(&b, true).await.unwrap();
+    two.stop_b(b);
+    let b = two.start_b();
+    assert_eq!(live(&b).version.version, version(1, 1));
+    compiled(&b, "n1").await;
+    drop(blocked);
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert_eq!((live(&b).version.version, live(&b).version.lineage.as_slice()), (version(2, 1), &[version(1, 1)][..]));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::Rollout;
+use direct_puppet_transport::protocol::{Report, Rollout, RunStatus};
 
 use super::shared::{share, store};
 use super::*;
@@ -18,7 +18,7 @@ async fn of_two_who_set_something_at_two_servers_neither_takes_back_what_the_oth
     let (world, other) = (World::new(), World::new());
     let (store, _) = store(&world);
     let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
-    for round in 1..=40 {
+    for round in 1..=15 {
         let pause = RolloutRequest { pause: Some(round.to_string()), ..RolloutRequest::default() };
         let rate = RolloutRequest { per_second: Some(round), ..RolloutRequest::default() };
         let set = |server: &Arc<Server>, request: RolloutRequest| {
@@ -109,11 +109,43 @@ async fn nothing_is_collected_from_a_store_whose_live_code_is_not_listed() {
     let a = share(&world, &store, "a");
     publish_all(&a).await;
     compiled(&a, "n1").await;
-    let shared = world.dir.path().join("shared/pointers");
-    fs::rename(shared.join("live"), shared.join("moved")).unwrap();
-    let error = a.collect_as(CollectRequest { grace_seconds: 0, dry_run: false }, "test").await.unwrap_err();
-    assert!(crate::error::chain(&error).contains("no environment is live"), "{error}");
-    fs::rename(shared.join("moved"), shared.join("live")).unwrap();
+    let other = world.environment().parent().unwrap().join("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("site.yaml"), SITE.replace("puppet:///modules/app/tree", "/local")).unwrap();
+    for round in 0..2 {
+        fs::write(other.join("more"), round.to_string()).unwrap();
+        a.publish(PublishRequest::default()).await.unwrap();
+    }
+    let live = world.dir.path().join("shared/pointers/live/env");
+    let moved = world.dir.path().join("shared/moved");
+    for (gone, said) in [("other.pointer", "other has versions there and none is live"), ("", "no environment is live")] {
+        fs::rename(live.join(gone), &moved).unwrap();
+        let error = a.collect_as(CollectRequest { grace_seconds: 0, dry_run: false }, "test").await.unwrap_err();
+        assert!(crate::error::chain(&error).contains(said), "{error}");
+        fs::rename(&moved, live.join(gone)).unwrap();
+    }
     assert_eq!(store.pointers.names("catalog/").await.unwrap().len(), 1);
     a.collect_as(CollectRequest { grace_seconds: 0, dry_run: false }, "test").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_sent_to_two_servers_is_kept_once_and_whole() {
+    let (world, other) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
+    let report = |number: i64| Report {
+        transaction_uuid: format!("{number:032x}"),
+        time_unix_nanos: number,
+        status: RunStatus::Changed,
+        ..samples::report("n1")
+    };
+    assert!(!a.report(&Peer::InProcess, report(1)).await.unwrap().duplicate);
+    // The answer was lost, and the node tries another server.
+    assert!(b.report(&Peer::InProcess, report(1)).await.unwrap().duplicate);
+    assert!(!b.report(&Peer::InProcess, report(2)).await.unwrap().duplicate);
+    let kept = store.pointers.list("report/n1/").await.unwrap();
+    let read = |(_, pointer): &(String, Pointer)| {
+        serde_json::from_slice::<Report>(&crate::disk::unchecked(&pointer.value).unwrap()).unwrap()
+    };
+    assert_eq!(kept.iter().map(read).collect::<Vec<_>>(), [report(1), report(2)]);
 }

@@ -80,10 +80,12 @@ impl StagingIndex {
             Err(error) => Err(error),
         };
         let log = log.or_else(|error| {
+            if is_of_this_process(&error) {
+                return Err(FsError::new(&path, "read", error));
+            }
             tracing::warn!("{} could not be read, so that all of staging is: {error}", path.display());
-            std::fs::remove_file(&path).map(|()| Log::default())
-        });
-        let log = log.map_err(|error| FsError::new(&path, "remove", error))?;
+            std::fs::remove_file(&path).map(|()| Log::default()).map_err(|error| FsError::new(&path, "remove", error))
+        })?;
         Ok(Self { path, log, begun, notes: Vec::new() })
     }
 
@@ -159,6 +161,12 @@ impl StagingIndex {
         let all = Merged::new(before, self.notes);
         Ok(write_state_with(&self.path, 0o600, |file| write_base(all, file))?)
     }
+}
+
+/// Whether something could not be read for what this process may have no more of, and not for what it is.
+fn is_of_this_process(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Whether a time of a file is before one of this clock, however much the file system blurs it.
