@@ -245,7 +245,7 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
         fs::write(path(number), number.to_string()).unwrap();
     }
     // What was written a moment ago is read again, whatever its metadata say.
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     let live = |server: &Serving| json(&server.verb(&["versions"])).as_array().and_then(|all| all.last().cloned());
     let start = |url: &str| {
         let primary = servers.primary(url);
@@ -257,8 +257,8 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
     let arrived = |primary: &Serving, replica: &Serving| {
         let begun = std::time::Instant::now();
         while live(primary).map(|version| version["code_id"].clone()) != live(replica).map(|version| version["code_id"].clone()) {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(120), "it never came to the replica");
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert!(begun.elapsed() < Duration::from_secs(120), "it never came to the replica");
+            std::thread::sleep(Duration::from_millis(100));
         }
     };
     let (primary, replica, wire) = start("https://127.0.0.1:0");

@@ -59,7 +59,7 @@ async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promotion_that_could_not_be_ended_is_as_soon_as_it_can_be_and_keeps_no_server_from_starting() {
+async fn a_promotion_that_could_not_be_ended_is_as_soon_as_it_can_be() {
     let two = Two::new();
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
@@ -67,8 +67,7 @@ async fn a_promotion_that_could_not_be_ended_is_as_soon_as_it_can_be_and_keeps_n
     two.stop_a(a);
     let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
     promote(&b, true).await.unwrap();
-    two.stop_b(b);
-    let b = two.start_b();
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     assert_eq!(live(&b).version.version, version(1, 1));
     compiled(&b, "n1").await;
     drop(blocked);

@@ -68,10 +68,6 @@ impl Two {
         Self::stop(&self.port_a, server);
     }
 
-    pub(super) fn stop_b(&self, server: Arc<Server>) {
-        Self::stop(&self.port_b, server);
-    }
-
     fn stop(port: &Port, server: Arc<Server>) {
         *port.0.lock().unwrap() = None;
         drop(Arc::into_inner(server).expect("nobody else holds the server"));
