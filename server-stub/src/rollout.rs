@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::code::Version;
 use crate::disk;
-use crate::error::{ServerError, chain};
+use crate::error::ServerError;
 use crate::publish::{MAX_MESSAGE_BYTES, check_text};
 use crate::server::Server;
 use crate::shared;
@@ -204,12 +204,9 @@ impl Server {
             None => change(&self.gate.rollout())?,
         };
         let Some(rollout) = changed else { return Ok(()) };
-        self.gate.set(rollout)?;
-        if self.shared.is_some()
-            && let Err(error) = self.catch_up_rollout()
-        {
-            // Another server may have set it since, which the next answer says.
-            tracing::debug!("{}", chain(&error));
+        // In a store another server may have set it since: it is heard of as that is, or the next answer says it.
+        if self.shared.is_none() || self.catch_up_rollout().is_err() {
+            self.gate.set(rollout)?;
         }
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();

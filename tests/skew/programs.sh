@@ -23,8 +23,10 @@ mkdir -p "$source"
 # Not with the times of the commit: cargo tells by them what to compile, and takes crates of one name and profile for the same in any checkout.
 git archive "$commit" | tar -x -m -C "$source"
 # The selection of README's command, so that dependencies have the same features: an example, as a test, brings those that only tests need. The
-# profile is another, so that crates of ours stay as they are: not optimised, which takes a quarter of the time.
+# profile is another, so that crates of ours stay as they are: not optimised, which takes a quarter of the time. For dependencies it must be
+# that of Cargo.toml as it is now.
 (cd "$source" && CARGO_TARGET_DIR="$target" CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 \
+  CARGO_PROFILE_DEV_CODEGEN_UNITS=4 CARGO_PROFILE_DEV_LTO=off \
   cargo build --locked --quiet --workspace --all-features --bin direct-puppet --bin direct-puppet-server --example in_memory)
 cp "$target/debug/direct-puppet" "$target/debug/direct-puppet-server" "$dir/"
 rm -rf "$source"

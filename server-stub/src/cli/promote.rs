@@ -27,6 +27,9 @@ pub(super) async fn promote(arguments: Arguments) -> anyhow::Result<u8> {
         for version in &promoted.live {
             super::print_line(&format!("{} {} {}", version.environment, version.version, version.message));
         }
+        if let Some(reason) = &promoted.unfinished {
+            super::print_line(&format!("not all of it could be written as of that epoch yet, which is tried again: {reason}"));
+        }
         for left_out in &promoted.left_out {
             let LeftOut { server, reason } = left_out;
             super::print_line(&format!("left out: {server} ({reason}); stop it, or keep nodes away until it follows"));

@@ -234,7 +234,10 @@ impl Environments {
             answers.load(&environment, loaded.as_ref().ok().and_then(Option::as_ref).map(|code| &code.version))?;
             match loaded {
                 Ok(Some(code)) => {
-                    history::mend(&dir.join(environment.as_str()).join(HISTORY), &code.version)?;
+                    if let Err(error) = history::mend(&dir.join(environment.as_str()).join(HISTORY), &code.version) {
+                        // As on a full disk: what is live is live, and the next publish or start writes the line.
+                        tracing::error!("{}", chain(&error));
+                    }
                     live.insert(environment, Arc::new(code));
                 }
                 Ok(None) => {}
@@ -327,20 +330,18 @@ impl Environments {
         Next::after(self.last(environment).as_ref(), epoch)
     }
 
-    /// Makes what is live in an environment live again as its first version of an epoch, unless it is of that epoch or a later one; `made`
-    /// says how it is made. Blocking.
-    pub(crate) fn begin_epoch(
-        &self,
-        environment: &Environment,
-        epoch: u64,
-        made: impl FnOnce(&Version) -> Version,
-    ) -> Result<(), ServerError> {
-        // What is brought meanwhile comes before, and is taken over, or after, and is too old.
+    /// Makes what is live in each environment live again as its first version of an epoch, unless it is of that epoch or a later one; `made`
+    /// says how it is made. Where that fails for one it does not for others. Blocking.
+    pub(crate) fn begin_epoch(&self, epoch: u64, made: impl Fn(&Version) -> Version) -> Result<(), ServerError> {
+        // What is brought meanwhile comes before, and is taken over, or after, and is refused.
         let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(live) = self.live(environment).filter(|live| live.version.version.epoch < epoch) else { return Ok(()) };
-        let Next { version, lineage } = Next::after(Some(&live.version), epoch);
-        let version = Version { version, lineage, ..made(&live.version) };
-        self.switch_now(Code::new(version, live.manifest.clone(), self.store.clone()))
+        let mut begun = Ok(());
+        for live in self.all_live().into_iter().filter(|live| live.version.version.epoch < epoch) {
+            let Next { version, lineage } = Next::after(Some(&live.version), epoch);
+            let version = Version { version, lineage, ..made(&live.version) };
+            begun = begun.and(self.switch_now(Code::new(version, live.manifest.clone(), self.store.clone())));
+        }
+        begun
     }
 
     /// Returns the highest epoch of any code.
@@ -370,9 +371,14 @@ impl Environments {
     }
 
     /// As [`Environments::switch`], unless what is live is newer by now: while code was on its way here, this server may have been
-    /// promoted and have published. Blocking.
-    pub(crate) fn switch_forward(&self, code: Code) -> Result<(), ServerError> {
+    /// promoted and have published. What is of an epoch before the one that `leads` says it is primary of comes too late. Blocking.
+    pub(crate) fn switch_forward(&self, code: Code, leads: impl FnOnce() -> Option<u64>) -> Result<(), ServerError> {
         let _turn = self.switching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(epoch) = leads().filter(|epoch| code.version.version.epoch < *epoch) {
+            let Version { environment, version, .. } = code.version;
+            let reason = format!("{version} of {environment} came when this server was primary of epoch {epoch} already");
+            return Err(ServerError::Unconfirmed { reason });
+        }
         match self.live(&code.version.environment) {
             Some(live) if live.version.version >= code.version.version => Ok(()),
             _ => self.switch_now(code),

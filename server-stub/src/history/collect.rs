@@ -17,6 +17,9 @@ use crate::shared::{self, Rules};
 /// How long a collection waits for a moment in which nothing is being brought.
 const BRINGS_END_WITHIN: Duration = Duration::from_secs(120);
 
+/// How often it looks for one.
+const BRINGS_LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// What may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,10 +79,18 @@ impl Server {
         let who = who.to_owned();
         self.in_turn(move |server| {
             let what = format!("grace {} s{}", request.grace_seconds, if request.dry_run { ", dry run" } else { "" });
-            server.audit_if_possible("gc", &who, &what)?;
-            server.collect(request)
+            server.audit_if_possible("gc", &who, &what)
         })
-        .await
+        .await?;
+        let begun = Instant::now();
+        loop {
+            match self.in_turn(move |server| server.collect_now(request)).await? {
+                Some(collected) => return Ok(collected),
+                None if begun.elapsed() >= BRINGS_END_WITHIN => return Err(ServerError::Working),
+                // Whoever publishes does not wait for what is being brought.
+                None => tokio::time::sleep(BRINGS_LOOK_EVERY).await,
+            }
+        }
     }
 
     /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the grace
@@ -92,19 +103,21 @@ impl Server {
     /// all the time.
     pub fn collect(&self, request: CollectRequest) -> Result<Collected, ServerError> {
         let begun = Instant::now();
-        // What is brought is in the store before anything refers to it. Neither publishes nor promotions wait for what is being brought, nor
-        // does what else is to be.
-        let (_turn, _no_bringing) = loop {
-            let turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-            match self.upstream.as_ref().map(|upstream| upstream.hold_brings()) {
-                None => break (turn, None),
-                Some(Some(guard)) => break (turn, Some(guard)),
-                Some(None) if begun.elapsed() >= BRINGS_END_WITHIN => return Err(ServerError::Working),
-                Some(None) => {
-                    drop(turn);
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+        loop {
+            match self.collect_now(request)? {
+                Some(collected) => return Ok(collected),
+                None if begun.elapsed() >= BRINGS_END_WITHIN => return Err(ServerError::Working),
+                None => std::thread::sleep(BRINGS_LOOK_EVERY),
             }
+        }
+    }
+
+    /// As [`Server::collect`]; `None` while anything is being brought, which is in the store before anything refers to it.
+    fn collect_now(&self, request: CollectRequest) -> Result<Option<Collected>, ServerError> {
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _no_bringing = match self.upstream.as_ref().map(|upstream| upstream.hold_brings()) {
+            Some(None) => return Ok(None),
+            held => held.flatten(),
         };
         // A compile puts contents into the store before the catalog that names them is kept.
         let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
@@ -183,7 +196,7 @@ impl Server {
             };
             done.in_store = Some(shared::wait(shared.collect(rules))?);
         }
-        Ok(done)
+        Ok(Some(done))
     }
 }
 

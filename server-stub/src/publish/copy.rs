@@ -53,17 +53,19 @@ impl Copied {
                 Ok(Ok(true)) => None,
                 Ok(Ok(false)) => Some(Ok(path.to_string())),
                 Ok(Err(source)) => Some(Err(ServerError::Staging { path: dir.join(path.as_path()), source })),
-                // It went away, or is no file any more.
-                Err(error) if root.stat(path).ok().flatten().is_none_or(|stat| stat.kind() != FileKind::File) => {
-                    drop(error);
-                    Some(Ok(path.to_string()))
-                }
-                Err(error) => Some(Err(unreadable(error))),
+                Err(error) => match root.stat(path) {
+                    Ok(Some(stat)) if stat.kind() == FileKind::File && error.source.kind() != io::ErrorKind::NotFound => {
+                        Some(Err(unreadable(error)))
+                    }
+                    // It went away, or is no file any more.
+                    Ok(_) => Some(Ok(path.to_string())),
+                    Err(error) => Some(Err(unreadable(error))),
+                },
             };
-        let again = || self.recent.par_iter().filter_map(changed_since).collect::<Result<Vec<_>, _>>();
-        changed.extend(self.pool.install(again)?);
-        changed.sort();
-        changed.dedup();
+        if changed.is_empty() {
+            let again = || self.recent.par_iter().filter_map(changed_since).collect::<Result<Vec<_>, _>>();
+            changed = self.pool.install(again)?;
+        }
         if changed.is_empty() { Ok(()) } else { Err(ServerError::Unstable { paths: changed }) }
     }
 }

@@ -103,6 +103,9 @@ pub(crate) fn publish(server: &Server, request: &PublishRequest, who: &str) -> R
     if let Some(text) = request.revision.as_ref().filter(|text| !revision::is_revision(text)) {
         return Err(ServerError::Unpublishable { paths: vec![format!("{text:?} names no revision of a source")] });
     }
+    if !request.dry_run {
+        server.end_promotion();
+    }
     // Environments that are live and not staged, and whether they cannot be published for that.
     let mut left = Vec::new();
     // What is staged and is no environment.
@@ -248,9 +251,6 @@ fn publish_one(
     environment: &Environment,
 ) -> Result<EnvironmentResult, ServerError> {
     server.refuse_behind(environment)?;
-    if !request.dry_run {
-        server.end_promotion();
-    }
     for _ in 0..ATTEMPTS {
         let is_orphan = server.catch_up(environment)?;
         server.learn(environment)?;

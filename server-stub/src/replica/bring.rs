@@ -61,13 +61,13 @@ impl Upstream {
         }
         let received = self.contents(client, &manifest, before).await?;
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
-        let environments = Arc::clone(&self.environments);
+        let (environments, role) = (Arc::clone(&self.environments), Arc::clone(&self.hearing.role));
         let switch = move || {
             for left_out in environments.left_out(&code.version)? {
                 let Version { environment, version, code_id, message, .. } = left_out;
                 tracing::warn!(%environment, %version, %code_id, message, "this publish was not taken over by the new primary");
             }
-            environments.switch_forward(code)
+            environments.switch_forward(code, || role.leads())
         };
         let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))

@@ -83,7 +83,7 @@ pub(crate) struct Upstream {
     pub(super) store: Store,
     pub(super) collecting: Arc<RwLock<()>>,
     pub(super) gate: Arc<Gate>,
-    hearing: Hearing,
+    pub(super) hearing: Hearing,
     pub(super) brings: Brings,
     /// Held while a confirmation is under way, with the time when the last was sent.
     sending: tokio::sync::Mutex<Option<Instant>>,
@@ -318,12 +318,11 @@ impl Upstream {
             let set = blocking::run(move || gate.set(rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
-        if let Err(reason) = self.learn(&confirmed.live, confirmed.answered).await {
-            // Nodes are answered all the same; the next answer has it again.
-            let mut past = self.past();
-            if past.unlearned.replace(reason.clone()).as_ref() != Some(&reason) {
-                tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
-            }
+        // Nodes are answered all the same; the next answer has it again.
+        let unlearned = self.learn(&confirmed.live, confirmed.answered).await.err();
+        let before = std::mem::replace(&mut self.past().unlearned, unlearned.clone());
+        if let Some(reason) = unlearned.filter(|reason| before.as_ref() != Some(reason)) {
+            tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
         }
         let orphans = Arc::new(orphans);
         self.answered(sent, &confirmed.live, &orphans);

@@ -295,19 +295,14 @@ impl Server {
     /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash or a full disk left of a promotion.
     /// Where that fails for one environment it does not for others. Blocking.
     fn begin_epoch(&self) -> Result<(), ServerError> {
-        let epoch = self.role.epoch();
-        let mut begun = Ok(());
-        for code in self.environments.all_live().into_iter().filter(|_| self.role.is_primary()) {
-            let made = |before: &Version| Version {
-                time_unix_seconds: now(),
-                message: taken_over(before),
-                request_id: None,
-                new_contents: 0,
-                ..before.clone()
-            };
-            begun = begun.and(self.environments.begin_epoch(&code.version.environment, epoch, made));
-        }
-        begun
+        let Some(epoch) = self.role.leads() else { return Ok(()) };
+        self.environments.begin_epoch(epoch, |before| Version {
+            time_unix_seconds: now(),
+            message: taken_over(before),
+            request_id: None,
+            new_contents: 0,
+            ..before.clone()
+        })
     }
 
     /// As [`Server::begin_epoch`]; returns whether it came to its end, and tells in the log what did not. Blocking.

@@ -42,7 +42,9 @@ impl Shared {
         }
         for name in self.store.pointers.names(names::VERSIONS).await? {
             let environment = name.strip_prefix(names::VERSIONS).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-            if !environments.iter().any(|(live, _)| live.strip_prefix(names::ENVIRONMENTS) == Some(environment)) {
+            let is_listed = environments.iter().any(|(live, _)| live.strip_prefix(names::ENVIRONMENTS) == Some(environment));
+            // It may have been published for the first time since.
+            if !is_listed && self.store.pointers.get(&format!("{}{environment}", names::ENVIRONMENTS)).await?.is_none() {
                 let reason =
                     format!("{environment} has versions there and none is live: publish it before anything is collected");
                 return Err(self.unusable(reason).into());
