@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Shared, join_all};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::bring::Way;
+use super::bring::{Way, Why};
 use super::confirm::Upstream;
 
 /// Longest time that anybody waits for what has to be brought; it goes on for those who come later.
@@ -131,7 +131,7 @@ impl Upstream {
         }
         let (this, client, wanted) = (Arc::clone(self), client.clone(), published.clone());
         let task = tokio::spawn(async move {
-            let brought = this.bring(&client, wanted.clone()).await;
+            let brought = this.bring(&client, wanted.clone(), Why::News).await;
             let asked = this.brings.end(&wanted);
             match &brought {
                 Ok(()) => this.arrived(&wanted.environment, asked.unwrap_or(sent)),

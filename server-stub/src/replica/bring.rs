@@ -21,10 +21,19 @@ use crate::tests::sim::{Bug, is_planted};
 /// The way to another server.
 pub(super) type Way = Client<Arc<dyn Transport>>;
 
+/// Why a version is brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The primary has it: of no use to a server that was promoted since.
+    News,
+    /// It is taken over.
+    TakenOver,
+}
+
 impl Upstream {
     /// Makes live here what is live at another server, unless what is here is newer. Nothing changes before all of it is here and
     /// verified.
-    pub(super) async fn bring(&self, client: &Way, published: PublishedVersion) -> Result<(), String> {
+    pub(super) async fn bring(&self, client: &Way, published: PublishedVersion, why: Why) -> Result<(), String> {
         if self.is_here(&published) {
             return Ok(());
         }
@@ -67,7 +76,7 @@ impl Upstream {
                 let Version { environment, version, code_id, message, .. } = left_out;
                 tracing::warn!(%environment, %version, %code_id, message, "this publish was not taken over by the new primary");
             }
-            environments.switch_forward(code, || role.leads())
+            environments.switch_forward(code, || if why == Why::News { role.leads() } else { None })
         };
         let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))

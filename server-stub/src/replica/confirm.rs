@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Brings};
-use super::bring::Way;
+use super::bring::{Way, Why};
 use super::remembered::Remembered;
 use crate::answer::is_epoch_passed_over;
 use crate::blocking;
@@ -406,6 +406,6 @@ impl Upstream {
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.
     pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
-        self.bring(&Client::new(Arc::clone(transport)), published).await
+        self.bring(&Client::new(Arc::clone(transport)), published, Why::TakenOver).await
     }
 }
