@@ -56,9 +56,13 @@ impl Servers {
     }
 
     fn follower(&self, name: &str, primary: &str) -> Serving {
+        self.follower_at("https://127.0.0.1:0", name, primary, &[])
+    }
+
+    fn follower_at(&self, url: &str, name: &str, primary: &str, more: &[&str]) -> Serving {
         let dir = self.dir.path().join(name);
         fs::create_dir_all(&dir).unwrap();
-        Serving::following(&dir, &["https://127.0.0.1:0"], &self.options(name, &["--primary", primary]))
+        Serving::following(&dir, &[url], &self.options(name, &[&["--primary", primary], more].concat()))
     }
 
     fn agent(&self, root: &Path, url: &str, verb: &[&str]) -> Output {
@@ -131,10 +135,7 @@ fn a_replica_that_cannot_confirm_tells_nodes_when_to_come_again() {
     servers.site.fill(3, "one");
     let primary = servers.primary("https://127.0.0.1:0");
     assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
-    let dir = servers.dir.path().join("replica");
-    fs::create_dir_all(&dir).unwrap();
-    let options = servers.options("replica.example.com", &["--primary", &primary.urls[0]]);
-    let replica = Serving::following(&dir, &["http://127.0.0.1:0"], &options);
+    let replica = servers.follower_at("http://127.0.0.1:0", "replica.example.com", &primary.urls[0], &[]);
     let answered = check_in_at(&replica.urls[0]);
     assert!(answered.starts_with("http/1.1 200"), "{answered}");
     drop(primary);
@@ -149,10 +150,8 @@ fn a_replica_that_may_answer_unconfirmed_says_so_to_the_node_and_the_report_has_
     servers.site.fill(3, "one");
     let primary = servers.primary("https://127.0.0.1:0");
     assert_eq!(primary.verb(&["publish"]).status.code(), Some(0));
-    let dir = servers.dir.path().join("replica");
-    fs::create_dir_all(&dir).unwrap();
-    let more = ["--primary", &primary.urls[0], "--unconfirmed-for", "600"];
-    let replica = Serving::following(&dir, &["https://127.0.0.1:0"], &servers.options("replica.example.com", &more));
+    let more = ["--unconfirmed-for", "600"];
+    let replica = servers.follower_at("https://127.0.0.1:0", "replica.example.com", &primary.urls[0], &more);
     let root = servers.dir.path().join("root");
     let words = "the server could not confirm for ";
     let first = json(&servers.agent(&root, &replica.urls[0], &["run"]));
@@ -162,7 +161,7 @@ fn a_replica_that_may_answer_unconfirmed_says_so_to_the_node_and_the_report_has_
     let run = json(&servers.agent(&root, &replica.urls[0], &["run"]));
     assert_eq!((&run["answer"], &run["status"]), (&"current".into(), &"changed".into()), "{run}");
     assert!(run["messages"].to_string().contains(words), "{run}");
-    let reports = fs::read_dir(dir.join("data/nodes"))
+    let reports = fs::read_dir(servers.dir.path().join("replica.example.com/data/nodes"))
         .unwrap()
         .flat_map(|node| fs::read_dir(node.unwrap().path().join("reports")).unwrap());
     let texts: Vec<String> = reports.map(|report| fs::read_to_string(report.unwrap().path()).unwrap()).collect();
