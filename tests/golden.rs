@@ -13,10 +13,10 @@ use direct_puppet_transport::protocol::frame::FetchHeader;
 use direct_puppet_transport::protocol::pack::ZSTD;
 use direct_puppet_transport::protocol::report::{CachedCatalogStatus, Event, EventStatus, REPORT_FORMAT, ResourceStatus};
 use direct_puppet_transport::protocol::{
-    Answered, Catalog, CatalogId, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment, Fetch, Grain,
-    Held, Manifest, ManifestEntry, Pack, PackBase, PackedFetch, Part, ProtocolVersion, PublishedVersion, Refusal, RefusalCode,
-    Report, ReportAccepted, ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm, SyncConfirmed,
-    SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
+    Answered, Catalog, CatalogId, CatalogLayout, CatalogReply, CheckIn, Deployed, Digest, Edge, Encoding, EntryKind, Environment,
+    Fetch, Grain, Held, Manifest, ManifestEntry, Pack, PackBase, PackedFetch, Part, ProtocolVersion, PublishedVersion, Refusal,
+    RefusalCode, Report, ReportAccepted, ResolvedSource, Resource, Rollout, RunStatus, Span, SubmitFacts, SyncConfirm,
+    SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest, SyncManifestReply, TreePath, Value, VersionCounter, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,10 +140,22 @@ fn catalog_replies() {
         version: version(),
         unconfirmed_seconds: None,
         is_against_held: true,
+        layout: CatalogLayout::AsItIs,
         size: 1000,
         packed: bytes::Bytes::from_static(b"packed"),
     };
     golden("reply_packed", &packed);
+    let in_columns = CatalogReply::Packed {
+        catalog_id,
+        code_id,
+        version: version(),
+        unconfirmed_seconds: None,
+        is_against_held: true,
+        layout: CatalogLayout::InColumns,
+        size: 1000,
+        packed: bytes::Bytes::from_static(b"packed"),
+    };
+    golden("reply_packed_in_columns", &in_columns);
     golden("reply_facts_needed", &CatalogReply::FactsNeeded);
 }
 

@@ -4,7 +4,8 @@
 //! facts*, *fetch*, *report*. [`Client`] makes these calls over any [`Transport`]; [`Handler`] answers them, and
 //! [`dispatch`] stands between its types and the bytes that listeners receive.
 //!
-//! Contents may travel packed: asked for by place in a catalog, compressed with zstd against what the node has ([`protocol::pack`]).
+//! Contents may travel packed: asked for by place in a catalog, compressed with zstd against what the node has ([`protocol::pack`]). So may
+//! catalogs ([`protocol::packed_catalog`]).
 //!
 //! What this crate does not do: no retry unless asked for, no file system, no knowledge of what a catalog means.
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use direct_puppet_transport::protocol::pack::{PACKED_CATALOG, unpack_catalog};
+use direct_puppet_transport::protocol::packed_catalog::{CATALOG_IN_COLUMNS, PACKED_CATALOG, unpack_catalog};
 use direct_puppet_transport::protocol::report::CachedCatalogStatus;
 use direct_puppet_transport::protocol::{
     Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Held, Manifest, ProtocolVersion, SubmitFacts, VersionCounter,
@@ -74,15 +74,16 @@ impl<T: Transport> Run<'_, T> {
     async fn ask_packed(&self, state: &State, held: Option<Held>) -> Result<CatalogReply, RunError> {
         let check_in = check_in_message(self.inner, held, Duration::ZERO);
         let reply = self.ask(check_in.clone()).await?;
-        let CatalogReply::Packed { catalog_id, code_id, version, unconfirmed_seconds, is_against_held, size, packed } = reply
+        let CatalogReply::Packed { catalog_id, code_id, version, unconfirmed_seconds, is_against_held, layout, size, packed } =
+            reply
         else {
             return Ok(reply);
         };
         let catalogs = state.catalogs.clone();
         let unpack = move || -> Result<Bytes, String> {
             let base = held.filter(|_| is_against_held).and_then(|held| catalogs.read(held.catalog_id));
-            let catalog =
-                unpack_catalog(&packed, base.as_deref().unwrap_or_default(), size).map_err(|error| error_chain(&error))?;
+            let catalog = unpack_catalog(&packed, base.as_deref().unwrap_or_default(), layout, size)
+                .map_err(|error| error_chain(&error))?;
             let is_it = CatalogId::of(&catalog) == catalog_id;
             is_it.then(|| catalog.into()).ok_or_else(|| "it is another catalog than it should be".to_owned())
         };
@@ -279,7 +280,7 @@ fn check_in_message<T: Transport>(inner: &Inner<T>, held: Option<Held>, wait: Du
         environment: inner.environment.clone(),
         held,
         features: match inner.compression.is_on(inner.transport.is_local()) {
-            true => vec![PACKED_CATALOG.to_owned()],
+            true => [PACKED_CATALOG, CATALOG_IN_COLUMNS].map(str::to_owned).to_vec(),
             false => Vec::new(),
         },
         wait_seconds: u32::try_from(wait.as_secs().min(MAX_WAIT_SECONDS)).unwrap_or(u32::MAX),

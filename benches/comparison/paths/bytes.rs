@@ -44,8 +44,7 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
 fn small(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     let change = Change::new(bench, |tree| Ok(make_tree(tree, bench.few).map(drop)?), |tree| edit_tree(tree, bench.few))?;
     let ours = (format!("run, {} files with up to {EDIT_BYTES} bytes edited in each", bench.few), change.updated());
-    let why =
-        "two thirds are the catalog: the new digest of each file, which nothing compresses; the contents alone are a twentieth";
+    let why = "two thirds are the new digest of each file, which nothing compresses; the rest of the catalog is next to nothing, the contents a twentieth";
     let rsync = change.rsync(&["-z"]);
     rows.figures((&ours.0, ours.1.clone()), ("rsync -z", rsync), Unit::Bytes, Goal::AtMost(0.15), why);
     rows.figures((&ours.0, ours.1), ("floor: zstd -3 --patch-from", change.patch()), Unit::Bytes, Goal::None, "");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use direct_puppet_agent::store::Stored;
-use direct_puppet_transport::protocol::compress::compress;
+use direct_puppet_transport::protocol::compress::{compress, compress_alike};
+use direct_puppet_transport::protocol::limits::{MAX_PACK_BASE_BYTES, MAX_PACK_BYTES};
 use direct_puppet_transport::protocol::{Catalog, Digest, Encoding, Pack, PackBase, PackedFetch};
 use direct_puppet_transport::{FetchItem, FetchItems};
 use tokio::sync::Semaphore;
@@ -18,10 +19,12 @@ use super::turns::{self, Turns};
 
 /// A pack is full after this many bytes of contents: by measurement, larger ones are no smaller in sum.
 const PACK_BYTES: u64 = 512 * 1024;
-/// or after this many of what the node has,
-const PACK_BASE_BYTES: u64 = 1024 * 1024;
-/// or after this many contents.
+/// Where the node has something instead of each, as many as a receiver takes in: little is left of them, and the less the headers should be.
+const ALIKE_BYTES: u64 = MAX_PACK_BYTES;
+/// A pack is also full after this many contents.
 const PACK_CONTENTS: u32 = 1024;
+/// What is read in one turn, in bytes: a full pack with what it is compressed against. A receiver that is slow has no more than that waiting here.
+const TURN_BYTES: u64 = MAX_PACK_BYTES + MAX_PACK_BASE_BYTES;
 
 /// One content that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -60,29 +63,33 @@ struct Progress {
     accepts_zstd: bool,
     /// A large content of which some is sent.
     open: Option<Parts>,
+    /// What did not fit into the pack before.
+    gathered: Gathered,
 }
 
 /// Streams what is asked for, as far as the source allows it; the rest is missing.
 pub(super) fn stream(source: Arc<Source>, wanted: Vec<Wanted>, accepts_zstd: bool, permits: Arc<Semaphore>) -> FetchItems {
-    turns::stream(Progress { source, wanted, next: 0, accepts_zstd, open: None }, permits)
+    turns::stream(Progress { source, wanted, next: 0, accepts_zstd, open: None, gathered: Gathered::default() }, permits)
 }
 
 impl Turns for Progress {
     fn is_over(&self) -> bool {
-        self.open.is_none() && self.next >= self.wanted.len()
+        self.open.is_none() && self.gathered.count == 0 && self.next >= self.wanted.len()
     }
 
     fn turn(&mut self) -> io::Result<Vec<FetchItem>> {
-        let mut items = Vec::new();
+        let (mut items, mut read_bytes) = (Vec::new(), 0);
         if let Some(parts) = &mut self.open {
             if parts.next(&mut items)? {
                 self.open = None;
             }
             return Ok(items);
         }
-        let mut gathered = Gathered::default();
+        let mut gathered = std::mem::take(&mut self.gathered);
         while let Some(&wanted) = self.wanted.get(self.next)
             && gathered.has_room()
+            && read_bytes < TURN_BYTES
+            && items.len() < PACK_CONTENTS as usize
         {
             let number = u32::try_from(self.next).map_err(io::Error::other)?;
             let Some((file, size)) = open(&self.source, &wanted.digest)? else {
@@ -110,13 +117,18 @@ impl Turns for Progress {
                 continue;
             }
             let base = base.and_then(|(digest, _)| read_base(&self.source, &digest));
-            if !gathered.takes(base.is_some()) {
+            read_bytes += content.len() as u64 + base.as_ref().map_or(0, |base| base.len() as u64);
+            self.next += 1;
+            if !gathered.is_alike(base.is_some()) {
                 gathered.finish(self.accepts_zstd, &mut items);
+            } else if !gathered.fits(&content, base.as_deref()) {
+                self.gathered.add(number, &content, base.as_deref());
+                break;
             }
             gathered.add(number, &content, base.as_deref());
-            self.next += 1;
         }
         gathered.finish(self.accepts_zstd, &mut items);
+        debug_assert!(items.iter().map(size_of).sum::<u64>() <= 2 * TURN_BYTES, "too much for one turn");
         Ok(items)
     }
 }
@@ -167,12 +179,19 @@ struct Gathered {
 
 impl Gathered {
     fn has_room(&self) -> bool {
-        self.count < PACK_CONTENTS && (self.contents.len() as u64) < PACK_BYTES && (self.bases.len() as u64) < PACK_BASE_BYTES
+        let most = if self.has_bases { ALIKE_BYTES } else { PACK_BYTES };
+        self.count < PACK_CONTENTS && (self.contents.len() as u64) < most && (self.bases.len() as u64) < MAX_PACK_BASE_BYTES
     }
 
     /// Whether a content with, or without, a base may join: those in a pack all have one or none has.
-    const fn takes(&self, has_base: bool) -> bool {
+    const fn is_alike(&self, has_base: bool) -> bool {
         self.count == 0 || self.has_bases == has_base
+    }
+
+    /// Whether a receiver takes in so much at once.
+    fn fits(&self, content: &[u8], base: Option<&[u8]>) -> bool {
+        let with = |bytes: &[u8], more: &[u8]| bytes.len() as u64 + more.len() as u64;
+        with(&self.contents, content) <= MAX_PACK_BYTES && with(&self.bases, base.unwrap_or_default()) <= MAX_PACK_BASE_BYTES
     }
 
     fn add(&mut self, number: u32, content: &[u8], base: Option<&[u8]>) {
@@ -190,7 +209,11 @@ impl Gathered {
         let Self { first, count, contents, bases, has_bases } = std::mem::take(self);
         if count > 0 {
             let size = contents.len() as u64;
-            let packed = if accepts_zstd { compress(&contents, &bases) } else { None };
+            let packed = match (accepts_zstd, has_bases) {
+                (false, _) => None,
+                (true, false) => compress(&contents, b""),
+                (true, true) => compress_alike(&contents, &bases),
+            };
             let base = has_bases.then_some(PackBase { at: 0, size: bases.len() as u64 });
             items.push(item(
                 Pack { first, count, at: 0, size, length: size, encoding: Encoding::Identity, base },
@@ -198,6 +221,14 @@ impl Gathered {
                 contents,
             ));
         }
+    }
+}
+
+/// Returns how many bytes of contents an item is.
+const fn size_of(item: &FetchItem) -> u64 {
+    match item {
+        FetchItem::Pack(pack, _) => pack.size,
+        _ => 0,
     }
 }
 

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use direct_puppet_transport::FetchItem;
 use direct_puppet_transport::protocol::compress::decompress;
-use direct_puppet_transport::protocol::pack::{PACKED_CATALOG, ZSTD, unpack_catalog};
-use direct_puppet_transport::protocol::{CatalogId, Digest, Encoding, Fetch, Pack, PackedFetch, RefusalCode, Span};
+use direct_puppet_transport::protocol::pack::ZSTD;
+use direct_puppet_transport::protocol::packed_catalog::{CATALOG_IN_COLUMNS, PACKED_CATALOG, unpack_catalog};
+use direct_puppet_transport::protocol::{
+    CatalogId, CatalogLayout, Digest, Encoding, Fetch, Pack, PackedFetch, RefusalCode, Span,
+};
 use futures::StreamExt as _;
 
 use super::*;
@@ -155,6 +158,20 @@ async fn small_edits_cost_a_hundredth() {
     assert!(packs.len() <= 5, "{} packs", packs.len());
 }
 
+/// Contents that do not compress, against as many that are no help: every pack is as full as may be, and each is told before the next is made.
+#[tokio::test]
+async fn full_packs_follow_each_other() {
+    let world = World::new();
+    let server = world.open();
+    let files: Vec<_> = (0..=255_u8).map(|seed| (noise(seed, 12_000), noise(seed.wrapping_add(1), 12_001))).collect();
+    let ((old, new), places) = two_versions(&world, &server, &files).await;
+    let contents: Vec<(usize, &[u8])> = files.iter().map(|(old, new)| (new.len(), &old[..])).collect();
+    let packs = packs(&server, "n1", request(new.catalog_id, Some(old.catalog_id), places)).await;
+    assert_eq!(unpack(&packs, &contents), files.iter().map(|(_, new)| new.clone()).collect::<Vec<_>>());
+    // 87 contents are a mebibyte.
+    assert_eq!(packs.iter().map(|(pack, _)| pack.count).collect::<Vec<_>>(), [87, 87, 82]);
+}
+
 /// How well something compresses against a content says what is in that content: nobody may compare with what is not his.
 #[tokio::test]
 async fn a_node_can_name_nothing_that_its_own_catalogs_do_not() {
@@ -237,20 +254,26 @@ async fn a_catalog_comes_packed_against_the_one_that_is_held() {
     let ((old, new), _) = two_versions(&world, &server, &files).await;
     let whole = server.nodes.read(&certname("n1"), new.catalog_id).unwrap();
     let base = server.nodes.read(&certname("n1"), old.catalog_id).unwrap();
-    let features = vec![PACKED_CATALOG.to_owned()];
     let stranger = Held { catalog_id: CatalogId::of(b"lost"), ..old };
     let mut lengths = Vec::new();
-    for (held, is_against) in [(Some(old), true), (Some(stranger), false), (None, false)] {
-        let request = CheckIn { features: features.clone(), ..check_in("n1", held) };
-        let reply = server.check_in(&Peer::InProcess, request).await.unwrap();
-        let CatalogReply::Packed { catalog_id, is_against_held, size, packed, .. } = reply else { panic!("{reply:?}") };
-        assert_eq!((catalog_id, is_against_held), (new.catalog_id, is_against));
-        let against = if is_against_held { &base[..] } else { b"" };
-        assert_eq!(unpack_catalog(&packed, against, size).unwrap(), whole);
-        lengths.push(packed.len());
+    let as_it_is = (&[PACKED_CATALOG][..], CatalogLayout::AsItIs);
+    let in_columns = (&[PACKED_CATALOG, "of another time", CATALOG_IN_COLUMNS][..], CatalogLayout::InColumns);
+    for (features, expected) in [as_it_is, in_columns] {
+        for (held, is_against) in [(Some(old), true), (Some(stranger), false), (None, false)] {
+            let features = features.iter().map(|feature| (*feature).to_owned()).collect();
+            let reply = server.check_in(&Peer::InProcess, CheckIn { features, ..check_in("n1", held) }).await.unwrap();
+            let CatalogReply::Packed { catalog_id, is_against_held, layout, size, packed, .. } = reply else {
+                panic!("{reply:?}")
+            };
+            assert_eq!((catalog_id, is_against_held, layout), (new.catalog_id, is_against, expected));
+            let against = if is_against_held { &base[..] } else { b"" };
+            assert_eq!(unpack_catalog(&packed, against, layout, size).unwrap(), whole);
+            lengths.push(packed.len());
+        }
     }
     // 100 digests of 32 bytes are new.
     assert!(lengths[0] < 100 * 32 + 2000 && lengths[0] < lengths[1], "{lengths:?} of {}", whole.len());
+    assert!(lengths[3] < 100 * 32 + 300, "{lengths:?} of {}", whole.len());
     // Who does not say that he understands it gets it whole.
     let reply = server.check_in(&Peer::InProcess, check_in("n1", Some(old))).await.unwrap();
     assert!(matches!(reply, CatalogReply::Catalog { .. }));

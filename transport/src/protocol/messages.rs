@@ -26,6 +26,7 @@ use super::limits::{
     MAX_FACTS_BYTES, MAX_FETCH_REQUEST_BYTES, MAX_REPORT_BYTES, MAX_SMALL_MESSAGE_BYTES, MAX_SYNC_CONFIRM_BYTES,
 };
 use super::pack::PackedFetch;
+use super::packed_catalog::CatalogLayout;
 use super::value::Value;
 use super::version::ProtocolVersion;
 
@@ -181,7 +182,7 @@ pub enum CatalogReply {
         /// The canonical bytes of a [`super::catalog::Catalog`]; the receiver checks them against `catalog_id`.
         catalog: Bytes,
     },
-    /// A catalog that you do not have, packed; only for who says [`PACKED_CATALOG`](super::pack::PACKED_CATALOG) among its features.
+    /// A catalog that you do not have, packed; only for who says [`PACKED_CATALOG`](super::packed_catalog::PACKED_CATALOG) among its features.
     Packed {
         /// The id of the catalog that comes out.
         catalog_id: CatalogId,
@@ -195,9 +196,13 @@ pub enum CatalogReply {
         /// Whether it is packed against the catalog that the check-in says is held.
         #[serde(default)]
         is_against_held: bool,
+        /// What the frame holds; other than as it is only for who says
+        /// [`CATALOG_IN_COLUMNS`](super::packed_catalog::CATALOG_IN_COLUMNS) among its features.
+        #[serde(default, skip_serializing_if = "CatalogLayout::is_as_it_is")]
+        layout: CatalogLayout,
         /// How long it is unpacked, in bytes.
         size: u64,
-        /// One zstd frame, see [`super::pack::unpack_catalog`].
+        /// One zstd frame, see [`super::packed_catalog::unpack_catalog`].
         packed: Bytes,
     },
     /// A compile is due: send your facts.

@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod codec;
+mod columns;
 pub mod compress;
 pub mod digest;
 pub mod frame;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod manifest;
 pub mod messages;
 pub mod pack;
+pub mod packed_catalog;
 pub mod path;
 pub mod pieces;
 pub mod report;
@@ -26,6 +28,7 @@ pub use ids::{CatalogId, Certname, CodeId, Environment, VersionCounter, VersionC
 pub use manifest::{EntryKind, Manifest, ManifestBuilder, ManifestEntry};
 pub use messages::{CatalogReply, CheckIn, Fetch, Held, Operation, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 pub use pack::{Encoding, Pack, PackBase, PackedFetch, Span};
+pub use packed_catalog::CatalogLayout;
 pub use path::TreePath;
 pub use pieces::{Grain, Part, Piece};
 pub use report::{Report, RunStatus};

@@ -9,19 +9,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::compress::{DecompressError, compress, decompress, frame_content_bytes};
+use super::compress::{DecompressError, decompress, frame_content_bytes};
 use super::ids::CatalogId;
-use super::limits::{
-    MAX_PACK_BASE_BYTES, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_PACKED_CATALOG_BYTES, MAX_UNPACKED_ANYWAY_BYTES,
-    MAX_UNPACKED_RATIO,
-};
+use super::limits::{MAX_PACK_BASE_BYTES, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_UNPACKED_ANYWAY_BYTES, MAX_UNPACKED_RATIO};
 use super::pieces::{PIECE_BYTES, Part};
 
 /// The name of [`Encoding::Zstd`] among accepted encodings.
 pub const ZSTD: &str = "zstd";
-
-/// The feature of a check-in that may be answered with a packed catalog.
-pub const PACKED_CATALOG: &str = "zstd";
 
 /// Contents asked for by their places in catalogs of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,29 +213,6 @@ impl Pack {
     }
 }
 
-/// Packs a catalog, against `base` if that is not empty; `None` when it does not help, or a receiver would not take it in.
-///
-/// # Blocking
-///
-/// As [`compress`].
-#[must_use]
-pub fn pack_catalog(catalog: &[u8], base: &[u8]) -> Option<Vec<u8>> {
-    let packed = if is_within(catalog.len() as u64, u64::MAX, base) { compress(catalog, base)? } else { return None };
-    is_within(catalog.len() as u64, packed.len() as u64, base).then_some(packed)
-}
-
-/// Unpacks a catalog of `size` bytes; its id is for the caller to compare.
-///
-/// # Errors
-///
-/// When it is over a limit, or the frame is damaged or was made against something else.
-pub fn unpack_catalog(packed: &[u8], base: &[u8], size: u64) -> Result<Vec<u8>, UnpackCatalogError> {
-    let length = packed.len() as u64;
-    let bytes = usize::try_from(size).ok().filter(|_| is_within(size, length, base));
-    let bytes = bytes.ok_or(UnpackCatalogError::TooLarge { size, length })?;
-    Ok(decompress(packed, base, bytes)?)
-}
-
 /// Returns how long a request is, in bytes, that comes as one zstd frame, if a receiver takes it in: it is no longer than `limit`, and no more
 /// than [`MAX_UNPACKED_RATIO`] times as long as the frame where that is over [`MAX_UNPACKED_ANYWAY_BYTES`].
 ///
@@ -289,29 +260,6 @@ pub enum UnpackRequestError {
     Damaged(#[from] DecompressError),
 }
 
-/// Whether a receiver takes in a catalog of `size` bytes that comes as `length`.
-fn is_within(size: u64, length: u64, base: &[u8]) -> bool {
-    let most = length.saturating_mul(MAX_UNPACKED_RATIO).max(MAX_UNPACKED_ANYWAY_BYTES).saturating_add(base.len() as u64);
-    size.max(base.len() as u64) <= MAX_PACKED_CATALOG_BYTES && size <= most
-}
-
-/// Why a packed catalog is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UnpackCatalogError {
-    /// It says that it is longer than it may be.
-    #[error("catalog of {size} bytes packed into {length} is over the limits")]
-    TooLarge {
-        /// How long it would be, in bytes.
-        size: u64,
-        /// How long it is packed, in bytes.
-        length: u64,
-    },
-    /// What came is not readable.
-    #[error("packed catalog could not be unpacked")]
-    Damaged(#[from] DecompressError),
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -337,27 +285,6 @@ mod tests {
         let span = |first, count, base| Span { first, count, base };
         let last = [span(u32::MAX, 1, Some(u32::MAX)), span(0, 1, Some(0))];
         assert_eq!(spans, [&[span(4, 2, Some(2)), span(6, 2, None), span(9, 1, None)][..], &last].concat());
-    }
-
-    #[test]
-    fn a_catalog_comes_back_and_a_bomb_does_not_go_off() {
-        let lines =
-            |count: u32| (0..count).flat_map(|line| format!("line {line} of a catalog\n").into_bytes()).collect::<Vec<u8>>();
-        let (base, catalog) = (lines(2000), lines(2010));
-        for base in [&base[..], b""] {
-            let packed = pack_catalog(&catalog, base).unwrap();
-            assert_eq!(unpack_catalog(&packed, base, catalog.len() as u64).unwrap(), catalog);
-            assert!(unpack_catalog(&packed, b"another", catalog.len() as u64).is_err() || base.is_empty());
-            assert!(unpack_catalog(&packed, base, catalog.len() as u64 - 1).is_err());
-        }
-        assert!(pack_catalog(&catalog, &base).unwrap().len() < 300);
-        // A sender does not make what a receiver would not take.
-        let zeros = vec![0; 8 << 20];
-        assert_eq!(pack_catalog(&zeros, b""), None);
-        let bomb = compress(&zeros, b"").unwrap();
-        let refused = unpack_catalog(&bomb, b"", zeros.len() as u64);
-        assert_eq!(refused, Err(UnpackCatalogError::TooLarge { size: 8 << 20, length: bomb.len() as u64 }));
-        assert!(matches!(unpack_catalog(&[0; 64], b"", u64::MAX), Err(UnpackCatalogError::TooLarge { .. })));
     }
 
     #[test]

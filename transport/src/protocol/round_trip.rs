@@ -17,6 +17,7 @@ use super::ids::{CatalogId, Certname, CodeId, Environment, VersionCounter};
 use super::manifest::{EntryKind, Manifest, ManifestEntry};
 use super::messages::{CatalogReply, CheckIn, Fetch, Held, Refusal, RefusalCode, ReportAccepted, SubmitFacts};
 use super::pack::{Encoding, Pack, PackBase, PackedFetch, Span};
+use super::packed_catalog::{CATALOG_IN_COLUMNS, CatalogLayout, PACKED_CATALOG};
 use super::path::TreePath;
 use super::pieces::{Grain, Part};
 use super::report::{CachedCatalogStatus, Event, EventStatus, Log, LogLevel, Report, ResourceStatus, RunStatus};
@@ -58,7 +59,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
         .prop_filter("not a name", |name| name != b"." && name != b"..")
 }
 
-fn value() -> impl Strategy<Value = Value> {
+pub(super) fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Undef),
         any::<bool>().prop_map(Value::Boolean),
@@ -215,6 +216,7 @@ fn reply() -> impl Strategy<Value = CatalogReply> {
                     version,
                     unconfirmed_seconds,
                     is_against_held,
+                    layout: if is_against_held { CatalogLayout::InColumns } else { CatalogLayout::AsItIs },
                     size,
                     packed: bytes.into(),
                 }
@@ -413,7 +415,7 @@ fn the_steady_state_fits_256_bytes() {
         certname: "a-rather-long-host-name-0001.datacentre.example.com".parse().unwrap(),
         environment: Environment::default(),
         held: Some(held),
-        features: vec![super::pack::PACKED_CATALOG.to_owned()],
+        features: [PACKED_CATALOG, CATALOG_IN_COLUMNS].map(str::to_owned).to_vec(),
         wait_seconds: 0,
         at_least: None,
     };
