@@ -19,7 +19,8 @@ pub struct RetryPolicy {
     pub budget: Duration,
     /// Upper bound of the first wait; doubles with each try.
     pub base_delay: Duration,
-    /// Upper bound of any wait, unless the peer asks for a longer one.
+    /// Upper bound of any wait, unless the peer asks for a longer one: then all who are told the same come between that and half as much
+    /// later.
     pub max_delay: Duration,
     /// Returns a random number; waits are spread evenly over its whole range.
     pub random: fn() -> u32,
@@ -60,12 +61,14 @@ impl<T: Transport> Retry<T> {
         Self { inner, policy }
     }
 
-    /// Returns a wait before the try after number `attempt` (from 1): full jitter, at least what the peer asked for.
+    /// Returns a wait before the try after number `attempt` (from 1): full jitter, on top of what the peer asked for.
     fn delay(&self, attempt: u32, asked: Option<Duration>) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.saturating_sub(1));
         let most = self.policy.base_delay.saturating_mul(factor).min(self.policy.max_delay);
-        let jitter = most.mul_f64(f64::from((self.policy.random)()) / f64::from(u32::MAX));
-        jitter.max(asked.unwrap_or_default())
+        let asked = asked.unwrap_or_default();
+        // Those who were turned away together do not come back together.
+        let jitter = most.max(asked / 2).mul_f64(f64::from((self.policy.random)()) / f64::from(u32::MAX));
+        asked.saturating_add(jitter)
     }
 }
 
@@ -158,8 +161,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_peer_s_wait_is_honoured_within_the_budget() {
         use TransportErrorKind as Kind;
-        assert_eq!(tries(Kind::Unavailable, Some(20), Operation::Fetch).await, (3, Duration::from_secs(40)));
+        assert_eq!(tries(Kind::Unavailable, Some(18), Operation::Fetch).await, (3, Duration::from_secs(2 * (18 + 9))));
         assert_eq!(tries(Kind::Unavailable, Some(90), Operation::Fetch).await, (1, Duration::ZERO));
+    }
+
+    /// A server that turns everybody away, as when it is full, says the same to all.
+    #[tokio::test(start_paused = true)]
+    async fn those_who_are_told_the_same_wait_do_not_come_back_together() {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Asked for twice by each: the first has 0, the next ones a tenth of the whole range more each.
+        let random = || u32::MAX / 20 * NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut came = Vec::new();
+        for _ in 0..10 {
+            let failing = Failing(TransportErrorKind::Unavailable, Some(Duration::from_secs(30)), AtomicU32::new(0));
+            let retry = Retry::new(failing, RetryPolicy { max_attempts: 2, random, ..RetryPolicy::default() });
+            let begun = Instant::now();
+            retry.call(Request { operation: Operation::CheckIn, body: Bytes::new() }).await.unwrap_err();
+            came.push(begun.elapsed().as_millis());
+        }
+        assert!(came[0] >= 30_000 && came.windows(2).all(|two| two[1] - two[0] >= 1_000), "{came:?}");
+        assert!(came[9] <= 45_000, "{came:?}");
     }
 
     /// Fails at once at first, then answers after a time.
