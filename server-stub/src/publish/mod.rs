@@ -194,9 +194,21 @@ fn privileged(manifest: &Manifest, base: &Manifest) -> Option<String> {
         .filter(|entry| entry.mode & 0o6000 != 0 && matches!(entry.kind, EntryKind::File { .. }))
         .map(|entry| &entry.path)
         .collect();
+    Some(format!("published with set-user-ID or set-group-ID bits: {}", first_of(&paths)?))
+}
+
+/// Returns a note on links that are new since `base` and absolute: they are taken as they are, and point at what is on the node.
+fn leads_away(manifest: &Manifest, base: &Manifest) -> Option<String> {
+    let is_absolute = |kind: &EntryKind| matches!(kind, EntryKind::Link { target } if target.starts_with(b"/"));
+    let paths: Vec<&TreePath> =
+        manifest.changed_since(base).filter(|entry| is_absolute(&entry.kind)).map(|entry| &entry.path).collect();
+    Some(format!("published with links to absolute paths, which are those of the node: {}", first_of(&paths)?))
+}
+
+fn first_of(paths: &[&TreePath]) -> Option<String> {
     let first = paths.first()?;
     let others = if paths.len() > 1 { format!(", and {} others", paths.len() - 1) } else { String::new() };
-    Some(format!("published with set-user-ID or set-group-ID bits: {first}{others}"))
+    Some(format!("{first}{others}"))
 }
 
 /// Returns the environments in which a request was answered before: who asks for all again is answered though nothing is staged here.
@@ -343,7 +355,9 @@ fn attempt(
         new_contents: copied.new_contents,
         lineage: next.lineage,
     };
-    let note = privileged(&copied.manifest, &base);
+    let notes: Vec<String> =
+        [privileged(&copied.manifest, &base), leads_away(&copied.manifest, &base)].into_iter().flatten().collect();
+    let note = (!notes.is_empty()).then(|| notes.join("; "));
     let code = Code::new(version.clone(), copied.manifest, server.store.clone());
     server.options.compiler.check(&code)?;
     let mut result = EnvironmentResult {

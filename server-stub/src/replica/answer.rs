@@ -62,7 +62,7 @@ pub(super) struct Brings {
     turns: Mutex<HashMap<Environment, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) places: Semaphore,
     /// Held for reading while anything is brought.
-    pub(super) any: tokio::sync::RwLock<()>,
+    pub(super) any: Arc<tokio::sync::RwLock<()>>,
 }
 
 #[derive(Debug)]
@@ -75,12 +75,7 @@ struct UnderWay {
 
 impl Default for Brings {
     fn default() -> Self {
-        Self {
-            under_way: Mutex::default(),
-            turns: Mutex::default(),
-            places: Semaphore::new(MAX_BRINGS),
-            any: tokio::sync::RwLock::default(),
-        }
+        Self { under_way: Mutex::default(), turns: Mutex::default(), places: Semaphore::new(MAX_BRINGS), any: Arc::default() }
     }
 }
 

@@ -40,9 +40,9 @@ impl Upstream {
         // Before any lock: whoever collects holds publishes up, and waits for what is brought.
         self.hear(published.version.epoch).await?;
         let turn = self.brings.turn(&published.environment);
-        let _turn = turn.lock().await;
+        let turn = turn.lock_owned().await;
         let _place = self.brings.places.acquire().await.map_err(|error| error.to_string())?;
-        let _any = self.brings.any.read().await;
+        let any = Arc::clone(&self.brings.any).read_owned().await;
         let live = self.environments.live(&published.environment);
         if let Some(live) = &live {
             let (here, there) = (&live.version, &published);
@@ -72,6 +72,8 @@ impl Upstream {
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
         let (environments, role) = (Arc::clone(&self.environments), Arc::clone(&self.hearing.role));
         let switch = move || {
+            // Held to the end though nobody waits for it any more: until it is live nothing refers to what was fetched.
+            let _held = (turn, any);
             for left_out in environments.left_out(&code.version)? {
                 let Version { environment, version, code_id, message, .. } = left_out;
                 tracing::warn!(%environment, %version, %code_id, message, "this publish was not taken over by the new primary");

@@ -69,6 +69,9 @@ pub(crate) struct Following {
     pub(crate) bringing: BTreeSet<Environment>,
 }
 
+/// What is said of a server that would not answer requests to publish as they were answered before.
+const UNLEARNED: &str = "how requests to publish were answered is not remembered here";
+
 /// The ways to the servers of which one is primary.
 #[derive(Debug)]
 pub(crate) struct Upstream {
@@ -144,7 +147,8 @@ impl Upstream {
             // `None` is less than any time.
             let behind = past.behind.keys().map(|environment| past.arrived.get(environment).copied());
             let reasons = past.behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));
-            let reasons: Vec<String> = past.failure.iter().cloned().chain(reasons).collect();
+            let unlearned = past.unlearned.iter().map(|reason| format!("{UNLEARNED}: {reason}"));
+            let reasons: Vec<String> = past.failure.iter().cloned().chain(reasons).chain(unlearned).collect();
             let failure = (!reasons.is_empty()).then(|| reasons.join("; "));
             (behind.chain([past.answered]).min().flatten(), failure)
         };
@@ -154,6 +158,11 @@ impl Upstream {
             failure,
             bringing: self.brings.all(),
         }
+    }
+
+    /// Why how requests to publish were answered could not be written, the last time.
+    pub(super) fn unlearned(&self) -> Option<String> {
+        self.past().unlearned.clone()
     }
 
     /// Returns the environments that are live here, and were not at the primary when it was last asked.
@@ -322,7 +331,7 @@ impl Upstream {
         let unlearned = self.learn(&confirmed.live, confirmed.answered).await.err();
         let before = std::mem::replace(&mut self.past().unlearned, unlearned.clone());
         if let Some(reason) = unlearned.filter(|reason| before.as_ref() != Some(reason)) {
-            tracing::warn!("how requests to publish were answered is not remembered here: {reason}");
+            tracing::warn!("{UNLEARNED}: {reason}");
         }
         let orphans = Arc::new(orphans);
         self.answered(sent, &confirmed.live, &orphans);

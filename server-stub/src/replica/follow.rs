@@ -56,6 +56,7 @@ impl Server {
             let turn = async {
                 if self.role.is_primary() {
                     let told = self.tell_peers(peers).await.map_err(|error| (chain(&error), LONGEST_QUIET));
+                    self.end_promotion_as_is_due().await;
                     if told.is_ok() {
                         // Who is replaced follows at once.
                         tokio::select! {
@@ -65,14 +66,16 @@ impl Server {
                     }
                     return told;
                 }
-                let answer = upstream.ask(HOLD_SECONDS).await.map_err(|reason| (reason, LONGEST_QUIET))?;
+                // What could not be written is asked for again, though nothing is new.
+                let hold = if upstream.unlearned().is_some() { 0 } else { HOLD_SECONDS };
+                let answer = upstream.ask(hold).await.map_err(|reason| (reason, LONGEST_QUIET))?;
                 match tokio::time::timeout(NEWS_EVERY, answer.arrivals()).await {
                     Ok(behind) if !behind.is_empty() => {
                         let reasons = behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));
                         Err((reasons.collect::<Vec<_>>().join("; "), LONGEST_BEHIND))
                     }
                     // What takes longer goes on, beside the news of other environments.
-                    _ => Ok(()),
+                    _ => upstream.unlearned().map_or(Ok(()), |reason| Err((reason, LONGEST_QUIET))),
                 }
             };
             let result = tokio::select! {

@@ -4,6 +4,7 @@
 //! that before it says so. A primary that has peers asks them when it starts, before it answers anybody: one of them may have taken
 //! over while it was away.
 
+mod epoch;
 mod peers;
 mod promote;
 
@@ -17,9 +18,9 @@ use tokio::sync::Notify;
 use crate::disk;
 use crate::error::ServerError;
 
+pub(crate) use epoch::is_taken_over;
 pub use peers::Peers;
 pub(crate) use peers::{Hearing, Watch};
-pub(crate) use promote::is_taken_over;
 pub use promote::{LeftOut, PromoteRequest, Promoted};
 
 /// Format of `role.json`.

@@ -175,7 +175,11 @@ impl Server {
             }
             let environment = &published.environment;
             match upstream.take(transport, published.clone()).await {
-                Ok(()) => tracing::warn!(%environment, from = transport.endpoint(), "what was damaged is served again"),
+                Ok(()) => {
+                    tracing::warn!(%environment, from = transport.endpoint(), "what was damaged is served again");
+                    // It came with the counter of the epoch in which it was published.
+                    self.end_promotion_as_is_due().await;
+                }
                 Err(reason) => tracing::warn!(%environment, reason, "what is damaged was not brought"),
             }
         }

@@ -5,42 +5,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, SyncEpochReply};
 use serde::{Deserialize, Serialize};
 
+use super::epoch::begin_epoch;
 use super::peers::Peers;
 use crate::blocking;
 use crate::code::Version;
 use crate::error::{ServerError, chain};
 use crate::replica::Upstream;
-use crate::server::{Server, now};
+use crate::server::Server;
 #[cfg(test)]
 use crate::tests::sim::{Bug, is_planted};
-
-/// How the message of a version begins that a promotion took over.
-const PREFIX: &str = "taken over from ";
-
-/// Whether a promotion made a version, of code that was live before.
-pub(crate) fn is_taken_over(version: &Version) -> bool {
-    version.version.sequence == 1 && !version.lineage.is_empty() && version.message.starts_with(PREFIX)
-}
-
-/// Returns the message of a version that a promotion takes over: it still says why the code was published.
-fn taken_over(before: &Version) -> String {
-    // Of one that was itself taken over, what was said first.
-    let why = match before.message.strip_prefix(PREFIX) {
-        Some(rest) => rest.split_once(": ").map_or("", |(_, why)| why),
-        None => before.message.as_str(),
-    };
-    let colon = if why.is_empty() { "" } else { ": " };
-    format!("{PREFIX}{}{colon}{why}", before.version)
-}
-
-/// When a promotion that is not at its end is tried to be ended again.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How often an epoch is raised until it is new to all peers.
 const CLAIMS: usize = 8;
@@ -179,11 +157,19 @@ impl Server {
             _ => step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?,
         }
         let (server, who) = (Arc::clone(self), who.to_owned());
-        let promoted = blocking::run(move || server.take_over(step, &who)).await??;
-        if promoted.unfinished.is_some() {
-            self.end_promotion_later();
-        }
-        Ok(promoted)
+        // All of it, though whoever asked goes away meanwhile.
+        let take_over = move || {
+            let promoted = server.take_over(step, &who)?;
+            if let Some(reason) = &promoted.unfinished {
+                tracing::error!(
+                    "primary of epoch {}, but not all that is live is written as of it yet: {reason}",
+                    promoted.epoch
+                );
+                server.end_promotion_later();
+            }
+            Ok(promoted)
+        };
+        blocking::run(take_over).await?
     }
 
     /// Asks all peers first, then has each step down; takes what they have.
@@ -288,48 +274,7 @@ impl Server {
         recorded.map_err(|error| step.failed(&chain(&error)))?;
         self.watch.clear();
         // It is primary from here on, and what is live here is, whatever its counters say.
-        let unfinished = self.begin_epoch().err().map(|error| chain(&error));
+        let unfinished = begin_epoch(&self.role, &self.environments).err().map(|error| chain(&error));
         Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out, unfinished })
-    }
-
-    /// Gives what is live the counters of this server's epoch, as far as it has not; ends what a crash or a full disk left of a promotion.
-    /// Where that fails for one environment it does not for others. Blocking.
-    fn begin_epoch(&self) -> Result<(), ServerError> {
-        let Some(epoch) = self.role.leads() else { return Ok(()) };
-        self.environments.begin_epoch(epoch, |before| Version {
-            time_unix_seconds: now(),
-            message: taken_over(before),
-            request_id: None,
-            new_contents: 0,
-            ..before.clone()
-        })
-    }
-
-    /// As [`Server::begin_epoch`]; returns whether it came to its end, and tells in the log what did not. Blocking.
-    pub(crate) fn end_promotion(&self) -> bool {
-        let begun = self.begin_epoch();
-        if let Err(error) = &begun {
-            let epoch = self.role.epoch();
-            tracing::error!("primary of epoch {epoch}, but not all that is live is written as of it yet: {}", chain(error));
-        }
-        begun.is_ok()
-    }
-
-    /// Tries again, for as long as this server is primary, to end a promotion.
-    pub(crate) fn end_promotion_later(self: &Arc<Self>) {
-        let server = Arc::downgrade(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(TRY_AGAIN_AFTER).await;
-                let Some(server) = server.upgrade().filter(|server| server.role.is_primary()) else { return };
-                let end = move || {
-                    let _turn = server.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-                    server.end_promotion()
-                };
-                if blocking::run(end).await.unwrap_or_default() {
-                    return;
-                }
-            }
-        });
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use direct_puppet_transport::protocol::{Digest, Environment};
+use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -95,7 +95,8 @@ impl Commit {
 }
 
 /// Returns the answer to `commit`: what is live now, and for environments that were refused why.
-pub(super) fn committed(server: &Server, results: &[EnvironmentResult]) -> Value {
+/// In a dry run: as if it were.
+pub(super) fn committed(server: &Server, results: &[EnvironmentResult], dry_run: bool) -> Value {
     let submodules: BTreeMap<&str, Value> = results
         .iter()
         .map(|result| {
@@ -107,7 +108,17 @@ pub(super) fn committed(server: &Server, results: &[EnvironmentResult]) -> Value
             (result.environment.as_str(), value)
         })
         .collect();
-    json!({ REPOSITORY: { "commit": whole(&live(server)), "submodules": submodules } })
+    let mut commits = commits(&live(server));
+    if dry_run {
+        let would_be = results.iter().filter(|result| result.error.is_none());
+        commits.extend(would_be.filter_map(|result| Some((result.environment.clone(), result.code_id?))));
+    }
+    json!({ REPOSITORY: { "commit": whole(&commits), "submodules": submodules } })
+}
+
+/// Returns the code of each environment.
+fn commits(live: &[Version]) -> BTreeMap<Environment, CodeId> {
+    live.iter().map(|version| (version.environment.clone(), version.code_id)).collect()
 }
 
 /// Returns what is live and answered from.
@@ -123,7 +134,7 @@ pub(super) fn latest(server: &Server) -> Value {
     let live = live(server);
     let submodules: BTreeMap<&str, String> =
         live.iter().map(|version| (version.environment.as_str(), version.code_id.digest().to_hex())).collect();
-    json!({ REPOSITORY: { "commit": whole(&live), "submodules": submodules } })
+    json!({ REPOSITORY: { "commit": whole(&commits(&live)), "submodules": submodules } })
 }
 
 /// Returns the status of the storage service.
@@ -133,7 +144,7 @@ pub(super) fn status(server: &Server) -> Result<Value, ServerError> {
         live.iter().map(|version| (version.environment.as_str(), json!({ "latest_commit": Commit::of(version) }))).collect();
     let newest = live.iter().max_by_key(|version| version.time_unix_seconds);
     let latest_commit =
-        newest.map(|version| Commit { commit: whole(&self::live(server)).unwrap_or_default(), ..Commit::of(version) });
+        newest.map(|version| Commit { commit: whole(&commits(&self::live(server))).unwrap_or_default(), ..Commit::of(version) });
     let mut clients: BTreeMap<String, Value> =
         server.others()?.into_iter().map(|(name, follower)| (name, json!(follower))).collect();
     if server.role.is_primary() {
@@ -179,7 +190,7 @@ pub(super) fn client_status(server: &Server) -> Value {
     let submodules: BTreeMap<&str, Value> = live.iter().map(|version| (version.environment.as_str(), status(version))).collect();
     let mut whole_status = live.iter().max_by_key(|version| version.time_unix_seconds).map_or_else(|| json!({}), status);
     if let Some(commit) = whole_status.pointer_mut("/latest_commit/commit") {
-        *commit = json!(whole(&self::live(server)));
+        *commit = json!(whole(&commits(&self::live(server))));
     }
     whole_status["submodules"] = json!(submodules);
     json!({
@@ -195,10 +206,10 @@ pub(super) fn client_status(server: &Server) -> Value {
 }
 
 /// The commit of the repository: over the code of every environment.
-fn whole(live: &[Version]) -> Option<String> {
-    if live.is_empty() {
+fn whole(commits: &BTreeMap<Environment, CodeId>) -> Option<String> {
+    if commits.is_empty() {
         return None;
     }
-    let text: String = live.iter().map(|version| format!("{} {}\n", version.environment, version.code_id)).collect();
+    let text: String = commits.iter().map(|(environment, code_id)| format!("{environment} {code_id}\n")).collect();
     Some(Digest::of(text.as_bytes()).to_hex())
 }

@@ -129,8 +129,9 @@ impl AdminRoutes {
             Ok(request) => request,
             Err(reason) => return bad_request(&reason),
         };
+        let dry_run = request.dry_run;
         match self.server.publish_as(request, &name_of(peer)).await {
-            Ok(results) => json(status_of(&results), &commits::committed(&self.server, &results)),
+            Ok(results) => json(status_of(&results), &commits::committed(&self.server, &results, dry_run)),
             Err(error) => failed(&error),
         }
     }

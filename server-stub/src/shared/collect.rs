@@ -67,7 +67,9 @@ impl Shared {
                 codes.entry(record.version.code_id).or_default().push(record);
             }
             for (code_id, records) in codes {
-                if code_id == live.version.code_id || fresh.contains(&code_id) || held.contains(&code_id) {
+                // As new as what was live, or newer: it was published since.
+                let is_live = records.iter().any(|record| record.version.version >= live.version.version);
+                if is_live || code_id == live.version.code_id || fresh.contains(&code_id) || held.contains(&code_id) {
                     done.kept += 1;
                     kept.insert((environment.clone(), code_id));
                     reachable.extend(records.iter().map(|record| record.manifest));

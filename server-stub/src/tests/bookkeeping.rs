@@ -94,3 +94,58 @@ async fn a_replica_answers_nodes_though_it_cannot_remember_how_requests_were_ans
     replica.confirm().await.unwrap();
     assert!(is_known("r2"));
 }
+
+#[tokio::test]
+async fn a_server_that_is_started_after_a_promotion_that_could_not_be_ended_ends_it() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    two.stop_a(a);
+    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    assert!(promote(&b, true).await.unwrap().unfinished.is_some());
+    two.stop_b(b);
+    drop(blocked);
+    let b = two.start_b();
+    assert!(b.role.is_primary());
+    let live = live(&b);
+    assert_eq!((live.version.version, live.version.lineage.as_slice()), (version(2, 1), &[version(1, 1)][..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_whose_asker_went_away_is_ended_all_the_same() {
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
+        let begun = std::time::Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "waited in vain until {what}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap();
+    two.stop_a(a);
+    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    // Something else has the turn, as a long publish would.
+    let (publishing, (release, is_over)) = (Arc::clone(&b.publishing), std::sync::mpsc::channel::<()>());
+    let (begun, is_begun) = tokio::sync::oneshot::channel();
+    let holder = std::thread::spawn(move || {
+        let _turn = publishing.lock().unwrap();
+        begun.send(()).unwrap();
+        assert!(is_over.recv().is_err(), "nothing is sent");
+    });
+    is_begun.await.unwrap();
+    let server = Arc::clone(&b);
+    let asked = tokio::spawn(async move { promote(&server, true).await });
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(!asked.is_finished() && !b.role.is_primary());
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    drop(release);
+    holder.join().unwrap();
+    until("it is primary", || b.role.is_primary()).await;
+    assert_eq!(live(&b).version.version, version(1, 1));
+    drop(blocked);
+    until("what is live is of its epoch", || live(&b).version.version == version(2, 1)).await;
+}

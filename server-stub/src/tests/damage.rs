@@ -1,10 +1,11 @@
 //! Damage on disk: what suffers is what is damaged, and it heals.
 
 use direct_puppet_transport::FetchItem;
-use direct_puppet_transport::protocol::{Digest, Fetch, RefusalCode};
+use direct_puppet_transport::protocol::{Digest, Fetch, RefusalCode, VersionCounter};
 use futures::StreamExt as _;
 
-use super::role::Two;
+use super::promotion::{Port, peers, port};
+use super::role::{Two, promote};
 use super::*;
 use crate::ServerError;
 use crate::history::CollectRequest;
@@ -186,6 +187,37 @@ async fn a_primary_whose_environment_is_damaged_has_it_from_a_peer() {
     assert_eq!((live(&a).version.code_id, live(&a).version.version), (held.code_id, held.version));
     assert_eq!(a.verify().unwrap().problems, []);
     assert!(is_current(&b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap()));
+}
+
+/// Brought when a new epoch has begun already, it is of that epoch: who has it as of the old one follows.
+#[tokio::test]
+async fn what_a_promoted_server_has_from_a_peer_later_is_of_its_epoch() {
+    let [wp, wb, wc] = [World::new(), World::new(), World::new()];
+    let p = wp.open();
+    let (to_p, to_c) = (port(&p), Arc::<Port>::default());
+    let follow = |world: &World, name: &str, ways: &[&Arc<Port>]| world.open_with(|options| options.primary = peers(name, ways));
+    let c = follow(&wc, "c", &[&to_p]);
+    *to_c.server.lock().unwrap() = Some(Arc::clone(&c));
+    let b = follow(&wb, "b", &[&to_p, &to_c]);
+    publish_all(&p).await;
+    for server in [&b, &c] {
+        server.confirm().await.unwrap().whole().unwrap();
+    }
+    damage_live(&wb, &b);
+    drop(b);
+    let b = follow(&wb, "b", &[&to_p, &to_c]);
+    assert!(b.environments.is_lost(&Environment::default()));
+    for way in [&to_p, &to_c] {
+        way.is_cut.store(true, Ordering::SeqCst);
+    }
+    let promoted = promote(&b, true).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.live.len(), promoted.left_out.len()), (2, 0, 2), "{promoted:?}");
+    to_c.is_cut.store(false, Ordering::SeqCst);
+    drop(b.tell_peers(b.peers.as_ref().unwrap()).await);
+    let (here, there) = (live(&b), live(&c));
+    assert_eq!(here.version.code_id, there.version.code_id);
+    assert_eq!(here.version.version, VersionCounter { epoch: 2, sequence: 1 });
+    assert_eq!(here.version.lineage, [there.version.version]);
 }
 
 #[tokio::test]

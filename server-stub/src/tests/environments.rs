@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use direct_puppet_transport::protocol::{Digest, RefusalCode};
+use direct_puppet_transport::protocol::{Digest, RefusalCode, VersionCounter};
 
 use super::promotion::{Port, peers, port, promote};
 use super::*;
@@ -158,4 +158,31 @@ async fn an_environment_that_a_promotion_left_out_is_said_to_be_and_never_answer
     p.confirm().await.unwrap().whole().unwrap();
     assert_eq!(ask(&p, "fresh", None).await, Ok(CatalogReply::FactsNeeded));
     assert!(p.orphans().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_leads_already_takes_over_an_environment_that_it_lacks() {
+    let (worlds, port_a) = ([World::new(), World::new()], Arc::<Port>::default());
+    let a = worlds[0].open();
+    *port_a.server.lock().unwrap() = Some(Arc::clone(&a));
+    let b = worlds[1].open_with(|options| options.primary = peers("b", &[&port_a]));
+    publish_all(&a).await;
+    b.confirm().await.unwrap().whole().unwrap();
+    // Promoted when the other could not be reached, which goes on to publish.
+    port_a.is_cut.store(true, Ordering::SeqCst);
+    assert_eq!(promote(&b, true).await.unwrap().left_out.len(), 1);
+    let site = stage_other(&worlds[0], "later");
+    publish_everything(&a).await;
+    port_a.is_cut.store(false, Ordering::SeqCst);
+    let code_id = a.environments.live(&other("later")).unwrap().version.code_id;
+    let own = live(&b).version.code_id;
+
+    let promoted = promote(&b, true).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.left_out.as_slice(), promoted.unfinished), (3, &[][..], None));
+    assert!(b.role.is_primary() && !a.role.is_primary());
+    let taken = b.environments.live(&other("later")).expect("it is taken over, though of an epoch before its own");
+    assert_eq!((taken.version.code_id, taken.version.version), (code_id, VersionCounter { epoch: 3, sequence: 1 }));
+    assert_eq!(taken.version.lineage, [VersionCounter { epoch: 1, sequence: 1 }]);
+    assert_eq!(fs::read_to_string(b.store.path_of(&Digest::of(site.as_bytes()))).unwrap(), site);
+    assert_eq!(live(&b).version.code_id, own, "what is newer here stays");
 }

@@ -117,8 +117,12 @@ async fn a_link_that_leads_out_of_the_environment_is_refused_also_through_anothe
     let server = world.open();
     symlink("../../../../..", dir.join("top")).unwrap();
     symlink("/etc/hostname", dir.join("of the node")).unwrap();
+    symlink("/usr/share", dir.join("of the node, too")).unwrap();
     symlink("gone/../a", dir.join("broken")).unwrap();
-    publish_all(&server).await;
+    let told = publish_all(&server).await.note.unwrap();
+    assert!(told.contains("links to absolute paths") && told.ends_with("deep/of the node, and 1 others"), "{told}");
+    world.stage("modules/app/files/tree/a", "second");
+    assert_eq!(publish_all(&server).await.note, None, "of those that are new only");
     for target in ["../../../../../..", "top/..", "top/modules/../../etc", "top/modules/app/files/tree/deep/top/../x"] {
         symlink(target, dir.join("out")).unwrap();
         let error = publish(&server, PublishRequest::default()).await.error.unwrap();

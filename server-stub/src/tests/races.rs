@@ -293,3 +293,72 @@ async fn a_thousand_readers_each_see_one_version_throughout() {
     assert_eq!(live(&server).version.version.sequence, publishes as u64 + 1);
     assert!(reads >= READERS as u64);
 }
+
+/// Two who publish what differs, each an environment of its own, and one who publishes both: one order for each, and none lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_publishers_at_once_none_is_lost() {
+    const ROUNDS: u64 = 20;
+    let world = World::new();
+    let production = world.environment();
+    let second = production.parent().unwrap().join("second");
+    fs::create_dir_all(&second).unwrap();
+    fs::copy(production.join("site.yaml"), second.join("site.yaml")).unwrap();
+    // The module that its site names.
+    let module = second.join("modules/app/files/tree");
+    fs::create_dir_all(&module).unwrap();
+    let server = world.open();
+    let (one, two) = (Environment::default(), "second".parse::<Environment>().unwrap());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let publisher = |environment: Environment, dir: PathBuf| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let mut results = Vec::new();
+            for round in 0..ROUNDS {
+                fs::write(dir.join("modules/app/files/tree/a"), format!("{environment} {round}")).unwrap();
+                let request = PublishRequest { environments: vec![environment.clone()], ..PublishRequest::default() };
+                let result = publish(&server, request).await;
+                assert_eq!(result.error, None);
+                results.push(result);
+            }
+            results
+        })
+    };
+    let of_both = {
+        let (server, is_over) = (Arc::clone(&server), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            let mut results = Vec::new();
+            while !is_over.load(Ordering::SeqCst) {
+                // What is being changed just then is refused.
+                let made = server.publish(PublishRequest::default()).await.unwrap();
+                results.extend(made.into_iter().filter(|result| result.error.is_none()));
+            }
+            results
+        })
+    };
+    let publishers = [publisher(one.clone(), production), publisher(two.clone(), second)];
+    let mut results = Vec::new();
+    for publisher in publishers {
+        let made = publisher.await.unwrap();
+        let (last, live) = (made.last().unwrap(), server.environments.live(&made[0].environment).unwrap());
+        assert_eq!(last.code_id, Some(live.version.code_id), "what was staged last");
+        results.extend(made);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    results.extend(of_both.await.unwrap());
+    for environment in [&one, &two] {
+        let history = server.environments.history(environment).unwrap();
+        let told: Vec<_> = results.iter().filter(|result| result.environment == *environment).collect();
+        let sequences: Vec<u64> = history.iter().map(|version| version.version.sequence).collect();
+        assert_eq!(sequences, (1..=ROUNDS).collect::<Vec<_>>(), "each content once, in one order");
+        for version in &history {
+            let made: Vec<_> =
+                told.iter().filter(|result| result.changed && result.sequence == version.version.sequence).collect();
+            assert_eq!(made.len(), 1, "{version:?} was told to one who made it");
+            assert_eq!(made[0].code_id, Some(version.code_id));
+        }
+        for result in told {
+            let is_it = |version: &crate::code::Version| Some(version.code_id) == result.code_id;
+            assert!(history.iter().any(|version| version.version.sequence == result.sequence && is_it(version)), "{result:?}");
+        }
+    }
+}

@@ -68,6 +68,10 @@ impl Two {
         Self::stop(&self.port_a, server);
     }
 
+    pub(super) fn stop_b(&self, server: Arc<Server>) {
+        Self::stop(&self.port_b, server);
+    }
+
     fn stop(port: &Port, server: Arc<Server>) {
         *port.0.lock().unwrap() = None;
         drop(Arc::into_inner(server).expect("nobody else holds the server"));
@@ -128,7 +132,7 @@ async fn a_primary_that_was_replaced_while_it_was_away_follows_and_lists_what_wa
     b.confirm().await.unwrap();
     two.a.stage("modules/app/files/tree/lost", "published, and never brought");
     let lost = publish_all(&a).await;
-    Two::stop(&two.port_a, a);
+    two.stop_a(a);
     let error = promote(&b, false).await.unwrap_err();
     assert!(error.to_string().contains("force"), "{error}");
     assert!(!b.role.is_primary());
@@ -176,10 +180,10 @@ async fn a_primary_with_a_successor_answers_only_after_it_has_asked() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     publish_all(&a).await;
     // Asked once, it is believed: the successor may go.
-    Two::stop(&two.port_b, b);
+    two.stop_b(b);
     compiled(&a, "n1").await;
     // A second primary of the same epoch is told from a successor.
-    Two::stop(&two.port_a, a);
+    two.stop_a(a);
     *two.port_b.0.lock().unwrap() = Some(two.b.open());
     let error = two.start_a().confirm().await.unwrap_err();
     assert!(error.to_string().contains("a primary too"), "{error}");
@@ -191,9 +195,9 @@ async fn a_promotion_that_a_crash_cut_off_is_ended_by_the_next_start() {
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
     b.confirm().await.unwrap();
-    Two::stop(&two.port_a, a);
+    two.stop_a(a);
     promote(&b, true).await.unwrap();
-    Two::stop(&two.port_b, b);
+    two.stop_b(b);
     // As if the crash had come between the role and the first counter.
     let live = two.b.data().join("code/production/live.json");
     let text = fs::read_to_string(&live).unwrap();
@@ -265,7 +269,7 @@ async fn who_has_waited_is_answered_from_what_is_confirmed_then() {
     let (held, _) = compiled(&b, "n1").await;
     let wait = |wait_seconds: u32| CheckIn { wait_seconds, ..check_in("n1", Some(held)) };
     assert!(b.check_in(&Peer::InProcess, wait(5)).await.is_ok());
-    Two::stop(&two.port_a, a);
+    two.stop_a(a);
     let reply = b.check_in(&Peer::InProcess, wait(10)).await.unwrap();
     let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
     assert!((10..=12).contains(&seconds), "{seconds}");
@@ -280,15 +284,18 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     let b = two.start_b_with(|options| options.unconfirmed_for = std::time::Duration::from_secs(60));
     publish_all(&a).await;
     let (held, _) = compiled(&b, "n1").await;
-    Two::stop(&two.port_a, a);
+    two.stop_a(a);
     tokio::time::sleep(std::time::Duration::from_secs(50)).await;
     let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
     let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
     assert!((50..=52).contains(&seconds), "{seconds}");
     // Agents of Puppet find it in a header.
     let routes = PuppetRoutes::new(Arc::clone(&b), Arc::new(AdminRoutes::new(Arc::clone(&b), Vec::new())));
-    let catalog = hyper::Request::get("/puppet/v3/catalog/n1?environment=production").header("accept", "application/json");
-    let response = routes.route(&Peer::certificate(certname("n1")), catalog.body(bytes::Bytes::new()).unwrap()).await.unwrap();
+    let ask = async || {
+        let catalog = hyper::Request::get("/puppet/v3/catalog/n1?environment=production").header("accept", "application/json");
+        routes.route(&Peer::certificate(certname("n1")), catalog.body(bytes::Bytes::new()).unwrap()).await.unwrap()
+    };
+    let response = ask().await;
     let told = &response.headers()["x-direct-puppet-unconfirmed-seconds"];
     assert!((50..=52).contains(&told.to_str().unwrap().parse::<u64>().unwrap()), "{told:?}");
     // Who has just published asks for that, and gets no older answer.
@@ -297,6 +304,8 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     let refusal = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap_err();
     assert_eq!((refusal.code, refusal.retry_after_seconds), (RefusalCode::Stale, Some(5)));
+    let response = ask().await;
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"5".parse().unwrap()));
 }
 
 /// A power cut takes all servers away, and the primary comes back last.
@@ -315,13 +324,13 @@ async fn what_was_confirmed_before_a_restart_counts_after_it() {
         }
     });
     written.await.expect("what was confirmed is written");
-    Two::stop(&two.port_a, a);
-    Two::stop(&two.port_b, b);
+    two.stop_a(a);
+    two.stop_b(b);
     let b = start();
     let reply = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
     let CatalogReply::Current { unconfirmed_seconds: Some(seconds), .. } = reply else { panic!("{reply:?}") };
     assert!((1..30).contains(&seconds), "{seconds}");
-    Two::stop(&two.port_b, b);
+    two.stop_b(b);
     // Too long ago, in the future, of other code, or damaged: refused as one that knows nothing.
     let kept = fs::read_to_string(&path).unwrap();
     let now = crate::server::now();
@@ -334,7 +343,7 @@ async fn what_was_confirmed_before_a_restart_counts_after_it() {
         let b = start();
         let answered = b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await;
         assert_eq!(answered.is_ok(), is_known, "{text}: {answered:?}");
-        Two::stop(&two.port_b, b);
+        two.stop_b(b);
     }
 }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use direct_puppet_transport::protocol::{RefusalCode, Rollout};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::role::Two;
+use super::shared::{share, store};
 use super::*;
 use crate::ServerError;
 use crate::history::RollbackRequest;
@@ -19,36 +21,77 @@ fn pause(why: &str) -> RolloutRequest {
     RolloutRequest { pause: Some(why.to_owned()), ..RolloutRequest::default() }
 }
 
-#[tokio::test(start_paused = true)]
-async fn waiting_nodes_are_woken_at_the_rate_that_was_set() {
-    const NODES: usize = 21;
-    let world = World::new();
-    let server = world.open();
-    publish_all(&server).await;
+const NODES: usize = 21;
+
+/// Has nodes wait at a server and publishes at another, or at the same; returns how long after that each was woken, in order.
+async fn woken_after(there: &Arc<Server>, world: &World, here: &Arc<Server>) -> Vec<Duration> {
+    publish_all(there).await;
     let mut held = Vec::new();
     for number in 0..NODES {
-        held.push(compiled(&server, &format!("n{number}")).await.0);
+        held.push(compiled(here, &format!("n{number}")).await.0);
     }
-    server.set_rollout(&RolloutRequest { per_second: Some(10), ..RolloutRequest::default() }, "test").unwrap();
+    let setter = Arc::clone(there);
+    let rate = RolloutRequest { per_second: Some(10), ..RolloutRequest::default() };
+    tokio::task::spawn_blocking(move || setter.set_rollout(&rate, "test")).await.unwrap().unwrap();
     let waits = held.iter().enumerate().map(|(number, held)| {
-        let (server, request) = (Arc::clone(&server), waiting(&format!("n{number}"), *held));
+        let (server, request) = (Arc::clone(here), waiting(&format!("n{number}"), *held));
         tokio::spawn(async move { (server.check_in(&Peer::InProcess, request).await, Instant::now()) })
     });
     let waits: Vec<_> = waits.collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
     world.stage("modules/app/files/tree/a", "second");
-    publish_all(&server).await;
+    publish_all(there).await;
     let begun = Instant::now();
     let mut ends = Vec::new();
     for wait in waits {
         let (reply, end) = wait.await.unwrap();
         assert_eq!(reply, Ok(CatalogReply::FactsNeeded));
-        ends.push(end - begun);
+        ends.push(end.saturating_duration_since(begun));
     }
     ends.sort();
+    ends
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_nodes_are_woken_at_the_rate_that_was_set() {
+    let world = World::new();
+    let server = world.open();
+    let ends = woken_after(&server, &world, &server).await;
     assert!(ends[0] < Duration::from_millis(100), "the first is woken at once: {:?}", ends[0]);
     assert!((1_900..2_300).contains(&ends[NODES - 1].as_millis()), "{:?}", ends[NODES - 1]);
     assert_eq!(server.rollout().unwrap().waiting, 0);
+}
+
+/// What is published elsewhere reaches them as soon, at the rate that was set there.
+async fn woken_elsewhere(there: &Arc<Server>, world: &World, here: &Arc<Server>) {
+    let stop = CancellationToken::new();
+    let following = [there, here].map(|server| {
+        let (server, stop) = (Arc::clone(server), stop.clone());
+        tokio::spawn(async move { server.follow(&stop).await })
+    });
+    let ends = woken_after(there, world, here).await;
+    assert!(ends[0] < Duration::from_secs(2), "the first is woken after {:?}", ends[0]);
+    let took = ends[NODES - 1] - ends[0];
+    assert!(took >= Duration::from_millis(1_800) && ends[NODES - 1] < Duration::from_secs(10), "{ends:?}");
+    stop.cancel();
+    for following in following {
+        following.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_at_a_replica_are_woken_by_a_publish_at_the_primary() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    woken_elsewhere(&a, &two.a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_at_a_server_are_woken_by_a_publish_at_its_equal() {
+    let (world, other) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
+    woken_elsewhere(&a, &world, &b).await;
 }
 
 #[tokio::test]

@@ -208,14 +208,20 @@ async fn a_commit_is_tried_out_and_asked_again_as_a_publish_is() {
         let body = format!("{{\"commit-all\":true{more}}}");
         ask(&routes, &Peer::Plain, Method::POST, "/file-sync/v1/commit", &body).await.0
     };
-    assert_eq!(commit(r#","dry-run":true"#).await, StatusCode::OK);
+    let would_be =
+        ask(&routes, &Peer::Plain, Method::POST, "/file-sync/v1/commit", r#"{"commit-all":true,"dry-run":true}"#).await;
+    assert_eq!(would_be.0, StatusCode::OK);
     assert!(server.environments.all_live().is_empty());
+    let made = ask(&routes, &Peer::Plain, Method::POST, "/file-sync/v1/commit", r#"{"commit-all":true}"#).await;
+    assert_eq!(would_be, made, "it would be what it then is, the repository's commit too");
+    world.stage("modules/app/files/tree/a", "first");
+    assert_eq!(commit(r#","dry-run":true"#).await, StatusCode::OK);
     assert_eq!(commit(r#","request-id":"one""#).await, StatusCode::OK);
     world.stage("modules/app/files/tree/a", "second");
     assert_eq!(commit(r#","request_id":"one""#).await, StatusCode::OK);
-    assert_eq!(live(&server).version.version.sequence, 1, "the same request publishes once");
+    assert_eq!(live(&server).version.version.sequence, 2, "the same request publishes once");
     assert_eq!(commit(r#","request-id":"two","dry_run":false"#).await, StatusCode::OK);
-    assert_eq!(live(&server).version.version.sequence, 2);
+    assert_eq!(live(&server).version.version.sequence, 3);
     assert_eq!(commit(r#","if-live":"x""#).await, StatusCode::BAD_REQUEST);
 }
 
