@@ -115,8 +115,8 @@ fn a_publish_is_applied_within_two_seconds() {
         })
         .collect();
     took.sort_unstable();
-    // A machine that does other work may be late now and then.
-    assert!(took[0] <= Duration::from_secs(2), "{took:?}");
+    // A machine that does other work may be late now and then, not mostly.
+    assert!(took[took.len() / 2] <= Duration::from_secs(2) && took[took.len() - 1] < Duration::from_secs(20), "{took:?}");
     daemon.stop();
 }
 

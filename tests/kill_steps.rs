@@ -20,6 +20,9 @@ use direct_puppet_tests::steps::{Fate, at_every_step, can_tell_steps};
 use direct_puppet_transport::protocol::Digest;
 use serde_json::Value;
 
+#[path = "kill_steps/shared.rs"]
+mod shared;
+
 /// Enough of them new in a version that they go into a pack, and enough left of an old pack that it is written anew.
 const FILES: usize = 260;
 const CHANGED: usize = 195;

@@ -2,96 +2,38 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::{binaries, json, run};
 use direct_puppet_tests::campaign;
+use direct_puppet_tests::equals::Equals;
 use direct_puppet_tests::postgres::Postgres;
+use direct_puppet_tests::s3::S3;
 use direct_puppet_tests::serving::{Serving, live};
-use direct_puppet_tests::site::{Site, files};
+use direct_puppet_tests::site::files;
 use direct_puppet_tests::wire::Wire;
 use serde_json::Value;
 
+#[path = "shared/trouble.rs"]
+mod trouble;
+
 const FILES: usize = 60;
-
-/// Two servers on Unix sockets, with staging of their own and one store.
-struct Equals {
-    dir: tempfile::TempDir,
-    store: String,
-    sites: [Site; 2],
-}
-
-impl Equals {
-    fn new(store: Option<&str>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::DirBuilder::new().mode(0o700).create(dir.path().join("sockets")).unwrap();
-        let sites = [0, 1].map(|server| Site::new(&dir.path().join(format!("site{server}"))));
-        let files = || format!("file://{}", dir.path().join("store").display());
-        Self { store: store.map_or_else(files, str::to_owned), dir, sites }
-    }
-
-    fn url(&self, server: usize) -> String {
-        format!("unix:{}", self.dir.path().join(format!("sockets/{server}.sock")).display())
-    }
-
-    fn data(&self, server: usize) -> PathBuf {
-        self.dir.path().join(format!("server{server}/data"))
-    }
-
-    fn start(&self, server: usize, more: &[&str]) -> Serving {
-        self.start_with(&self.store, server, more)
-    }
-
-    /// Starts a server that reaches the store in its own way.
-    fn start_with(&self, store: &str, server: usize, more: &[&str]) -> Serving {
-        let dir = self.dir.path().join(format!("server{server}"));
-        fs::create_dir_all(&dir).unwrap();
-        let mut options: Vec<OsString> = vec!["--staging".into(), self.sites[server].dir().into()];
-        options.extend(["--store", store, "--certname", &format!("server{server}")].map(OsString::from));
-        options.extend(more.iter().map(OsString::from));
-        Serving::following(&dir, &[&self.url(server)], &options)
-    }
-
-    /// Publishes at a server, as a program of its own.
-    fn publish(&self, serving: &Serving, server: usize, version: &str) -> Value {
-        self.sites[server].fill(FILES, version);
-        let output = serving.verb(&["publish", "--message", version]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        json(&output)["environments"][0].clone()
-    }
-
-    fn node(&self, name: &str) -> PathBuf {
-        let root = self.dir.path().join(name);
-        fs::create_dir_all(&root).unwrap();
-        root
-    }
-
-    /// Runs the agent of a node against a server.
-    fn agent(&self, root: &Path, server: usize) -> Output {
-        let mut command = binaries().agent(root, &["run"]);
-        command.args(["--server", &self.url(server)]);
-        run(command)
-    }
-}
 
 fn message(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn one_truth(store: Option<&str>) {
-    let equals = Equals::new(store);
-    let servers = [equals.start(0, &[]), equals.start(1, &[])];
+/// `reports` says how many reports of a run are in the store, by its id.
+fn one_truth(equals: &Equals, start: impl Fn(usize) -> Serving, reports: impl Fn(&str) -> usize) {
+    let servers = [start(0), start(1)];
     let root = equals.node("node");
     // Whatever was published where, it is what a node gets from either, at once and compiled once.
     let mut compiles = 0;
     for turn in 0..6 {
         let (there, here) = (turn % 2, (turn / 2) % 2);
-        let published = equals.publish(&servers[there], there, &format!("v{turn}"));
+        let published = equals.publish(&servers[there], there, FILES, &format!("v{turn}"));
         assert_eq!((&published["changed"], &published["sequence"]), (&true.into(), &(turn + 1).into()), "{published}");
         let first = equals.agent(&root, here);
         assert_eq!(first.status.code(), Some(2), "{}", message(&first));
@@ -128,7 +70,7 @@ fn one_truth(store: Option<&str>) {
     assert_eq!(counted(&servers[1]), before + 1, "it was compiled again, by the other");
     let paused = servers[1].verb(&["rollout", "--pause", "wait"]);
     assert!(paused.status.success(), "{}", message(&paused));
-    equals.publish(&servers[1], 1, "paused");
+    equals.publish(&servers[1], 1, FILES, "paused");
     let held = json(&equals.agent(&root, 0));
     assert_eq!(held["status"], "unchanged", "{held}");
     let resumed = servers[0].verb(&["rollout", "--resume"]);
@@ -143,8 +85,10 @@ fn one_truth(store: Option<&str>) {
     let [first, second] = servers;
     drop(first);
     fs::remove_dir_all(equals.data(0)).unwrap();
-    let first = equals.start(0, &[]);
-    assert_eq!(json(&equals.agent(&root, 0))["answer"], "current");
+    let first = start(0);
+    let outcome = json(&equals.agent(&root, 0));
+    assert_eq!(outcome["answer"], "current");
+    assert_eq!(reports(outcome["transaction_uuid"].as_str().unwrap()), 1, "the report of each run is there, once");
     assert_eq!(first.verb(&["verify"]).status.code(), Some(0));
     for server in [&first, &second] {
         let collected = server.verb(&["gc", "--grace-days", "0"]);
@@ -159,15 +103,45 @@ fn one_truth(store: Option<&str>) {
     assert!(message(&run(command)).contains("start it"));
 }
 
+/// How many reports of a run are in a store of files.
+fn reports_in_files(equals: &Equals, uuid: &str) -> usize {
+    files(&equals.dir.path().join("store/pointers/report"))
+        .into_keys()
+        .filter(|path| path.to_string_lossy().contains(uuid))
+        .count()
+}
+
 #[test]
 fn one_truth_in_local_files() {
-    one_truth(None);
+    let equals = Equals::new(None);
+    one_truth(&equals, |server| equals.start(server, &[]), |uuid| reports_in_files(&equals, uuid));
 }
 
 #[test]
 fn one_truth_in_postgresql() {
     let Some(postgres) = Postgres::start(&[]) else { return };
-    one_truth(Some(&postgres.url()));
+    let equals = Equals::new(Some(&postgres.url()));
+    let reports = |uuid: &str| {
+        let named = format!("SELECT count(*) FROM direct_puppet.pointer WHERE name LIKE 'report/%{uuid}'");
+        postgres.sql(&named).0.parse().unwrap()
+    };
+    one_truth(&equals, |server| equals.start(server, &[]), reports);
+}
+
+/// Contents in an object store, where each server has its keys from its environment.
+#[test]
+fn one_truth_with_contents_in_an_object_store() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("contents")).unwrap();
+    let Some(s3) = S3::start(dir.path()) else { return };
+    let equals = Equals::new(None);
+    let start = |server| {
+        let mut command = Command::new(&binaries().server);
+        command.envs(s3.environment());
+        equals.start_by(command, &equals.store, server, &["--contents", "s3://contents/of/servers"])
+    };
+    one_truth(&equals, start, |uuid| reports_in_files(&equals, uuid));
+    assert!(!files(&dir.path().join("contents/of/servers")).is_empty(), "they are somewhere else");
 }
 
 /// Publishers at both servers at once: each acknowledged publish is in the one history, under a counter of its own.
@@ -179,7 +153,7 @@ fn publishers_at_once(store: Option<&str>) {
         let (equals, servers) = (&equals, &servers);
         let publisher = |server: usize| {
             scope.spawn(move || {
-                let publish = |turn| equals.publish(&servers[server], server, &format!("s{server}t{turn}"));
+                let publish = |turn| equals.publish(&servers[server], server, FILES, &format!("s{server}t{turn}"));
                 (0..EACH).map(publish).collect::<Vec<_>>()
             })
         };
@@ -217,7 +191,7 @@ fn while_postgresql_is_gone_nothing_unconfirmed_is_answered() {
     let equals = Equals::new(Some(&postgres.url()));
     let (strict, bounded) = (equals.start(0, &[]), equals.start(1, &["--unconfirmed-for", "600"]));
     let root = equals.node("node");
-    equals.publish(&strict, 0, "v0");
+    equals.publish(&strict, 0, FILES, "v0");
     assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
     postgres.kill();
     let refused = json(&equals.agent(&root, 0));
@@ -239,7 +213,7 @@ fn while_postgresql_is_gone_nothing_unconfirmed_is_answered() {
     while json(&equals.agent(&root, 0))["answer"] != "current" {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is never answered again");
     }
-    equals.publish(&strict, 0, "v1");
+    equals.publish(&strict, 0, FILES, "v1");
     // The other may go on with what it has confirmed before until it finds the store again.
     let begun = Instant::now();
     while equals.agent(&root, 1).status.code() != Some(2) {
@@ -258,13 +232,13 @@ fn a_server_that_no_notification_of_postgresql_reaches_answers_what_was_just_pub
     let (hears, deaf) = (equals.start(0, &[]), equals.start_with(&Postgres::url_in(&deaf_dir), 1, &[]));
     let root = equals.node("node");
     for turn in 0..5 {
-        let published = equals.publish(&hears, 0, &format!("v{turn}"));
+        let published = equals.publish(&hears, 0, FILES, &format!("v{turn}"));
         let run = equals.agent(&root, 1);
         assert_eq!(run.status.code(), Some(2), "{}", message(&run));
         assert_eq!(json(&run)["code_id"], published["code_id"], "turn {turn}");
     }
     // Nobody asks it, and it follows.
-    let published = equals.publish(&hears, 0, "unasked");
+    let published = equals.publish(&hears, 0, FILES, "unasked");
     let begun = Instant::now();
     while live(&deaf) != published["code_id"] {
         assert!(begun.elapsed() < Duration::from_secs(60), "it never follows");
@@ -279,7 +253,7 @@ fn postgresql_or_a_server_that_crashes_in_a_publish_loses_nothing_that_was_ackno
     let Some(mut postgres) = Postgres::start(&[]) else { return };
     let equals = Equals::new(Some(&postgres.url()));
     let mut servers = [Some(equals.start(0, &[])), Some(equals.start(1, &[]))];
-    equals.publish(servers[0].as_ref().unwrap(), 0, "begin");
+    equals.publish(servers[0].as_ref().unwrap(), 0, FILES, "begin");
     let (mut cut_off, kills) = (0, campaign(100));
     for kill in 0..kills {
         let at = kill % 2;
@@ -327,52 +301,6 @@ fn postgresql_or_a_server_that_crashes_in_a_publish_loses_nothing_that_was_ackno
     assert!(cut_off > 0, "no kill hit a publish");
     for server in servers.iter().flatten() {
         assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
-    }
-}
-
-#[test]
-fn what_is_damaged_or_missing_in_postgresql_is_put_again_by_a_server_that_has_it() {
-    let Some(postgres) = Postgres::start(&[]) else { return };
-    let equals = Equals::new(Some(&postgres.url()));
-    let first = equals.start(0, &[]);
-    fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
-    equals.publish(&first, 0, "v0");
-    // Contents, the manifest, one of several rows: a bit of each; some are gone, and of some the bytes only.
-    let (_, is_done) = postgres.sql(
-        "UPDATE direct_puppet.chunk SET data = set_byte(data, 0, 255 - get_byte(data, 0)) WHERE length(data) > 0;
-         DELETE FROM direct_puppet.blob WHERE digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest DESC LIMIT 3);
-         DELETE FROM direct_puppet.chunk WHERE number > 0 OR digest IN (SELECT digest FROM direct_puppet.blob ORDER BY digest LIMIT 3);",
-    );
-    assert!(is_done);
-    // Whoever reads it again finds all of it: 60 files, the large one and the site, or the manifest that names them.
-    let found = first.verb(&["verify"]);
-    assert_eq!(found.status.code(), Some(1));
-    assert!(!json(&found)["in_store"]["problems"].as_array().unwrap().is_empty(), "{}", json(&found));
-    let second = equals.start(1, &[]);
-    let root = equals.node("node");
-    let begun = Instant::now();
-    while live(&second) != live(&first) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is never healed");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    println!("healed within {:?}", begun.elapsed());
-    let begun = Instant::now();
-    loop {
-        let found = second.verb(&["verify"]);
-        if found.status.success() {
-            assert_eq!(json(&found)["in_store"]["contents"], FILES + 2);
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", json(&found));
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
-    assert_eq!(files(&root.join("srv/tree")), files(&equals.sites[0].tree()));
-    assert_eq!(second.verb(&["verify"]).status.code(), Some(0));
-    let begun = Instant::now();
-    while postgres.sql("SELECT count(*) FROM direct_puppet.pointer WHERE name LIKE 'live/wanted/%'").0 != "0" {
-        assert!(begun.elapsed() < Duration::from_secs(20), "something is wanted for ever");
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

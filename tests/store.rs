@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use direct_puppet_server_stub::store::{BlobStore, FileStore, ObjectBlobs, SharedStore, conformance};
 use direct_puppet_tests::postgres::Postgres;
+use direct_puppet_tests::s3::S3;
 use direct_puppet_transport::protocol::Digest;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
@@ -67,47 +67,15 @@ async fn an_object_store_in_memory_keeps_contents() {
     contents_in(|| Arc::clone(&objects)).await;
 }
 
-/// An S3 server of this test's own.
-struct S3 {
-    child: Child,
-    port: u16,
-}
-
-impl S3 {
-    fn start(dir: &std::path::Path) -> Option<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("s3s-fs");
-        command.args(["--access-key", "key", "--secret-key", "secret", "--host", "127.0.0.1", "--port", &port.to_string()]);
-        command.arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(child) = command.spawn() else {
-            println!("LEFT OUT: contents in a real S3 server; cargo install s3s-fs --features binary, and run this again");
-            return None;
-        };
-        let begun = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "s3s-fs did not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(Self { child, port })
-    }
-
-    fn objects(&self) -> Arc<dyn ObjectStore> {
-        let builder = AmazonS3Builder::new()
-            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_bucket_name("contents")
-            .with_access_key_id("key")
-            .with_secret_access_key("secret");
-        Arc::new(builder.build().unwrap())
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+fn objects(s3: &S3) -> Arc<dyn ObjectStore> {
+    let builder = AmazonS3Builder::new()
+        .with_endpoint(format!("http://127.0.0.1:{}", s3.port))
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_bucket_name("contents")
+        .with_access_key_id("key")
+        .with_secret_access_key("secret");
+    Arc::new(builder.build().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,5 +85,5 @@ async fn a_server_that_speaks_s3_keeps_contents() {
     let Some(s3) = S3::start(dir.path()) else { return };
     // As the program does it: the HTTP client takes the provider of the process.
     drop(rustls::crypto::ring::default_provider().install_default());
-    contents_in(|| s3.objects()).await;
+    contents_in(|| objects(&s3)).await;
 }

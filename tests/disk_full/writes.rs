@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::binaries;
 use direct_puppet_tests::serving::{Serving, live};
@@ -58,12 +59,17 @@ impl Full {
     }
 
     fn server(&self, world: &World) -> Serving {
+        self.server_with(world, &["--staging", &world.staging()])
+    }
+
+    /// Starts the server of which writes fail, with these options.
+    fn server_with(&self, world: &World, options: &[&str]) -> Serving {
         let dir = world.dir.path().join("a");
         fs::create_dir_all(dir.join("data")).unwrap();
         let mut command = Command::new(&binaries().server);
         command.env("LD_PRELOAD", &self.library).env("FULL_BELOW", dir.join("data").canonicalize().unwrap());
         command.env("FULL_CALL", self.dir.join("call")).env("FULL_LOG", self.dir.join("log"));
-        let options: [OsString; 4] = ["--certname".into(), "a".into(), "--staging".into(), world.staging().into()];
+        let options: Vec<OsString> = ["--certname", "a"].iter().chain(options).map(OsString::from).collect();
         Serving::run(command, &dir, &[&world.url("a")], &options)
     }
 }
@@ -162,4 +168,103 @@ fn a_run_for_which_any_write_of_the_server_finds_no_space_is_answered_or_refused
     });
     println!("{fired} writes of publishes, compiles and reports failed, one in each");
     assert!(fired == 0 || fired >= 8, "{fired}");
+}
+
+/// Waits until two servers have the same live; a server that had no room tries again.
+fn until_alike(one: &Serving, other: &Serving) {
+    let begun = Instant::now();
+    while live(one) != live(other) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "they never agree");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_replica_for_which_any_one_write_finds_no_space_has_the_old_or_the_new_and_goes_on() {
+    let world = World::new();
+    let Some(full) = Full::new(world.dir.path()) else { return };
+    let primary = world.start("p", &["--staging", &world.staging(), "--successor", &world.url("a")]);
+    let following = ["--primary", &world.url("p")];
+    let mut replica = full.server_with(&world, &following);
+    assert!(primary.verb(&["publish"]).status.success());
+    until_alike(&replica, &primary);
+    let mut fired = 0;
+    for nth in 1..MAX_WRITES {
+        world.site.fill(40, &format!("v{nth}"));
+        fs::write(world.site.tree().join("large"), vec![u8::try_from(nth % 251).unwrap(); 100_000]).unwrap();
+        let before = live(&replica);
+        full.fail(nth, 1);
+        assert!(primary.verb(&["publish"]).status.success());
+        let after = live(&primary);
+        // It comes to that write, or has it all without.
+        let begun = Instant::now();
+        while full.counts().0 == 0 && live(&replica) != after {
+            assert!(begun.elapsed() < Duration::from_secs(60), "write {nth}: it does nothing");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // What is written after it went live as well.
+        std::thread::sleep(Duration::from_millis(100));
+        let (failed, _) = full.counts();
+        full.fail(0, 0);
+        if failed == 0 {
+            println!("{fired} writes of a replica failed, one in each");
+            assert!(fired >= 6, "{fired}");
+            return;
+        }
+        fired += failed;
+        if nth % 3 == 0 {
+            // Started again just then.
+            drop(replica);
+            replica = full.server_with(&world, &following);
+        }
+        assert!([&before, &after].contains(&&live(&replica)), "write {nth}: neither old nor new");
+        until_alike(&replica, &primary);
+        check(&replica, &world, &[&after]);
+    }
+    panic!("more than {MAX_WRITES} writes");
+}
+
+#[test]
+fn a_forced_promotion_of_which_any_one_write_finds_no_space_is_made_or_can_be_asked_again() {
+    let world = World::new();
+    let Some(full) = Full::new(world.dir.path()) else { return };
+    let (a, p) = (world.url("a"), world.url("p"));
+    let primary_options = ["--staging", &world.staging(), "--successor", &a];
+    let mut primary = world.start("p", &primary_options);
+    let replica = full.server_with(&world, &["--primary", &p, "--staging", &world.staging()]);
+    assert!(primary.verb(&["publish"]).status.success());
+    until_alike(&replica, &primary);
+    let mut fired = 0;
+    for nth in 1..MAX_WRITES {
+        let code = live(&primary);
+        drop(primary);
+        full.fail(nth, 1);
+        let promoted = replica.verb(&["promote", "--force"]);
+        std::thread::sleep(Duration::from_millis(100));
+        let (failed, _) = full.counts();
+        full.fail(0, 0);
+        assert!(failed > 0 || promoted.status.success(), "{}", said(&promoted));
+        if !promoted.status.success() {
+            let again = replica.verb(&["promote", "--force"]);
+            assert!(again.status.success(), "write {nth}: {}", said(&again));
+        }
+        assert_eq!(live(&replica), code, "write {nth}: an acknowledged publish is lost");
+        check(&replica, &world, &[&code]);
+        world.site.fill(10, &format!("v{nth}"));
+        let published = replica.verb(&["publish"]);
+        assert!(published.status.success(), "write {nth}: {}", said(&published));
+        // The old one comes back, follows, and takes over again.
+        primary = world.start("p", &primary_options);
+        until_alike(&replica, &primary);
+        let back = primary.verb(&["promote"]);
+        assert!(back.status.success(), "write {nth}: {}", said(&back));
+        until_alike(&replica, &primary);
+        if failed == 0 {
+            println!("{fired} writes of forced promotions failed, one in each");
+            assert!(fired >= 3, "{fired}");
+            return;
+        }
+        fired += failed;
+    }
+    panic!("more than {MAX_WRITES} writes");
 }

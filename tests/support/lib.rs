@@ -2,10 +2,12 @@
 
 pub mod authority;
 pub mod binaries;
+pub mod equals;
 pub mod guest;
 pub mod link;
 pub mod namespaces;
 pub mod postgres;
+pub mod s3;
 pub mod serving;
 pub mod site;
 pub mod steps;

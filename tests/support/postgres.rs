@@ -127,6 +127,31 @@ impl Postgres {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops all of its processes where they are: connections stay, and nobody answers.
+    pub fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// Has it go on after [`Self::freeze`].
+    pub fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        let own = self.child.as_ref().unwrap().id();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+            // What comes after the name, which is in parentheses: the state, then the parent.
+            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+            if parent == Some(own) {
+                // It may have ended since.
+                let _sent = Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, signal));
+            }
+        }
+    }
+
     /// Ends it as a crash would: what was committed must be there after [`Self::resume`].
     pub fn kill(&mut self) {
         // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, recovery at the next start.
@@ -138,6 +163,8 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if self.child.is_some() {
+            // One that is frozen would not end.
+            self.thaw();
             self.kill();
         }
     }
