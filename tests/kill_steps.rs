@@ -1,6 +1,7 @@
 //! kill -9 of servers at every step of publish, collection, sync and promotion, a step being a system call (see
 //! [`direct_puppet_tests::steps`]): no acknowledged publish is lost, no version is half there, and what comes next needs no repair by
-//! hand. Of publish and collection every step is taken; of what running servers do with `CAMPAIGN=long`, else every fifth of a kind.
+//! hand. Of publish and collection every step is taken; of what running servers do with `CAMPAIGN=long`, else every fifth of a kind; of
+//! servers that share a store every fifth, else every ninth.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
