@@ -177,3 +177,37 @@ fn an_equal_server_whose_disk_is_full_answers_nothing_old() {
     let (store, staging) = (format!("file://{}", world.dir.path().join("store").display()), world.staging());
     a_copy_that_does_not_fit(&["--staging", &staging, "--store", &store], &["--store", &store], &world);
 }
+
+/// The store that servers share is on a disk of its own, and that is full: nobody publishes more than it takes, and what is live is answered.
+#[test]
+fn a_store_whose_disk_is_full_keeps_what_is_live() {
+    let world = World::new();
+    let Some(_disk) = Disk::mount(&world.dir.path().join("disk")) else { return };
+    let (store, staging) = (format!("file://{}", world.dir.path().join("disk/store").display()), world.staging());
+    let (a, b) = (world.start("a", &["--staging", &staging, "--store", &store]), world.start("b", &["--store", &store]));
+    assert!(a.verb(&["publish"]).status.success());
+    assert_eq!(world.agent("root", "b").status.code(), Some(2));
+    let before = live(&a);
+    world.stage_too_much();
+    for _ in 0..2 {
+        let refused = a.verb(&["publish"]);
+        assert!(refused.status.code() == Some(1) && said(&refused).contains("space"), "{}", said(&refused));
+        assert_eq!((live(&a), live(&b)), (before.clone(), before.clone()));
+        // Where the disk takes no report either, that is all that fails.
+        let outcome = json(&world.agent("root", "b"));
+        assert_eq!((&outcome["answer"], &outcome["status"]), (&"current".into(), &"unchanged".into()));
+    }
+    world.stage_less();
+    world.site.fill(FILES, "v1");
+    // What was put of the refused ones stays a day, and is in the way.
+    let room = fs::read_dir(world.dir.path().join("disk/store/store/blobs")).unwrap().flatten();
+    room.filter(|entry| fs::read_dir(entry.path()).unwrap().flatten().all(|file| file.metadata().unwrap().len() >= 100_000))
+        .for_each(|entry| fs::remove_dir_all(entry.path()).unwrap());
+    let published = a.verb(&["publish"]);
+    assert!(published.status.success(), "{}", said(&published));
+    assert_eq!(world.agent("root", "b").status.code(), Some(2));
+    assert!(world.has_arrived("root"));
+    for server in [&a, &b] {
+        assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    }
+}

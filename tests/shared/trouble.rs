@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::{binaries, json};
 use direct_puppet_tests::equals::Equals;
 use direct_puppet_tests::postgres::Postgres;
+use direct_puppet_tests::s3::S3;
 use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::files;
 
@@ -15,11 +17,15 @@ use super::{FILES, message};
 
 /// What one server has put is damaged in the store: it says so, and puts it again when another asks for it.
 fn heals(equals: &Equals, first: &Serving) {
+    heals_with(equals, first, |server| equals.start(server, &[]));
+}
+
+fn heals_with(equals: &Equals, first: &Serving, start: impl Fn(usize) -> Serving) {
     // Whoever reads it again finds all of it: 60 files, the large one and the site, or the manifest that names them.
     let found = first.verb(&["verify"]);
     assert_eq!(found.status.code(), Some(1));
     assert!(!json(&found)["in_store"]["problems"].as_array().unwrap().is_empty(), "{}", json(&found));
-    let second = equals.start(1, &[]);
+    let second = start(1);
     let root = equals.node("node");
     let begun = Instant::now();
     while live(&second) != live(first) {
@@ -70,9 +76,31 @@ fn what_is_damaged_or_missing_in_a_store_of_files_is_put_again_by_a_server_that_
     let first = equals.start(0, &[]);
     fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
     equals.publish(&first, 0, FILES, "v0");
-    // A bit of each, files, the large one and the manifest; some are gone.
-    let store = equals.dir.path().join("store/store/blobs");
-    let contents = files(&store);
+    damage(&equals.dir.path().join("store/store/blobs"));
+    heals(&equals, &first);
+}
+
+#[test]
+fn what_is_damaged_or_missing_in_an_object_store_is_put_again_by_a_server_that_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("contents")).unwrap();
+    let Some(s3) = S3::start(dir.path()) else { return };
+    let equals = Equals::new(None);
+    let start = |server| {
+        let mut command = Command::new(&binaries().server);
+        command.envs(s3.environment());
+        equals.start_by(command, &equals.store, server, &["--contents", "s3://contents"])
+    };
+    let first = start(0);
+    fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
+    equals.publish(&first, 0, FILES, "v0");
+    damage(&dir.path().join("contents/blobs"));
+    heals_with(&equals, &first, start);
+}
+
+/// Damages a bit of each content, files, the large one and the manifest; some it removes.
+fn damage(store: &Path) {
+    let contents = files(store);
     assert!(contents.len() > FILES, "{} contents", contents.len());
     for (number, path) in contents.keys().enumerate() {
         let path = store.join(path);
@@ -87,7 +115,6 @@ fn what_is_damaged_or_missing_in_a_store_of_files_is_put_again_by_a_server_that_
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, bytes).unwrap();
     }
-    heals(&equals, &first);
 }
 
 /// A database that takes connections and says nothing, as one whose machine hangs: nobody waits for it for ever, and what was not acknowledged

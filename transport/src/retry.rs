@@ -19,8 +19,8 @@ pub struct RetryPolicy {
     pub budget: Duration,
     /// Upper bound of the first wait; doubles with each try.
     pub base_delay: Duration,
-    /// Upper bound of any wait, unless the peer asks for a longer one: then all who are told the same come between that and half as much
-    /// later.
+    /// Upper bound of any wait, unless the peer asks for a longer one: then those who are told the same come between that and half as much
+    /// later, within the budget.
     pub max_delay: Duration,
     /// Returns a random number; waits are spread evenly over its whole range.
     pub random: fn() -> u32,
@@ -62,13 +62,14 @@ impl<T: Transport> Retry<T> {
     }
 
     /// Returns a wait before the try after number `attempt` (from 1): full jitter, on top of what the peer asked for.
-    fn delay(&self, attempt: u32, asked: Option<Duration>) -> Duration {
+    fn delay(&self, attempt: u32, asked: Option<Duration>, left: Duration) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.saturating_sub(1));
         let most = self.policy.base_delay.saturating_mul(factor).min(self.policy.max_delay);
         let asked = asked.unwrap_or_default();
-        // Those who were turned away together do not come back together.
+        // Those who were turned away together do not come back together, and nobody for that too late.
+        let room = left.saturating_sub(asked).saturating_sub(Duration::from_millis(1));
         let jitter = most.max(asked / 2).mul_f64(f64::from((self.policy.random)()) / f64::from(u32::MAX));
-        asked.saturating_add(jitter)
+        asked.saturating_add(if asked.is_zero() { jitter } else { jitter.min(room) })
     }
 }
 
@@ -93,8 +94,8 @@ impl<T: Transport> Transport for Retry<T> {
         loop {
             let answer = self.inner.call(request.clone()).await;
             let Some(asked) = again(&request, &answer) else { return answer };
-            let delay = self.delay(attempt, asked);
             let left = self.policy.budget.saturating_sub(begun.elapsed());
+            let delay = self.delay(attempt, asked, left);
             if attempt >= self.policy.max_attempts || delay >= left {
                 return answer;
             }
@@ -163,6 +164,8 @@ mod tests {
         use TransportErrorKind as Kind;
         assert_eq!(tries(Kind::Unavailable, Some(18), Operation::Fetch).await, (3, Duration::from_secs(2 * (18 + 9))));
         assert_eq!(tries(Kind::Unavailable, Some(90), Operation::Fetch).await, (1, Duration::ZERO));
+        // By chance later than the budget allows: as late as it does.
+        assert_eq!(tries(Kind::Unavailable, Some(50), Operation::Fetch).await, (2, Duration::from_millis(59_999)));
     }
 
     /// A server that turns everybody away, as when it is full, says the same to all.

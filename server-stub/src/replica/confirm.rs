@@ -162,7 +162,7 @@ impl Upstream {
 
     /// Why how requests to publish were answered could not be written, the last time.
     pub(super) fn unlearned(&self) -> Option<String> {
-        self.past().unlearned.clone()
+        self.past().unlearned.as_ref().map(|reason| format!("{UNLEARNED}: {reason}"))
     }
 
     /// Returns the environments that are live here, and were not at the primary when it was last asked.

@@ -146,6 +146,8 @@ impl Server {
                     result = Err(ServerError::Unconfirmed { reason });
                 }
                 Ok(reply) => {
+                    // First: what was lost is taken over in no epoch that has ended.
+                    let heard = self.hear(reply.epoch).await;
                     self.bring_lost(transport, &reply.live).await;
                     let mut told = reply.live.iter();
                     let is_mine = told.try_for_each(|PublishedVersion { environment, version, code_id, .. }| {
@@ -154,7 +156,7 @@ impl Server {
                     if is_mine.is_err() {
                         result = is_mine;
                     }
-                    if let Err(error) = self.hear(reply.epoch).await {
+                    if let Err(error) = heard {
                         let reason = format!("{}: {}", transport.endpoint(), chain(&error));
                         result = Err(ServerError::Unconfirmed { reason });
                     }

@@ -110,7 +110,7 @@ pub(super) fn committed(server: &Server, results: &[EnvironmentResult], dry_run:
         .collect();
     let mut commits = commits(&live(server));
     if dry_run {
-        let would_be = results.iter().filter(|result| result.error.is_none());
+        let would_be = results.iter().filter(|result| result.error.is_none() && !result.is_beside);
         commits.extend(would_be.filter_map(|result| Some((result.environment.clone(), result.code_id?))));
     }
     json!({ REPOSITORY: { "commit": whole(&commits), "submodules": submodules } })

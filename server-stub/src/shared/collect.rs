@@ -30,6 +30,7 @@ impl Shared {
         let Rules { horizon, min_age, dry_run } = rules;
         // First what is there, then what refers to it: what comes in between is younger than anything that goes.
         let all = self.store.blobs.all().await?;
+        let catalogs = self.store.pointers.list(names::CATALOGS).await?;
         let mut done = InStore::default();
         let mut reachable: HashSet<Digest> = HashSet::new();
         let held: HashSet<CodeId> = self.summaries().await?.iter().filter_map(|node: &NodeSummary| node.code_id).collect();
@@ -83,7 +84,13 @@ impl Shared {
                 }
             }
         }
-        for (name, pointer) in self.store.pointers.list(names::CATALOGS).await? {
+        // Code that went may be live again by now: somebody went back to it.
+        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
+            let live = self.decode_or_mend(&name, &pointer)?;
+            gone.remove(&(live.version.environment, live.version.code_id));
+        }
+        done.collected.retain(|code| gone.contains(code));
+        for (name, pointer) in catalogs {
             let Some(record) = self.catalog_record(&name, &pointer)? else {
                 if !dry_run {
                     self.store.pointers.swap(&name, Some(pointer.generation), None).await?;

@@ -310,11 +310,13 @@ async fn of_publishers_at_once_none_is_lost() {
     let (one, two) = (Environment::default(), "second".parse::<Environment>().unwrap());
     let is_over = Arc::new(AtomicBool::new(false));
     let publisher = |environment: Environment, dir: PathBuf| {
-        let server = Arc::clone(&server);
+        let (server, new) = (Arc::clone(&server), world.dir.path().join(format!("new-{environment}")));
         tokio::spawn(async move {
             let mut results = Vec::new();
             for round in 0..ROUNDS {
-                fs::write(dir.join("modules/app/files/tree/a"), format!("{environment} {round}")).unwrap();
+                // Whole at once: who publishes both would have what is half written published.
+                fs::write(&new, format!("{environment} {round}")).unwrap();
+                fs::rename(&new, dir.join("modules/app/files/tree/a")).unwrap();
                 let request = PublishRequest { environments: vec![environment.clone()], ..PublishRequest::default() };
                 let result = publish(&server, request).await;
                 assert_eq!(result.error, None);

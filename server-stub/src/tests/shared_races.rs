@@ -35,7 +35,7 @@ async fn of_two_who_set_something_at_two_servers_neither_takes_back_what_the_oth
     }
 }
 
-/// Pointers of which a reader can be shown what they were.
+/// Pointers of which a reader can be shown what they were, once for each list.
 #[derive(Debug)]
 struct Frozen {
     inner: FileStore,
@@ -58,7 +58,10 @@ impl PointerStore for Frozen {
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Pointer)>, StoreError> {
         let is_shown = self.prefixes.iter().any(|shown| prefix.starts_with(shown));
         if is_shown && self.is_frozen.load(Ordering::SeqCst) {
-            return Ok(self.seen.lock().unwrap()[prefix].clone());
+            if let Some(seen) = self.seen.lock().unwrap().remove(prefix) {
+                return Ok(seen);
+            }
+            return self.inner.list(prefix).await;
         }
         let found = self.inner.list(prefix).await?;
         self.seen.lock().unwrap().insert(prefix.to_owned(), found.clone());
@@ -109,6 +112,34 @@ async fn published_meanwhile(prefixes: &'static [&'static str]) {
     frozen.is_frozen.store(false, Ordering::SeqCst);
     a.collect_as(now, "test").await.unwrap();
     assert!(catalogs().await.iter().any(|name| name.starts_with("catalog/n2/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalogs_of_code_that_is_live_again_while_another_server_collects_stay() {
+    let (world, other) = (World::new(), World::new());
+    let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
+    let prefixes = &["live/env/", "version/", "node/"][..];
+    let frozen = Arc::new(Frozen { inner: files.clone(), is_frozen: AtomicBool::new(false), prefixes, seen: Default::default() });
+    let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
+    let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
+    let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&a).await;
+    compiled(&a, "n1").await;
+    let now = CollectRequest { grace_seconds: 0, dry_run: false };
+    a.collect_as(CollectRequest { dry_run: true, ..now }, "test").await.unwrap();
+    frozen.is_frozen.store(true, Ordering::SeqCst);
+    let (to, author) = ("1.1".parse().unwrap(), crate::code::Author::default());
+    let request = crate::history::RollbackRequest { environment: Environment::default(), to, message: String::new(), author };
+    let back = b.rollback(request).await.unwrap();
+    compiled(&b, "n1").await;
+    let of_it = format!("/{}", back.code_id.unwrap().digest().to_hex());
+    let catalogs = async || files.names("catalog/n1/").await.unwrap();
+    assert!(catalogs().await.iter().any(|name| name.ends_with(&of_it)), "{:?}", catalogs().await);
+    a.collect_as(now, "test").await.unwrap();
+    assert!(catalogs().await.iter().any(|name| name.ends_with(&of_it)), "what is live again: {:?}", catalogs().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,8 +66,10 @@ pub fn compress_alike(content: &[u8], base: &[u8]) -> Option<Vec<u8>> {
 
 fn compress_by(parameters: &[CParameter], content: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     let mut context = CCtx::try_create()?;
-    let table = table_log(content.len() + base.len());
-    for parameter in parameters.iter().copied().chain([CParameter::HashLog(table), CParameter::ChainLog(table - 1)]) {
+    let bytes = content.len() + base.len();
+    let table = table_log(bytes);
+    let of_size = [CParameter::WindowLog(window_log(bytes)), CParameter::HashLog(table), CParameter::ChainLog(table - 1)];
+    for parameter in parameters.iter().copied().chain(of_size) {
         context.set_parameter(parameter).ok()?;
     }
     if !base.is_empty() {
@@ -83,6 +85,12 @@ fn compress_by(parameters: &[CParameter], content: &[u8], base: &[u8]) -> Option
 /// forgotten before anything is compared with them. 16 MiB at the most.
 fn table_log(bytes: usize) -> u32 {
     (bytes / 2).max(1).ilog2().clamp(16, 22)
+}
+
+/// Returns how far back zstd is to look, as a power of two: over all of it. By itself it looks back 2 MiB, and what comes after the first 2 MiB
+/// would be compared with nothing of the base. It allocates nothing for that where both are in memory.
+fn window_log(bytes: usize) -> u32 {
+    bytes.max(1).next_power_of_two().ilog2().clamp(10, 30)
 }
 
 /// Returns how many bytes a frame says that it holds; `None` when it does not say, or is no frame.
@@ -187,6 +195,18 @@ mod tests {
         let [quick, alike] = [compress(&content, &base), compress_alike(&content, &base)].map(Option::unwrap);
         assert_eq!(decompress(&alike, &base, content.len()).unwrap(), content);
         assert!(alike.len() < 120 * 20 && alike.len() < quick.len() * 3 / 4, "{} {}", alike.len(), quick.len());
+    }
+
+    #[test]
+    fn a_small_edit_costs_no_more_far_behind() {
+        let mut base = vec![0; 6 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut base);
+        let mut content = base.clone();
+        content.splice((5 << 20)..(5 << 20) + 10, *b"other, and longer");
+        let packed = compress(&content, &base).unwrap();
+        // Not a mebibyte, as it would be if only the first two were compared.
+        assert!(packed.len() < 20_000, "{} bytes", packed.len());
+        assert_eq!(decompress(&packed, &base, content.len()).unwrap(), content);
     }
 
     #[test]

@@ -177,6 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_far_behind_in_a_large_catalog_is_not_sent_again() {
+        let (old, new) = (files(40_000, 1, 0), files(40_000, 1, 3));
+        for layout in [CatalogLayout::AsItIs, CatalogLayout::InColumns] {
+            let (_, packed) = pack_catalog(&new, &old, layout).unwrap();
+            assert!(packed.len() < 2000, "{layout:?}: {} of {}", packed.len(), new.len());
+            assert_eq!(unpack_catalog(&packed, &old, layout, new.len() as u64).unwrap(), new);
+        }
+    }
+
+    #[test]
     fn in_columns_it_takes_hardly_more_than_the_digests_that_are_new() {
         let (old, new) = (files(1000, 1, 0), files(1000, 2, 3));
         let length = |layout| {
