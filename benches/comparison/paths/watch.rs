@@ -40,8 +40,8 @@ pub(super) fn measure(bench: &Bench, rows: &mut Rows) -> anyhow::Result<()> {
     ];
     let series = in_turns(bench.rounds, contenders);
     let [nothing, touched, stat] = &series[..] else { unreachable!("three contenders") };
-    let why = "beside the look at the notes a run locks, checks in, and writes and sends its report: three files, made to last together (a fifth of it, a \
-               third when one by one)";
+    let why = "beside the look at the notes a run locks, checks in, and writes and sends its report: three files, made to last by four calls, which are a \
+               fifth of it";
     let figure = |of: fn(&[f64]) -> f64| {
         let each = |series: &crate::measure::Series| -> Result<f64, String> {
             series.samples.clone().map(|_| series.median(|sample| sample.cpu_ms).unwrap_or(f64::NAN))
