@@ -1,7 +1,6 @@
 //! Building the report of a run, and keeping those that could not be sent.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,10 +9,9 @@ use direct_puppet_transport::protocol::report::{CachedCatalogStatus, EventStatus
 use direct_puppet_transport::protocol::{CatalogId, Certname, CodeId, Environment, Report, RunStatus, VersionCounter, codec};
 
 use crate::error::RunError;
-use crate::fs::{FsError, StateFiles, ensure_private_dir, write_state};
+use crate::fs::{FsError, ensure_private_dir, write_state, write_whole_with};
 use crate::outcome::{ResourceCounters, WireCounters};
 use crate::puppet_report::{PuppetReport, level_name};
-use crate::summary::{self, RunMode, SUMMARY};
 use crate::tree::ScanCounters;
 
 /// Name of the last report, as JSON.
@@ -210,13 +208,12 @@ fn metrics(parts: &ReportParts) -> BTreeMap<String, Metrics> {
     .collect()
 }
 
-/// Writes the report, and the summary of it, where people and tools look for the last ones. Blocking.
-pub(crate) fn write_last(state_dir: &Path, report: &Report, run_mode: RunMode) -> Result<(), FsError> {
-    let mut files = StateFiles::new(state_dir);
-    files.write(LAST_REPORT, 0o640, |file| serde_json::to_writer_pretty(file, &PuppetReport(report)).map_err(Into::into))?;
-    files.write(LAST_REPORT_YAML, 0o640, |mut file| PuppetReport(report).write_yaml(&mut file))?;
-    files.write(SUMMARY, 0o644, |file| file.write_all(summary::text(report, run_mode).as_bytes()))?;
-    files.replace()
+/// Writes the report where people and tools look for the last one. Their names last once the summary is written beside them, which follows.
+/// Blocking.
+pub(crate) fn write_last(state_dir: &Path, report: &Report) -> Result<(), FsError> {
+    let path = state_dir.join(LAST_REPORT);
+    write_whole_with(&path, 0o640, |file| serde_json::to_writer_pretty(file, &PuppetReport(report)).map_err(Into::into))?;
+    write_whole_with(&state_dir.join(LAST_REPORT_YAML), 0o640, |mut file| PuppetReport(report).write_yaml(&mut file))
 }
 
 /// Keeps a report that could not be sent, for the next run. Blocking.

@@ -3,9 +3,11 @@
 //! The shape is fixed and holds numbers and known-harmless words, so it is written by hand.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use direct_puppet_transport::protocol::Report;
 
+use crate::fs::{FsError, write_state};
 use crate::puppet_report::{Number, PuppetReport, metrics};
 
 /// Name of the file, as in Puppet.
@@ -34,8 +36,12 @@ impl RunMode {
     }
 }
 
-/// Returns the summary of a report.
-pub(crate) fn text(report: &Report, run_mode: RunMode) -> String {
+/// Writes the summary of a report.
+pub(crate) fn write(state_dir: &Path, report: &Report, run_mode: RunMode) -> Result<(), FsError> {
+    write_state(&state_dir.join(SUMMARY), text(report, run_mode).as_bytes(), 0o644)
+}
+
+fn text(report: &Report, run_mode: RunMode) -> String {
     let version = PuppetReport(report).configuration_version();
     // A number stays one.
     let config = version.parse::<u64>().map_or_else(|_| quoted(&version), |number| number.to_string());

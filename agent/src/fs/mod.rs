@@ -23,7 +23,7 @@ pub use error::{FsError, FsErrorKind};
 pub(crate) use follow::MAX_LINKS;
 pub use follow::link_destination;
 pub use journal::StageJournal;
-pub use own::{StateFiles, ensure_private_dir, remove_unfinished, write_cache, write_state, write_state_with};
+pub use own::{ensure_private_dir, remove_unfinished, write_cache, write_state, write_state_with, write_whole_with};
 pub use root::{DirEntry, Root};
 pub use stage::{ContentSource, STAGED_PREFIX, Stage, Written};
 pub use stat::{FileKind, Stat, Time};

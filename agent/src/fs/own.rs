@@ -24,7 +24,7 @@ pub fn write_state(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> 
 ///
 /// As [`write_state`].
 pub fn write_cache(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    replace(path, mode, false, |file| file.write_all(bytes))
+    replace(path, mode, Lasting::Nothing, |file| file.write_all(bytes))
 }
 
 /// As [`write_state`], with the content written piece by piece, so that a large one is never in memory whole. Blocking.
@@ -37,125 +37,63 @@ pub fn write_state_with(
     mode: u32,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), FsError> {
-    replace(path, mode, true, fill)
+    replace(path, mode, Lasting::All, fill)
 }
 
-/// Files of the agent's own, in one directory, that are replaced together: all are written beside their places, then their contents made
-/// durable, then each renamed, then their names made durable. After a power cut each is the old one or the new, and whole.
+/// As [`write_state_with`], but not durable before the directory is made so, as by the next [`write_state`] there: after a power cut the file
+/// is the old one or the new, and whole. Blocking.
 ///
-/// What is dropped before [`StateFiles::replace`] leaves the old ones as they are.
-#[derive(Debug)]
-pub struct StateFiles {
-    dir: PathBuf,
-    written: Vec<Beside>,
+/// # Errors
+///
+/// Also those of `fill`.
+pub fn write_whole_with(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), FsError> {
+    replace(path, mode, Lasting::Content, fill)
 }
 
-impl StateFiles {
-    /// Starts with none.
-    #[must_use]
-    pub fn new(dir: &Path) -> Self {
-        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-        Self { dir: dir.to_owned(), written: Vec::new() }
-    }
-
-    /// Writes the new content of a file, with exactly this mode, beside its place; each name once. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// When the disk does not take it; also those of `fill`.
-    pub fn write(
-        &mut self,
-        name: &str,
-        mode: u32,
-        fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-    ) -> Result<(), FsError> {
-        let path = self.dir.join(name);
-        self.written.push(Beside::write(&path, mode, fill).map_err(|error| FsError::new(&path, "write", error))?);
-        Ok(())
-    }
-
-    /// Puts all in place, in the order in which they were written. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// When the disk does not take it; those that were not renamed by then are the old ones.
-    pub fn replace(self) -> Result<(), FsError> {
-        for file in &self.written {
-            file.sync().map_err(|error| FsError::new(&file.path, "make durable the content of", error))?;
-        }
-        for file in self.written {
-            let path = file.path.clone();
-            file.rename().map_err(|error| FsError::new(&path, "write", error))?;
-        }
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|error| FsError::new(&self.dir, "make durable the names in", error))
-    }
-}
-
-/// A file that was written beside its place; removed when it is dropped.
-#[derive(Debug)]
-struct Beside {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: Option<File>,
-}
-
-impl Beside {
-    fn write(path: &Path, mode: u32, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<Self> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let mut beside = Self { path: path.to_owned(), temporary: PathBuf::from(temporary), file: None };
-        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside.temporary);
-        let file = create().or_else(|error| match error.kind() {
-            // What a crash left there is of no use, and could have other permissions.
-            io::ErrorKind::AlreadyExists => std::fs::remove_file(&beside.temporary).and_then(|()| create()),
-            _ => Err(error),
-        });
-        let mut writer = BufWriter::new(file?);
-        fill(&mut writer)?;
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-        beside.file = Some(file);
-        Ok(beside)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), File::sync_all)
-    }
-
-    fn rename(mut self) -> io::Result<()> {
-        std::fs::rename(&self.temporary, &self.path)?;
-        self.temporary = PathBuf::new();
-        Ok(())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if self.temporary.as_os_str().is_empty() {
-            return;
-        }
-        if let Err(left) = std::fs::remove_file(&self.temporary) {
-            tracing::debug!(path = %self.temporary.display(), error = %left, "nothing to remove after a failed write");
-        }
-    }
+/// What lasts over a power cut when a file has been replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    Nothing,
+    /// Its content, under the one name or the other.
+    Content,
+    /// Also its name.
+    All,
 }
 
 fn replace(
     path: &Path,
     mode: u32,
-    is_lasting: bool,
+    lasting: Lasting,
     fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), FsError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
     let write = || -> io::Result<()> {
-        let beside = Beside::write(path, mode, fill)?;
-        if is_lasting {
-            beside.sync()?;
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        beside.rename()?;
-        if is_lasting { File::open(directory_of(path))?.sync_all() } else { Ok(()) }
+        let mut writer = BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?);
+        fill(&mut writer)?;
+        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        if lasting != Lasting::Nothing {
+            file.sync_all()?;
+        }
+        std::fs::rename(&temporary, path)?;
+        if lasting == Lasting::All { File::open(directory_of(path))?.sync_all() } else { Ok(()) }
     };
-    write().map_err(|error| FsError::new(path, "write", error))
+    write().map_err(|error| {
+        if let Err(left) = std::fs::remove_file(&temporary) {
+            tracing::debug!(path = %temporary.display(), error = %left, "nothing to remove after a failed write");
+        }
+        FsError::new(path, "write", error)
+    })
 }
 
 /// Returns the directory that holds a path; of a bare name, the working directory.
@@ -231,37 +169,6 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn files_are_replaced_together_or_stay_as_they_are() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
-        let write = |version: &'static str| {
-            let mut files = StateFiles::new(dir.path());
-            files.write("a", 0o600, |file| file.write_all(version.as_bytes())).unwrap();
-            files.write("b", 0o640, |file| file.write_all(version.as_bytes())).unwrap();
-            files
-        };
-        write("one").replace().unwrap();
-        drop(write("given up"));
-        assert_eq!([read("a"), read("b")], ["one", "one"]);
-        let mut failing = write("two");
-        failing.write("c", 0o600, |_| Err(io::Error::other("no more"))).unwrap_err();
-        drop(failing);
-        assert_eq!([read("a"), read("b")], ["one", "one"]);
-        write("three").replace().unwrap();
-        assert_eq!([read("a"), read("b")], ["three", "three"]);
-        let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!([mode("a"), mode("b")], [0o600, 0o640]);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside them");
-        // What cannot be put in place leaves those that follow as they are.
-        let files = write("four");
-        std::fs::remove_file(dir.path().join("a")).unwrap();
-        std::fs::create_dir_all(dir.path().join("a/full")).unwrap();
-        assert!(files.replace().unwrap_err().path.ends_with("a"));
-        assert_eq!(read("b"), "three");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

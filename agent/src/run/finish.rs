@@ -26,6 +26,7 @@ use crate::provider::Context;
 use crate::puppet_report::closing;
 use crate::report::{self, GivenIds, ReportParts};
 use crate::report_processor;
+use crate::summary;
 use crate::tree::{ScanCounters, Settled, StatCache, Witnesses};
 use crate::undo;
 
@@ -215,7 +216,9 @@ impl<T: Transport> Run<'_, T> {
         }
         let (state_dir, last, run_mode) = (self.inner.state_dir.clone(), Arc::clone(report), self.options.run_mode);
         let written = tokio::task::spawn_blocking(move || {
-            report::write_last(&state_dir, &last, run_mode).map(|()| report::pending(&state_dir))
+            report::write_last(&state_dir, &last)
+                .and_then(|()| summary::write(&state_dir, &last, run_mode))
+                .map(|()| report::pending(&state_dir))
         });
         let pending = match written.await {
             Ok(Ok(pending)) => pending,
