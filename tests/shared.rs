@@ -135,11 +135,7 @@ fn one_truth_with_contents_in_an_object_store() {
     fs::create_dir(dir.path().join("contents")).unwrap();
     let Some(s3) = S3::start(dir.path()) else { return };
     let equals = Equals::new(None);
-    let start = |server| {
-        let mut command = Command::new(&binaries().server);
-        command.envs(s3.environment());
-        equals.start_by(command, &equals.store, server, &["--contents", "s3://contents/of/servers"])
-    };
+    let start = |server| equals.start_with_objects(&s3, server, "s3://contents/of/servers");
     one_truth(&equals, start, |uuid| reports_in_files(&equals, uuid));
     assert!(!files(&dir.path().join("contents/of/servers")).is_empty(), "they are somewhere else");
 }

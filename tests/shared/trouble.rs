@@ -86,11 +86,7 @@ fn what_is_damaged_or_missing_in_an_object_store_is_put_again_by_a_server_that_h
     fs::create_dir(dir.path().join("contents")).unwrap();
     let Some(s3) = S3::start(dir.path()) else { return };
     let equals = Equals::new(None);
-    let start = |server| {
-        let mut command = Command::new(&binaries().server);
-        command.envs(s3.environment());
-        equals.start_by(command, &equals.store, server, &["--contents", "s3://contents"])
-    };
+    let start = |server| equals.start_with_objects(&s3, server, "s3://contents");
     let first = start(0);
     fs::write(equals.sites[0].tree().join("large"), "large ".repeat(500_000)).unwrap();
     equals.publish(&first, 0, FILES, "v0");

@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::binaries::{binaries, json, run};
+use crate::s3::S3;
 use crate::serving::Serving;
 use crate::site::Site;
 
@@ -60,9 +61,15 @@ impl Equals {
         self.start_by(Command::new(&binaries().server), store, server, more)
     }
 
-    /// As [`Self::start_with`], by a command that ends with the server's program.
+    /// Starts a server that keeps contents in an object store, at a URL, and has its keys from its environment.
     #[must_use]
-    pub fn start_by(&self, command: Command, store: &str, server: usize, more: &[&str]) -> Serving {
+    pub fn start_with_objects(&self, s3: &S3, server: usize, contents: &str) -> Serving {
+        let mut command = Command::new(&binaries().server);
+        command.envs(s3.environment());
+        self.start_by(command, &self.store, server, &["--contents", contents])
+    }
+
+    fn start_by(&self, command: Command, store: &str, server: usize, more: &[&str]) -> Serving {
         let dir = self.dir.path().join(format!("server{server}"));
         fs::create_dir_all(&dir).unwrap();
         let mut options: Vec<OsString> = vec!["--staging".into(), self.sites[server].dir().into()];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use direct_puppet_transport::protocol::{Environment, VersionCounter};
 
 use super::replica::Pair;
-use super::role::{Two, promote};
+use super::role::{Turn, Two, promote};
 use super::*;
 
 /// Keeps a state file from being written, as a full disk would, until it is dropped.
@@ -29,15 +29,20 @@ fn version(epoch: u64, sequence: u64) -> VersionCounter {
     VersionCounter { epoch, sequence }
 }
 
-#[tokio::test]
-async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the_same() {
-    let two = Two::new();
+/// Returns a server whose primary is gone, and which cannot write what a promotion takes over.
+async fn before_a_promotion(two: &Two) -> (Arc<Server>, Blocked) {
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
     b.confirm().await.unwrap();
     two.stop_a(a);
+    (b, Blocked::new(&two.b.data().join("code/production/live.json")))
+}
+
+#[tokio::test]
+async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the_same() {
+    let two = Two::new();
+    let (b, blocked) = before_a_promotion(&two).await;
     let production = Environment::default();
-    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
     let promoted = promote(&b, true).await.unwrap();
     assert_eq!((promoted.epoch, promoted.live[0].version), (2, version(1, 1)), "primary, with what was live before");
     assert!(promoted.unfinished.unwrap().contains("live.json"));
@@ -61,11 +66,7 @@ async fn a_promotion_that_cannot_write_what_it_took_over_has_its_history_all_the
 #[tokio::test(start_paused = true)]
 async fn a_promotion_that_could_not_be_ended_is_as_soon_as_it_can_be() {
     let two = Two::new();
-    let (a, b) = (two.start_a(), two.start_b());
-    publish_all(&a).await;
-    b.confirm().await.unwrap();
-    two.stop_a(a);
-    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    let (b, blocked) = before_a_promotion(&two).await;
     promote(&b, true).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     assert_eq!(live(&b).version.version, version(1, 1));
@@ -98,11 +99,7 @@ async fn a_replica_answers_nodes_though_it_cannot_remember_how_requests_were_ans
 #[tokio::test]
 async fn a_server_that_is_started_after_a_promotion_that_could_not_be_ended_ends_it() {
     let two = Two::new();
-    let (a, b) = (two.start_a(), two.start_b());
-    publish_all(&a).await;
-    b.confirm().await.unwrap();
-    two.stop_a(a);
-    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    let (b, blocked) = before_a_promotion(&two).await;
     assert!(promote(&b, true).await.unwrap().unfinished.is_some());
     two.stop_b(b);
     drop(blocked);
@@ -122,28 +119,16 @@ async fn a_promotion_whose_asker_went_away_is_ended_all_the_same() {
         }
     }
     let two = Two::new();
-    let (a, b) = (two.start_a(), two.start_b());
-    publish_all(&a).await;
-    b.confirm().await.unwrap();
-    two.stop_a(a);
-    let blocked = Blocked::new(&two.b.data().join("code/production/live.json"));
+    let (b, blocked) = before_a_promotion(&two).await;
     // Something else has the turn, as a long publish would.
-    let (publishing, (release, is_over)) = (Arc::clone(&b.publishing), std::sync::mpsc::channel::<()>());
-    let (begun, is_begun) = tokio::sync::oneshot::channel();
-    let holder = std::thread::spawn(move || {
-        let _turn = publishing.lock().unwrap();
-        begun.send(()).unwrap();
-        assert!(is_over.recv().is_err(), "nothing is sent");
-    });
-    is_begun.await.unwrap();
+    let turn = Turn::hold(&b).await;
     let server = Arc::clone(&b);
     let asked = tokio::spawn(async move { promote(&server, true).await });
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert!(!asked.is_finished() && !b.role.is_primary());
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
-    drop(release);
-    holder.join().unwrap();
+    drop(turn);
     until("it is primary", || b.role.is_primary()).await;
     assert_eq!(live(&b).version.version, version(1, 1));
     drop(blocked);

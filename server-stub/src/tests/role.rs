@@ -78,6 +78,31 @@ impl Two {
     }
 }
 
+/// Holds the turn to publish at a server, as a long publish would, until it is dropped.
+pub(super) struct Turn(Option<(std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>)>);
+
+impl Turn {
+    pub(super) async fn hold(server: &Arc<Server>) -> Self {
+        let (publishing, (release, is_over)) = (Arc::clone(&server.publishing), std::sync::mpsc::channel());
+        let (begun, is_begun) = tokio::sync::oneshot::channel();
+        let holder = std::thread::spawn(move || {
+            let _turn = publishing.lock().unwrap();
+            begun.send(()).unwrap();
+            assert!(is_over.recv().is_err(), "nothing is sent");
+        });
+        is_begun.await.unwrap();
+        Self(Some((release, holder)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (release, holder) = self.0.take().unwrap();
+        drop(release);
+        holder.join().unwrap();
+    }
+}
+
 fn peer(name: &str, port: &Arc<Port>) -> Peers {
     let transport: Arc<dyn Transport> = Arc::<Port>::clone(port);
     Peers { name: certname(name), transports: vec![transport] }
@@ -240,18 +265,10 @@ async fn a_promotion_that_meets_a_publish_changes_nothing() {
     let (a, b) = (two.start_a(), two.start_b());
     publish_all(&a).await;
     b.confirm().await.unwrap();
-    let (publishing, (ended, end)) = (Arc::clone(&a.publishing), std::sync::mpsc::channel::<()>());
-    let (begun, is_begun) = tokio::sync::oneshot::channel();
-    let publish = std::thread::spawn(move || {
-        let _turn = publishing.lock().unwrap();
-        begun.send(()).unwrap();
-        assert!(end.recv().is_err(), "nothing is sent");
-    });
-    is_begun.await.unwrap();
+    let turn = Turn::hold(&a).await;
     let refused = promote(&b, false).await.unwrap_err();
     assert!(matches!(&refused, ServerError::NotPromoted { reason } if reason.contains("is under way")), "{refused}");
-    drop(ended);
-    publish.join().unwrap();
+    drop(turn);
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert!(a.role.is_primary() && !b.role.is_primary());
     publish_all(&a).await;

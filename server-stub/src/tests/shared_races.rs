@@ -45,6 +45,15 @@ struct Frozen {
     seen: std::sync::Mutex<HashMap<String, Vec<(String, Pointer)>>>,
 }
 
+impl Frozen {
+    /// Returns a store of files, and the same as it is to be shown.
+    fn store(world: &World, prefixes: &'static [&'static str]) -> (FileStore, Arc<Self>) {
+        let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
+        let inner = files.clone();
+        (files, Arc::new(Self { inner, is_frozen: AtomicBool::new(false), prefixes, seen: Default::default() }))
+    }
+}
+
 #[async_trait]
 impl PointerStore for Frozen {
     fn endpoint(&self) -> &str {
@@ -91,8 +100,7 @@ async fn catalogs_of_code_that_is_published_while_another_server_collects_stay()
 
 async fn published_meanwhile(prefixes: &'static [&'static str]) {
     let (world, other) = (World::new(), World::new());
-    let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
-    let frozen = Arc::new(Frozen { inner: files.clone(), is_frozen: AtomicBool::new(false), prefixes, seen: Default::default() });
+    let (files, frozen) = Frozen::store(&world, prefixes);
     let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
     let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
     let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
@@ -117,9 +125,7 @@ async fn published_meanwhile(prefixes: &'static [&'static str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn catalogs_of_code_that_is_live_again_while_another_server_collects_stay() {
     let (world, other) = (World::new(), World::new());
-    let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
-    let prefixes = &["live/env/", "version/", "node/"][..];
-    let frozen = Arc::new(Frozen { inner: files.clone(), is_frozen: AtomicBool::new(false), prefixes, seen: Default::default() });
+    let (files, frozen) = Frozen::store(&world, &["live/env/", "version/", "node/"]);
     let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
     let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
     let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
