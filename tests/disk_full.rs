@@ -211,3 +211,49 @@ fn a_store_whose_disk_is_full_keeps_what_is_live() {
         assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
     }
 }
+
+/// The files that Puppet code is compiled from are written beside the contents. Where there is no room for them nobody has looked at the
+/// code, and it is not published.
+#[test]
+fn code_that_there_is_no_room_to_compile_is_refused() {
+    if !Command::new("ruby").args(["-e", "require 'puppet'"]).output().is_ok_and(|output| output.status.success()) {
+        println!("LEFT OUT: ruby has no Puppet library here (Debian package puppet-agent)");
+        return;
+    }
+    let world = World::new();
+    let Some(_disk) = Disk::mount_with(&world.dir.path().join("a/data"), "size=24m,mode=0700") else { return };
+    let environment = world.site.environment();
+    let manifest = |text: &str| {
+        fs::create_dir_all(environment.join("manifests")).unwrap();
+        fs::write(environment.join("manifests/site.pp"), text).unwrap();
+    };
+    fs::remove_file(environment.join("site.yaml")).unwrap();
+    manifest(
+        "file { '/srv': ensure => directory }\nfile { '/srv/tree': ensure => directory, recurse => true, source => 'puppet:///modules/app/tree' }\n",
+    );
+    fs::write(world.site.tree().join("big"), vec![7; 5 << 20]).unwrap();
+    let server = world.start("a", &["--staging", &world.staging()]);
+    let published = server.verb(&["publish"]);
+    assert!(published.status.success(), "{}", said(&published));
+    let run = world.agent("root", "a");
+    assert_eq!(run.status.code(), Some(2), "{}", said(&run));
+    let before = live(&server);
+    fs::write(world.site.tree().join("more"), vec![8; 7 << 20]).unwrap();
+    for text in ["notify { 'fine': }\n", "this is no manifest {\n"] {
+        manifest(text);
+        let refused = server.verb(&["publish"]);
+        let result = &json(&refused)["environments"][0];
+        assert!(refused.status.code() == Some(1) && result["error"]["code"] == "disk", "{}", said(&refused));
+        assert!(said(&refused).contains("space") && live(&server) == before, "{}", said(&refused));
+        assert_eq!(json(&world.agent("root", "a"))["status"], "unchanged");
+    }
+    fs::remove_file(world.site.tree().join("more")).unwrap();
+    manifest("this is no manifest {\n");
+    let refused = server.verb(&["publish"]);
+    let result = &json(&refused)["environments"][0];
+    assert!(refused.status.code() == Some(1) && result["error"]["code"] == "compile", "{}", said(&refused));
+    manifest("notify { 'fine': }\n");
+    let published = server.verb(&["publish"]);
+    assert!(published.status.success(), "{}", said(&published));
+    assert_eq!(world.agent("root", "a").status.code(), Some(2));
+}

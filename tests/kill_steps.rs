@@ -170,6 +170,40 @@ fn a_publish_killed_at_every_step_keeps_old_or_new() {
 }
 
 #[test]
+fn a_rollback_killed_at_every_step_keeps_new_or_old_and_is_made_once() {
+    if !can_tell_steps("a rollback killed at every step") {
+        return;
+    }
+    let idle = Idle::new();
+    idle.site.fill(FILES, "v0");
+    Idle::well(idle.publish());
+    idle.change("v1");
+    let codes = [idle.live(), Idle::well(idle.publish())["environments"][0]["code_id"].clone()];
+    let (mut attempts, mut found_new) = (0, 0);
+    let kills = at_every_step("rollback", 1, |step| {
+        attempts += 1;
+        let (from, to) = (&codes[attempts % 2], &codes[(attempts + 1) % 2]);
+        let request = format!("request{attempts}");
+        let rollback =
+            || idle.verb(&["rollback", to.as_str().unwrap(), "--request-id", &request, "--if-live", from.as_str().unwrap()]);
+        let fate = step.run(&rollback());
+        let found = idle.live();
+        let verified = run(idle.verb(&["verify"]));
+        assert_eq!(verified.status.code(), Some(0), "{step}: {}", String::from_utf8_lossy(&verified.stdout));
+        assert!(found == *from || found == *to, "{step}: neither");
+        assert!(fate == Fate::Killed || found == *to, "{step}: it ended but is not live");
+        found_new += usize::from(fate == Fate::Killed && found == *to);
+        let back = Idle::well(rollback());
+        assert_eq!((&idle.live(), &back["code_id"], &back["changed"]), (to, to, &true.into()), "{step}");
+        assert_eq!(idle.made_by(&request), std::slice::from_ref(to), "{step}");
+        assert_tidy(&idle.data());
+        fate
+    });
+    assert_hit(&kills, &["write", "fsync", "rename"], 8);
+    assert!(found_new > 0, "no kill hit between the switch and the answer");
+}
+
+#[test]
 fn a_collection_killed_at_every_step_leaves_every_version_whole_or_gone() {
     if !can_tell_steps("a collection killed at every step") {
         return;

@@ -19,3 +19,12 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     }
     tokio::task::spawn_blocking(work).await
 }
+
+/// As [`run`], for what nobody waits for.
+pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
+    #[cfg(test)]
+    if crate::tests::sim::is_simulated() {
+        return work();
+    }
+    drop(tokio::task::spawn_blocking(work));
+}

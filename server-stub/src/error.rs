@@ -155,7 +155,7 @@ pub enum ServerError {
         limit: usize,
     },
     /// An id of a request that is empty.
-    #[error("request_id is empty: give one that no other publish has, or none")]
+    #[error("request_id is empty: give one that no other request has, or none")]
     EmptyRequestId,
     /// A rollout cannot be both.
     #[error("the request says both pause and resume: say one of them")]
@@ -171,8 +171,8 @@ pub enum ServerError {
     },
     /// What is live is not what whoever publishes has seen.
     #[error(
-        "environment {environment} has {} live, and is to be published only if {} is: look at what was published meanwhile, then publish on \
-         top of it",
+        "environment {environment} has {} live, and this was asked for on top of {}: look at what was published meanwhile, then ask \
+         for it on top of that",
         of(live),
         of(expected)
     )]
@@ -244,7 +244,8 @@ impl ServerError {
             Self::Unstable { .. } => "unstable",
             Self::Conflict { .. } => "conflict",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
-            Self::Compile(CompileError { kind: CompileErrorKind::Server, .. }) => "compiler",
+            Self::Compile(CompileError { kind: CompileErrorKind::Server | CompileErrorKind::NoCompiler, .. }) => "compiler",
+            Self::Compile(CompileError { kind: CompileErrorKind::Disk, .. }) => "disk",
             Self::Compile(_) => "compile",
             Self::NoVersion { .. } => "no_version",
             Self::Replica { .. } => "replica",

@@ -230,10 +230,10 @@ fn refusal(error: &ServerError) -> Refusal {
             );
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Internal, message) }
         }
-        ServerError::Compile(error @ CompileError { kind: CompileErrorKind::Server, .. }) => {
-            Refusal::new(RefusalCode::Internal, error.to_string())
+        ServerError::Compile(error @ CompileError { kind: CompileErrorKind::Code, .. }) => {
+            Refusal::new(RefusalCode::CompileFailed, error.to_string())
         }
-        ServerError::Compile(error) => Refusal::new(RefusalCode::CompileFailed, error.to_string()),
+        ServerError::Compile(error) => Refusal::new(RefusalCode::Internal, error.to_string()),
         ServerError::Store(error) => {
             let message = format!("{}: try again, or ask another server", chain(error));
             Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }

@@ -8,7 +8,7 @@ use direct_puppet_server_stub::history::{
     Change, CollectRequest, Collected, Difference, InStore, RollbackRequest, Verified, VersionName,
 };
 use direct_puppet_server_stub::publish::EnvironmentResult;
-use direct_puppet_transport::protocol::Environment;
+use direct_puppet_transport::protocol::{CodeId, Environment};
 
 use super::admin::{self, Question};
 use super::options::Data;
@@ -71,17 +71,27 @@ pub(super) struct RollbackArguments {
     /// Who
     #[arg(long, value_name = "NAME", default_value = "")]
     author: String,
+    /// Asked again with the same id, nothing is made live twice
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Only if this is live; else nothing is made live
+    #[arg(long, value_name = "CODE_ID")]
+    if_live: Option<CodeId>,
+    /// Check, but make nothing live
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(super) async fn rollback(arguments: RollbackArguments) -> anyhow::Result<u8> {
-    let RollbackArguments { which: Which { data, environment }, to, message, author } = arguments;
+    let RollbackArguments { which: Which { data, environment }, to, message, author, request_id, if_live, dry_run } = arguments;
     let author = Author { name: author, email: String::new() };
-    let request = RollbackRequest { environment, to, message, author };
+    let request = RollbackRequest { environment, to, message, author, request_id, if_live, dry_run };
+    let is = if dry_run { "would be" } else { "is" };
     let result: EnvironmentResult = admin::ask(&data.data, None, Question::Rollback(request)).await?;
     if data.json {
         print_json(&result)?;
     } else {
-        print_line(&super::publish::line(&result, "is"));
+        print_line(&super::publish::line(&result, is));
     }
     Ok(0)
 }

@@ -45,6 +45,26 @@ impl Code {
     pub(crate) fn write_out(&self, top: &Path, modes: Modes) -> Result<(), WriteOutError> {
         write_out(&self.store, &self.manifest, top, modes)
     }
+
+    /// Makes all of it of what [`Code::write_out`] has written below `top` of the manifest `before`, with the modes of files that only this
+    /// user reads. Nothing but what differs is touched, in the order of paths; every content of that is verified. After an error it is
+    /// neither. Blocking.
+    pub(crate) fn write_changes(&self, before: &Manifest, top: &Path) -> Result<(), WriteOutError> {
+        let is_directory = |entry: Option<&ManifestEntry>| entry.is_some_and(|entry| entry.kind == EntryKind::Directory);
+        let stays = |entry: &ManifestEntry, other: &Manifest| is_directory(Some(entry)) && is_directory(other.get(&entry.path));
+        let mut gone: Vec<&ManifestEntry> = before.changed_since(&self.manifest).collect();
+        gone.retain(|entry| is_written(entry, Modes::Private) && !stays(entry, &self.manifest));
+        // From below: a directory goes when it is empty.
+        for entry in gone.into_iter().rev() {
+            let path = top.join(entry.path.as_path());
+            let removed = if is_directory(Some(entry)) { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| FsError::new(&path, "remove", error))?;
+        }
+        for entry in self.manifest.changed_since(before).filter(|entry| !stays(entry, before)) {
+            write_entry(&self.store, entry, &top.join(entry.path.as_path()), Modes::Private)?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes what a manifest lists out below `top`, which is there; nothing is made durable. Every content is verified. Blocking.
@@ -52,19 +72,10 @@ pub(crate) fn write_out(store: &Store, manifest: &Manifest, top: &Path, modes: M
     let mut directories = Vec::new();
     for entry in manifest.entries() {
         let path = top.join(entry.path.as_path());
-        let fail = |error| FsError::new(&path, "write out", error);
-        match &entry.kind {
-            EntryKind::Directory => {
-                DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
-                // Last, and from below: a directory without permission to write takes no files.
-                directories.push((path, entry.mode));
-            }
-            // A compiler shall see nothing but what its catalog is named after.
-            EntryKind::Link { target } if modes == Modes::Private && target.starts_with(b"/") => {}
-            EntryKind::Link { target } => {
-                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path).map_err(fail)?;
-            }
-            EntryKind::File { digest, .. } => write_file(store, entry, digest, &path, modes)?,
+        write_entry(store, entry, &path, modes)?;
+        if entry.kind == EntryKind::Directory {
+            // Last, and from below: a directory without permission to write takes no files.
+            directories.push((path, entry.mode));
         }
     }
     if modes == Modes::Published {
@@ -74,6 +85,24 @@ pub(crate) fn write_out(store: &Store, manifest: &Manifest, top: &Path, modes: M
         }
     }
     Ok(())
+}
+
+fn write_entry(store: &Store, entry: &ManifestEntry, path: &Path, modes: Modes) -> Result<(), WriteOutError> {
+    let fail = |error| FsError::new(path, "write out", error);
+    match &entry.kind {
+        EntryKind::Directory => DirBuilder::new().mode(0o700).create(path).map_err(fail)?,
+        _ if !is_written(entry, modes) => {}
+        EntryKind::Link { target } => {
+            std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path).map_err(fail)?;
+        }
+        EntryKind::File { digest, .. } => write_file(store, entry, digest, path, modes)?,
+    }
+    Ok(())
+}
+
+/// Whether an entry is written at all: a compiler shall see nothing but what its catalog is named after.
+pub(crate) fn is_written(entry: &ManifestEntry, modes: Modes) -> bool {
+    !matches!(&entry.kind, EntryKind::Link { target } if modes == Modes::Private && target.starts_with(b"/"))
 }
 
 fn write_file(store: &Store, entry: &ManifestEntry, digest: &Digest, path: &Path, modes: Modes) -> Result<(), WriteOutError> {

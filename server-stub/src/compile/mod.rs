@@ -61,8 +61,12 @@ pub enum CompileErrorKind {
         /// The content.
         digest: Digest,
     },
-    /// The server, which lacks what it compiles with, or could not finish. Tried again whenever it is asked for.
+    /// The server, which could not finish. Tried again whenever it is asked for.
     Server,
+    /// The server, which lacks what it compiles with: Ruby, or Puppet's library. Tried again whenever it is asked for.
+    NoCompiler,
+    /// The server, whose disk did not take the files to compile from. Tried again whenever it is asked for.
+    Disk,
 }
 
 /// Why code does not compile; names the place.
@@ -96,6 +100,12 @@ impl CompileError {
     /// Returns the same as the fault of the server.
     pub(crate) const fn of_server(mut self) -> Self {
         self.kind = CompileErrorKind::Server;
+        self
+    }
+
+    /// Returns the same, with whether the server or the code is at fault.
+    pub(crate) const fn with_kind(mut self, kind: CompileErrorKind) -> Self {
+        self.kind = kind;
         self
     }
 

@@ -2,13 +2,15 @@
 
 use std::sync::{Arc, PoisonError};
 
-use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest};
+use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest};
 use serde::{Deserialize, Serialize};
 
 use super::VersionName;
-use crate::code::{Author, Code, Version};
-use crate::error::ServerError;
-use crate::publish::{ATTEMPTS, EnvironmentResult, author_of, check_words, unchanged};
+use crate::code::{Author, Code, Effect, Version};
+use crate::error::{ServerError, chain};
+use crate::publish::{
+    ATTEMPTS, EnvironmentResult, answer_given, author_of, check_request_id, check_words, refuse_other_than, unchanged,
+};
 use crate::server::{OWN, Server, now};
 
 /// What to make live again.
@@ -25,6 +27,29 @@ pub struct RollbackRequest {
     /// Who; name and address at most 256 bytes each.
     #[serde(default)]
     pub author: Author,
+    /// An id of the request, as that of a publish, at most 256 bytes: asked again with the same, the server answers the same and goes back once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Go back only if this is what is live now: what another has published since is not undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_live: Option<CodeId>,
+    /// Verify and check, but make nothing live.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl RollbackRequest {
+    /// Returns the request to go back to `to`, without a word.
+    #[must_use]
+    pub fn new(environment: Environment, to: VersionName) -> Self {
+        let (message, author) = (String::new(), Author::default());
+        Self { environment, to, message, author, request_id: None, if_live: None, dry_run: false }
+    }
+
+    fn check(&self) -> Result<(), ServerError> {
+        check_words(&self.message, &self.author)?;
+        check_request_id(self.request_id.as_deref())
+    }
 }
 
 impl Server {
@@ -33,7 +58,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When this is not the primary, the message or the author is too long, the version is not there any more, a content is missing or damaged, or it does not compile.
+    /// When this is not the primary, other code is live than `if_live` says, the message, the author or the id is too long, the version is not
+    /// there any more, a content is missing or damaged, or it does not compile.
     ///
     /// # Cancel safety
     ///
@@ -50,7 +76,7 @@ impl Server {
     pub async fn rollback_as(self: &Arc<Self>, request: RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
         self.refuse_as_replica()?;
         self.cleared().await?;
-        check_words(&request.message, &request.author)?;
+        request.check()?;
         // Each holds a thread that waits: those whose turn it is not shall not.
         let turn = self.turn().await;
         self.mend_version(&request.environment, request.to).await?;
@@ -61,11 +87,14 @@ impl Server {
     fn go_back(&self, request: &RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.refuse_as_replica()?;
-        check_words(&request.message, &request.author)?;
+        request.check()?;
         self.refuse_behind(&request.environment)?;
-        self.end_promotion();
+        if !request.dry_run {
+            self.end_promotion();
+        }
         for _ in 0..ATTEMPTS {
             self.catch_up(&request.environment)?;
+            self.learn(&request.environment)?;
             if let Some(result) = self.go_back_from_here(request, who)? {
                 return Ok(result);
             }
@@ -76,10 +105,20 @@ impl Server {
     /// As a publish: `None` when another server that shares the store was faster.
     fn go_back_from_here(&self, request: &RollbackRequest, who: &str) -> Result<Option<EnvironmentResult>, ServerError> {
         let environment = &request.environment;
-        let (old, manifest) = self.find_manifest(environment, request.to)?;
         let base = self.environments.live(environment);
+        if let Some(request_id) = request.request_id.as_deref().filter(|_| !request.dry_run)
+            && let Some(answer) = answer_given(self, environment, request_id, base.as_ref().map(|code| &code.version))?
+        {
+            return Ok(Some(answer));
+        }
+        let (old, manifest) = self.find_manifest(environment, request.to)?;
         let live = self.find_version(environment, VersionName::Live)?;
+        refuse_other_than(request.if_live, environment, Some(&live))?;
         if live.code_id == old.code_id {
+            if !request.dry_run {
+                let done = Version { request_id: request.request_id.clone(), ..live.clone() };
+                self.environments.answers.add(&done, self.role.epoch(), Effect::Unchanged)?;
+            }
             return Ok(Some(unchanged(environment.clone(), Some(&live))));
         }
         self.bring_contents(&manifest)?;
@@ -99,17 +138,25 @@ impl Server {
             time_unix_seconds: now(),
             author: author_of(&request.author, who),
             message,
-            request_id: None,
+            request_id: request.request_id.clone(),
             new_contents: 0,
             lineage: next.lineage,
             ..old
         };
         let code = Code::new(version.clone(), manifest, self.store.clone());
         self.options.compiler.check(&code)?;
+        let result = EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) };
+        if request.dry_run {
+            return Ok(Some(result));
+        }
         let what = format!("{environment} {} as {}", version.code_id, version.version);
         self.audit_work("rollback", who, Some(&request.author), &what)?;
-        let result = EnvironmentResult { changed: true, ..unchanged(environment.clone(), Some(&version)) };
-        Ok(self.go_live(base.as_deref(), code)?.noted(result))
+        let Some(noted) = self.go_live(base.as_deref(), code)?.noted(result) else { return Ok(None) };
+        if let Err(error) = self.environments.answers.add(&version, self.role.epoch(), Effect::Changed) {
+            // As of a publish: the history has it.
+            tracing::warn!("{}", chain(&error));
+        }
+        Ok(Some(noted))
     }
 }
 

@@ -39,14 +39,19 @@ pub(crate) fn check_words(message: &str, author: &Author) -> Result<(), ServerEr
 pub(super) fn check_request(request: &PublishRequest) -> Result<(), ServerError> {
     check_words(&request.message, &request.author)?;
     check_text("revision", request.revision.as_deref().unwrap_or_default(), MAX_REVISION_BYTES)?;
-    if request.request_id.as_deref() == Some("") {
-        // As a variable that is not set: every publish after the first would be taken for the same.
-        return Err(ServerError::EmptyRequestId);
-    }
     if request.if_live.is_some() && request.environments.len() != 1 {
         return Err(ServerError::IfLiveOfOne);
     }
-    check_text("request_id", request.request_id.as_deref().unwrap_or_default(), MAX_REQUEST_ID_BYTES)
+    check_request_id(request.request_id.as_deref())
+}
+
+/// Refuses an id of a request that is too long, or none.
+pub(crate) fn check_request_id(request_id: Option<&str>) -> Result<(), ServerError> {
+    if request_id == Some("") {
+        // As a variable that is not set: every request after the first would be taken for the same.
+        return Err(ServerError::EmptyRequestId);
+    }
+    check_text("request_id", request_id.unwrap_or_default(), MAX_REQUEST_ID_BYTES)
 }
 
 /// Refuses a manifest that no replica would take.

@@ -24,7 +24,7 @@ use crate::error::{ServerError, chain};
 use crate::server::{OWN, Server, Staging, now};
 use crate::shared;
 
-pub(crate) use limits::{MAX_MESSAGE_BYTES, check_text, check_words};
+pub(crate) use limits::{MAX_MESSAGE_BYTES, check_request_id, check_text, check_words};
 pub(crate) use room::STATE_BYTES;
 
 /// How often a publish is begun anew because another server was faster.
@@ -241,6 +241,38 @@ fn answered(environment: Environment, done: &Answered) -> EnvironmentResult {
     }
 }
 
+/// Returns how a request was answered that is asked again; `live` is what is live now.
+pub(crate) fn answer_given(
+    server: &Server,
+    environment: &Environment,
+    request_id: &str,
+    live: Option<&Version>,
+) -> Result<Option<EnvironmentResult>, ServerError> {
+    let Some(live) = live else { return Ok(None) };
+    if let Some(done) = server.environments.answers.find(environment, request_id).filter(|done| !live.leaves_out(done.version)) {
+        return Ok(Some(since(live, answered(environment.clone(), &done))));
+    }
+    let history = server.environments.history(environment)?;
+    let done = history.into_iter().find(|done| done.request_id.as_deref() == Some(request_id) && !done.is_left_out_of(live));
+    Ok(done.map(|done| {
+        let answer = unchanged(environment.clone(), Some(&done));
+        since(live, EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer })
+    }))
+}
+
+/// Refuses what was asked for on top of other code than that which is live.
+pub(crate) fn refuse_other_than(
+    if_live: Option<CodeId>,
+    environment: &Environment,
+    live: Option<&Version>,
+) -> Result<(), ServerError> {
+    let live = live.map(|live| live.code_id);
+    match if_live.is_some_and(|expected| live != Some(expected)) {
+        true => Err(ServerError::Conflict { environment: environment.clone(), expected: if_live, live }),
+        false => Ok(()),
+    }
+}
+
 /// Says of an answer that was given before what is live since.
 fn since(live: &Version, answer: EnvironmentResult) -> EnvironmentResult {
     let was = VersionCounter { epoch: answer.epoch, sequence: answer.sequence };
@@ -285,31 +317,12 @@ fn attempt(
     let live = server.environments.live(environment);
     let before = live.as_ref().map(|code| &code.version);
     // Who only wants to know what would happen is told that, whatever was published under the same id.
-    let request_id = request.request_id.as_ref().filter(|_| !request.dry_run);
-    if let (Some(request_id), Some(before)) = (request_id, before)
-        && let Some(done) = server.environments.answers.find(environment, request_id)
-        && !before.leaves_out(done.version)
+    if let Some(request_id) = request.request_id.as_deref().filter(|_| !request.dry_run)
+        && let Some(answer) = answer_given(server, environment, request_id, before)?
     {
-        return Ok(Some(since(before, answered(environment.clone(), &done))));
+        return Ok(Some(answer));
     }
-    if request_id.is_some()
-        && let Some(done) = server
-            .environments
-            .history(environment)?
-            .into_iter()
-            .find(|done| done.request_id == request.request_id && before.is_some_and(|before| !done.is_left_out_of(before)))
-    {
-        let answer = unchanged(environment.clone(), Some(&done));
-        let answer = EnvironmentResult { changed: true, new_contents: done.new_contents, ..answer };
-        return Ok(Some(match before {
-            Some(before) => since(before, answer),
-            None => answer,
-        }));
-    }
-    let live_id = before.map(|before| before.code_id);
-    if request.if_live.is_some_and(|expected| live_id != Some(expected)) {
-        return Err(ServerError::Conflict { environment: environment.clone(), expected: request.if_live, live: live_id });
-    }
+    refuse_other_than(request.if_live, environment, before)?;
     if matches!(server.options.staging, Staging::Nowhere) {
         return Err(ServerError::NoStaging);
     }

@@ -28,6 +28,7 @@ mod site;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unconfirmed;
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -86,6 +87,7 @@ struct Api {
     former: Arc<files::Former>,
     /// Taken for work that answers are made by: many ask for the same at once, and whoever comes second finds it done.
     making: Arc<Semaphore>,
+    unconfirmed: unconfirmed::Unconfirmed,
 }
 
 /// A request that may be answered.
@@ -145,6 +147,7 @@ impl PuppetRoutes {
             checksums,
             former: Arc::default(),
             making,
+            unconfirmed: unconfirmed::Unconfirmed::default(),
         };
         Self { inner, api }
     }

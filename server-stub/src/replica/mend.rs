@@ -25,6 +25,9 @@ const MAX_WANTED: usize = 100_000;
 /// How long others are not asked again for what none of them had.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// What is said of what nobody can be asked for.
+const MISSING_HERE: &str = "is damaged or missing here, and this server asks no other: publish it again; a primary asks its replicas when each is named with --successor";
+
 /// Contents with their sizes and a path of each.
 type Missing = BTreeMap<Digest, (u64, String)>;
 
@@ -92,9 +95,9 @@ impl Mending {
 }
 
 impl Server {
-    /// Brings what is wanted again, until `stop`; waits for nothing where there is no other server.
+    /// Brings what is wanted again, until `stop`; where no other server is asked, says what is.
     pub(super) async fn mend(&self, stop: &CancellationToken) {
-        let Some(peers) = &self.peers else { return };
+        let Some(peers) = &self.peers else { return self.tell_what_is_wanted(stop).await };
         loop {
             tokio::select! {
                 biased;
@@ -111,6 +114,23 @@ impl Server {
             for (digest, (_, path)) in self.bring_again(peers, missing, stop).await {
                 self.mending.is_nowhere(digest);
                 tracing::error!(%digest, path, "a content of published code is missing here and elsewhere: publish it again");
+            }
+        }
+    }
+
+    async fn tell_what_is_wanted(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.mending.is_wanted.notified() => {}
+            }
+            for (environment, code_id) in self.mending.take_manifests() {
+                tracing::error!(%environment, %code_id, "the manifest of a version {MISSING_HERE}");
+            }
+            for (digest, (_, path)) in self.missing_of_kept(self.mending.take()).await {
+                self.mending.is_nowhere(digest);
+                tracing::error!(%digest, path, "a content of published code {MISSING_HERE}");
             }
         }
     }

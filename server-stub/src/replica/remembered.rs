@@ -11,10 +11,11 @@ use direct_puppet_transport::protocol::{CodeId, Environment, VersionCounter};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::blocking;
 use crate::code::Environments;
 use crate::disk;
 use crate::error::{ServerError, chain};
-use crate::server::now;
+use crate::server::{now, uptime};
 
 /// The name of the file, beside what is live of its environment.
 const NAME: &str = "confirmed.json";
@@ -44,8 +45,7 @@ impl Boot {
     /// Returns the moment that it is; `None` where the system does not say which boot it is.
     fn now() -> Option<Self> {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
-        let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-        Some(Self { id, seconds: uptime.split('.').next()?.parse().ok()? })
+        Some(Self { id, seconds: uptime()? })
     }
 }
 
@@ -138,9 +138,9 @@ impl Remembered {
 
 /// Does what nobody waits for. What cannot be written makes a server that starts know less.
 fn in_background(work: impl FnOnce() -> Result<(), ServerError> + Send + 'static) {
-    drop(tokio::task::spawn_blocking(move || {
+    blocking::begin(move || {
         if let Err(error) = work() {
             tracing::warn!("{}", chain(&error));
         }
-    }));
+    });
 }

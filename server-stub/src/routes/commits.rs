@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use direct_puppet_transport::protocol::{CodeId, Digest, Environment};
+use direct_puppet_transport::protocol::{CodeId, Digest, Environment, VersionCounter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -113,7 +113,14 @@ pub(super) fn committed(server: &Server, results: &[EnvironmentResult], dry_run:
         let would_be = results.iter().filter(|result| result.error.is_none() && !result.is_beside);
         commits.extend(would_be.filter_map(|result| Some((result.environment.clone(), result.code_id?))));
     }
-    json!({ REPOSITORY: { "commit": whole(&commits), "submodules": submodules } })
+    // Ours: the token that a request may carry, so that it is answered from nothing older.
+    let accepted = results.iter().filter(|result| result.error.is_none() && result.code_id.is_some());
+    let versions: BTreeMap<&str, String> = accepted
+        .map(|result| {
+            (result.environment.as_str(), VersionCounter { epoch: result.epoch, sequence: result.sequence }.to_string())
+        })
+        .collect();
+    json!({ REPOSITORY: { "commit": whole(&commits), "submodules": submodules, "versions": versions } })
 }
 
 /// Returns the code of each environment.

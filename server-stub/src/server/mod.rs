@@ -277,17 +277,32 @@ impl Server {
 pub(crate) fn now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
     #[cfg(test)]
-    let now = now.saturating_add_signed(CLOCK_JUMP.get());
+    let now = now.saturating_add_signed(CLOCKS.get().0);
     now
+}
+
+/// Seconds since the machine was started; `None` where the system does not say.
+pub(crate) fn uptime() -> Option<u64> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: u64 = uptime.split('.').next()?.parse().ok()?;
+    #[cfg(test)]
+    let seconds = seconds.saturating_add(CLOCKS.get().1);
+    Some(seconds)
 }
 
 #[cfg(test)]
 thread_local! {
-    static CLOCK_JUMP: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+    static CLOCKS: std::cell::Cell<(i64, u64)> = const { std::cell::Cell::new((0, 0)) };
 }
 
 /// Sets the clock of this thread, which simulates a world of its own, forward or back by seconds.
 #[cfg(test)]
 pub(crate) fn jump_clock(seconds: i64) {
-    CLOCK_JUMP.set(seconds);
+    CLOCKS.set((seconds, 0));
+}
+
+/// As [`jump_clock`], and has the machine of this thread run for so many seconds longer.
+#[cfg(test)]
+pub(crate) fn set_clocks(seconds: i64, longer: u64) {
+    CLOCKS.set((seconds, longer));
 }

@@ -4,6 +4,7 @@ use direct_puppet_transport::FetchItem;
 use direct_puppet_transport::protocol::{Digest, Fetch, RefusalCode, VersionCounter};
 use futures::StreamExt as _;
 
+use super::log::Log;
 use super::promotion::{Port, peers, port};
 use super::role::{Two, promote};
 use super::*;
@@ -160,12 +161,7 @@ async fn while_an_environment_is_damaged_nothing_is_collected_and_it_can_be_roll
     let now = CollectRequest { grace_seconds: 0, dry_run: false };
     assert!(matches!(server.collect(now), Err(ServerError::Damaged { .. })));
     assert_eq!(server.versions(None).unwrap().len(), 2);
-    let request = RollbackRequest {
-        environment: Environment::default(),
-        to: "1.1".parse().unwrap(),
-        message: String::new(),
-        author: crate::code::Author::default(),
-    };
+    let request = RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
     let back = server.rollback(request).await.unwrap();
     assert_eq!((back.code_id, back.sequence), (first.code_id, 3));
     compiled(&server, "n1").await;
@@ -245,6 +241,31 @@ async fn mended(server: &Server, content: Digest) {
     follows_until(server, || server.store.has(&content)).await;
 }
 
+/// A primary that asks nobody can only say so.
+#[test]
+fn what_is_damaged_on_a_server_that_asks_no_other_is_told() {
+    let log = Log::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let told = std::sync::Mutex::new(String::new());
+    let is_told = || {
+        let mut told = told.lock().unwrap();
+        told.push_str(&log.take());
+        told.contains("--successor")
+    };
+    log.of(|| {
+        runtime.block_on(async {
+            let world = World::new();
+            let server = world.open();
+            publish_all(&server).await;
+            damage(&server, "content a", false);
+            assert!(!server.verify().unwrap().problems.is_empty());
+            follows_until(&server, is_told).await;
+        });
+    });
+    let told = told.into_inner().unwrap();
+    assert!(told.contains(&Digest::of(b"content a").to_string()) && told.contains("modules/app/files/tree/a"), "{told}");
+}
+
 async fn follows_until(server: &Server, is_mended: impl Fn() -> bool + Send + Sync) {
     let stop = tokio_util::sync::CancellationToken::new();
     let comes = async {
@@ -314,12 +335,10 @@ async fn what_is_damaged_of_a_version_that_is_not_live_is_brought_from_another_s
     }
     // Who goes back to it need not have verified before.
     fs::write(a.store.path_of(&content), "Content a").unwrap();
-    let request = crate::history::RollbackRequest {
-        environment: Environment::default(),
-        to: format!("{}.{}", first.epoch, first.sequence).parse().unwrap(),
-        message: String::new(),
-        author: crate::code::Author::default(),
-    };
+    let request = crate::history::RollbackRequest::new(
+        Environment::default(),
+        format!("{}.{}", first.epoch, first.sequence).parse().unwrap(),
+    );
     let back = a.rollback(request).await.unwrap();
     assert!(back.changed && back.code_id == first.code_id, "{back:?}");
     assert_eq!(a.verify().unwrap().problems, []);

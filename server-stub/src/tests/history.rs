@@ -41,12 +41,7 @@ async fn versions_are_named_compared_and_made_live_again() {
     }
     assert!("newest".parse::<VersionName>().is_err());
 
-    let request = RollbackRequest {
-        environment: environment(),
-        to: name("1.1"),
-        message: "it broke".to_owned(),
-        author: crate::code::Author::default(),
-    };
+    let request = RollbackRequest { message: "it broke".to_owned(), ..RollbackRequest::new(environment(), name("1.1")) };
     let result = server.rollback(request.clone()).await.unwrap();
     assert_eq!((result.code_id, result.sequence, result.changed), (first.code_id, 3, true));
     assert_eq!(live(&server).version.message, "rollback to 1.1: it broke");
@@ -60,6 +55,55 @@ async fn versions_are_named_compared_and_made_live_again() {
     let error = server.rollback(RollbackRequest { to: name("1.2"), ..request }).await.unwrap_err();
     assert!(matches!(error, ServerError::Damaged { .. }), "{error}");
     assert_eq!(live(&server).version.code_id, first.code_id.unwrap());
+}
+
+/// As a publish: once for each id, on top of what was meant, and not at all where somebody only wants to know.
+#[tokio::test]
+async fn going_back_is_asked_again_without_harm() {
+    let world = World::new();
+    let server = world.open();
+    let first = publish_all(&server).await;
+    world.stage("modules/app/files/tree/a", "content b");
+    let second = publish_all(&server).await;
+    let back = RollbackRequest { request_id: Some("back".to_owned()), ..RollbackRequest::new(environment(), name("1.1")) };
+    // Only to know.
+    let would_be = server.rollback(RollbackRequest { dry_run: true, ..back.clone() }).await.unwrap();
+    assert_eq!((would_be.changed, would_be.code_id, would_be.sequence), (true, first.code_id, 3));
+    assert_eq!(live(&server).version.code_id, second.code_id.unwrap());
+    // Another has published since.
+    let on_first = RollbackRequest { if_live: first.code_id, ..back.clone() };
+    let error = server.rollback(on_first).await.unwrap_err();
+    assert!(error.code() == "conflict" && error.to_string().contains(&second.code_id.unwrap().to_string()), "{error}");
+    let made = server.rollback(RollbackRequest { if_live: second.code_id, ..back.clone() }).await.unwrap();
+    assert_eq!((made.changed, made.code_id, made.sequence), (true, first.code_id, 3));
+    assert_eq!(live(&server).version.request_id.as_deref(), Some("back"));
+    // The answer was lost, and somebody has published meanwhile: that stays.
+    world.stage("modules/app/files/tree/a", "content c");
+    let third = publish_all(&server).await;
+    let again = server.rollback(back.clone()).await.unwrap();
+    assert_eq!((again.changed, again.code_id, again.sequence), (true, first.code_id, 3));
+    assert!(again.note.as_ref().is_some_and(|note| note.contains("1.4 is live since")), "{again:?}");
+    assert_eq!(live(&server).version.code_id, third.code_id.unwrap());
+    // So it is after a start, and though how requests were answered is forgotten: the history has it.
+    drop(server);
+    let server = world.open();
+    assert_eq!(server.rollback(back.clone()).await.unwrap().sequence, 3);
+    drop(server);
+    fs::remove_file(world.data().join("code/production/answered.json")).unwrap();
+    let server = world.open();
+    assert_eq!(server.rollback(back).await.unwrap().sequence, 3);
+    // What changed nothing is remembered too.
+    let live_already =
+        RollbackRequest { request_id: Some("nothing".to_owned()), ..RollbackRequest::new(environment(), name("1.4")) };
+    assert!(!server.rollback(live_already.clone()).await.unwrap().changed);
+    world.stage("modules/app/files/tree/a", "content d");
+    let fourth = publish_all(&server).await;
+    assert!(!server.rollback(live_already.clone()).await.unwrap().changed);
+    assert_eq!(live(&server).version.code_id, fourth.code_id.unwrap());
+    for wrong in [String::new(), "i".repeat(257)] {
+        let error = server.rollback(RollbackRequest { request_id: Some(wrong), ..live_already.clone() }).await.unwrap_err();
+        assert_eq!(error.code(), "bad_request");
+    }
 }
 
 #[tokio::test]
@@ -208,12 +252,7 @@ async fn a_node_that_went_back_is_explained_by_what_it_has() {
     let second = publish_all(&server).await;
     compiled(&server, "n1").await;
     assert_eq!(server.explain(&ask).unwrap().origin.unwrap().digest, of("content b"));
-    let request = RollbackRequest {
-        environment: environment(),
-        to: name("1.1"),
-        message: String::new(),
-        author: crate::code::Author::default(),
-    };
+    let request = RollbackRequest::new(environment(), name("1.1"));
     server.rollback(request).await.unwrap();
     // It was compiled before, and is given again.
     assert_eq!(compiled(&server, "n1").await.0.catalog_id, held.catalog_id);

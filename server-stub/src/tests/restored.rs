@@ -187,12 +187,7 @@ async fn a_primary_put_back_publishes_nothing_over_what_a_replica_has_and_goes_o
         let error = publish(&back.p, PublishRequest::default()).await.error.unwrap();
         assert!(error.code == "unconfirmed" && error.message.contains("r has version 1.3"), "{error:?}");
     }
-    let request = crate::history::RollbackRequest {
-        environment: Environment::default(),
-        to: "1.1".parse().unwrap(),
-        message: String::new(),
-        author: crate::code::Author::default(),
-    };
+    let request = crate::history::RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
     assert!(matches!(back.p.rollback(request).await, Err(ServerError::Unconfirmed { .. })));
     back.refuses().await;
     // By force it goes on with what it has, and who had more is told what is left out.

@@ -184,12 +184,7 @@ async fn a_primary_that_was_replaced_while_it_was_away_follows_and_lists_what_wa
     assert_eq!((left_out.len(), left_out[0].version, Some(left_out[0].code_id)), (1, version(1, 2), lost.code_id));
     // What was left out can still be made live, by the one who is primary then.
     assert_eq!(promote(&a, false).await.unwrap().epoch, 3);
-    let request = crate::history::RollbackRequest {
-        environment: Environment::default(),
-        to: "1.2".parse().unwrap(),
-        message: String::new(),
-        author: crate::code::Author::default(),
-    };
+    let request = crate::history::RollbackRequest::new(Environment::default(), "1.2".parse().unwrap());
     assert_eq!(a.rollback(request).await.unwrap().sequence, 2);
     assert_eq!(compiled(&b, "n1").await.0.code_id, lost.code_id.unwrap());
 }
@@ -315,6 +310,24 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     let response = ask().await;
     let told = &response.headers()["x-direct-puppet-unconfirmed-seconds"];
     assert!((50..=52).contains(&told.to_str().unwrap().parse::<u64>().unwrap()), "{told:?}");
+    // Their reports do not say so by themselves.
+    let report = async |uuid: &str| {
+        let body = format!(
+            r#"{{"host":"n1","time":"2026-11-22T12:45:52Z","transaction_uuid":"{uuid}-1930-4328-a631-fcad3e53396b","report_format":12,
+                "status":"unchanged","environment":"production","configuration_version":1,"logs":[],"metrics":{{}},"resource_statuses":{{}}}}"#
+        );
+        let put = hyper::Request::put("/puppet/v3/report/n1?environment=production").header("content-type", "application/json");
+        let put = put.body(bytes::Bytes::from(body)).unwrap();
+        let response = routes.route(&Peer::certificate(certname("n1")), put).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        let nodes = fs::read_dir(two.b.data().join("nodes")).unwrap().map(|node| node.unwrap().path().join("reports"));
+        let kept = nodes.flat_map(|dir| fs::read_dir(dir).unwrap()).map(|file| file.unwrap().path());
+        let kept = kept.filter(|path| path.to_string_lossy().contains(uuid)).map(|path| fs::read_to_string(path).unwrap());
+        kept.collect::<String>()
+    };
+    let kept = report("b6f640dd").await;
+    let said = format!("could not confirm for {} s", told.to_str().unwrap());
+    assert!(kept.contains(&said), "{said}: {kept}");
     // Who has just published asks for that, and gets no older answer.
     let token = CheckIn { at_least: Some(version(1, 2)), ..check_in("n1", Some(held)) };
     assert_eq!(b.check_in(&Peer::InProcess, token).await.unwrap_err().code, RefusalCode::Stale);

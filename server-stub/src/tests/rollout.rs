@@ -171,8 +171,7 @@ async fn nodes_that_have_what_is_live_again_do_not_count_as_waiting() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(begun.elapsed() < Duration::from_secs(100), "they do not wait");
     }
-    let (to, author) = ("1.1".parse().unwrap(), crate::code::Author::default());
-    let request = RollbackRequest { environment: Environment::default(), to, message: String::new(), author };
+    let request = RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
     assert!(server.rollback(request).await.unwrap().changed);
     let begun = Instant::now();
     while server.rollout().unwrap().waiting > 0 {

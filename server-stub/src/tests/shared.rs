@@ -204,13 +204,8 @@ fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is
                         0 => drop(server.publish(PublishRequest::default()).await.unwrap()),
                         1 => drop(server.collect_as(CollectRequest::default(), "test").await.unwrap()),
                         _ => {
-                            let to = "1.1".parse().unwrap();
-                            let (message, author) = (String::new(), crate::code::Author::default());
-                            drop(
-                                server
-                                    .rollback(RollbackRequest { environment: Environment::default(), to, message, author })
-                                    .await,
-                            );
+                            let request = RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
+                            drop(server.rollback(request).await);
                         }
                     }
                 })

@@ -137,8 +137,7 @@ async fn catalogs_of_code_that_is_live_again_while_another_server_collects_stay(
     let now = CollectRequest { grace_seconds: 0, dry_run: false };
     a.collect_as(CollectRequest { dry_run: true, ..now }, "test").await.unwrap();
     frozen.is_frozen.store(true, Ordering::SeqCst);
-    let (to, author) = ("1.1".parse().unwrap(), crate::code::Author::default());
-    let request = crate::history::RollbackRequest { environment: Environment::default(), to, message: String::new(), author };
+    let request = crate::history::RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
     let back = b.rollback(request).await.unwrap();
     compiled(&b, "n1").await;
     let of_it = format!("/{}", back.code_id.unwrap().digest().to_hex());

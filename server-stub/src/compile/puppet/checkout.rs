@@ -1,14 +1,16 @@
 //! The files of one version of the code, which nobody changes.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use direct_puppet_transport::protocol::{Environment, TreePath};
+use direct_puppet_agent::fs::{FsError, ensure_private_dir};
+use direct_puppet_transport::protocol::{EntryKind, Environment, Manifest, TreePath};
 
 use super::error;
 use crate::code::Code;
-use crate::code::tree::Modes;
+use crate::code::tree::{Modes, WriteOutError, is_written};
 use crate::compile::{CompileError, CompileErrorKind};
 use crate::error::chain;
 
@@ -21,18 +23,28 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// <work>/<n>/environments/<environment>/…   the files
 ///           /conf, /var                     what Puppet takes for its own
 ///           /modules                        an empty directory: no modules that were not published
+///           /written                        made last: what has a later change time was touched since
 /// ```
+///
+/// The files of a version that nothing compiles from any more become those of the next one: only what differs is written. That takes one
+/// look at the metadata of each, and where anything was touched since it was written, by whatever code does when it compiles, all are
+/// written anew.
 #[derive(Debug)]
 pub(super) struct Checkout {
     top: PathBuf,
     environment: Environment,
     /// The directory of the environment, as text and with a slash at its end.
     prefix: String,
+    /// What is in it, and when all of it was there; `None` until then.
+    written: Option<(Manifest, ChangeTime)>,
 }
 
+/// Seconds and nanoseconds of a file's last change, by the clock of its file system.
+type ChangeTime = (i64, i64);
+
 impl Checkout {
-    /// Writes code out below `work_dir`. Blocking.
-    pub(super) fn make(work_dir: &Path, code: &Code) -> Result<Self, CompileError> {
+    /// Writes code out below `work_dir`, or makes its files of those of `retired`, another version of the environment. Blocking.
+    pub(super) fn make(work_dir: &Path, code: &Code, retired: Option<Self>) -> Result<Self, CompileError> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // The process that compiles runs in a directory of its own.
         let work_dir = std::path::absolute(work_dir).unwrap_or_else(|_| work_dir.to_owned());
@@ -42,17 +54,40 @@ impl Checkout {
         let mut prefix = files.to_string_lossy().into_owned();
         prefix.push('/');
         // From here on, whatever fails, what was begun is removed.
-        let checkout = Self { top, environment, prefix };
-        let fail = |kind, message| CompileError { kind, ..CompileError::at(&error::place(code), message) };
-        for dir in [files.clone(), checkout.confdir(), checkout.vardir(), checkout.no_modules()] {
-            direct_puppet_agent::fs::ensure_private_dir(&dir)
-                .map_err(|error| fail(CompileErrorKind::Server, format!("no place to compile in: {}", chain(&error))))?;
+        let mut checkout = Self { top, environment, prefix, written: None };
+        let fail = |kind, message| CompileError::at(&error::place(code), message).with_kind(kind);
+        for dir in [checkout.environments(), checkout.confdir(), checkout.vardir(), checkout.no_modules()] {
+            ensure_private_dir(&dir)
+                .map_err(|error| fail(CompileErrorKind::Disk, format!("no place to compile in: {}", chain(&error))))?;
         }
-        code.write_out(&files, Modes::Private).map_err(|failed| {
-            let kind = failed.digest.map_or(CompileErrorKind::Server, |digest| CompileErrorKind::Unreadable { digest });
+        let written = match retired.and_then(|retired| retired.give_to(&files)) {
+            Some(before) => code.write_changes(&before, &files),
+            None => ensure_private_dir(&files).map_err(WriteOutError::from).and_then(|()| code.write_out(&files, Modes::Private)),
+        };
+        let written = written.and_then(|()| Ok(checkout.now()?)).map_err(|failed| {
+            let kind = failed.digest.map_or(CompileErrorKind::Disk, |digest| CompileErrorKind::Unreadable { digest });
             fail(kind, format!("its files could not be written out to be compiled: {}", chain(&*failed.error)))
         })?;
+        checkout.written = Some((code.manifest.clone(), written));
         Ok(checkout)
+    }
+
+    /// Makes a file, whose time is that at which all others are there.
+    fn now(&self) -> Result<ChangeTime, FsError> {
+        let path = self.top.join("written");
+        let made = fs::write(&path, "").and_then(|()| fs::symlink_metadata(&path));
+        made.map(|made| (made.ctime(), made.ctime_nsec())).map_err(|error| FsError::new(&path, "write", error))
+    }
+
+    /// Moves the files, if they are as they were written, and says what they are; `files` is not there yet.
+    fn give_to(mut self, files: &Path) -> Option<Manifest> {
+        let (manifest, written) = self.written.take()?;
+        let own = self.environments().join(self.environment.as_str());
+        if !is_untouched(&own, &manifest, written) {
+            tracing::warn!(environment = %self.environment, "files that code is compiled from were touched: all are written anew");
+            return None;
+        }
+        fs::rename(own, files).ok().map(|()| manifest)
     }
 
     pub(super) const fn environment(&self) -> &Environment {
@@ -85,6 +120,22 @@ impl Checkout {
     pub(super) fn tree_path(&self, path: &str) -> Option<TreePath> {
         TreePath::from_bytes(path.strip_prefix(&self.prefix)?.as_bytes()).ok()
     }
+}
+
+/// Whether what was written below `top` is all there is, and nobody touched it: what comes or goes touches its directory.
+fn is_untouched(top: &Path, manifest: &Manifest, written: ChangeTime) -> bool {
+    let is_as_written = |path: &Path, kind: &EntryKind| {
+        fs::symlink_metadata(path).is_ok_and(|found| {
+            let is_kind = match kind {
+                EntryKind::Directory => found.is_dir(),
+                EntryKind::Link { .. } => found.is_symlink(),
+                EntryKind::File { .. } => found.is_file(),
+            };
+            is_kind && (found.ctime(), found.ctime_nsec()) <= written
+        })
+    };
+    let mut written = manifest.entries().filter(|entry| is_written(entry, Modes::Private));
+    is_as_written(top, &EntryKind::Directory) && written.all(|entry| is_as_written(&top.join(entry.path.as_path()), &entry.kind))
 }
 
 impl Drop for Checkout {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::message::{Answer, Question};
 use crate::code::Code;
-use crate::compile::CompileError;
+use crate::compile::{CompileError, CompileErrorKind};
 
 /// Why a worker gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +56,18 @@ impl WorkerError {
         matches!(self, Self::Gone | Self::Start(_) | Self::Io(_))
     }
 
-    /// Whether the same code would fail the same way again. A loop is not run again and again for a node that asks again and again.
-    const fn is_fault_of_code(&self) -> bool {
-        matches!(
-            self,
-            Self::TimedOut(_) | Self::TooBig(_) | Self::Exited(_) | Self::Crashed(_) | Self::TooLong(_) | Self::Answer(_)
-        )
+    /// What is at fault: the code where the same would fail the same way again. A loop is not run again and again for a node that asks
+    /// again and again.
+    pub(super) const fn kind(&self) -> CompileErrorKind {
+        match self {
+            Self::TimedOut(_) | Self::TooBig(_) | Self::Exited(_) | Self::Crashed(_) | Self::TooLong(_) | Self::Answer(_) => {
+                CompileErrorKind::Code
+            }
+            Self::NoRuby { .. } | Self::NoLibrary { .. } => CompileErrorKind::NoCompiler,
+            Self::Start(_) | Self::Gone | Self::Busy | Self::Killed(_) | Self::Question(_) | Self::Io(_) => {
+                CompileErrorKind::Server
+            }
+        }
     }
 }
 
@@ -79,8 +85,7 @@ pub(super) fn compile_error(code: &Code, question: &Question<'_>, error: &Worker
         | WorkerError::Busy => error.to_string(),
         _ => format!("{what} {error}"),
     };
-    let failed = CompileError::at(&place(code), message);
-    if error.is_fault_of_code() { failed } else { failed.of_server() }
+    CompileError::at(&place(code), message).with_kind(error.kind())
 }
 
 /// Returns an error for an answer to another question.

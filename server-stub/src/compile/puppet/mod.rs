@@ -89,7 +89,7 @@ impl Compiler for PuppetCompiler {
             Ok((Answer::Failed(failed), lease)) => Err(failed.error(&lease.checkout, None)),
             Ok((answer, _)) => Err(error::unexpected(code, &answer)),
             // Publishing does not need Ruby; nodes are told.
-            Err(error) if error.kind == super::CompileErrorKind::Server => {
+            Err(error) if error.kind == super::CompileErrorKind::NoCompiler => {
                 tracing::warn!("code is published without a look at its manifests: {error}");
                 Ok(())
             }

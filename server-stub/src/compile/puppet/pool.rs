@@ -52,6 +52,13 @@ pub(super) struct Lease {
     pub(super) checkout: Arc<Checkout>,
 }
 
+/// Ends the parent of a version that is not compiled any more, and returns its files; nothing while somebody still compiles from them.
+fn checkout_of(slot: Arc<Slot>) -> Option<Checkout> {
+    let Prepared { worker, checkout } = Arc::into_inner(slot)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drop(worker);
+    Arc::into_inner(checkout?)
+}
+
 impl Pool {
     pub(super) fn new(options: PuppetOptions) -> Self {
         Self { options, slots: Mutex::default(), emptied: Once::new() }
@@ -60,12 +67,15 @@ impl Pool {
     /// Returns the warm parent of this code, which is started if there is none that can be used. Blocking.
     pub(super) fn lease(&self, code: &Code) -> Result<Lease, CompileError> {
         self.emptied.call_once(|| self.empty());
-        let slot = self.slot(code);
+        let (slot, retired) = self.slot(code);
+        let retired = retired.into_iter().filter_map(checkout_of);
+        // All of the others end and go here, where nobody waits for it.
+        let retired = retired.filter(|retired| *retired.environment() == code.version.environment).last();
         let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let checkout = match &prepared.checkout {
             Some(checkout) => Arc::clone(checkout),
             None => {
-                let made = Arc::new(Checkout::make(&self.options.work_dir, code)?);
+                let made = Arc::new(Checkout::make(&self.options.work_dir, code, retired)?);
                 prepared.checkout = Some(Arc::clone(&made));
                 made
             }
@@ -92,28 +102,29 @@ impl Pool {
     }
 
     fn no_worker(&self, code: &Code, error: &WorkerError) -> CompileError {
-        CompileError::at(&error::place(code), error.to_string()).of_server()
+        CompileError::at(&error::place(code), error.to_string()).with_kind(error.kind())
     }
 
-    /// Returns the slot of this code. Others have to go for it: whoever compiles with them ends in peace.
-    fn slot(&self, code: &Code) -> Arc<Slot> {
+    /// Returns the slot of this code, and those that have to go for it: whoever compiles with them ends in peace.
+    fn slot(&self, code: &Code) -> (Arc<Slot>, Vec<Arc<Slot>>) {
         let key = Key::of(code);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = match slots.iter().position(|(known, _)| *known == key) {
             Some(at) => slots.remove(at).1,
             None => Arc::default(),
         };
+        let mut retired = Vec::new();
         let of_it = |slots: &[(Key, Arc<Slot>)]| slots.iter().filter(|(known, _)| known.environment == key.environment).count();
         while of_it(&slots) >= VERSIONS_PER_ENVIRONMENT
             && let Some(at) = slots.iter().position(|(known, _)| known.environment == key.environment)
         {
-            slots.remove(at);
+            retired.push(slots.remove(at).1);
         }
         while slots.len() >= self.options.max_parents.max(1) {
-            slots.remove(0);
+            retired.push(slots.remove(0).1);
         }
         slots.push((key, Arc::clone(&slot)));
-        slot
+        (slot, retired)
     }
 
     /// Removes what a server that was killed has left. Nobody else works with the directory.

@@ -1,5 +1,6 @@
 //! The compiler over real code and a real Ruby, without a server.
 
+mod checkout;
 mod isolation;
 mod parents;
 mod trusted;
@@ -64,7 +65,10 @@ impl World {
             let kind = EntryKind::File { digest: Digest::of(content.as_bytes()), size: content.len() as u64 };
             entries.insert(path.clone(), ManifestEntry { path, mode: 0o644, kind });
         }
-        let manifest = Manifest::new(entries.into_values().collect()).unwrap();
+        self.code_of(Manifest::new(entries.into_values().collect()).unwrap())
+    }
+
+    fn code_of(&self, manifest: Manifest) -> Arc<Code> {
         let version = Version {
             environment: "production".parse().unwrap(),
             code_id: manifest.code_id(),
@@ -218,7 +222,7 @@ fn without_ruby_or_library() {
     let error = log.of(|| missing.compile(&request(&code, "n1")).unwrap_err());
     let logged = log.take();
     assert!(logged.contains("/nowhere/ruby could not be run") && logged.contains("certname=n1"), "{logged}");
-    assert_eq!(error.kind, CompileErrorKind::Server);
+    assert_eq!(error.kind, CompileErrorKind::NoCompiler);
     assert!(error.to_string().starts_with("environment production: /nowhere/ruby could not be run"), "{error}");
     assert!(error.to_string().contains("puppet-agent or openvox-agent"), "{error}");
     if Command::new("ruby").arg("--version").output().is_err() {
@@ -231,7 +235,7 @@ fn without_ruby_or_library() {
     std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let broken = PuppetCompiler::new(PuppetOptions { ruby: wrapper, ..world.options() });
     let error = broken.compile(&request(&code, "n1")).unwrap_err();
-    assert_eq!(error.kind, CompileErrorKind::Server, "{error}");
+    assert_eq!(error.kind, CompileErrorKind::NoCompiler, "{error}");
     assert!(error.to_string().contains("library"), "{error}");
 }
 

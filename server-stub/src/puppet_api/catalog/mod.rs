@@ -87,6 +87,7 @@ impl Api {
             given => given?,
         };
         let unconfirmed_seconds = given.unconfirmed_seconds;
+        self.unconfirmed.gave(&wanted.check_in.certname, unconfirmed_seconds);
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
         response.headers_mut().insert("x-puppet-compiler-name", HeaderValue::from_static("direct-puppet"));

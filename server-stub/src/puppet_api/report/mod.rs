@@ -23,6 +23,7 @@ impl Api {
         let (certname, environment, body) = (asked.node()?.clone(), asked.parameters.environment()?, asked.body);
         let read = blocking::run(move || read(&body, &certname, &environment)).await;
         let mut report = read.map_err(|error| Failure::internal(&error))??;
+        self.unconfirmed.tell(&mut report);
         if let Some(code_id) = report.code_id {
             let compiled = self.server.nodes.catalog(&report.host, &report.environment, code_id);
             report.catalog_id = compiled.map(|compiled| compiled.catalog_id);

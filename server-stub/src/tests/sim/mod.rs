@@ -148,6 +148,7 @@ fn whatever_happens_every_answer_is_one_that_a_single_server_could_have_given() 
         hits.twice,
         deeds.publishes_cut_off,
         deeds.sessions,
+        deeds.unconfirmed,
     ];
     assert!(fired.iter().all(|&count| count > 0), "something never happened");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,13 +33,45 @@ pub(super) const PLACES: usize = 5;
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) server: Arc<Server>,
-    pub(super) tasks: Mutex<JoinSet<()>>,
+    tasks: Mutex<JoinSet<()>>,
     is_over: Arc<AtomicBool>,
+    clock: Arc<Clock>,
+}
+
+/// The clocks of a server's machine: they go too fast or too slow, and that on the wall is set forward and back.
+#[derive(Debug)]
+pub(super) struct Clock {
+    /// How long it takes to go by a hundred seconds, in seconds.
+    hundred: u64,
+    begun: Instant,
+    jump: AtomicI64,
+}
+
+impl Clock {
+    /// Sets it so many seconds off.
+    pub(super) fn jump(&self, seconds: i64) {
+        self.jump.store(seconds, Ordering::SeqCst);
+    }
+
+    /// Does what a machine with this clock does.
+    pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        let gone = self.begun.elapsed().as_secs() * 100 / self.hundred;
+        crate::server::set_clocks(self.jump.load(Ordering::SeqCst) + i64::try_from(gone).unwrap(), gone);
+        let done = work();
+        crate::server::jump_clock(0);
+        done
+    }
 }
 
 impl Life {
-    pub(super) fn new(server: Arc<Server>, is_over: Arc<AtomicBool>) -> Arc<Self> {
-        Arc::new(Self { server, tasks: Mutex::default(), is_over })
+    pub(super) fn new(server: Arc<Server>, is_over: Arc<AtomicBool>, clock: Arc<Clock>) -> Arc<Self> {
+        Arc::new(Self { server, tasks: Mutex::default(), is_over, clock })
+    }
+
+    /// Begins what the server does by itself.
+    pub(super) fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let (clock, mut work) = (Arc::clone(&self.clock), Box::pin(work));
+        self.tasks.lock().unwrap().spawn(std::future::poll_fn(move |context| clock.run(|| work.as_mut().poll(context))));
     }
 
     /// Runs `work` as the server would: it ends with the server's life. `None` when it was cut off.
@@ -49,7 +81,7 @@ impl Life {
     ) -> impl Future<Output = Option<T>> + Send + 'static {
         let (tell, hear) = oneshot::channel();
         let work = async move { drop(tell.send(work.await)) };
-        self.tasks.lock().unwrap().spawn(work);
+        self.begin(work);
         async move { hear.await.ok() }
     }
 
@@ -112,11 +144,23 @@ pub(super) struct Net {
     seed: u64,
     begun: Instant,
     state: Mutex<State>,
+    clocks: [Arc<Clock>; PLACES],
 }
 
 impl Net {
     pub(super) fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self { seed, begun: Instant::now(), state: Mutex::default() })
+        let begun = Instant::now();
+        // Up to ten of a hundred seconds too slow or too fast, and up to a day off.
+        let clock = |place: Place| {
+            let mut rng = Rng::new(!seed ^ (place as u64) << 56);
+            let off = i64::try_from(rng.below(172_800)).unwrap() - 86_400;
+            Arc::new(Clock { hundred: 90 + rng.below(21), begun, jump: AtomicI64::new(off) })
+        };
+        Arc::new(Self { seed, begun, state: Mutex::default(), clocks: std::array::from_fn(clock) })
+    }
+
+    pub(super) fn clock(&self, place: Place) -> &Arc<Clock> {
+        &self.clocks[place]
     }
 
     pub(super) fn plug(&self, place: Place, life: Arc<Life>) {

@@ -25,6 +25,9 @@ pub(super) const NODES: usize = 8;
 /// Where all nodes are.
 const OUTSIDE: Place = SERVERS;
 
+/// For how long replicas answer what they cannot confirm, in a quarter of all worlds.
+const UNCONFIRMED_FOR: Duration = Duration::from_secs(30);
+
 const SITE: &str = "\
 nodes:
   - match: \"*\"
@@ -41,6 +44,8 @@ pub(super) struct Deeds {
     pub(super) reads: u64,
     /// Those by who had heard what was published last.
     pub(super) sessions: u64,
+    /// Those that were answered from what could not be confirmed.
+    pub(super) unconfirmed: u64,
     pub(super) publishes: u64,
     pub(super) publishes_cut_off: u64,
     pub(super) crashes: u64,
@@ -56,6 +61,7 @@ impl Deeds {
     pub(super) fn add(&mut self, other: Self) {
         self.reads += other.reads;
         self.sessions += other.sessions;
+        self.unconfirmed += other.unconfirmed;
         self.publishes += other.publishes;
         self.publishes_cut_off += other.publishes_cut_off;
         self.crashes += other.crashes;
@@ -111,6 +117,8 @@ pub(super) struct World {
     seen: Arc<Mutex<Seen>>,
     /// Whether servers hear of news by themselves; else only confirming finds them.
     has_news: bool,
+    /// For how long replicas answer what they cannot confirm.
+    unconfirmed_for: Duration,
     /// Held while somebody works with a server's staging.
     staging: [Arc<tokio::sync::Mutex<()>>; SERVERS],
 }
@@ -125,6 +133,7 @@ impl World {
             net: Net::new(seed),
             seen: Arc::default(),
             has_news: !seed.is_multiple_of(3),
+            unconfirmed_for: if seed % 4 == 1 { UNCONFIRMED_FOR } else { Duration::ZERO },
             staging: Default::default(),
         };
         for place in 0..SERVERS {
@@ -157,12 +166,12 @@ impl World {
             0 => ServerOptions { successors: peers, ..options },
             _ => ServerOptions { primary: peers, ..options },
         };
-        let server = Server::open(options).unwrap();
-        let life = Life::new(Arc::clone(&server), Arc::clone(&is_over));
+        let options = ServerOptions { unconfirmed_for: self.unconfirmed_for, ..options };
+        let clock = self.net.clock(place);
+        let server = clock.run(|| Server::open(options)).unwrap();
+        let life = Life::new(Arc::clone(&server), Arc::clone(&is_over), Arc::clone(clock));
         if self.has_news {
-            life.tasks.lock().unwrap().spawn(async move {
-                server.follow(&tokio_util::sync::CancellationToken::new()).await;
-            });
+            life.begin(async move { server.follow(&tokio_util::sync::CancellationToken::new()).await });
         }
         self.net.plug(place, life);
     }
@@ -308,19 +317,19 @@ impl World {
             Ok(CatalogReply::FactsNeeded) => client.submit_facts(&SubmitFacts { check_in: asked, facts: facts("Linux") }).await,
             other => other,
         };
-        let (now, value) = match reply {
-            Ok(CatalogReply::Current { code_id, version, .. }) => {
+        let (now, value, unconfirmed) = match reply {
+            Ok(CatalogReply::Current { code_id, version, unconfirmed_seconds }) => {
                 let Some((held, value)) = held else {
                     self.is_wrong(format!("{name} has a catalog that it never got"));
                     return false;
                 };
-                (Held { code_id, version, ..held }, value)
+                (Held { code_id, version, ..held }, value, unconfirmed_seconds)
             }
-            Ok(CatalogReply::Catalog { catalog_id, code_id, version, catalog, .. }) => {
+            Ok(CatalogReply::Catalog { catalog_id, code_id, version, catalog, unconfirmed_seconds }) => {
                 let catalog = Catalog::decode(&catalog, catalog_id).unwrap();
                 let digest = catalog.contents().next().unwrap().0;
                 match self.fetch(&client, &name, digest).await {
-                    Fetched::Value(value) => (Held { catalog_id, code_id, version }, value),
+                    Fetched::Value(value) => (Held { catalog_id, code_id, version }, value, unconfirmed_seconds),
                     Fetched::Missing => {
                         self.is_wrong(format!("{place} gave {name} a catalog of {version} without its contents"));
                         return false;
@@ -336,7 +345,17 @@ impl World {
         self.count(|deeds| {
             deeds.reads += 1;
             deeds.sessions += u64::from(at_least.is_some());
+            deeds.unconfirmed += u64::from(unconfirmed.is_some());
         });
+        let begun = match unconfirmed.map(u64::from) {
+            Some(seconds) if seconds > self.unconfirmed_for.as_secs() => {
+                self.is_wrong(format!("{place} answered {name} from what it could not confirm for {seconds} s"));
+                begun
+            }
+            // It was live at some time since then, by a clock that may go slowly.
+            Some(seconds) => begun.saturating_sub(seconds * 1112 + 3000),
+            None => begun,
+        };
         let who = format!("{name} at {place} reads {}", now.version);
         self.record(place, knew, Op { act: Act::Read(value), begun, ended: Some(self.net.now()), who });
         self.hold(node, now, value);
@@ -418,7 +437,7 @@ impl World {
                 85..92 => (0..=SERVERS).for_each(|from| (0..=SERVERS).for_each(|to| self.net.cut(from, to, false))),
                 92..96 => {
                     self.count(|deeds| deeds.clock_jumps += 1);
-                    crate::server::jump_clock(i64::try_from(rng.below(200_000)).unwrap() - 100_000);
+                    self.net.clock(place).jump(i64::try_from(rng.below(200_000)).unwrap() - 100_000);
                 }
                 _ => {
                     // An administrator forces where no primary runs, or where the one that runs cannot be reached from the new one, which
