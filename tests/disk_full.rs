@@ -5,11 +5,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::{binaries, json, run};
+use direct_puppet_tests::disk::Disk;
 use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::{Site, files};
 
@@ -19,37 +19,6 @@ mod sent;
 mod writes;
 
 const FILES: usize = 30;
-
-/// A small disk; unmounted when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// Mounts it; says so and returns nothing where that cannot be done.
-    fn mount(at: &Path) -> Option<Self> {
-        Self::mount_with(at, "size=6m,mode=0700")
-    }
-
-    /// As [`Self::mount`], with these options of tmpfs(5).
-    fn mount_with(at: &Path, options: &str) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mount = || {
-            let mut command = Command::new("mount");
-            command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
-            command.status().is_ok_and(|status| status.success())
-        };
-        if !rustix::process::geteuid().is_root() || !mount() {
-            println!("LEFT OUT: servers whose disk is full need root, to mount a small file system");
-            return None;
-        }
-        Some(Self(at.to_owned()))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").args(["--lazy"]).arg(&self.0).status());
-    }
-}
 
 struct World {
     dir: tempfile::TempDir,

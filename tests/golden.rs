@@ -252,12 +252,22 @@ fn replicas() {
         revision: Some("0123abc".to_owned()),
         ..live
     };
-    let reply = SyncEpochReply { epoch: 2, is_raised: true, is_primary: false, live: vec![promoted], answered, instance: 0 };
+    let reply = SyncEpochReply {
+        epoch: 2,
+        is_raised: true,
+        is_primary: false,
+        live: vec![promoted],
+        answered,
+        instance: 0,
+        rollout: None,
+    };
     golden("sync_epoch_reply", &reply);
     golden(
         "sync_epoch_reply_instance",
-        &SyncEpochReply { live: Vec::new(), answered: BTreeMap::new(), instance: 0x0123_4567_89ab_cdef, ..reply },
+        &SyncEpochReply { live: Vec::new(), answered: BTreeMap::new(), instance: 0x0123_4567_89ab_cdef, ..reply.clone() },
     );
+    let rollout = Some(Rollout { per_second: 50, paused: Some("it broke".to_owned()) });
+    golden("sync_epoch_reply_rollout", &SyncEpochReply { live: Vec::new(), answered: BTreeMap::new(), rollout, ..reply });
     golden(
         "sync_manifest",
         &SyncManifest {

@@ -131,12 +131,25 @@ impl Gate {
 
     /// Sets the rules, durably. Blocking.
     pub(crate) fn set(&self, rollout: Rollout) -> Result<(), ServerError> {
+        self.set_if(|| true, rollout)
+    }
+
+    /// Sets the rules, as another server said them, if they still count then: those of a server that was primary do not. Blocking.
+    pub(crate) fn set_if(&self, do_count: impl FnOnce() -> bool, rollout: Rollout) -> Result<(), ServerError> {
         let _turn = self.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !do_count() {
+            return Ok(());
+        }
         if *self.rollout.borrow() != rollout {
             disk::write_json(&self.path, &RolloutFile { format: FORMAT, rollout: rollout.clone() })?;
             self.rollout.send_replace(rollout);
         }
         Ok(())
+    }
+
+    /// Returns a guard; while it is held no administrator sets the rules.
+    pub(crate) fn hold_setting(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.setting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Returns when it is a waiting node's turn. Cancel safe: who goes away costs the others nothing.
@@ -188,7 +201,7 @@ impl Server {
         }
         self.refuse_as_replica()?;
         check_text("pause", request.pause.as_deref().unwrap_or_default(), MAX_MESSAGE_BYTES)?;
-        let _turn = self.gate.setting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.gate.hold_setting();
         self.catch_up_rollout()?;
         let change = |before: &Rollout| {
             let rollout = request.applied_to(before);
@@ -207,6 +220,8 @@ impl Server {
         // In a store another server may have set it since: it is heard of as that is, or the next answer says it.
         if self.shared.is_none() || self.catch_up_rollout().is_err() {
             self.gate.set(rollout)?;
+            // Who takes over hears of it after this server has stepped down: then it was in time.
+            self.refuse_as_replica()?;
         }
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();

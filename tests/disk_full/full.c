@@ -1,8 +1,8 @@
 /* Preloaded into a program: from the nth write to a regular file below FULL_BELOW on, so many writes find no space.
  *
  * FULL_BELOW  a directory, as /proc/self/fd names it
- * FULL_CALL   a file with two numbers: which write is the first that fails, from 1 on (0: none), and how many fail. It is read
- *             again when it was replaced.
+ * FULL_CALL   a file with three numbers: which write is the first that fails, from 1 on (0: none), how many fail, and with which
+ *             error. It is read again when it was replaced.
  * FULL_LOG    a file that gets a line for each write that failed, and one byte for each that did not.
  */
 #define _GNU_SOURCE
@@ -20,6 +20,7 @@
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static ino_t seen;
 static long first, count, calls;
+static int error = ENOSPC;
 
 static ssize_t real_write(int fd, const void *bytes, size_t size) {
     static ssize_t (*found)(int, const void *, size_t);
@@ -48,7 +49,7 @@ static int is_full(int fd) {
         pthread_mutex_lock(&turn);
         if (call && lstat(call, &stat) == 0 && stat.st_ino != seen) {
             FILE *file = fopen(call, "r");
-            if (file && fscanf(file, "%ld %ld", &first, &count) == 2)
+            if (file && fscanf(file, "%ld %ld %d", &first, &count, &error) == 3)
                 calls = 0, seen = stat.st_ino;
             if (file)
                 fclose(file);
@@ -63,7 +64,7 @@ static int is_full(int fd) {
         }
         pthread_mutex_unlock(&turn);
     }
-    errno = full ? ENOSPC : before;
+    errno = full ? error : before;
     return full;
 }
 

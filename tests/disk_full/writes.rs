@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use direct_puppet_tests::binaries::binaries;
 use direct_puppet_tests::serving::{Serving, live};
 use direct_puppet_tests::site::files;
+use rustix::io::Errno;
 use serde_json::Value;
 
 use super::{World, said};
@@ -24,11 +25,17 @@ const MAX_WRITES: usize = 400;
 struct Full {
     library: PathBuf,
     dir: PathBuf,
+    error: Errno,
 }
 
 impl Full {
     /// Compiles it; says so and returns nothing where there is no compiler.
     fn new(dir: &Path) -> Option<Self> {
+        Self::with(dir, Errno::NOSPC)
+    }
+
+    /// As [`Full::new`], for writes that fail with this error.
+    fn with(dir: &Path, error: Errno) -> Option<Self> {
         let library = dir.join("full.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/disk_full/full.c");
         let compiled =
@@ -40,7 +47,7 @@ impl Full {
                 return None;
             }
         }
-        let full = Self { library, dir: dir.to_owned() };
+        let full = Self { library, dir: dir.to_owned(), error };
         full.fail(0, 0);
         Some(full)
     }
@@ -48,7 +55,7 @@ impl Full {
     /// Has `count` writes fail from the nth on; counting begins anew.
     fn fail(&self, nth: usize, count: usize) {
         fs::write(self.dir.join("log"), "").unwrap();
-        fs::write(self.dir.join("call.new"), format!("{nth} {count}")).unwrap();
+        fs::write(self.dir.join("call.new"), format!("{nth} {count} {}", self.error.raw_os_error())).unwrap();
         fs::rename(self.dir.join("call.new"), self.dir.join("call")).unwrap();
     }
 
@@ -87,10 +94,10 @@ fn check(server: &Serving, world: &World, expected: &[&Value]) {
     assert!(matches!(run.status.code(), Some(0 | 2)), "{}", said(&run));
 }
 
-/// Fails each write of an act in turn, and after each the rest as well; returns how many failed.
-fn sweep(count: usize, act: impl Fn(&Serving, &World, usize) -> bool) -> usize {
+/// Fails each write of an act in turn, with this error, and after each the rest as well; returns how many failed.
+fn sweep(count: usize, error: Errno, act: impl Fn(&Serving, &World, usize) -> bool) -> usize {
     let world = World::new();
-    let Some(full) = Full::new(world.dir.path()) else { return 0 };
+    let Some(full) = Full::with(world.dir.path(), error) else { return 0 };
     let server = full.server(&world);
     assert!(server.verb(&["publish"]).status.success());
     assert_eq!(world.agent("root", "a").status.code(), Some(2));
@@ -135,7 +142,8 @@ fn publish(server: &Serving, nth: usize) -> bool {
         true => assert_ne!(before, after, "write {nth}"),
         false => {
             assert_eq!(before, after, "write {nth}: {}", said(&published));
-            assert!(said(&published).contains("space") || said(&published).contains("disk"), "write {nth}: {}", said(&published));
+            let said = said(&published);
+            assert!(["space", "disk", "quota"].iter().any(|word| said.contains(word)), "write {nth}: {said}");
         }
     }
     published.status.success()
@@ -143,21 +151,22 @@ fn publish(server: &Serving, nth: usize) -> bool {
 
 #[test]
 fn a_publish_of_which_any_one_write_finds_no_space_is_made_or_refused() {
-    let fired = sweep(1, |server, _, nth| publish(server, nth));
+    let fired = sweep(1, Errno::NOSPC, |server, _, nth| publish(server, nth));
     println!("{fired} writes of publishes failed, one in each");
     assert!(fired == 0 || fired >= 6, "{fired}");
 }
 
+/// As when this user's quota is used up.
 #[test]
 fn a_publish_that_finds_no_space_from_any_write_on_is_made_or_refused() {
-    let fired = sweep(MAX_WRITES, |server, _, nth| publish(server, nth));
+    let fired = sweep(MAX_WRITES, Errno::DQUOT, |server, _, nth| publish(server, nth));
     println!("{fired} writes of publishes failed, all from one on in each");
     assert!(fired == 0 || fired >= 10, "{fired}");
 }
 
 #[test]
 fn a_run_for_which_any_write_of_the_server_finds_no_space_is_answered_or_refused() {
-    let fired = sweep(1, |server, world, nth| {
+    let fired = sweep(1, Errno::DQUOT, |server, world, nth| {
         let published = server.verb(&["publish"]);
         // What follows: the compile, its catalog, the report.
         let run = world.agent("root", "a");

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use direct_puppet_tests::binaries::{binaries, json};
+use direct_puppet_tests::disk::Disk;
 use direct_puppet_tests::equals::Equals;
 use direct_puppet_tests::postgres::Postgres;
 use direct_puppet_tests::s3::S3;
@@ -164,4 +165,44 @@ fn while_postgresql_hangs_nobody_waits_for_ever_and_nothing_unconfirmed_is_answe
         assert!(matches!(equals.agent(&root, server).status.code(), Some(0 | 2)));
     }
     assert_eq!(files(&root.join("srv/tree")), files(&equals.sites[0].tree()));
+}
+
+/// A database whose disk is full: a publish that does not fit is refused, what is live stays so and is answered, and when there is room
+/// all goes on.
+#[test]
+fn a_database_whose_disk_is_full_keeps_what_is_live() {
+    let Some(postgres) = Postgres::start(&[]) else { return };
+    let Some(disk) = Disk::mount_with(&postgres.dir().join("small"), "size=24m,mode=0700") else { return };
+    postgres.lie_in(&postgres.dir().join("small"));
+    let equals = Equals::new(Some(&postgres.url()));
+    let servers = [0, 1].map(|server| equals.start(server, &[]));
+    let root = equals.node("node");
+    equals.publish(&servers[0], 0, FILES, "v0");
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+    let before = live(&servers[0]);
+    // Nothing that a database could make smaller.
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_le_bytes()[5]
+    };
+    let large: Vec<u8> = std::iter::repeat_with(&mut noise).take(32 << 20).collect();
+    fs::write(equals.sites[0].tree().join("large"), large).unwrap();
+    for _ in 0..2 {
+        let refused = servers[0].verb(&["publish", "--request-id", "large"]);
+        let said = format!("{}{}", message(&refused), String::from_utf8_lossy(&refused.stdout));
+        assert!(refused.status.code() == Some(1) && said.contains("space"), "{said}");
+        for server in [0, 1] {
+            assert_eq!(live(&servers[server]), before);
+            let outcome = json(&equals.agent(&root, server));
+            assert_eq!((&outcome["answer"], &outcome["status"]), (&"current".into(), &"unchanged".into()), "{outcome}");
+        }
+    }
+    disk.resize("200m");
+    let published = servers[0].verb(&["publish", "--request-id", "large"]);
+    assert!(published.status.success(), "{}", message(&published));
+    assert_eq!(equals.agent(&root, 1).status.code(), Some(2));
+    for server in &servers {
+        assert_eq!(server.verb(&["verify"]).status.code(), Some(0));
+    }
 }

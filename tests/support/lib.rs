@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod binaries;
+pub mod disk;
 pub mod equals;
 pub mod guest;
 pub mod link;

@@ -121,6 +121,19 @@ impl Postgres {
         (String::from_utf8_lossy(&output.stdout).trim().to_owned(), output.status.success())
     }
 
+    /// Has tables that are made from now on lie in a directory, which is there and empty.
+    pub fn lie_in(&self, dir: &Path) {
+        if let Some((uid, gid)) = user() {
+            chown(dir, Some(uid), Some(gid)).unwrap();
+        }
+        for text in
+            [&*format!("CREATE TABLESPACE small LOCATION '{}'", dir.display()), "ALTER ROLE code SET default_tablespace = small"]
+        {
+            let (said, is_done) = self.sql(text);
+            assert!(is_done, "{text}: {said}");
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

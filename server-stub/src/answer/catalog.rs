@@ -292,7 +292,11 @@ impl Server {
         let (certname, environment, code_id) = (&check_in.certname, &check_in.environment, code.version.code_id);
         if self.nodes.catalog_for(certname, environment, code_id, extensions).is_none() {
             // Boxed, so that those who wait do not pay for it.
-            Box::pin(shared.adopt(certname, environment, code_id, extensions)).await.map_err(|error| refusal(&error))?;
+            let adopt = async {
+                let Some(held) = self.hold_collections().await else { return Ok(None) };
+                shared.adopt(certname, environment, code_id, extensions, &held).await
+            };
+            Box::pin(adopt).await.map_err(|error| refusal(&error))?;
         }
         Ok(())
     }

@@ -178,7 +178,9 @@ impl Server {
         {
             return Ok(allowed);
         }
-        Box::pin(shared.adopt_all(&request.certname)).await.map_err(|error| refusal(&error))?;
+        if let Some(held) = self.hold_collections().await {
+            Box::pin(shared.adopt_all(&request.certname, &held)).await.map_err(|error| refusal(&error))?;
+        }
         find().await.map_err(|error| internal(&error))
     }
 }

@@ -157,7 +157,11 @@ impl Server {
                     continue;
                 }
                 done.kept += 1;
-                let manifest = self.environments.manifest(environment, code_id)?;
+                let manifest = self.environments.manifest(environment, code_id).inspect_err(|error| {
+                    if matches!(error, ServerError::Damaged { .. }) {
+                        self.mending.want_manifest(environment, code_id);
+                    }
+                })?;
                 if manifest.is_none() && self.role.others() == Others::Store && code_id != live.version.code_id {
                     // It was live elsewhere.
                     continue;

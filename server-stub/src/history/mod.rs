@@ -12,6 +12,7 @@ mod verify;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::PoisonError;
 
 use direct_puppet_transport::protocol::{CodeId, Environment, Manifest, VersionCounter};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,8 @@ impl Server {
         if let (None, Some(shared)) = (&manifest, &self.shared) {
             manifest = shared::wait(shared.manifest(environment, version.code_id))?;
             if let Some(manifest) = &manifest {
+                // No collection takes its parts before they are named.
+                let _turn = self.collecting.read().unwrap_or_else(PoisonError::into_inner);
                 self.environments.keep_manifest(environment, version.code_id, manifest)?;
             }
         }

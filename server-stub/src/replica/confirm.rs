@@ -323,8 +323,9 @@ impl Upstream {
             }
         }
         if self.gate.rollout() != confirmed.rollout {
-            let (gate, rollout) = (Arc::clone(&self.gate), confirmed.rollout);
-            let set = blocking::run(move || gate.set(rollout)).await;
+            let (gate, role, rollout) = (Arc::clone(&self.gate), Arc::clone(&self.hearing.role), confirmed.rollout);
+            let is_of_primary = move || role.leads().is_none() && role.epoch() <= confirmed.epoch;
+            let set = blocking::run(move || gate.set_if(is_of_primary, rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }
         // Nodes are answered all the same; the next answer has it again.
@@ -406,6 +407,11 @@ impl Upstream {
     /// Returns a lock; while it is held nothing of the environment is brought.
     pub(crate) fn turn(&self, environment: &Environment) -> Arc<tokio::sync::Mutex<()>> {
         self.brings.turn(environment)
+    }
+
+    /// Returns a guard; while it is held no collection removes what nothing refers to yet.
+    pub(crate) async fn hold_collections(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.brings.any).read_owned().await
     }
 
     /// Returns a guard; while it is held nothing is brought. `None` when something is just now.

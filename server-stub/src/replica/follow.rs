@@ -68,7 +68,11 @@ impl Server {
                 }
                 // What could not be written is asked for again, though nothing is new.
                 let hold = if upstream.unlearned().is_some() { 0 } else { HOLD_SECONDS };
-                let answer = upstream.ask(hold).await.map_err(|reason| (reason, LONGEST_QUIET))?;
+                let answer = tokio::select! {
+                    answer = upstream.ask(hold) => answer.map_err(|reason| (reason, LONGEST_QUIET))?,
+                    // Whoever it asks may be silent, and the others are to hear of this one at once.
+                    () = self.role.promoted() => return Ok(()),
+                };
                 match tokio::time::timeout(NEWS_EVERY, answer.arrivals()).await {
                     Ok(behind) if !behind.is_empty() => {
                         let reasons = behind.iter().map(|(environment, reason)| format!("environment {environment}: {reason}"));

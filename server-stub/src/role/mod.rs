@@ -98,8 +98,8 @@ impl RoleFile {
 pub(crate) struct Role {
     path: PathBuf,
     now: Mutex<RoleFile>,
-    /// Tells those who wait that this server was replaced.
-    replaced: Notify,
+    /// Tells those who wait that this server was replaced or promoted.
+    changed: Notify,
 }
 
 impl Role {
@@ -121,7 +121,7 @@ impl Role {
             now.others = others;
             disk::write_json(&path, &now)?;
         }
-        Ok(Self { path, now: Mutex::new(now), replaced: Notify::new() })
+        Ok(Self { path, now: Mutex::new(now), changed: Notify::new() })
     }
 
     /// Returns the highest epoch that this server knows.
@@ -197,17 +197,29 @@ impl Role {
         }
         *now = next;
         if is_primary {
-            self.replaced.notify_waiters();
+            self.changed.notify_waiters();
         }
         Ok(true)
     }
 
     /// Waits until this server is no primary any more.
     pub(crate) async fn replaced(&self) {
-        let mut told = pin!(self.replaced.notified());
-        // From here on nothing is missed.
-        told.as_mut().enable();
-        if self.is_primary() {
+        self.becomes(false).await;
+    }
+
+    /// Waits until this server is primary.
+    pub(crate) async fn promoted(&self) {
+        self.becomes(true).await;
+    }
+
+    async fn becomes(&self, is_primary: bool) {
+        loop {
+            let mut told = pin!(self.changed.notified());
+            // From here on nothing is missed.
+            told.as_mut().enable();
+            if self.is_primary() == is_primary {
+                return;
+            }
             told.await;
         }
     }
@@ -218,6 +230,7 @@ impl Role {
         let next = RoleFile { epoch, standing: Standing::Promoted, ..*now };
         disk::write_json(&self.path, &next)?;
         *now = next;
+        self.changed.notify_waiters();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{Role, Trust};
 use crate::blocking;
-use crate::code::Version;
+use crate::code::{Environments, Version};
 use crate::error::{ServerError, chain};
 use crate::replica::Share;
 use crate::server::Server;
@@ -57,6 +57,7 @@ pub(crate) struct Hearing {
     pub(crate) role: Arc<Role>,
     /// Held while something is published.
     pub(crate) publishing: Arc<Mutex<()>>,
+    pub(crate) environments: Arc<Environments>,
 }
 
 impl Hearing {
@@ -74,7 +75,12 @@ impl Hearing {
         let hear = move || {
             // Who asks waits no longer than PATIENCE: what happened after that would leave no primary at all.
             let Some(_turn) = lock_within(&this.publishing, PATIENCE / 2) else { return Err(ServerError::Working) };
-            this.role.hear(epoch, trust)
+            let (was_primary, news) = (this.role.is_primary(), this.role.hear(epoch, trust)?);
+            if was_primary && !this.role.is_primary() {
+                // Whoever waits here for news asks elsewhere from now on.
+                this.environments.touch();
+            }
+            Ok(news)
         };
         blocking::run(hear).await?
     }
@@ -133,7 +139,7 @@ impl Server {
 
     /// Tells each peer which epoch is known here, and hears which is known there.
     pub(crate) async fn tell_peers(&self, peers: &Peers) -> Result<(), ServerError> {
-        let mut result = Ok(());
+        let (mut result, mut told, mut is_heard) = (Ok(()), Vec::new(), true);
         for transport in &peers.transports {
             match self.ask(transport, &peers.name, self.role.epoch()).await {
                 // One list of all servers may be given to each of them.
@@ -146,22 +152,26 @@ impl Server {
                     result = Err(ServerError::Unconfirmed { reason });
                 }
                 Ok(reply) => {
-                    // First: what was lost is taken over in no epoch that has ended.
-                    let heard = self.hear(reply.epoch).await;
-                    self.bring_lost(transport, &reply.live).await;
-                    let mut told = reply.live.iter();
-                    let is_mine = told.try_for_each(|PublishedVersion { environment, version, code_id, .. }| {
-                        self.refuse_later(transport.endpoint(), environment, Deployed { version: *version, code_id: *code_id })
-                    });
-                    if is_mine.is_err() {
-                        result = is_mine;
-                    }
-                    if let Err(error) = heard {
+                    if let Err(error) = self.hear(reply.epoch).await {
                         let reason = format!("{}: {}", transport.endpoint(), chain(&error));
-                        result = Err(ServerError::Unconfirmed { reason });
+                        (result, is_heard) = (Err(ServerError::Unconfirmed { reason }), false);
                     }
+                    told.push((transport, reply.live));
                 }
                 Err(reason) => result = Err(ServerError::Unconfirmed { reason }),
+            }
+        }
+        // When all were heard: what was lost is taken over in no epoch that has ended.
+        for (transport, live) in told {
+            if is_heard {
+                self.bring_lost(transport, &live).await;
+            }
+            let mut told = live.iter();
+            let is_mine = told.try_for_each(|PublishedVersion { environment, version, code_id, .. }| {
+                self.refuse_later(transport.endpoint(), environment, Deployed { version: *version, code_id: *code_id })
+            });
+            if is_mine.is_err() {
+                result = is_mine;
             }
         }
         result
@@ -194,7 +204,8 @@ impl Server {
     }
 
     pub(crate) fn hearing(&self) -> Hearing {
-        Hearing { role: Arc::clone(&self.role), publishing: Arc::clone(&self.publishing) }
+        let (role, publishing) = (Arc::clone(&self.role), Arc::clone(&self.publishing));
+        Hearing { role, publishing, environments: Arc::clone(&self.environments) }
     }
 
     /// Answers a peer that has told which epoch it knows, and may have that share of the code.
@@ -204,7 +215,8 @@ impl Server {
         live.retain(|published| share.has(&published.environment));
         let mut answered = self.environments.answers.beyond(&BTreeMap::new());
         answered.retain(|environment, _| share.has(environment));
-        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance: self.instance }
+        let rollout = Some(self.gate.rollout());
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance: self.instance, rollout }
     }
 
     /// Tells one peer.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
-use direct_puppet_transport::protocol::{Certname, SyncEpochReply};
+use direct_puppet_transport::protocol::{Certname, Rollout, SyncEpochReply};
 use serde::{Deserialize, Serialize};
 
 use super::epoch::begin_epoch;
@@ -67,6 +67,10 @@ struct Step {
     claimed: BTreeSet<(u64, u64)>,
     /// Who has heard of it.
     stepped_down: BTreeSet<String>,
+    /// Who took themselves for primary before.
+    primaries: BTreeSet<String>,
+    /// How new code reaches nodes, as the one said last who has stepped down.
+    rollout: Option<Rollout>,
     left_out: Vec<LeftOut>,
 }
 
@@ -184,8 +188,12 @@ impl Server {
         let (mut instances, mut transports) = (BTreeSet::from([self.instance]), Vec::new());
         for transport in &peers.transports {
             match self.look_at(transport, &peers.name, upstream).await {
-                Ok(instance) if instance != 0 && !instances.insert(instance) => continue,
-                Ok(_) => {}
+                Ok((instance, _)) if instance != 0 && !instances.insert(instance) => continue,
+                Ok((_, is_primary)) => {
+                    if is_primary {
+                        step.primaries.insert(transport.endpoint().to_owned());
+                    }
+                }
                 Err(reason) => step.leave_out(transport, reason),
             }
             transports.push(transport);
@@ -220,15 +228,15 @@ impl Server {
     }
 
     /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
-    /// brought, and nothing that cannot be. Returns which server it is.
-    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<u64, String> {
+    /// brought, and nothing that cannot be. Returns which server it is, and whether it is primary.
+    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<(u64, bool), String> {
         let reply = self.ask(transport, name, self.role.epoch()).await?;
-        let instance = reply.instance;
+        let SyncEpochReply { instance, is_primary, .. } = reply;
         if instance != self.instance {
             upstream.hear(reply.epoch).await?;
             take(transport, upstream, reply).await?;
         }
-        Ok(instance)
+        Ok((instance, is_primary))
     }
 
     /// Asks a peer to step down before the epoch that is to begin, and takes what is live there. Returns the epoch that it knows
@@ -254,6 +262,9 @@ impl Server {
         if reply.instance != 0 {
             step.claimed.insert((step.epoch, reply.instance));
         }
+        if step.primaries.contains(transport.endpoint()) && reply.rollout.is_some() {
+            step.rollout.clone_from(&reply.rollout);
+        }
         step.stepped_down.insert(transport.endpoint().to_owned());
         take(transport, upstream, reply).await.map(|()| None)
     }
@@ -270,8 +281,20 @@ impl Server {
         if epoch <= self.role.epoch() {
             return Err(step.failed("another promotion was faster"));
         }
-        let recorded = self.audit("promote", who, &format!("epoch {epoch}")).and_then(|()| self.role.promote(epoch));
+        // No node gets what an administrator has kept back, and nobody sets something else before it counts.
+        let setting = self.gate.hold_setting();
+        let keep_back = || step.rollout.clone().map_or(Ok(()), |rollout| self.gate.set(rollout));
+        let recorded = self.audit("promote", who, &format!("epoch {epoch}")).and_then(|()| keep_back());
+        let recorded = recorded.and_then(|()| self.role.promote(epoch));
         recorded.map_err(|error| step.failed(&chain(&error)))?;
+        // What was heard of the old primary meanwhile may have come last.
+        if let Err(error) = keep_back() {
+            tracing::error!(
+                "how new code reaches nodes may not be as it was at the old primary: set it again: {}",
+                chain(&error)
+            );
+        }
+        drop(setting);
         self.watch.clear();
         // It is primary from here on, and what is live here is, whatever its counters say.
         let unfinished = begin_epoch(&self.role, &self.environments).err().map(|error| chain(&error));

@@ -110,7 +110,7 @@ impl Server {
         };
         let others = Some(others).filter(|_| !options.is_offline);
         let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
-        let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default() };
+        let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default(), environments: Arc::clone(&environments) };
         let upstream = |peers| {
             let (environments, collecting, gate) = (Arc::clone(&environments), Arc::clone(&collecting), Arc::clone(&gate));
             let remembers = !options.unconfirmed_for.is_zero();

@@ -115,6 +115,12 @@ impl Server {
         peers.map(|peers| &peers.name)
     }
 
+    /// Returns what is held while contents are brought that nothing refers to yet: a collection waits for it. `None` where there is no other
+    /// server to bring them from.
+    pub(crate) async fn hold_collections(&self) -> Option<shared::Held> {
+        Some(Arc::new(self.upstream.as_ref()?.hold_collections().await))
+    }
+
     /// Refuses to make a version on top of what is live here, when a replica has a later one: it would replace that without a word.
     pub(crate) fn refuse_behind(&self, environment: &Environment) -> Result<(), ServerError> {
         let deployed = self.followers.deployed(environment).into_iter();

@@ -28,19 +28,25 @@ pub(super) struct CatalogRecord {
     pub(super) content: Digest,
 }
 
+/// Held while a catalog and its contents are brought: no collection here takes contents before the catalog is kept.
+pub(crate) type Held = Arc<tokio::sync::OwnedRwLockReadGuard<()>>;
+
 impl Shared {
     /// Brings the catalog that another server has compiled, with its contents; that there is none is no error. One that was made with other
-    /// extensions than these ([`CompiledCatalog::holds_for`]) is none.
+    /// extensions than these ([`CompiledCatalog::holds_for`]) is none. What is brought stays while somebody has `held`.
     pub(crate) async fn adopt(
         self: &Arc<Self>,
         certname: &Certname,
         environment: &Environment,
         code_id: CodeId,
         extensions: Option<Digest>,
+        held: &Held,
     ) -> Result<Option<CompiledCatalog>, ServerError> {
         let name = names::catalog(certname, environment, code_id);
         match self.store.pointers.get(&name).await? {
-            Some(pointer) if self.holds_for(&name, &pointer, extensions)? => self.adopt_this(certname, &name, &pointer).await,
+            Some(pointer) if self.holds_for(&name, &pointer, extensions)? => {
+                self.adopt_this(certname, &name, &pointer, Some(held)).await
+            }
             _ => Ok(None),
         }
     }
@@ -91,6 +97,7 @@ impl Shared {
         certname: &Certname,
         environment: &Environment,
         live: CodeId,
+        brought: &Held,
     ) -> Result<(), ServerError> {
         let mut catalogs = self.catalogs(certname).await?;
         catalogs.retain(|compiled| compiled.environment == *environment);
@@ -102,29 +109,31 @@ impl Shared {
         let last = || catalogs.iter().max_by_key(|compiled| (compiled.time_unix_seconds, place(compiled.code_id)));
         let held = of(Some(live)).or_else(|| of(said)).or_else(last);
         match held {
-            Some(held) => self.adopt(certname, environment, held.code_id, None).await.map(drop),
+            Some(held) => self.adopt(certname, environment, held.code_id, None, brought).await.map(drop),
             None => Ok(()),
         }
     }
 
     /// Brings every catalog of a node that is not here: it fetches contents of one that another server gave it.
-    pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname) -> Result<(), ServerError> {
+    pub(crate) async fn adopt_all(self: &Arc<Self>, certname: &Certname, held: &Held) -> Result<(), ServerError> {
         for (name, pointer) in self.store.pointers.list(&names::catalogs(certname)).await? {
             let Some(record) = self.catalog_record(&name, &pointer)? else { continue };
             let CompiledCatalog { environment, code_id, .. } = &record.compiled;
             let here = self.nodes.catalog(certname, environment, *code_id);
             if here.is_none_or(|here| here.catalog_id != record.compiled.catalog_id) {
-                self.adopt_this(certname, &name, &pointer).await?;
+                self.adopt_this(certname, &name, &pointer, Some(held)).await?;
             }
         }
         Ok(())
     }
 
+    /// Without `held` a compile goes on, beside which nothing is collected.
     async fn adopt_this(
         self: &Arc<Self>,
         certname: &Certname,
         name: &str,
         pointer: &Pointer,
+        held: Option<&Held>,
     ) -> Result<Option<CompiledCatalog>, ServerError> {
         let Some(record) = self.catalog_record(name, pointer)? else {
             self.store.pointers.swap(name, Some(pointer.generation), None).await?;
@@ -141,7 +150,13 @@ impl Shared {
         };
         self.bring_these(catalog.contents().map(|(digest, size)| (digest, (size, String::new()))).collect()).await?;
         let (nodes, certname, compiled) = (Arc::clone(&self.nodes), certname.clone(), record.compiled.clone());
-        blocking::run(move || nodes.adopt(&certname, compiled, &bytes)).await??;
+        let held = held.cloned();
+        let keep = move || {
+            // To the end, though nobody waits for it any more.
+            let _held = held;
+            nodes.adopt(&certname, compiled, &bytes)
+        };
+        blocking::run(keep).await??;
         Ok(Some(record.compiled))
     }
 
@@ -172,7 +187,7 @@ impl Shared {
             let Some(pointer) = self.store.pointers.get(&name).await? else { continue };
             if !self.holds_for(&name, &pointer, compiled.extensions)? {
                 self.store.pointers.swap(&name, Some(pointer.generation), None).await?;
-            } else if let Some(faster) = self.adopt_this(certname, &name, &pointer).await? {
+            } else if let Some(faster) = self.adopt_this(certname, &name, &pointer, None).await? {
                 return Ok(faster);
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use direct_puppet_transport::protocol::limits::MAX_CATALOG_BYTES;
 use direct_puppet_transport::protocol::{Catalog, CodeId, Digest, EntryKind, Environment};
 
+use super::catalogs::CatalogRecord;
 use super::{Shared, VersionRecord, names};
 use crate::code::Version;
 use crate::error::ServerError;
@@ -84,12 +85,8 @@ impl Shared {
                 }
             }
         }
-        // Code that went may be live again by now: somebody went back to it.
-        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
-            let live = self.decode_or_mend(&name, &pointer)?;
-            gone.remove(&(live.version.environment, live.version.code_id));
-        }
-        done.collected.retain(|code| gone.contains(code));
+        self.retain_what_is_not_live(&mut gone).await?;
+        let mut old = Vec::new();
         for (name, pointer) in catalogs {
             let Some(record) = self.catalog_record(&name, &pointer)? else {
                 if !dry_run {
@@ -99,16 +96,28 @@ impl Shared {
             };
             let code: (Environment, CodeId) = (record.compiled.environment.clone(), record.compiled.code_id);
             if kept.contains(&code) || !gone.contains(&code) {
-                reachable.insert(record.content);
-                if let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await?
-                    && let Ok(catalog) = Catalog::decode(&bytes, record.compiled.catalog_id)
-                {
-                    reachable.extend(catalog.contents().map(|(digest, _)| digest));
-                }
-            } else if !dry_run {
-                self.store.pointers.swap(&name, Some(pointer.generation), None).await?;
+                self.reach_catalog(&record, &mut reachable).await?;
+            } else {
+                old.push((code, name, pointer, record));
             }
         }
+        // To read all that took its time: those go whose code is live neither before nor after.
+        self.retain_what_is_not_live(&mut gone).await?;
+        let (old, back): (Vec<_>, Vec<_>) = old.into_iter().partition(|(code, ..)| gone.contains(code));
+        for (.., record) in &back {
+            self.reach_catalog(record, &mut reachable).await?;
+        }
+        if !dry_run {
+            for (_, name, pointer, _) in &old {
+                self.store.pointers.swap(name, Some(pointer.generation), None).await?;
+            }
+            self.retain_what_is_not_live(&mut gone).await?;
+            for (_, name, pointer, record) in old.iter().filter(|(code, ..)| !gone.contains(code)) {
+                self.store.pointers.swap(name, None, Some(pointer.value.clone())).await?;
+                self.reach_catalog(record, &mut reachable).await?;
+            }
+        }
+        done.collected.retain(|code| gone.contains(code));
         if !dry_run {
             for name in self.store.pointers.names(names::WANTED).await? {
                 let digest = names::segment(&name, names::WANTED).and_then(|digest| digest.parse::<Digest>().ok());
@@ -120,6 +129,26 @@ impl Shared {
             done.contents = self.store.blobs.remove(&gone, min_age).await?;
         }
         Ok(done)
+    }
+
+    /// Takes out what is live by now: somebody went back to it.
+    async fn retain_what_is_not_live(self: &Arc<Self>, gone: &mut HashSet<(Environment, CodeId)>) -> Result<(), ServerError> {
+        for (name, pointer) in self.store.pointers.list(names::ENVIRONMENTS).await? {
+            let live = self.decode_or_mend(&name, &pointer)?;
+            gone.remove(&(live.version.environment, live.version.code_id));
+        }
+        Ok(())
+    }
+
+    /// Adds a catalog and its contents.
+    async fn reach_catalog(self: &Arc<Self>, record: &CatalogRecord, reachable: &mut HashSet<Digest>) -> Result<(), ServerError> {
+        reachable.insert(record.content);
+        if let Some(bytes) = self.read(record.content, MAX_CATALOG_BYTES).await?
+            && let Ok(catalog) = Catalog::decode(&bytes, record.compiled.catalog_id)
+        {
+            reachable.extend(catalog.contents().map(|(digest, _)| digest));
+        }
+        Ok(())
     }
 
     /// Adds the contents of a version.

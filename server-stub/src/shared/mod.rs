@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub(crate) use self::catalogs::Held;
 pub(crate) use self::collect::Rules;
 use self::primary::AsPrimary;
 use crate::answer::Flights;

@@ -208,6 +208,8 @@ impl BlobStore for FileStore {
             for (digest, content) in contents {
                 let mut incoming = this.store.receive(digest, content.len() as u64, 0)?;
                 incoming.write(&content)?;
+                // Nobody takes away what this puts in the place of an old one.
+                let _turn = this.lock(FlockOperation::LockShared)?;
                 incoming.finish()?;
             }
             Ok(this.store.sync()?)
@@ -227,6 +229,7 @@ impl BlobStore for FileStore {
             incoming = self.run(act, write).await?;
         }
         self.run(act, move |this| {
+            let _turn = this.lock(FlockOperation::LockShared)?;
             incoming.finish()?;
             Ok(this.store.sync()?)
         })
@@ -265,7 +268,7 @@ impl BlobStore for FileStore {
     async fn remove(&self, digests: &[Digest], age: Duration) -> Result<u64, StoreError> {
         let digests = digests.to_vec();
         self.run("remove contents", move |this| {
-            // Nobody touches meanwhile.
+            // Nobody touches or puts meanwhile.
             let _turn = this.lock(FlockOperation::LockExclusive)?;
             let mut removed = 0;
             for digest in digests {
@@ -356,6 +359,31 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// What removes contents looks how old they are, and takes them by their name.
+    #[tokio::test]
+    async fn nothing_is_put_while_contents_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(dir.path()).unwrap();
+        let removing = store.lock(FlockOperation::LockExclusive).unwrap();
+        let (small, large) = (Bytes::from_static(b"small"), Bytes::from_static(b"large"));
+        let body = futures::stream::iter([Ok(large.clone())]).boxed();
+        let puts = {
+            let (one, other) = (store.clone(), store.clone());
+            let blob = Blob { digest: Digest::of(&large), size: 5, body };
+            [
+                tokio::spawn(async move { one.put_small(vec![(Digest::of(&small), small)]).await }),
+                tokio::spawn(async move { other.put(blob).await }),
+            ]
+        };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!puts.iter().any(tokio::task::JoinHandle::is_finished), "a content is put while others are removed");
+        drop(removing);
+        for put in puts {
+            put.await.unwrap().unwrap();
+        }
+        assert_eq!(store.all().await.unwrap().len(), 2);
+    }
 
     #[test]
     fn pointers_that_cannot_be_listed_are_not_taken_for_none() {

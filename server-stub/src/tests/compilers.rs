@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use direct_puppet_transport::protocol::RefusalCode;
+use direct_puppet_transport::{Client, MemoryTransport, Retry, RetryPolicy};
 use hyper::{Method, Request, StatusCode};
 
 use super::*;
@@ -245,4 +246,46 @@ async fn who_comes_when_too_many_compiles_wait_is_told_when_to_come_again() {
     assert!(!matches!(late, Ok(Err(_))), "{late:?}");
     // The others need not be waited for.
     nodes.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// More than may wait come at once, as after a publish, and do as they are told: all are answered, and each is compiled once.
+#[tokio::test(start_paused = true)]
+async fn all_who_come_at_once_after_a_publish_are_answered_and_compiled_once() {
+    const NODES: usize = crate::answer::MAX_FLIGHTS + 2_000;
+    let world = World::new();
+    let compiler = Odd::new(&world, "odd");
+    let server = open(&world, &compiler, |options| options.compile_workers = 2);
+    publish_all(&server).await;
+    let gate = world.compiler.gate.lock().await;
+    let handler: Arc<dyn direct_puppet_transport::Handler> = Arc::<Server>::clone(&server);
+    let policy = RetryPolicy { max_attempts: 20, budget: Duration::from_secs(3600), ..RetryPolicy::default() };
+    let client = Client::new(Retry::new(MemoryTransport::new(handler), policy));
+    let begun = tokio::time::Instant::now();
+    let nodes: Vec<_> = (0..NODES)
+        .map(|number| {
+            let (client, name) = (client.clone(), format!("node{number}"));
+            let ask = SubmitFacts { check_in: check_in(&name, None), facts: facts("Linux") };
+            tokio::spawn(async move {
+                let CatalogReply::Catalog { catalog_id, code_id, version, .. } = client.submit_facts(&ask).await.unwrap() else {
+                    panic!("no catalog for {name}")
+                };
+                let held = Held { catalog_id, code_id, version };
+                // And at once again.
+                let reply = client.check_in(&check_in(&name, Some(held))).await.unwrap();
+                assert!(matches!(reply, CatalogReply::Current { .. }), "{reply:?}");
+                begun.elapsed()
+            })
+        })
+        .collect();
+    // The clock stands still while something is compiled.
+    while server.flights.len() < crate::answer::MAX_FLIGHTS {
+        tokio::task::yield_now().await;
+    }
+    drop(gate);
+    let mut late = 0;
+    for node in nodes {
+        late += usize::from(node.await.unwrap() >= Duration::from_secs(30));
+    }
+    assert_eq!((world.compiles(), server.flights.len()), (NODES as u64, 0));
+    assert_eq!(late, NODES - crate::answer::MAX_FLIGHTS, "who had to come again");
 }

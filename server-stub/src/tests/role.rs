@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Operation, RefusalCode, VersionCounter};
-use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
+use direct_puppet_transport::protocol::{Deployed, Operation, RefusalCode, Rollout, SyncConfirm, VersionCounter};
+use direct_puppet_transport::{Client, MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::*;
 use crate::listen::Routes as _;
@@ -419,4 +419,93 @@ async fn nobody_is_answered_from_older_code_than_he_asks_for() {
     assert_eq!(ask(newer, None).await, Err(RefusalCode::Stale));
     assert!(ask(newer, Some(VersionCounter::default())).await.is_ok());
     assert!(Operation::SyncEpoch.is_idempotent());
+}
+
+/// What an administrator has kept back at the old primary is kept back at the new one, though that was not asked since.
+#[tokio::test]
+async fn a_pause_outlives_a_handover() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    compiled(&b, "n1").await;
+    let rules = crate::rollout::RolloutRequest { pause: Some("it broke".to_owned()), per_second: Some(7), ..Default::default() };
+    let set = |server: &Arc<Server>| {
+        let (server, rules) = (Arc::clone(server), rules.clone());
+        tokio::task::spawn_blocking(move || server.set_rollout(&rules, "test"))
+    };
+    set(&a).await.unwrap().unwrap();
+    assert_eq!(b.gate.rollout(), Default::default(), "it has not asked since");
+    promote(&b, false).await.unwrap();
+    let kept = b.gate.rollout();
+    assert_eq!((kept.paused.as_deref(), kept.per_second), (Some("it broke"), 7));
+    // What was said by the one that was primary, and comes late, counts no more; nor is it acknowledged there.
+    b.gate.set_if(|| b.role.leads().is_none(), Default::default()).unwrap();
+    assert_eq!(b.gate.rollout(), kept);
+    assert!(matches!(set(&a).await.unwrap(), Err(ServerError::Replica { .. })));
+    // The new one has its own: none of what the old one thinks.
+    let resume = crate::rollout::RolloutRequest { resume: true, ..Default::default() };
+    let (server, resumed) = (Arc::clone(&b), resume.clone());
+    tokio::task::spawn_blocking(move || server.set_rollout(&resumed, "test")).await.unwrap().unwrap();
+    promote(&a, false).await.unwrap();
+    assert_eq!((a.gate.rollout().paused, a.gate.rollout().per_second), (None, 7));
+}
+
+/// Who waits at a server that is replaced is told at once, and asks elsewhere.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_on_at_a_server_that_was_replaced() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    let (held, _) = compiled(&a, "n1").await;
+    b.confirm().await.unwrap().whole().unwrap();
+    let begun = tokio::time::Instant::now();
+    let live = live(&b).version.clone();
+    let request = SyncConfirm {
+        protocol: ProtocolVersion::CURRENT,
+        replica: certname("b"),
+        deployed: [(live.environment, Deployed { code_id: live.code_id, version: live.version })].into(),
+        wait_seconds: 240,
+        rollout: Rollout::default(),
+        epoch: 1,
+        answered: [].into(),
+    };
+    let to_a = Arc::clone(&two.port_a);
+    let follows = tokio::spawn(async move { Client::new(to_a).sync_confirm(&request).await });
+    let node = {
+        let (a, wait) = (Arc::clone(&a), CheckIn { wait_seconds: 240, ..check_in("n1", Some(held)) });
+        tokio::spawn(async move { a.check_in(&Peer::InProcess, wait).await })
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert!(!follows.is_finished() && !node.is_finished());
+    assert!(a.hear(2).await.unwrap());
+    assert!(follows.await.unwrap().is_err());
+    // It looks whether another can confirm what it has, and none can.
+    assert_eq!(node.await.unwrap().unwrap_err().code, RefusalCode::Stale);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+/// A server that is promoted while it waits for an answer of a silent one tells the others at once.
+#[tokio::test(start_paused = true)]
+async fn who_is_promoted_beside_a_silent_server_waits_for_it_no_longer() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    b.confirm().await.unwrap().whole().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let following = {
+        let (b, stop) = (Arc::clone(&b), stop.clone());
+        tokio::spawn(async move { b.follow(&stop).await })
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    two.port_a.1.store(true, Ordering::SeqCst);
+    // Answers to what was asked before come no more either.
+    let begun = tokio::time::Instant::now();
+    promote(&b, true).await.unwrap();
+    two.port_a.1.store(false, Ordering::SeqCst);
+    while a.role.epoch() < 2 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "nobody tells it");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    stop.cancel();
+    following.await.unwrap();
 }

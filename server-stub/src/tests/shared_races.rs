@@ -35,22 +35,26 @@ async fn of_two_who_set_something_at_two_servers_neither_takes_back_what_the_oth
     }
 }
 
-/// Pointers of which a reader can be shown what they were, once for each list.
+/// Pointers of which a reader can be shown what they were, a number of times for each list.
 #[derive(Debug)]
 struct Frozen {
     inner: FileStore,
     is_frozen: AtomicBool,
     /// What names begin with whose pointers are shown as they were.
     prefixes: &'static [&'static str],
-    seen: std::sync::Mutex<HashMap<String, Vec<(String, Pointer)>>>,
+    times: usize,
+    /// What each was, and how often that was shown.
+    seen: std::sync::Mutex<HashMap<String, (Listed, usize)>>,
 }
+
+type Listed = Vec<(String, Pointer)>;
 
 impl Frozen {
     /// Returns a store of files, and the same as it is to be shown.
-    fn store(world: &World, prefixes: &'static [&'static str]) -> (FileStore, Arc<Self>) {
+    fn store(world: &World, prefixes: &'static [&'static str], times: usize) -> (FileStore, Arc<Self>) {
         let files = FileStore::open(&world.dir.path().join("shared")).unwrap();
         let inner = files.clone();
-        (files, Arc::new(Self { inner, is_frozen: AtomicBool::new(false), prefixes, seen: Default::default() }))
+        (files, Arc::new(Self { inner, is_frozen: AtomicBool::new(false), prefixes, times, seen: Default::default() }))
     }
 }
 
@@ -67,13 +71,16 @@ impl PointerStore for Frozen {
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Pointer)>, StoreError> {
         let is_shown = self.prefixes.iter().any(|shown| prefix.starts_with(shown));
         if is_shown && self.is_frozen.load(Ordering::SeqCst) {
-            if let Some(seen) = self.seen.lock().unwrap().remove(prefix) {
-                return Ok(seen);
+            if let Some((seen, shown)) = self.seen.lock().unwrap().get_mut(prefix)
+                && *shown < self.times
+            {
+                *shown += 1;
+                return Ok(seen.clone());
             }
             return self.inner.list(prefix).await;
         }
         let found = self.inner.list(prefix).await?;
-        self.seen.lock().unwrap().insert(prefix.to_owned(), found.clone());
+        self.seen.lock().unwrap().insert(prefix.to_owned(), (found.clone(), 0));
         Ok(found)
     }
 
@@ -100,7 +107,7 @@ async fn catalogs_of_code_that_is_published_while_another_server_collects_stay()
 
 async fn published_meanwhile(prefixes: &'static [&'static str]) {
     let (world, other) = (World::new(), World::new());
-    let (files, frozen) = Frozen::store(&world, prefixes);
+    let (files, frozen) = Frozen::store(&world, prefixes, 1);
     let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
     let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
     let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
@@ -124,8 +131,15 @@ async fn published_meanwhile(prefixes: &'static [&'static str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catalogs_of_code_that_is_live_again_while_another_server_collects_stay() {
+    // Before it looks what is live again, while it reads catalogs, or when it takes them away.
+    for looks in 1..=3 {
+        live_again_meanwhile(looks).await;
+    }
+}
+
+async fn live_again_meanwhile(looks: usize) {
     let (world, other) = (World::new(), World::new());
-    let (files, frozen) = Frozen::store(&world, &["live/env/", "version/", "node/"]);
+    let (files, frozen) = Frozen::store(&world, &["live/env/", "version/", "node/"], looks);
     let behind = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::<Frozen>::clone(&frozen) };
     let store = SharedStore { blobs: Arc::new(files.clone()), pointers: Arc::new(files.clone()) };
     let (a, b) = (share(&world, &behind, "a"), share(&other, &store, "b"));
@@ -144,7 +158,7 @@ async fn catalogs_of_code_that_is_live_again_while_another_server_collects_stay(
     let catalogs = async || files.names("catalog/n1/").await.unwrap();
     assert!(catalogs().await.iter().any(|name| name.ends_with(&of_it)), "{:?}", catalogs().await);
     a.collect_as(now, "test").await.unwrap();
-    assert!(catalogs().await.iter().any(|name| name.ends_with(&of_it)), "what is live again: {:?}", catalogs().await);
+    assert!(catalogs().await.iter().any(|name| name.ends_with(&of_it)), "{looks}: what is live again: {:?}", catalogs().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,4 +207,61 @@ async fn a_report_that_is_sent_to_two_servers_is_kept_once_and_whole() {
         serde_json::from_slice::<Report>(&crate::disk::unchecked(&pointer.value).unwrap()).unwrap()
     };
     assert_eq!(kept.iter().map(read).collect::<Vec<_>>(), [report(1), report(2)]);
+}
+
+/// What is brought for a catalog of another server stays until that is kept here.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_catalog_is_taken_over_beside_a_collection() {
+    let (world, other) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
+    publish_all(&a).await;
+    let (held, _) = compiled(&a, "n1").await;
+    b.confirm().await.unwrap().whole().unwrap();
+    let collection = b.upstream.as_ref().unwrap().hold_brings().unwrap();
+    let ask = {
+        let b = Arc::clone(&b);
+        tokio::spawn(async move { b.check_in(&Peer::InProcess, check_in("n1", Some(held))).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!ask.is_finished(), "it takes a catalog over while contents are collected");
+    drop(collection);
+    assert!(matches!(ask.await.unwrap().unwrap(), CatalogReply::Current { .. }));
+    // And the other way round.
+    let _brought = b.hold_collections().await.unwrap();
+    let collects = tokio::time::timeout(Duration::from_millis(300), b.collect_as(CollectRequest::default(), "test"));
+    assert!(collects.await.is_err(), "it collects while a catalog is taken over");
+}
+
+/// The parts of a manifest that is kept for a moment are not taken before they are named.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_manifest_is_kept_beside_a_collection() {
+    let (world, other) = (World::new(), World::new());
+    let (store, _) = store(&world);
+    let (a, b) = (share(&world, &store, "a"), share(&other, &store, "b"));
+    let first = publish_all(&a).await;
+    world.stage("modules/app/files/tree/a", "second");
+    publish_all(&a).await;
+    b.confirm().await.unwrap().whole().unwrap();
+    let (begun, is_begun) = std::sync::mpsc::channel();
+    let (release, is_over) = std::sync::mpsc::channel::<()>();
+    let collector = {
+        let b = Arc::clone(&b);
+        std::thread::spawn(move || {
+            let _collecting = b.collecting.write().unwrap();
+            begun.send(()).unwrap();
+            assert!(is_over.recv().is_err());
+        })
+    };
+    is_begun.recv().unwrap();
+    let find = {
+        let b = Arc::clone(&b);
+        let name = crate::history::VersionName::Code(first.code_id.unwrap());
+        tokio::task::spawn_blocking(move || b.find_manifest(&Environment::default(), name).map(|_| ()))
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!find.is_finished(), "a manifest is kept while contents are collected");
+    drop(release);
+    collector.join().unwrap();
+    find.await.unwrap().unwrap();
 }

@@ -385,9 +385,9 @@ messages! {
         SyncConfirmed { live, rollout, epoch, answered, is_part }), SyncConfirmed;
     sync_epochs: (certname(), any::<(u64, u64)>()).prop_map(|(replica, (epoch, instance))|
         SyncEpoch { protocol: ProtocolVersion::CURRENT, replica, epoch, instance }), SyncEpoch;
-    sync_epoch_replies: (any::<(u64, u64)>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered()).prop_map(
-        |((epoch, instance), (is_raised, is_primary), live, answered)|
-        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance }), SyncEpochReply;
+    sync_epoch_replies: (any::<(u64, u64)>(), any::<(bool, bool)>(), vec(published(), 0..3), all_answered(), option::of(rollout())).prop_map(
+        |((epoch, instance), (is_raised, is_primary), live, answered, rollout)|
+        SyncEpochReply { epoch, is_raised, is_primary, live, answered, instance, rollout }), SyncEpochReply;
     sync_manifests: (certname(), environment(), code_id(), option::of(code_id())).prop_map(|(replica, environment, code_id, base)|
         SyncManifest { replica, environment, code_id, base }), SyncManifest;
     sync_manifest_replies: sync_manifest_reply(), SyncManifestReply;

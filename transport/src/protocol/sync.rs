@@ -178,6 +178,10 @@ pub struct SyncEpochReply {
     /// itself. An earlier program says 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub instance: u64,
+    /// How new code reaches nodes, as far as it knows: of a primary that has stepped down, what an administrator was told last. `None` from an
+    /// earlier program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]

@@ -170,9 +170,11 @@ impl Api {
         };
         let look = || async { blocking::run(find.clone()).await.map_err(|error| Failure::internal(&error)) };
         let mut held = look().await?;
-        if let (Held::Nothing, Some(shared)) = (&held, &self.server.shared) {
+        if let (Held::Nothing, Some(shared)) = (&held, &self.server.shared)
+            && let Some(brought) = self.server.hold_collections().await
+        {
             // It may have got what it has from another server.
-            shared.adopt_held(&certname, &environment, live).await?;
+            shared.adopt_held(&certname, &environment, live, &brought).await?;
             held = look().await?;
         }
         match held {
