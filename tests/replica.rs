@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use direct_puppet_tests::authority::Authority;
@@ -287,5 +287,46 @@ fn a_small_change_takes_neither_memory_nor_writing_for_the_rest_of_the_tree() {
         println!("3 of {count} files changed: {added} bytes of memory added at the {name}, to {before}, and {written} written");
         assert!(added <= MEMORY_BYTES, "{added} bytes of memory at the {name}");
         assert!((1..=WRITTEN_BYTES).contains(&written), "{written} bytes written at the {name}");
+    }
+}
+
+/// What Puppet code is compiled from lies beside the contents, of two versions: the next one is made of the older.
+#[test]
+fn of_puppet_code_too_only_what_changed_is_written() {
+    if !Command::new("ruby").args(["-e", "require 'puppet'"]).output().is_ok_and(|output| output.status.success()) {
+        println!("LEFT OUT: ruby has no Puppet library here (Debian package puppet-agent)");
+        return;
+    }
+    let servers = Servers::new();
+    let environment = servers.site.environment();
+    fs::remove_file(environment.join("site.yaml")).unwrap();
+    fs::create_dir_all(environment.join("manifests")).unwrap();
+    let path = |number: usize| environment.join(format!("modules/app/files/d{:02}/{number}", number % 60));
+    let write = |number: usize, version: usize| fs::write(path(number), format!("{number} in {version}\n").repeat(100)).unwrap();
+    for number in 0..10_000 {
+        fs::create_dir_all(path(number).parent().unwrap()).unwrap();
+        write(number, 0);
+    }
+    let primary = servers.primary("https://127.0.0.1:0");
+    let replica = servers.follower("replica.example.com", &primary.urls[0]);
+    for version in 1..6 {
+        fs::write(environment.join("manifests/site.pp"), format!("notify {{ 'version {version}': }}\n")).unwrap();
+        (0..3).for_each(|number| write(number * 3000 + version, version));
+        let before = [&primary, &replica].map(written);
+        let published = primary.verb(&["publish"]);
+        assert!(published.status.success(), "{}", String::from_utf8_lossy(&published.stderr));
+        for (server, root) in [(&primary, "at primary"), (&replica, "at replica")] {
+            let run = servers.agent(&servers.dir.path().join(root), &server.urls[0], &["run"]);
+            let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+            assert!(run.status.code() == Some(2) && said.contains(&format!("version {version}")), "{said}");
+        }
+        let after = [&primary, &replica].map(written);
+        let written = [after[0] - before[0], after[1] - before[1]];
+        println!("version {version}: {written:?} bytes written at primary and replica");
+        // The first two are written as a whole: 16 MB.
+        match version {
+            1 | 2 => assert!(written.iter().all(|&bytes| bytes > 10 << 20), "{written:?}"),
+            _ => assert!(written.iter().all(|bytes| (1..=WRITTEN_BYTES).contains(bytes)), "{written:?}"),
+        }
     }
 }

@@ -324,7 +324,7 @@ struct Settle {
 
 impl Settle {
     /// Writes it. That this cannot be done only makes the next run check everything again.
-    fn write(&self, state_dir: &Path) {
+    fn write(&self, state_dir: &Path, root: &Path) {
         let ToSettle { binding, recorded_at, proofs } = &self.to_settle;
         let settled = Settled {
             binding: *binding,
@@ -333,6 +333,7 @@ impl Settle {
             proofs,
             witnesses: &self.witnesses,
             catalog: &self.catalog,
+            root,
         };
         match settled.write(state_dir) {
             Ok(true) => {}
@@ -365,7 +366,7 @@ impl KeepState {
             remembered::keep(&self.state_dir, self.remembered, self.now)?;
         }
         if let Some(settle) = &self.settle {
-            settle.write(&self.state_dir);
+            settle.write(&self.state_dir, self.root.path());
         }
         if self.has_changed && !self.has_failed {
             let backups = undo::prune(&self.state_dir, self.undo_runs)?;

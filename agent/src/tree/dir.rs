@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use direct_puppet_transport::protocol::TreePath;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -13,16 +13,23 @@ use rustix::path::Arg;
 use crate::fs::{FileKind, Stat, Time};
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const FOR_READING: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// How often a lookup that raced with a rename (EAGAIN of openat2) is tried.
 const LOOKUP_ATTEMPTS: u32 = 16;
 
 /// The directory below which everything lies.
 #[derive(Debug)]
-pub(super) struct RootDir(OwnedFd);
+pub(super) struct RootDir(Arc<OwnedFd>);
 
 impl RootDir {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
-        rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(Self)
+        rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(|fd| Self(Arc::new(fd)))
+    }
+
+    /// Returns what stays open as long as this does.
+    pub(super) fn share(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -93,8 +100,17 @@ impl Dir<'_> {
 
     /// Opens a name for reading, no link, without waiting for a fifo's writer.
     pub(super) fn open_file(&self, name: &[u8]) -> Result<File, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map(File::from)
+        rustix::fs::openat(&self.fd, name, FOR_READING, Mode::empty()).map(File::from)
+    }
+
+    /// As [`Dir::open_file`], and nothing that is mounted over the file. It fails where the system does not know the call.
+    pub(super) fn open_own_file(&self, name: &[u8]) -> Result<File, Errno> {
+        rustix::fs::openat2(&self.fd, name, FOR_READING, Mode::empty(), ResolveFlags::NO_XDEV).map(File::from)
+    }
+
+    /// Returns the directory's own metadata.
+    pub(super) fn own_stat(&self) -> Result<Stat, Errno> {
+        stat_of(&self.fd)
     }
 
     /// Whether nobody but root and the agent's own user can change entries here, or in any directory up to the root. Any doubt

@@ -74,10 +74,25 @@ pub(super) fn read(
         Err(Errno::LOOP) => return Content::Link,
         Err(errno) => return Content::Unopened(errno),
     };
-    let found = find(&file, expected, key, buffer, interrupt);
-    match (dir::stat_of(&file), found) {
-        (Ok(after), Ok(Some(found))) if after == *before => Content::Read(found),
-        (Ok(after), Err(source)) if after == *before => Content::Unread(source),
+    read_open(&file, |after| after == before, expected, key, buffer, interrupt)
+}
+
+/// As [`read`], for a file that is open; `is_it` says of its metadata, as they are then, whether it is the one that is meant, and as it was.
+pub(super) fn read_open(
+    file: &std::fs::File,
+    is_it: impl FnOnce(&Stat) -> bool,
+    expected: &Expected,
+    key: &FingerprintKey,
+    buffer: &mut Vec<u8>,
+    interrupt: &AtomicBool,
+) -> Content {
+    let found = find(file, expected, key, buffer, interrupt);
+    match (dir::stat_of(file), found) {
+        (Ok(after), found) if is_it(&after) => match found {
+            Ok(Some(found)) => Content::Read(found),
+            Ok(None) => Content::Changing,
+            Err(source) => Content::Unread(source),
+        },
         (Err(errno), _) => Content::Unread(errno.into()),
         _ => Content::Changing,
     }

@@ -189,11 +189,17 @@ pub fn scan_below(
     progress: &AtomicU64,
 ) -> Result<Scan, FsError> {
     let root_dir = RootDir::open(root).map_err(|errno| error(root, "open the managed root", errno.into()))?;
-    let pool = Pool::new(options.threads).map_err(|source| error(root, "start threads to scan", source))?;
+    let no_threads = |source| error(root, "start threads to scan", source);
     let prover =
         Prover { cache, reproof_interval: options.reproof_interval, proof: options.proof, now: nanos_at(now), interrupt };
-    let looked = pool.install(|| look_at_all(&root_dir, wanted, &prover, progress));
-    let is_complete = looked.answers.iter().flatten().all(Option::is_some);
+    let apart = Pool::apart(options.threads, &root_dir).map_err(no_threads)?;
+    let mut looked = apart.install(|| look_at_small(&root_dir, wanted, &prover, progress));
+    drop(apart);
+    if !looked.is_complete() && !interrupt.load(Ordering::Relaxed) {
+        let pool = Pool::new(options.threads).map_err(no_threads)?;
+        pool.install(|| look_at_large(&root_dir, wanted, &prover, progress, &mut looked));
+    }
+    let is_complete = looked.is_complete();
     let scan = gather(wanted, looked, cache);
     if !is_complete || interrupt.load(Ordering::Relaxed) {
         return Err(error(root, "finish the scan of", io::Error::new(io::ErrorKind::Interrupted, "interrupted")));
@@ -209,8 +215,14 @@ struct LookedAtAll {
     answers: Vec<Vec<Option<Looked>>>,
 }
 
-/// Looks at every wanted file: small ones side by side, then the large ones with all threads each.
-fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64) -> LookedAtAll {
+impl LookedAtAll {
+    fn is_complete(&self) -> bool {
+        self.answers.iter().flatten().all(Option::is_some)
+    }
+}
+
+/// Looks at every wanted file side by side, and leaves the large ones that must be read for later. Each is opened by the thread that reads it.
+fn look_at_small(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64) -> LookedAtAll {
     let parents: Vec<&[u8]> = wanted.iter().map(|wanted| parent_of(wanted.path.as_bytes())).collect();
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&index| parents[index]);
@@ -218,15 +230,19 @@ fn look_at_all(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, pr
         order.chunk_by(|&a, &b| parents[a] == parents[b]).flat_map(|run| run.chunks(FILES_PER_TASK)).collect();
     let look_run =
         |buffer: &mut Vec<u8>, run: &&[usize]| look_at_run(root, wanted, prover, run, buffer, Large::Postpone, progress);
-    let mut answers: Vec<Vec<Option<Looked>>> = runs.par_iter().map_init(Vec::new, look_run).collect();
+    let answers: Vec<Vec<Option<Looked>>> = runs.par_iter().map_init(Vec::new, look_run).collect();
+    LookedAtAll { order, answers }
+}
+
+/// Looks at the files that were left, with all threads each.
+fn look_at_large(root: &RootDir, wanted: &[WantedContent], prover: &Prover<'_>, progress: &AtomicU64, looked: &mut LookedAtAll) {
     let mut buffer = Vec::new();
-    for (&index, looked) in order.iter().zip(answers.iter_mut().flatten()) {
+    for (&index, looked) in looked.order.iter().zip(looked.answers.iter_mut().flatten()) {
         if looked.is_none() && !prover.interrupt.load(Ordering::Relaxed) {
             let run = look_at_run(root, wanted, prover, &[index], &mut buffer, Large::Hash, progress);
             *looked = run.into_iter().next().flatten();
         }
     }
-    LookedAtAll { order, answers }
 }
 
 /// Looks at files of one directory; one answer per index.

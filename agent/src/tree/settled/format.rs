@@ -18,7 +18,7 @@ use direct_puppet_transport::protocol::TreePath;
 
 use super::super::record::{Nanos, nanos_of};
 use super::witness::{Seen, Witnesses};
-use crate::fs::Stat;
+use crate::fs::{FileKind, Stat};
 
 const MAGIC: [u8; 8] = *b"DPSETL\0\x01";
 /// Bytes of a checksum.
@@ -109,13 +109,22 @@ pub(super) fn in_order(witnesses: &Witnesses) -> Vec<(&TreePath, &Seen)> {
     sorted
 }
 
+/// Returns the parts of witnesses in order that make a group each.
+fn parts_of<'a, 'w>(sorted: &'a [(&'w TreePath, &'w Seen)]) -> impl Iterator<Item = &'a [(&'w TreePath, &'w Seen)]> {
+    let directories = sorted.chunk_by(|one, other| split(one.0).0 == split(other.0).0);
+    directories.flat_map(|directory| directory.chunks(GROUP_ENTRIES))
+}
+
+/// Returns the directory of each group, `.` for the root, of witnesses that are in order.
+pub(super) fn directories<'a>(sorted: &'a [(&'a TreePath, &'a Seen)]) -> impl Iterator<Item = &'a [u8]> {
+    parts_of(sorted).map(|part| split(part[0].0).0)
+}
+
 /// Encodes witnesses that are in order; `None` when something does not fit.
 pub(super) fn encode(header: &Header, catalog: &Stat, sorted: &[(&TreePath, &Seen)], key: &[u8; 32]) -> Option<Vec<u8>> {
     let (mut groups, mut entries, mut names) = (Vec::new(), Vec::new(), Vec::new());
     let mut devices = Devices::default();
-    for part in
-        sorted.chunk_by(|one, other| split(one.0).0 == split(other.0).0).flat_map(|directory| directory.chunks(GROUP_ENTRIES))
-    {
+    for part in parts_of(sorted) {
         for number in [names.len(), entries.len() / ENTRY_BYTES, part.len()] {
             groups.extend_from_slice(&u32::try_from(number).ok()?.to_le_bytes());
         }
@@ -307,6 +316,14 @@ impl Encoded {
             }
             _ => false,
         }
+    }
+
+    /// Returns what kind, size, owner and mode a regular file has that the entry says is unchanged; nothing else is in it.
+    pub(super) fn file(entry: &[u8; ENTRY_BYTES]) -> Option<Stat> {
+        let Entry { numbers: [ino, size], attributes: [mode, uid, gid], kind, .. } = Entry::read(entry)?;
+        let (mtime, ctime) = Default::default();
+        let stat = Stat { dev: 0, ino, size, mtime, ctime, mode, uid, gid, nlink: 1 };
+        (kind == UNCHANGED && stat.kind() == FileKind::File).then_some(stat)
     }
 
     fn device(&self, number: u8) -> Option<u64> {

@@ -48,11 +48,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::SystemTime;
 
-use self::contents::{CONTENTS, Contents};
+use direct_puppet_transport::protocol::TreePath;
+
+use self::contents::{CONTENTS, Contents, KnownDirectory};
 use self::format::{Encoded, Header, checksum_of};
 use self::read::{Reader, Verified};
 use self::watch::Linked;
 use super::cache::known_key;
+use super::dir::{Dir, RootDir};
 use super::record::{is_racy, nanos_at};
 use super::scan::{Proof, ScanCounters};
 use crate::fs::{FsError, Stat, write_cache};
@@ -90,6 +93,8 @@ pub(crate) struct Settled<'a> {
     pub(crate) witnesses: &'a Witnesses,
     /// The file that holds the catalog.
     pub(crate) catalog: &'a Path,
+    /// Below which the witnesses are.
+    pub(crate) root: &'a Path,
 }
 
 /// What the run that wrote a record had counted, as another without changes would count it.
@@ -168,7 +173,8 @@ impl SettledRecord {
     ) -> Option<ScanCounters> {
         let key = known_key(state_dir)?;
         let bytes = read_limited(&state_dir.join(CONTENTS))?.0;
-        let mut contents = Contents::decode(bytes, self.encoded.checksum(), self.encoded.entry_count(), &key.settled_key())?;
+        let counts = (self.encoded.entry_count(), self.encoded.group_count());
+        let mut contents = Contents::decode(bytes, self.encoded.checksum(), counts, &key.settled_key())?;
         let reader = Reader { record: &self.encoded, contents: &contents, proof, key: &key, interrupt };
         let Verified { counters, learned, .. } = reader.all_verify(root, threads, progress)?;
         if !learned.is_empty() {
@@ -223,12 +229,33 @@ impl Settled<'_> {
         let sorted = format::in_order(self.witnesses);
         let Some(bytes) = format::encode(&header, &catalog, &sorted, &key.settled_key()) else { return Ok(false) };
         let paths = sorted.iter().map(|(path, _)| *path);
-        let contents = checksum_of(&bytes).and_then(|record| Contents::new(record, paths, &self.proofs.contents));
+        let directories = self.known_directories(&sorted);
+        let contents = checksum_of(&bytes).and_then(|record| Contents::new(record, paths, &self.proofs.contents, directories));
         if let Some(contents) = contents {
             contents.write(state_dir, &key.settled_key())?;
         }
         write_cache(&state_dir.join(SETTLED), &bytes, 0o600).map(|()| true)
     }
+
+    /// Returns what is known of the directory of each group: of one that was not changed since the run began, and so not since anything in it was
+    /// looked at.
+    fn known_directories<'w>(&self, sorted: &'w [(&'w TreePath, &'w Seen)]) -> impl Iterator<Item = Option<KnownDirectory>> {
+        let root = RootDir::open(self.root).ok();
+        let known = move |directory: &[u8]| {
+            let stat = dir_of_group(root.as_ref()?, directory).ok()??.own_stat().ok()?;
+            (!is_racy(&stat, self.recorded_at)).then(|| KnownDirectory::new(&stat))
+        };
+        format::directories(sorted).map(known)
+    }
+}
+
+/// Opens the directory of a group, by its path, `.` for the root; `None` when it is not there.
+fn dir_of_group<'a>(root: &'a RootDir, path: &[u8]) -> Result<Option<Dir<'a>>, rustix::io::Errno> {
+    let path = match path {
+        b"." => TreePath::default(),
+        path => TreePath::from_bytes(path).map_err(|_| rustix::io::Errno::INVAL)?,
+    };
+    root.dir(&path)
 }
 
 /// Removes the record, durably, before anything is changed that it may speak of. Blocking.

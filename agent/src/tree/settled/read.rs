@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use direct_puppet_transport::protocol::TreePath;
 use rayon::prelude::*;
 
 use super::super::dir::{self, Dir, RootDir};
 use super::super::fingerprint::FingerprintKey;
 use super::super::hash::SMALL_FILE_BYTES;
 use super::super::pool::Pool;
-use super::super::read::{Content, Expected, Fingerprint, read};
+use super::super::read::{Content, Expected, Fingerprint, read, read_open};
 use super::super::scan::{Proof, ScanCounters};
-use super::contents::Contents;
+use super::contents::{Contents, KnownDirectory};
+use super::dir_of_group;
 use super::format::{Encoded, Group, Place, is_unchanged, name_length, until_nul};
 use crate::fs::{FileKind, Stat};
 
@@ -22,6 +22,8 @@ pub(super) struct Verified {
     pub(super) counters: ScanCounters,
     /// Fingerprints that were not known, by the numbers of entries.
     pub(super) learned: Vec<(usize, u128)>,
+    /// Files that needed no look before they were opened, because nothing came or went in their directories.
+    pub(super) names_known: u64,
     /// Files too large for the parallel loop.
     large: Vec<Place>,
 }
@@ -40,8 +42,7 @@ impl Reader<'_> {
     /// counts entries. Answers do not depend on the number of threads. Blocking.
     pub(super) fn all_verify(&self, root: &Path, threads: usize, progress: &AtomicU64) -> Option<Verified> {
         let root = RootDir::open(root).ok()?;
-        let pool = Pool::new(threads).ok()?;
-        pool.install(|| {
+        let mut all = Pool::apart(threads, &root).ok()?.install(|| {
             let one = |buffer: &mut Vec<u8>, number: usize| {
                 let group = self.record.group(number)?;
                 let mut verified = Verified::default();
@@ -50,13 +51,15 @@ impl Reader<'_> {
                 Some(verified)
             };
             let parts = (0..self.record.group_count()).into_par_iter().map_init(Vec::new, one);
-            let mut all = parts.try_reduce(Verified::default, |one, other| Some(one.and(other)))?;
-            // Each with all threads: not in the loop, where such a thread would begin with other groups meanwhile.
-            for place in std::mem::take(&mut all.large) {
-                self.verify_large(&root, place, &mut all)?;
-            }
-            Some(all)
-        })
+            parts.try_reduce(Verified::default, |one, other| Some(one.and(other)))
+        })?;
+        let large = std::mem::take(&mut all.large);
+        if !large.is_empty() {
+            // Each with all threads, which have what one of them opened: not in the loop, where such a thread would begin with other groups meanwhile.
+            let verify = || large.into_iter().try_for_each(|place| self.verify_large(&root, place, &mut all));
+            Pool::new(threads).ok()?.install(verify)?;
+        }
+        Some(all)
     }
 
     fn verify_group(
@@ -67,11 +70,31 @@ impl Reader<'_> {
         verified: &mut Verified,
     ) -> Option<()> {
         let dir = open(root, group).ok()?;
+        // Then its names are those of the objects that they were, and what was a regular file is one.
+        let known = self.contents.directory(number);
+        let unchanged = dir
+            .as_ref()
+            .filter(|dir| known.is_some() && dir.own_stat().is_ok_and(|stat| known == Some(KnownDirectory::new(&stat))));
         let mut names = group.names;
         for (at, entry) in group.entries.iter().enumerate() {
             let (name, rest) = names.split_at_checked(name_length(entry)).filter(|_| !self.interrupt.load(Ordering::Relaxed))?;
             names = rest;
             let name = until_nul(name);
+            if let Some(dir) = unchanged
+                && let Some(before) = Encoded::file(entry).filter(|file| file.size <= SMALL_FILE_BYTES)
+                && self.contents.get(group.first + at).is_some()
+                // What is mounted over it, and where the call is not known: as below.
+                && let Ok(file) = dir.open_own_file(name)
+            {
+                let place = (dir, group.first + at);
+                let read = |expected: &Expected, buffer: &mut Vec<u8>| {
+                    let is_it = |after: &Stat| self.record.is_as_seen(entry, Some(after));
+                    read_open(&file, is_it, expected, self.key, buffer, self.interrupt)
+                };
+                self.verify(place, &before, read, buffer, verified)?;
+                verified.names_known += 1;
+                continue;
+            }
             let stat = dir.as_ref().map_or(Ok(None), |dir| dir.stat(name)).ok()?;
             if !self.record.is_as_seen(entry, stat.as_ref()) {
                 return None;
@@ -84,7 +107,10 @@ impl Reader<'_> {
             if stat.size > SMALL_FILE_BYTES {
                 verified.large.push(Place { group: number, entry: at });
             } else {
-                self.verify(dir, name, &stat, group.first + at, buffer, verified)?;
+                let read = |expected: &Expected, buffer: &mut Vec<u8>| {
+                    read(dir, name, &stat, expected, self.key, buffer, self.interrupt)
+                };
+                self.verify((dir, group.first + at), &stat, read, buffer, verified)?;
             }
         }
         Some(())
@@ -97,15 +123,17 @@ impl Reader<'_> {
         let name = until_nul(group.names.get(before..)?);
         let dir = open(root, &group).ok()??;
         let stat = dir.stat(name).ok()?.filter(|stat| self.record.is_as_seen(entry, Some(stat)))?;
-        self.verify(&dir, name, &stat, group.first + place.entry, &mut Vec::new(), verified)
+        let read =
+            |expected: &Expected, buffer: &mut Vec<u8>| read(&dir, name, &stat, expected, self.key, buffer, self.interrupt);
+        self.verify((&dir, group.first + place.entry), &stat, read, &mut Vec::new(), verified)
     }
 
+    /// Has a file read, and proves what it has.
     fn verify(
         &self,
-        dir: &Dir<'_>,
-        name: &[u8],
+        (dir, entry): (&Dir<'_>, usize),
         stat: &Stat,
-        entry: usize,
+        read: impl FnOnce(&Expected, &mut Vec<u8>) -> Content,
         buffer: &mut Vec<u8>,
         verified: &mut Verified,
     ) -> Option<()> {
@@ -117,7 +145,7 @@ impl Reader<'_> {
             None => Fingerprint::Wanted,
         };
         let expected = Expected { digest: content.digest, size: stat.size, fingerprint };
-        let Content::Read(found) = read(dir, name, stat, &expected, self.key, buffer, self.interrupt) else { return None };
+        let Content::Read(found) = read(&expected, buffer) else { return None };
         match found.digest {
             Some(digest) if digest != content.digest => return None,
             Some(_) => {}
@@ -134,6 +162,7 @@ impl Verified {
     fn and(mut self, mut other: Self) -> Self {
         self.counters.add(&other.counters);
         self.learned.append(&mut other.learned);
+        self.names_known += other.names_known;
         self.large.append(&mut other.large);
         self
     }
@@ -141,9 +170,5 @@ impl Verified {
 
 /// Opens the directory of a group; `None` when it is not there.
 fn open<'a>(root: &'a RootDir, group: &Group<'_>) -> Result<Option<Dir<'a>>, rustix::io::Errno> {
-    let path = match until_nul(group.directory) {
-        b"." => TreePath::default(),
-        path => TreePath::from_bytes(path).map_err(|_| rustix::io::Errno::INVAL)?,
-    };
-    root.dir(&path)
+    dir_of_group(root, until_nul(group.directory))
 }

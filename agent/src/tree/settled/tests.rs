@@ -74,6 +74,7 @@ impl Ground {
             proofs: &proofs,
             witnesses: &self.witnesses,
             catalog: &self.catalog(),
+            root: &self.root(),
         };
         settled.write(&self.state()).unwrap()
     }
@@ -156,6 +157,82 @@ fn contents_are_verified_by_digest_whatever_metadata_says() {
         assert_eq!(verify(right, proof, otherwise), None, "{proof:?}");
         let rewritten = |ground: &Ground| fs::write(ground.root().join("e/large"), vec![7; 3 << 20]).unwrap();
         assert_eq!(verify(right, proof, rewritten), None, "{proof:?}");
+    }
+}
+
+/// What nothing came or went in need not be looked at before it is opened: the answer is the same as if all were.
+#[test]
+fn names_of_unchanged_directories_are_relied_upon_and_nothing_else_of_them() {
+    let settled = || {
+        let mut ground = Ground::new();
+        for path in ["d/a", "d/b", "d/c", "e/a"] {
+            ground.write(path);
+            ground.sees(path, unchanged);
+        }
+        ground.sees("d", Seen::attributes);
+        let proved = ProvedContent { digest: Digest::of(b"content"), fingerprint: None };
+        let contents = ["d/a", "d/b", "d/c", "e/a"].map(|path| (path.parse().unwrap(), proved)).to_vec();
+        assert!(ground.settle_with(SystemTime::now() + Duration::from_secs(1), contents));
+        ground
+    };
+    let verify = |ground: &Ground, is_fast: bool| {
+        let record = ground.load().unwrap();
+        let (key, encoded) = (known_key(&ground.state()).unwrap(), record.encoded());
+        let bytes = fs::read(ground.state().join(CONTENTS)).unwrap();
+        let counts = (encoded.entry_count(), encoded.group_count());
+        let mut contents = Contents::decode(bytes, encoded.checksum(), counts, &key.settled_key()).unwrap();
+        if !is_fast {
+            contents.forget_directories();
+        }
+        let interrupt = AtomicBool::new(false);
+        let reader = Reader { record: encoded, contents: &contents, proof: Proof::Digest, key: &key, interrupt: &interrupt };
+        let verified = reader.all_verify(&ground.root(), 2, &AtomicU64::new(0))?;
+        assert_eq!((verified.counters.opened, verified.counters.bytes_hashed), (4, 28));
+        Some(verified.names_known)
+    };
+    type Change<'a> = &'a dyn Fn(&Path);
+    let again = |path: &Path, content: &str| {
+        let before = fs::metadata(path).unwrap().modified().unwrap();
+        fs::write(path, content).unwrap();
+        File::open(path).unwrap().set_modified(before).unwrap();
+    };
+    let changes: [(&str, Option<u64>, Change<'_>); 12] = [
+        ("nothing", Some(4), &|_| {}),
+        ("another file came", Some(1), &|root| fs::write(root.join("d/more"), "more").unwrap()),
+        ("a file came and went", Some(3), &|root| {
+            fs::write(root.join("e/more"), "more").unwrap();
+            fs::remove_file(root.join("e/more")).unwrap();
+        }),
+        ("a content is otherwise", None, &|root| again(&root.join("d/b"), "CONTENT")),
+        ("a content was written again", None, &|root| again(&root.join("e/a"), "content")),
+        ("longer", None, &|root| again(&root.join("d/a"), "content, and more")),
+        ("gone", None, &|root| fs::remove_file(root.join("d/c")).unwrap()),
+        ("replaced", None, &|root| fs::rename(root.join("d/c"), root.join("d/b")).unwrap()),
+        ("permissions", None, &|root| fs::set_permissions(root.join("d/a"), fs::Permissions::from_mode(0o600)).unwrap()),
+        ("a fifo", None, &|root| {
+            fs::remove_file(root.join("d/a")).unwrap();
+            let at = rustix::fs::CWD;
+            rustix::fs::mknodat(at, root.join("d/a"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+        }),
+        ("a link", None, &|root| {
+            fs::rename(root.join("d/a"), root.join("d/moved")).unwrap();
+            symlink("moved", root.join("d/a")).unwrap();
+        }),
+        ("another directory", None, &|root| {
+            fs::rename(root.join("d"), root.join("moved")).unwrap();
+            fs::create_dir(root.join("d")).unwrap();
+            ["a", "b", "c"]
+                .iter()
+                .for_each(|name| fs::copy(root.join("moved").join(name), root.join("d").join(name)).map(drop).unwrap());
+        }),
+    ];
+    for (what, expected, change) in changes {
+        let ground = settled();
+        // Later by any file system's clock.
+        std::thread::sleep(Duration::from_millis(20));
+        change(&ground.root());
+        assert_eq!(verify(&ground, true), expected, "{what}");
+        assert_eq!(verify(&ground, false), expected.map(|_| 0), "{what}");
     }
 }
 
