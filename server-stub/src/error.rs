@@ -184,6 +184,17 @@ pub enum ServerError {
         /// What is.
         live: Option<CodeId>,
     },
+    /// An id of a request that was for something else.
+    #[error(
+        "the request of this id made {} live in environment {environment}, and is for something else: give another id",
+        of(made)
+    )]
+    OtherRequest {
+        /// The environment.
+        environment: Environment,
+        /// What was made live, or was live.
+        made: Option<CodeId>,
+    },
     /// A condition on what is live for more than one environment.
     #[error("if_live is the code of one environment: name just that one")]
     IfLiveOfOne,
@@ -242,7 +253,7 @@ impl ServerError {
             Self::TooLong { .. } | Self::EmptyRequestId | Self::PauseAndResume | Self::IfLiveOfOne => "bad_request",
             Self::Working => "working",
             Self::Unstable { .. } => "unstable",
-            Self::Conflict { .. } => "conflict",
+            Self::Conflict { .. } | Self::OtherRequest { .. } => "conflict",
             Self::Compile(CompileError { kind: CompileErrorKind::Unreadable { .. }, .. }) => "damaged",
             Self::Compile(CompileError { kind: CompileErrorKind::Server | CompileErrorKind::NoCompiler, .. }) => "compiler",
             Self::Compile(CompileError { kind: CompileErrorKind::Disk, .. }) => "disk",

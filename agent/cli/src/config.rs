@@ -1,5 +1,6 @@
 //! The configuration file: TOML, unknown keys are errors.
 
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -20,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) environment: Option<Environment>,
     pub(crate) facts: Option<PathBuf>,
     pub(crate) no_settled: Option<bool>,
+    pub(crate) threads: Option<NonZeroU16>,
     pub(crate) strict_types: Option<bool>,
     pub(crate) graph: Option<bool>,
     #[serde(default)]

@@ -56,6 +56,9 @@ pub(crate) struct Common {
     /// Read the catalog and ask every provider in each run, also when all that an earlier run looked at is as it was
     #[arg(long, global = true)]
     pub(crate) no_settled: bool,
+    /// Threads that look at files and read them [default: one for each processor]; one alone has the descriptors that all have
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
     /// Refuse the whole run when one resource has an unknown type or bad parameters, instead of failing it alone
     #[arg(long, global = true, alias = "strict_types")]
     pub(crate) strict_types: bool,
@@ -104,6 +107,7 @@ impl Common {
         self.environment = self.environment.or(config.environment);
         self.facts = self.facts.or(config.facts);
         self.no_settled |= config.no_settled.unwrap_or_default();
+        self.threads = self.threads.or(config.threads.map(std::num::NonZeroU16::get));
         self.strict_types |= config.strict_types.unwrap_or_default();
         self.graph |= config.graph.unwrap_or_default();
         if self.external_dir.is_empty() {
@@ -155,6 +159,7 @@ impl Common {
             .certname(self.certname()?)
             .environment(self.environment.clone().unwrap_or_default())
             .settled(!self.no_settled)
+            .threads(self.threads.map_or(0, usize::from))
             .strict_types(self.strict_types)
             .graph(self.graph)
             .compression(self.compression.unwrap_or_default())

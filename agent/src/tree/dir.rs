@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use direct_puppet_transport::protocol::TreePath;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -20,16 +20,11 @@ const LOOKUP_ATTEMPTS: u32 = 16;
 
 /// The directory below which everything lies.
 #[derive(Debug)]
-pub(super) struct RootDir(Arc<OwnedFd>);
+pub(super) struct RootDir(OwnedFd);
 
 impl RootDir {
     pub(super) fn open(path: &Path) -> Result<Self, Errno> {
-        rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(|fd| Self(Arc::new(fd)))
-    }
-
-    /// Returns what stays open as long as this does.
-    pub(super) fn share(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.0)
+        rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()).map(Self)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

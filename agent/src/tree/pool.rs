@@ -1,7 +1,6 @@
 //! The private thread pool.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::thread::available_parallelism;
 
 use super::dir::RootDir;
@@ -17,29 +16,24 @@ impl Pool {
     ///
     /// When the operating system refuses a thread.
     pub fn new(threads: usize) -> io::Result<Self> {
-        Self::build(threads, || {})
+        builder(threads).build().map(Self).map_err(io::Error::other)
     }
 
-    fn build(threads: usize, begin: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
-        // Asked explicitly, because rayon's own default reads an environment variable that is not ours.
-        let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .start_handler(move |_| begin())
-            .thread_name(|index| format!("tree-{index}"))
-            .build()
-            .map(Self)
-            .map_err(io::Error::other)
-    }
-
-    /// As [`Pool::new`], with threads that have descriptors of their own, and of all that is open that of `root` alone: for work that opens what
-    /// it reads, by one thread each, and calls nothing that is not ours.
-    pub(super) fn apart(threads: usize, root: &RootDir) -> io::Result<Self> {
-        let kept = root.share();
-        Self::build(threads, move || {
+    /// Runs `work` on threads that have descriptors of their own, and of all that is open that of `root` alone: what it opens it reads and closes
+    /// by one thread each, and it calls nothing that is not ours. They have ended when this returns. One thread alone waits for no other, and has what
+    /// all have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::new`].
+    pub(super) fn apart<R: Send>(threads: usize, root: &RootDir, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+        let threads = count(threads);
+        let begin = |thread: rayon::ThreadBuilder| {
             // Where that cannot be, they have what all have.
-            let _is_apart = direct_puppet_sys::keep_descriptors_apart(kept.as_fd());
-        })
+            let _is_apart = threads > 1 && direct_puppet_sys::keep_descriptors_apart(root.fd());
+            thread.run();
+        };
+        builder(threads).build_scoped(begin, |pool| pool.install(work)).map_err(io::Error::other)
     }
 
     /// Runs `work` on the pool, and everything that it starts in parallel too.
@@ -50,4 +44,14 @@ impl Pool {
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.install(work)
     }
+}
+
+fn count(threads: usize) -> usize {
+    // Asked explicitly, because rayon's own default reads an environment variable that is not ours.
+    if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads }
+}
+
+fn builder(threads: usize) -> rayon::ThreadPoolBuilder {
+    let threads = count(threads);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("tree-{index}"))
 }

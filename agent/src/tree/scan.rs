@@ -192,15 +192,17 @@ pub fn scan_below(
     let no_threads = |source| error(root, "start threads to scan", source);
     let prover =
         Prover { cache, reproof_interval: options.reproof_interval, proof: options.proof, now: nanos_at(now), interrupt };
-    let apart = Pool::apart(options.threads, &root_dir).map_err(no_threads)?;
-    let mut looked = apart.install(|| look_at_small(&root_dir, wanted, &prover, progress));
-    drop(apart);
+    let small = || look_at_small(&root_dir, wanted, &prover, progress);
+    let mut looked = Pool::apart(options.threads, &root_dir, small).map_err(no_threads)?;
+    let mut started = Ok(());
     if !looked.is_complete() && !interrupt.load(Ordering::Relaxed) {
-        let pool = Pool::new(options.threads).map_err(no_threads)?;
-        pool.install(|| look_at_large(&root_dir, wanted, &prover, progress, &mut looked));
+        started = Pool::new(options.threads)
+            .map(|pool| pool.install(|| look_at_large(&root_dir, wanted, &prover, progress, &mut looked)));
     }
     let is_complete = looked.is_complete();
     let scan = gather(wanted, looked, cache);
+    // What was proved stays proved.
+    started.map_err(no_threads)?;
     if !is_complete || interrupt.load(Ordering::Relaxed) {
         return Err(error(root, "finish the scan of", io::Error::new(io::ErrorKind::Interrupted, "interrupted")));
     }

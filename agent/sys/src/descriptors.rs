@@ -5,7 +5,8 @@
 ///
 /// What this thread opens from then on is known to it alone, and the kernel need not have it wait for, or count beside, what others do: to open,
 /// read and close a small file costs a quarter less. All else that the process has open it cannot reach: it must neither use nor drop what another
-/// thread has opened, log to files, or wake who waits for a descriptor. The table ends with the thread.
+/// thread has opened, log to files, or wake who waits for a descriptor. The table ends with the thread. What others have open with numbers below that of
+/// `kept` is in it for a moment, and is flushed when that ends, as by close(2). Call it in a thread that was just started.
 ///
 /// Kernels before 5.9, and filters of system calls that do not know the call, leave the thread as it is.
 #[must_use]
@@ -18,7 +19,7 @@ pub fn keep_descriptors_apart(kept: std::os::fd::BorrowedFd<'_>) -> bool {
     let close = |first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint| {
         #[expect(unsafe_code, reason = "the call takes three numbers, and the table that it changes is this thread's own")]
         // SAFETY: no pointer is passed. With UNSHARE the table is a copy before anything in it is closed, so no descriptor that others have is
-        // touched; without, it is that copy.
+        // closed; without, it is that copy.
         let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
         result == 0
     };

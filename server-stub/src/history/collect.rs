@@ -115,12 +115,12 @@ impl Server {
     /// As [`Server::collect`]; `None` while anything is being brought, which is in the store before anything refers to it.
     fn collect_now(&self, request: CollectRequest) -> Result<Option<Collected>, ServerError> {
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let _no_bringing = match self.upstream.as_ref().map(|upstream| upstream.hold_brings()) {
+        let no_bringing = match self.upstream.as_ref().map(|upstream| upstream.hold_brings()) {
             Some(None) => return Ok(None),
             held => held.flatten(),
         };
         // A compile puts contents into the store before the catalog that names them is kept.
-        let _no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
+        let no_compile = self.collecting.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(lost) = self.environments.all_lost().first() {
             // What its versions need is not known.
             let path = self.environments.dir(&lost.environment);
@@ -192,6 +192,8 @@ impl Server {
         if !request.dry_run {
             (done.contents, done.bytes) = self.store.retain(&|digest| reachable.contains(digest))?;
         }
+        // In the store age protects what nothing refers to yet: nobody here waits for that.
+        drop((no_bringing, no_compile));
         if let Some(shared) = &self.shared {
             let rules = Rules {
                 horizon: (request.grace_seconds > 0).then_some(horizon),

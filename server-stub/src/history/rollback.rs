@@ -6,6 +6,7 @@ use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, 
 use serde::{Deserialize, Serialize};
 
 use super::VersionName;
+use crate::blocking;
 use crate::code::{Author, Code, Effect, Version};
 use crate::error::{ServerError, chain};
 use crate::publish::{
@@ -77,6 +78,11 @@ impl Server {
         self.refuse_as_replica()?;
         self.cleared().await?;
         request.check()?;
+        // Before anything is brought: what it went back to may not be here any more.
+        let (server, asked) = (Arc::clone(self), request.clone());
+        if let Some(answer) = blocking::run(move || server.went_back(&asked)).await?? {
+            return Ok(answer);
+        }
         // Each holds a thread that waits: those whose turn it is not shall not.
         let turn = self.turn().await;
         self.mend_version(&request.environment, request.to).await?;
@@ -102,13 +108,30 @@ impl Server {
         Err(ServerError::Outrun { environment: request.environment.clone() })
     }
 
+    /// Returns how this very request was answered before. Blocking.
+    fn went_back(&self, request: &RollbackRequest) -> Result<Option<EnvironmentResult>, ServerError> {
+        let Some(request_id) = request.request_id.as_deref().filter(|_| !request.dry_run) else { return Ok(None) };
+        let environment = &request.environment;
+        self.learn(environment)?;
+        let live = self.environments.live(environment);
+        let answer = answer_given(self, environment, request_id, live.as_ref().map(|code| &code.version))?;
+        let wanted = match request.to {
+            VersionName::Code(code_id) => Some(code_id),
+            to => self.find_version(environment, to).ok().map(|version| version.code_id),
+        };
+        match answer {
+            Some(answer) if wanted.is_some() && answer.code_id != wanted => {
+                Err(ServerError::OtherRequest { environment: environment.clone(), made: answer.code_id })
+            }
+            answer => Ok(answer),
+        }
+    }
+
     /// As a publish: `None` when another server that shares the store was faster.
     fn go_back_from_here(&self, request: &RollbackRequest, who: &str) -> Result<Option<EnvironmentResult>, ServerError> {
         let environment = &request.environment;
         let base = self.environments.live(environment);
-        if let Some(request_id) = request.request_id.as_deref().filter(|_| !request.dry_run)
-            && let Some(answer) = answer_given(self, environment, request_id, base.as_ref().map(|code| &code.version))?
-        {
+        if let Some(answer) = self.went_back(request)? {
             return Ok(Some(answer));
         }
         let (old, manifest) = self.find_manifest(environment, request.to)?;

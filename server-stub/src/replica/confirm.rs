@@ -323,8 +323,9 @@ impl Upstream {
             }
         }
         if self.gate.rollout() != confirmed.rollout {
+            let epoch = confirmed.known_epoch();
             let (gate, role, rollout) = (Arc::clone(&self.gate), Arc::clone(&self.hearing.role), confirmed.rollout);
-            let is_of_primary = move || role.leads().is_none() && role.epoch() <= confirmed.epoch;
+            let is_of_primary = move || role.leads().is_none() && role.epoch() <= epoch;
             let set = blocking::run(move || gate.set_if(is_of_primary, rollout)).await;
             set.map_err(ServerError::from).and_then(|set| set).map_err(|error| chain(&error))?;
         }

@@ -161,7 +161,7 @@ impl Server {
                 Err(reason) => result = Err(ServerError::Unconfirmed { reason }),
             }
         }
-        // When all were heard: what was lost is taken over in no epoch that has ended.
+        // When all that answered were heard: what was lost is taken over in no epoch that has ended.
         for (transport, live) in told {
             if is_heard {
                 self.bring_lost(transport, &live).await;

@@ -74,6 +74,13 @@ struct Step {
     left_out: Vec<LeftOut>,
 }
 
+/// What a look at a peer found, which has not stepped down.
+struct Looked {
+    is_primary: bool,
+    /// Why what it has could not be brought.
+    failed: Option<String>,
+}
+
 impl Step {
     fn leave_out(&mut self, transport: &Arc<dyn Transport>, reason: String) {
         self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
@@ -189,9 +196,12 @@ impl Server {
         for transport in &peers.transports {
             match self.look_at(transport, &peers.name, upstream).await {
                 Ok((instance, _)) if instance != 0 && !instances.insert(instance) => continue,
-                Ok((_, is_primary)) => {
+                Ok((_, Looked { is_primary, failed })) => {
                     if is_primary {
                         step.primaries.insert(transport.endpoint().to_owned());
+                    }
+                    if let Some(reason) = failed {
+                        step.leave_out(transport, reason);
                     }
                 }
                 Err(reason) => step.leave_out(transport, reason),
@@ -228,15 +238,21 @@ impl Server {
     }
 
     /// Asks a peer which epoch it knows, which ends nobody, and takes what is live there: when it has stepped down, little is left to be
-    /// brought, and nothing that cannot be. Returns which server it is, and whether it is primary.
-    async fn look_at(&self, transport: &Arc<dyn Transport>, name: &Certname, upstream: &Upstream) -> Result<(u64, bool), String> {
+    /// brought, and nothing that cannot be. Returns which server it is, and what was found.
+    async fn look_at(
+        &self,
+        transport: &Arc<dyn Transport>,
+        name: &Certname,
+        upstream: &Upstream,
+    ) -> Result<(u64, Looked), String> {
         let reply = self.ask(transport, name, self.role.epoch()).await?;
         let SyncEpochReply { instance, is_primary, .. } = reply;
+        let mut failed = None;
         if instance != self.instance {
             upstream.hear(reply.epoch).await?;
-            take(transport, upstream, reply).await?;
+            failed = take(transport, upstream, reply).await.err();
         }
-        Ok((instance, is_primary))
+        Ok((instance, Looked { is_primary, failed }))
     }
 
     /// Asks a peer to step down before the epoch that is to begin, and takes what is live there. Returns the epoch that it knows
@@ -262,7 +278,10 @@ impl Server {
         if reply.instance != 0 {
             step.claimed.insert((step.epoch, reply.instance));
         }
-        if step.primaries.contains(transport.endpoint()) && reply.rollout.is_some() {
+        // Where nobody is primary any more, an earlier promotion has come so far: what anybody keeps back is kept back.
+        let counts = step.primaries.contains(transport.endpoint()) || step.primaries.is_empty();
+        let is_paused = step.rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some());
+        if counts && !is_paused && !self.role.is_primary() && reply.rollout.is_some() {
             step.rollout.clone_from(&reply.rollout);
         }
         step.stepped_down.insert(transport.endpoint().to_owned());

@@ -100,6 +100,13 @@ async fn going_back_is_asked_again_without_harm() {
     let fourth = publish_all(&server).await;
     assert!(!server.rollback(live_already.clone()).await.unwrap().changed);
     assert_eq!(live(&server).version.code_id, fourth.code_id.unwrap());
+    // An id that was for something else says nothing of this.
+    for to in ["1.2", "1.4"] {
+        let other = RollbackRequest { to: name(to), request_id: Some("back".to_owned()), ..live_already.clone() };
+        let error = server.rollback(other).await.unwrap_err();
+        assert!(error.code() == "conflict" && error.to_string().contains("give another id"), "{to}: {error}");
+    }
+    assert_eq!(live(&server).version.code_id, fourth.code_id.unwrap());
     for wrong in [String::new(), "i".repeat(257)] {
         let error = server.rollback(RollbackRequest { request_id: Some(wrong), ..live_already.clone() }).await.unwrap_err();
         assert_eq!(error.code(), "bad_request");

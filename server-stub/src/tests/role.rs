@@ -509,3 +509,50 @@ async fn who_is_promoted_beside_a_silent_server_waits_for_it_no_longer() {
     stop.cancel();
     following.await.unwrap();
 }
+
+/// So it is when a promotion had come as far as that the old primary stepped down, and is asked for again; and nobody but a primary that steps
+/// down says what a new one keeps back.
+#[tokio::test]
+async fn a_pause_outlives_a_promotion_that_is_asked_for_again() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    publish_all(&a).await;
+    compiled(&b, "n1").await;
+    let set = async |server: &Arc<Server>, why: &str| {
+        let rules = crate::rollout::RolloutRequest { pause: Some(why.to_owned()), ..Default::default() };
+        let server = Arc::clone(server);
+        tokio::task::spawn_blocking(move || server.set_rollout(&rules, "test")).await.unwrap().unwrap();
+    };
+    let paused = |server: &Server| server.gate.rollout().paused;
+    set(&a, "it broke").await;
+    assert!(a.hear(2).await.unwrap() && !a.role.is_primary());
+    promote(&b, false).await.unwrap();
+    assert_eq!(paused(&b).as_deref(), Some("it broke"));
+    // Forced once more it keeps what it has, whatever others have.
+    set(&b, "another reason").await;
+    promote(&b, true).await.unwrap();
+    assert_eq!(paused(&b).as_deref(), Some("another reason"));
+}
+
+/// The answer to a rollback that was lost with the primary is given by the next one, which does not have what was gone back to as it was then.
+#[tokio::test]
+async fn a_rollback_is_not_made_twice_by_a_promotion() {
+    let two = Two::new();
+    let (a, b) = (two.start_a(), two.start_b());
+    let first = publish_all(&a).await;
+    two.a.stage("modules/app/files/tree/a", "second");
+    publish_all(&a).await;
+    let to = "1.1".parse().unwrap();
+    let back = crate::history::RollbackRequest {
+        request_id: Some("back".to_owned()),
+        ..crate::history::RollbackRequest::new(Environment::default(), to)
+    };
+    let made = a.rollback(back.clone()).await.unwrap();
+    b.confirm().await.unwrap().whole().unwrap();
+    two.stop_a(a);
+    promote(&b, true).await.unwrap();
+    assert!(matches!(b.find_version(&Environment::default(), to), Err(ServerError::NoVersion { .. })));
+    let again = b.rollback(back).await.unwrap();
+    assert_eq!((again.changed, again.code_id, again.sequence), (true, first.code_id, made.sequence));
+    assert_eq!(live(&b).version.version, version(2, 1));
+}

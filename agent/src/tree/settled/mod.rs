@@ -238,7 +238,8 @@ impl Settled<'_> {
     }
 
     /// Returns what is known of the directory of each group: of one that was not changed since the run began, and so not since anything in it was
-    /// looked at.
+    /// looked at. Another one that was moved into its place meanwhile is known in its stead; as with a file system whose clock is another machine's,
+    /// what is opened by its names may then be no file, which is found when it is open.
     fn known_directories<'w>(&self, sorted: &'w [(&'w TreePath, &'w Seen)]) -> impl Iterator<Item = Option<KnownDirectory>> {
         let root = RootDir::open(self.root).ok();
         let known = move |directory: &[u8]| {

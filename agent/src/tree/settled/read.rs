@@ -42,7 +42,7 @@ impl Reader<'_> {
     /// counts entries. Answers do not depend on the number of threads. Blocking.
     pub(super) fn all_verify(&self, root: &Path, threads: usize, progress: &AtomicU64) -> Option<Verified> {
         let root = RootDir::open(root).ok()?;
-        let mut all = Pool::apart(threads, &root).ok()?.install(|| {
+        let small = || {
             let one = |buffer: &mut Vec<u8>, number: usize| {
                 let group = self.record.group(number)?;
                 let mut verified = Verified::default();
@@ -52,7 +52,8 @@ impl Reader<'_> {
             };
             let parts = (0..self.record.group_count()).into_par_iter().map_init(Vec::new, one);
             parts.try_reduce(Verified::default, |one, other| Some(one.and(other)))
-        })?;
+        };
+        let mut all = Pool::apart(threads, &root, small).ok()??;
         let large = std::mem::take(&mut all.large);
         if !large.is_empty() {
             // Each with all threads, which have what one of them opened: not in the loop, where such a thread would begin with other groups meanwhile.

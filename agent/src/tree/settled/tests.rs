@@ -15,6 +15,7 @@ use super::contents::ProvedContent;
 use super::*;
 use crate::fs::{FileKind, Time};
 use crate::tree::StatCache;
+use crate::tree::scan::{ScanOptions, scan_below};
 
 const KEY: [u8; 32] = [5; 32];
 const BINDING: [u8; 32] = [6; 32];
@@ -190,6 +191,12 @@ fn names_of_unchanged_directories_are_relied_upon_and_nothing_else_of_them() {
         assert_eq!((verified.counters.opened, verified.counters.bytes_hashed), (4, 28));
         Some(verified.names_known)
     };
+    let root = RootDir::open(Path::new("/")).unwrap();
+    let root = root.dir(&TreePath::default()).unwrap().unwrap();
+    if root.open_own_file(b"no such file").err() != Some(rustix::io::Errno::NOENT) {
+        println!("LEFT OUT: no openat2(2) here");
+        return;
+    }
     type Change<'a> = &'a dyn Fn(&Path);
     let again = |path: &Path, content: &str| {
         let before = fs::metadata(path).unwrap().modified().unwrap();
@@ -234,6 +241,28 @@ fn names_of_unchanged_directories_are_relied_upon_and_nothing_else_of_them() {
         assert_eq!(verify(&ground, true), expected, "{what}");
         assert_eq!(verify(&ground, false), expected.map(|_| 0), "{what}");
     }
+}
+
+/// Threads with descriptors of their own are not the last to close what all have.
+#[test]
+fn whoever_reads_leaves_nothing_open() {
+    let mut ground = Ground::new();
+    ground.write("file");
+    ground.sees("file", unchanged);
+    let content = ProvedContent { digest: Digest::of(b"content"), fingerprint: None };
+    assert!(ground.settle_with(SystemTime::now() + Duration::from_secs(1), vec![("file".parse().unwrap(), content)]));
+    let record = ground.load().unwrap();
+    let mut cache = StatCache::load(&ground.state()).unwrap();
+    let (interrupt, progress) = (AtomicBool::new(false), AtomicU64::new(0));
+    for _ in 0..20 {
+        let verified = record.verify((&ground.state(), &ground.root()), (2, Proof::Digest), &interrupt, &progress);
+        assert_eq!(verified.unwrap().opened, 1);
+        let options = ScanOptions { threads: 2, ..ScanOptions::default() };
+        scan_below(&ground.root(), &[], &mut cache, &options, SystemTime::now(), &interrupt, &progress).unwrap();
+    }
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let below: Vec<PathBuf> = open.filter(|path| path.starts_with(ground.root())).collect();
+    assert_eq!(below, Vec::<PathBuf>::new());
 }
 
 #[test]

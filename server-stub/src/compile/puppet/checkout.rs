@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use direct_puppet_agent::fs::{FsError, ensure_private_dir};
-use direct_puppet_transport::protocol::{EntryKind, Environment, Manifest, TreePath};
+use direct_puppet_transport::protocol::{Algorithm, Digest, Environment, Hasher, Manifest, TreePath};
 
 use super::error;
 use crate::code::Code;
@@ -23,24 +23,20 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// <work>/<n>/environments/<environment>/…   the files
 ///           /conf, /var                     what Puppet takes for its own
 ///           /modules                        an empty directory: no modules that were not published
-///           /written                        made last: what has a later change time was touched since
 /// ```
 ///
-/// The files of a version that nothing compiles from any more become those of the next one: only what differs is written. That takes one
-/// look at the metadata of each, and where anything was touched since it was written, by whatever code does when it compiles, all are
-/// written anew.
+/// The files of a version that nothing compiles from any more become those of the next one: only what differs is written. That takes a
+/// look at the metadata of each before and after, and where anything was touched since it was written, by whatever code does when it compiles,
+/// all are written anew.
 #[derive(Debug)]
 pub(super) struct Checkout {
     top: PathBuf,
     environment: Environment,
     /// The directory of the environment, as text and with a slash at its end.
     prefix: String,
-    /// What is in it, and when all of it was there; `None` until then.
-    written: Option<(Manifest, ChangeTime)>,
+    /// What is in it, and the digest of what its metadata were when all of it was there; `None` until then.
+    written: Option<(Manifest, Digest)>,
 }
-
-/// Seconds and nanoseconds of a file's last change, by the clock of its file system.
-type ChangeTime = (i64, i64);
 
 impl Checkout {
     /// Writes code out below `work_dir`, or makes its files of those of `retired`, another version of the environment. Blocking.
@@ -64,7 +60,7 @@ impl Checkout {
             Some(before) => code.write_changes(&before, &files),
             None => ensure_private_dir(&files).map_err(WriteOutError::from).and_then(|()| code.write_out(&files, Modes::Private)),
         };
-        let written = written.and_then(|()| Ok(checkout.now()?)).map_err(|failed| {
+        let written = written.and_then(|()| Ok(state_of(&files, &code.manifest)?)).map_err(|failed| {
             let kind = failed.digest.map_or(CompileErrorKind::Disk, |digest| CompileErrorKind::Unreadable { digest });
             fail(kind, format!("its files could not be written out to be compiled: {}", chain(&*failed.error)))
         })?;
@@ -72,18 +68,11 @@ impl Checkout {
         Ok(checkout)
     }
 
-    /// Makes a file, whose time is that at which all others are there.
-    fn now(&self) -> Result<ChangeTime, FsError> {
-        let path = self.top.join("written");
-        let made = fs::write(&path, "").and_then(|()| fs::symlink_metadata(&path));
-        made.map(|made| (made.ctime(), made.ctime_nsec())).map_err(|error| FsError::new(&path, "write", error))
-    }
-
     /// Moves the files, if they are as they were written, and says what they are; `files` is not there yet.
     fn give_to(mut self, files: &Path) -> Option<Manifest> {
         let (manifest, written) = self.written.take()?;
         let own = self.environments().join(self.environment.as_str());
-        if !is_untouched(&own, &manifest, written) {
+        if state_of(&own, &manifest).ok() != Some(written) {
             tracing::warn!(environment = %self.environment, "files that code is compiled from were touched: all are written anew");
             return None;
         }
@@ -122,20 +111,21 @@ impl Checkout {
     }
 }
 
-/// Whether what was written below `top` is all there is, and nobody touched it: what comes or goes touches its directory.
-fn is_untouched(top: &Path, manifest: &Manifest, written: ChangeTime) -> bool {
-    let is_as_written = |path: &Path, kind: &EntryKind| {
-        fs::symlink_metadata(path).is_ok_and(|found| {
-            let is_kind = match kind {
-                EntryKind::Directory => found.is_dir(),
-                EntryKind::Link { .. } => found.is_symlink(),
-                EntryKind::File { .. } => found.is_file(),
-            };
-            is_kind && (found.ctime(), found.ctime_nsec()) <= written
-        })
+/// Returns a digest of which objects there are below `top` and when each was changed last. Nobody can set that time back, whatever the clock does,
+/// and what comes or goes changes its directory.
+fn state_of(top: &Path, manifest: &Manifest) -> Result<Digest, FsError> {
+    let mut hasher = Hasher::new(Algorithm::Blake3);
+    let mut add = |path: &Path| {
+        let found = fs::symlink_metadata(path).map_err(|error| FsError::new(path, "look at", error))?;
+        for number in [found.ino(), u64::from(found.mode()), found.ctime().cast_unsigned(), found.ctime_nsec().cast_unsigned()] {
+            hasher.update(&number.to_le_bytes());
+        }
+        Ok(())
     };
+    add(top)?;
     let mut written = manifest.entries().filter(|entry| is_written(entry, Modes::Private));
-    is_as_written(top, &EntryKind::Directory) && written.all(|entry| is_as_written(&top.join(entry.path.as_path()), &entry.kind))
+    written.try_for_each(|entry| add(&top.join(entry.path.as_path())))?;
+    Ok(hasher.finish())
 }
 
 impl Drop for Checkout {
