@@ -80,7 +80,11 @@ impl Server {
         request.check()?;
         // Before anything is brought: what it went back to may not be here any more.
         let (server, asked) = (Arc::clone(self), request.clone());
-        if let Some(answer) = blocking::run(move || server.went_back(&asked)).await?? {
+        let went_back = move || {
+            server.catch_up(&asked.environment)?;
+            server.went_back(&asked)
+        };
+        if let Some(answer) = blocking::run(went_back).await?? {
             return Ok(answer);
         }
         // Each holds a thread that waits: those whose turn it is not shall not.
@@ -117,6 +121,8 @@ impl Server {
         let answer = answer_given(self, environment, request_id, live.as_ref().map(|code| &code.version))?;
         let wanted = match request.to {
             VersionName::Code(code_id) => Some(code_id),
+            // What that was then is not known.
+            VersionName::Live => None,
             to => self.find_version(environment, to).ok().map(|version| version.code_id),
         };
         match answer {

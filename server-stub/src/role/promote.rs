@@ -86,6 +86,17 @@ impl Step {
         self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
     }
 
+    /// Whether new code is to reach nodes as this peer says, who has stepped down; `own` is as this server would have it.
+    fn is_counted(&self, transport: &Arc<dyn Transport>, reply: &SyncEpochReply, own: &Rollout) -> bool {
+        let is_paused = |rollout: &Option<Rollout>| rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some());
+        if self.primaries.is_empty() {
+            // An earlier promotion has come so far that nobody is primary any more, or who was is away: what anybody keeps back is kept back, and
+            // nothing else that others say counts more than what is known here.
+            return own.paused.is_none() && !is_paused(&self.rollout) && is_paused(&reply.rollout);
+        }
+        self.primaries.contains(transport.endpoint()) && reply.rollout.is_some()
+    }
+
     fn refuse_left_out(&self) -> Result<(), ServerError> {
         if self.left_out.is_empty() {
             return Ok(());
@@ -278,10 +289,7 @@ impl Server {
         if reply.instance != 0 {
             step.claimed.insert((step.epoch, reply.instance));
         }
-        // Where nobody is primary any more, an earlier promotion has come so far: what anybody keeps back is kept back.
-        let counts = step.primaries.contains(transport.endpoint()) || step.primaries.is_empty();
-        let is_paused = step.rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some());
-        if counts && !is_paused && !self.role.is_primary() && reply.rollout.is_some() {
+        if step.is_counted(transport, &reply, &self.gate.rollout()) && !self.role.is_primary() {
             step.rollout.clone_from(&reply.rollout);
         }
         step.stepped_down.insert(transport.endpoint().to_owned());

@@ -100,6 +100,12 @@ async fn going_back_is_asked_again_without_harm() {
     let fourth = publish_all(&server).await;
     assert!(!server.rollback(live_already.clone()).await.unwrap().changed);
     assert_eq!(live(&server).version.code_id, fourth.code_id.unwrap());
+    // What was live then is not what is live now: the answer stays.
+    let to_live = RollbackRequest { to: VersionName::Live, request_id: Some("live".to_owned()), ..live_already.clone() };
+    let said = server.rollback(to_live.clone()).await.unwrap();
+    world.stage("modules/app/files/tree/a", "content e");
+    let fourth = publish_all(&server).await;
+    assert_eq!(server.rollback(to_live).await.unwrap().sequence, said.sequence);
     // An id that was for something else says nothing of this.
     for to in ["1.2", "1.4"] {
         let other = RollbackRequest { to: name(to), request_id: Some("back".to_owned()), ..live_already.clone() };

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use direct_puppet_transport::protocol::{Deployed, Operation, RefusalCode, Rollout, SyncConfirm, VersionCounter};
 use direct_puppet_transport::{Client, MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
+use super::promotion::{peers, port};
 use super::*;
 use crate::listen::Routes as _;
 use crate::{AdminRoutes, Peers, PromoteRequest, Promoted, PuppetRoutes, ServerError};
@@ -555,4 +556,22 @@ async fn a_rollback_is_not_made_twice_by_a_promotion() {
     let again = b.rollback(back).await.unwrap();
     assert_eq!((again.changed, again.code_id, again.sequence), (true, first.code_id, made.sequence));
     assert_eq!(live(&b).version.version, version(2, 1));
+}
+
+/// Where the primary is gone, what this server keeps back counts, whatever one says that has not heard of it.
+#[tokio::test]
+async fn a_pause_outlives_a_promotion_beside_a_server_that_has_not_heard_of_it() {
+    let [wp, wb, wc] = [World::new(), World::new(), World::new()];
+    let (p, c) = (wp.open(), wc.open_with(|options| options.primary = peers("c", &[])));
+    let (to_p, to_c) = (port(&p), port(&c));
+    let b = wb.open_with(|options| options.primary = peers("b", &[&to_p, &to_c]));
+    publish_all(&p).await;
+    let rules = crate::rollout::RolloutRequest { pause: Some("it broke".to_owned()), ..Default::default() };
+    let server = Arc::clone(&p);
+    tokio::task::spawn_blocking(move || server.set_rollout(&rules, "test")).await.unwrap().unwrap();
+    b.confirm().await.unwrap().whole().unwrap();
+    assert_eq!((b.gate.rollout().paused.as_deref(), c.gate.rollout().paused), (Some("it broke"), None));
+    *to_p.server.lock().unwrap() = None;
+    promote(&b, true).await.unwrap();
+    assert_eq!(b.gate.rollout().paused.as_deref(), Some("it broke"));
 }
