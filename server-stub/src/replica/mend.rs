@@ -59,6 +59,15 @@ impl Mending {
         }
     }
 
+    /// Waits until something is wanted; `false` when it is to stop.
+    async fn wants_more(&self, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = self.is_wanted.notified() => true,
+        }
+    }
+
     /// Has a manifest brought again.
     pub(crate) fn want_manifest(&self, environment: &Environment, code_id: CodeId) {
         let wanted = (environment.clone(), code_id);
@@ -98,12 +107,7 @@ impl Server {
     /// Brings what is wanted again, until `stop`; where no other server is asked, says what is.
     pub(super) async fn mend(&self, stop: &CancellationToken) {
         let Some(peers) = &self.peers else { return self.tell_what_is_wanted(stop).await };
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.mending.is_wanted.notified() => {}
-            }
+        while self.mending.wants_more(stop).await {
             for (environment, code_id) in self.mending.take_manifests() {
                 tokio::select! {
                     () = self.bring_manifest(peers, &environment, code_id) => {}
@@ -119,12 +123,7 @@ impl Server {
     }
 
     async fn tell_what_is_wanted(&self, stop: &CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.mending.is_wanted.notified() => {}
-            }
+        while self.mending.wants_more(stop).await {
             for (environment, code_id) in self.mending.take_manifests() {
                 tracing::error!(%environment, %code_id, "the manifest of a version {MISSING_HERE}");
             }
