@@ -231,7 +231,7 @@ mod tests {
         let script = format!("#!/bin/sh\n(while :; do echo >> {}; sleep 0.05; done) &\nwait\n", alive.display());
         std::fs::write(&path, script).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let asked = ask(&path, &"n1".parse().unwrap(), "", Duration::from_millis(500)).await;
+        let asked = ask(&path, &"n1".parse().unwrap(), "", Duration::from_secs(2)).await;
         assert!(matches!(asked, Err(CaError::Policy { .. })), "{asked:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
         let length = || std::fs::metadata(&alive).unwrap().len();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest};
+use direct_puppet_transport::protocol::{CodeId, Digest, EntryKind, Environment, Manifest, VersionCounter};
 use serde::{Deserialize, Serialize};
 
 use super::VersionName;
@@ -78,20 +78,18 @@ impl Server {
         self.refuse_as_replica()?;
         self.cleared().await?;
         request.check()?;
-        // Before anything is brought: what it went back to may not be here any more.
-        let (server, asked) = (Arc::clone(self), request.clone());
-        let went_back = move || {
-            server.catch_up(&asked.environment)?;
-            server.went_back(&asked)
-        };
-        if let Some(answer) = blocking::run(went_back).await?? {
-            return Ok(answer);
+        // Where servers share a store, contents are brought from there in this request's turn.
+        if self.shared.is_none() {
+            // Before anything is brought: what it went back to may not be here any more.
+            let (server, asked) = (Arc::clone(self), request.clone());
+            if let Some(answer) = blocking::run(move || server.went_back(&asked)).await?? {
+                return Ok(answer);
+            }
+            // Others go on meanwhile, however long a server that is asked takes.
+            self.mend_version(&request.environment, request.to).await?;
         }
-        // Each holds a thread that waits: those whose turn it is not shall not.
-        let turn = self.turn().await;
-        self.mend_version(&request.environment, request.to).await?;
         let who = who.to_owned();
-        self.in_this_turn(turn, move |server| server.go_back(&request, &who)).await
+        self.in_turn(move |server| server.go_back(&request, &who)).await
     }
 
     fn go_back(&self, request: &RollbackRequest, who: &str) -> Result<EnvironmentResult, ServerError> {
@@ -103,9 +101,9 @@ impl Server {
             self.end_promotion();
         }
         for _ in 0..ATTEMPTS {
-            self.catch_up(&request.environment)?;
+            let is_orphan = self.catch_up(&request.environment)?;
             self.learn(&request.environment)?;
-            if let Some(result) = self.go_back_from_here(request, who)? {
+            if let Some(result) = self.go_back_from_here(request, who, is_orphan)? {
                 return Ok(result);
             }
         }
@@ -123,27 +121,53 @@ impl Server {
             VersionName::Code(code_id) => Some(code_id),
             // What that was then is not known.
             VersionName::Live => None,
-            to => self.find_version(environment, to).ok().map(|version| version.code_id),
+            to => match self.find_version(environment, to) {
+                Ok(version) => Some(version.code_id),
+                Err(ServerError::NoVersion { .. }) => None,
+                Err(error) => return Err(error),
+            },
         };
-        match answer {
-            Some(answer) if wanted.is_some() && answer.code_id != wanted => {
-                Err(ServerError::OtherRequest { environment: environment.clone(), made: answer.code_id })
-            }
-            answer => Ok(answer),
+        let Some(answer) = answer else { return Ok(None) };
+        let is_other = match request.to {
+            // To go back to what is live makes no other code live.
+            VersionName::Live => answer.changed && self.has_replaced_another(environment, &answer)?,
+            _ => wanted.is_some() && answer.code_id != wanted,
+        };
+        if is_other {
+            return Err(ServerError::OtherRequest { environment: environment.clone(), made: answer.code_id });
         }
+        Ok(Some(answer))
     }
 
-    /// As a publish: `None` when another server that shares the store was faster.
-    fn go_back_from_here(&self, request: &RollbackRequest, who: &str) -> Result<Option<EnvironmentResult>, ServerError> {
+    /// Whether the version that an answer tells of has replaced other code, as far as the history tells. Blocking.
+    fn has_replaced_another(&self, environment: &Environment, answer: &EnvironmentResult) -> Result<bool, ServerError> {
+        let history = self.environments.history(environment)?;
+        let made = VersionCounter { epoch: answer.epoch, sequence: answer.sequence };
+        let at = history.iter().position(|version| version.version == made);
+        let before = at.and_then(|at| history.get(at.checked_sub(1)?));
+        Ok(before.is_none_or(|before| Some(before.code_id) != answer.code_id))
+    }
+
+    /// As a publish: `None` when another server that shares the store was faster. `is_orphan`: what is live here is not in the store.
+    fn go_back_from_here(
+        &self,
+        request: &RollbackRequest,
+        who: &str,
+        is_orphan: bool,
+    ) -> Result<Option<EnvironmentResult>, ServerError> {
         let environment = &request.environment;
         let base = self.environments.live(environment);
         if let Some(answer) = self.went_back(request)? {
             return Ok(Some(answer));
         }
         let (old, manifest) = self.find_manifest(environment, request.to)?;
-        let live = self.find_version(environment, VersionName::Live)?;
+        // What was live when it was damaged is served to nobody: to go back to that makes it live.
+        let live = match &base {
+            Some(base) => base.version.clone(),
+            None => self.find_version(environment, VersionName::Live)?,
+        };
         refuse_other_than(request.if_live, environment, Some(&live))?;
-        if live.code_id == old.code_id {
+        if base.is_some() && !is_orphan && live.code_id == old.code_id {
             if !request.dry_run {
                 let done = Version { request_id: request.request_id.clone(), ..live.clone() };
                 self.environments.answers.add(&done, self.role.epoch(), Effect::Unchanged)?;

@@ -25,6 +25,9 @@ const MAX_WANTED: usize = 100_000;
 /// How long others are not asked again for what none of them had.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// How long a server may take to give a manifest.
+const MANIFEST_LIMIT: Duration = Duration::from_secs(300);
+
 /// What is said of what nobody can be asked for.
 const MISSING_HERE: &str = "is damaged or missing here, and this server asks no other: publish it again; a primary asks its replicas when each is named with --successor";
 
@@ -170,12 +173,18 @@ impl Server {
     async fn bring_manifest(&self, peers: &Peers, environment: &Environment, code_id: CodeId) {
         for transport in &peers.transports {
             let request = SyncManifest { replica: peers.name.clone(), environment: environment.clone(), code_id, base: None };
-            let manifest = match Client::new(Arc::clone(transport)).sync_manifest(&request).await {
-                Ok(SyncManifestReply::Whole { manifest }) => {
+            let client = Client::new(Arc::clone(transport));
+            let asked = tokio::select! {
+                asked = tokio::time::timeout(MANIFEST_LIMIT, client.sync_manifest(&request)) => asked,
+                () = self.stopping.cancelled() => return,
+            };
+            let manifest = match asked {
+                Ok(Ok(SyncManifestReply::Whole { manifest })) => {
                     codec::decode::<Manifest>(&manifest, MAX_MANIFEST_BYTES).map_err(|error| chain(&error))
                 }
-                Ok(_) => Err("it gave no whole manifest".to_owned()),
-                Err(error) => Err(chain(&error)),
+                Ok(Ok(_)) => Err("it gave no whole manifest".to_owned()),
+                Ok(Err(error)) => Err(chain(&error)),
+                Err(_) => Err(format!("it gave none within {} seconds", MANIFEST_LIMIT.as_secs())),
             };
             let kept = match manifest {
                 Ok(manifest) if manifest.code_id() == code_id => {

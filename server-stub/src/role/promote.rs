@@ -3,7 +3,7 @@
 //! The old primary is asked to step down first: it finishes the publish that is under way, takes no other, and what it has then is
 //! taken over whole. Only when it cannot be asked does `force` leave it out; what it had beyond is then listed there when it returns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
@@ -67,16 +67,18 @@ struct Step {
     claimed: BTreeSet<(u64, u64)>,
     /// Who has heard of it.
     stepped_down: BTreeSet<String>,
-    /// Who took themselves for primary before.
-    primaries: BTreeSet<String>,
-    /// How new code reaches nodes, as the one said last who has stepped down.
-    rollout: Option<Rollout>,
+    /// Who took themselves for primary before, with how new code is to reach nodes, as they said last.
+    primaries: BTreeMap<String, Option<Rollout>>,
+    /// The pause that another has heard of.
+    pause: Option<String>,
     left_out: Vec<LeftOut>,
 }
 
 /// What a look at a peer found, which has not stepped down.
 struct Looked {
     is_primary: bool,
+    /// How new code is to reach nodes.
+    rollout: Option<Rollout>,
     /// Why what it has could not be brought.
     failed: Option<String>,
 }
@@ -86,15 +88,28 @@ impl Step {
         self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
     }
 
-    /// Whether new code is to reach nodes as this peer says, who has stepped down; `own` is as this server would have it.
-    fn is_counted(&self, transport: &Arc<dyn Transport>, reply: &SyncEpochReply, own: &Rollout) -> bool {
-        let is_paused = |rollout: &Option<Rollout>| rollout.as_ref().is_some_and(|rollout| rollout.paused.is_some());
-        if self.primaries.is_empty() {
+    /// Hears how new code is to reach nodes, of a peer that has stepped down.
+    fn hear(&mut self, transport: &Arc<dyn Transport>, reply: &SyncEpochReply) {
+        match self.primaries.get_mut(transport.endpoint()) {
+            Some(said) if reply.rollout.is_some() => said.clone_from(&reply.rollout),
+            Some(_) => {}
+            None if self.pause.is_none() => self.pause = reply.rollout.as_ref().and_then(|rollout| rollout.paused.clone()),
+            None => {}
+        }
+    }
+
+    /// Returns how new code is to reach nodes where that is not as this server would have it, which is `own`.
+    fn rollout(&self, own: Rollout) -> Option<Rollout> {
+        // Where several took themselves for primary, what one of them keeps back is kept back.
+        let mut said = self.primaries.values().flatten();
+        let is_paused = |rollout: &&Rollout| rollout.paused.is_some();
+        match said.clone().find(is_paused).or_else(|| said.next_back()) {
+            Some(said) => Some(said.clone()),
             // An earlier promotion has come so far that nobody is primary any more, or who was is away: what anybody keeps back is kept back, and
             // nothing else that others say counts more than what is known here.
-            return own.paused.is_none() && !is_paused(&self.rollout) && is_paused(&reply.rollout);
+            None if own.paused.is_none() => self.pause.clone().map(|pause| Rollout { paused: Some(pause), ..own }),
+            None => None,
         }
-        self.primaries.contains(transport.endpoint()) && reply.rollout.is_some()
     }
 
     fn refuse_left_out(&self) -> Result<(), ServerError> {
@@ -207,9 +222,9 @@ impl Server {
         for transport in &peers.transports {
             match self.look_at(transport, &peers.name, upstream).await {
                 Ok((instance, _)) if instance != 0 && !instances.insert(instance) => continue,
-                Ok((_, Looked { is_primary, failed })) => {
+                Ok((_, Looked { is_primary, rollout, failed })) => {
                     if is_primary {
-                        step.primaries.insert(transport.endpoint().to_owned());
+                        step.primaries.insert(transport.endpoint().to_owned(), rollout);
                     }
                     if let Some(reason) = failed {
                         step.leave_out(transport, reason);
@@ -258,12 +273,12 @@ impl Server {
     ) -> Result<(u64, Looked), String> {
         let reply = self.ask(transport, name, self.role.epoch()).await?;
         let SyncEpochReply { instance, is_primary, .. } = reply;
-        let mut failed = None;
+        let (rollout, mut failed) = (reply.rollout.clone(), None);
         if instance != self.instance {
             upstream.hear(reply.epoch).await?;
             failed = take(transport, upstream, reply).await.err();
         }
-        Ok((instance, Looked { is_primary, failed }))
+        Ok((instance, Looked { is_primary, rollout, failed }))
     }
 
     /// Asks a peer to step down before the epoch that is to begin, and takes what is live there. Returns the epoch that it knows
@@ -289,9 +304,7 @@ impl Server {
         if reply.instance != 0 {
             step.claimed.insert((step.epoch, reply.instance));
         }
-        if step.is_counted(transport, &reply, &self.gate.rollout()) && !self.role.is_primary() {
-            step.rollout.clone_from(&reply.rollout);
-        }
+        step.hear(transport, &reply);
         step.stepped_down.insert(transport.endpoint().to_owned());
         take(transport, upstream, reply).await.map(|()| None)
     }
@@ -310,7 +323,8 @@ impl Server {
         }
         // No node gets what an administrator has kept back, and nobody sets something else before it counts.
         let setting = self.gate.hold_setting();
-        let keep_back = || step.rollout.clone().map_or(Ok(()), |rollout| self.gate.set(rollout));
+        let rollout = if self.role.is_primary() { None } else { step.rollout(self.gate.rollout()) };
+        let keep_back = || rollout.clone().map_or(Ok(()), |rollout| self.gate.set(rollout));
         let recorded = self.audit("promote", who, &format!("epoch {epoch}")).and_then(|()| keep_back());
         let recorded = recorded.and_then(|()| self.role.promote(epoch));
         recorded.map_err(|error| step.failed(&chain(&error)))?;
@@ -326,5 +340,36 @@ impl Server {
         // It is primary from here on, and what is live here is, whatever its counters say.
         let unfinished = begin_epoch(&self.role, &self.environments).err().map(|error| chain(&error));
         Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out, unfinished })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(per_second: u32, paused: Option<&str>) -> Option<Rollout> {
+        Some(Rollout { per_second, paused: paused.map(str::to_owned) })
+    }
+
+    #[test]
+    fn new_code_reaches_nodes_as_the_primary_said_and_no_pause_is_lost() {
+        let own = || said(50, None).unwrap();
+        let of = |primaries: &[(&str, Option<Rollout>)], pause: Option<&str>| {
+            let primaries = primaries.iter().map(|(name, said)| ((*name).to_owned(), said.clone())).collect();
+            Step { primaries, pause: pause.map(str::to_owned), ..Step::default() }
+        };
+        let paused = said(5, Some("a fault"));
+        // One primary: as it said, whatever others have heard.
+        assert_eq!(of(&[("a", said(7, None))], Some("of old")).rollout(own()), said(7, None));
+        // Two that take themselves for one: a pause counts, in whichever order they were asked.
+        for primaries in [[("a", paused.clone()), ("b", said(7, None))], [("a", said(7, None)), ("b", paused.clone())]] {
+            assert_eq!(of(&primaries, None).rollout(own()), paused);
+        }
+        // Nobody is primary any more, or it does not say: a pause, and no rate.
+        for primaries in [&[][..], &[("a", None)]] {
+            assert_eq!(of(primaries, Some("of old")).rollout(own()), said(50, Some("of old")));
+            assert_eq!(of(primaries, None).rollout(own()), None);
+        }
+        assert_eq!(of(&[], Some("of old")).rollout(said(50, Some("ours")).unwrap()), None);
     }
 }

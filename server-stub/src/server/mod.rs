@@ -191,20 +191,7 @@ impl Server {
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> Result<T, ServerError> + Send + 'static,
     ) -> Result<T, ServerError> {
-        self.in_this_turn(self.turn().await, work).await
-    }
-
-    /// Returns when it is the caller's turn to make something live: as long as it holds what is returned.
-    pub(crate) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
-        Arc::clone(&self.turns).lock_owned().await
-    }
-
-    /// As [`Server::in_turn`], for who has come to his turn.
-    pub(crate) async fn in_this_turn<T: Send + 'static>(
-        self: &Arc<Self>,
-        turn: tokio::sync::OwnedMutexGuard<()>,
-        work: impl FnOnce(&Self) -> Result<T, ServerError> + Send + 'static,
-    ) -> Result<T, ServerError> {
+        let turn = Arc::clone(&self.turns).lock_owned().await;
         let server = Arc::clone(self);
         let in_turn = move || {
             let done = work(&server);

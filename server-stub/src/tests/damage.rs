@@ -9,7 +9,7 @@ use super::promotion::{Port, peers, port};
 use super::role::{Two, promote};
 use super::*;
 use crate::ServerError;
-use crate::history::CollectRequest;
+use crate::history::{CollectRequest, RollbackRequest};
 
 /// Fetches a content; tells whether it came.
 async fn comes(server: &Server, name: &str, digest: Digest) -> bool {
@@ -335,10 +335,7 @@ async fn what_is_damaged_of_a_version_that_is_not_live_is_brought_from_another_s
     }
     // Who goes back to it need not have verified before.
     fs::write(a.store.path_of(&content), "Content a").unwrap();
-    let request = crate::history::RollbackRequest::new(
-        Environment::default(),
-        format!("{}.{}", first.epoch, first.sequence).parse().unwrap(),
-    );
+    let request = RollbackRequest::new(Environment::default(), format!("{}.{}", first.epoch, first.sequence).parse().unwrap());
     let back = a.rollback(request).await.unwrap();
     assert!(back.changed && back.code_id == first.code_id, "{back:?}");
     assert_eq!(a.verify().unwrap().problems, []);
@@ -393,9 +390,20 @@ async fn a_file_of_what_is_live_that_is_missing_or_damaged_is_found() {
         assert_eq!(server.verify().unwrap().problems.len(), 1);
         drop(server);
     }
-    // What comes next stands above what was live.
+    // What comes next stands above what was live, also where it is the same code.
     let server = world.open();
-    assert_eq!(publish_all(&server).await.sequence, 3);
+    let request = || RollbackRequest::new(Environment::default(), "1.2".parse().unwrap());
+    let tried = server.rollback(RollbackRequest { dry_run: true, ..request() }).await.unwrap();
+    assert!(tried.changed && server.environments.is_lost(&Environment::default()), "{tried:?}");
+    // Asked again it is answered the same, by whichever name.
+    for (to, request_id) in [("1.2", "back"), ("live", "back")] {
+        let again = RollbackRequest { to: to.parse().unwrap(), request_id: Some(request_id.to_owned()), ..request() };
+        let result = server.rollback(again).await.unwrap();
+        assert!(result.changed && result.sequence == 3, "{to}: {result:?}");
+    }
+    server.check_in(&Peer::InProcess, check_in("n1", None)).await.unwrap();
+    world.stage("modules/app/files/tree/a", "third");
+    assert_eq!(publish_all(&server).await.sequence, 4);
     assert_eq!(server.verify().unwrap().problems, []);
 }
 

@@ -107,7 +107,7 @@ async fn going_back_is_asked_again_without_harm() {
     let fourth = publish_all(&server).await;
     assert_eq!(server.rollback(to_live).await.unwrap().sequence, said.sequence);
     // An id that was for something else says nothing of this.
-    for to in ["1.2", "1.4"] {
+    for to in ["1.2", "1.4", "live"] {
         let other = RollbackRequest { to: name(to), request_id: Some("back".to_owned()), ..live_already.clone() };
         let error = server.rollback(other).await.unwrap_err();
         assert!(error.code() == "conflict" && error.to_string().contains("give another id"), "{to}: {error}");

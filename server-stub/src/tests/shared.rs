@@ -201,11 +201,14 @@ fn publishes_that_wait_for_each_other_leave_threads_for_the_one_whose_turn_it_is
                 let server = Arc::clone(&server);
                 tokio::spawn(async move {
                     match number % 3 {
-                        0 => drop(server.publish(PublishRequest::default()).await.unwrap()),
+                        0 => {
+                            let published = server.publish(PublishRequest::default()).await.unwrap();
+                            assert!(published.iter().all(|result| result.error.is_none()), "{published:?}");
+                        }
                         1 => drop(server.collect_as(CollectRequest::default(), "test").await.unwrap()),
                         _ => {
                             let request = RollbackRequest::new(Environment::default(), "1.1".parse().unwrap());
-                            drop(server.rollback(request).await);
+                            server.rollback(request).await.unwrap();
                         }
                     }
                 })
