@@ -17,6 +17,7 @@ mod settled;
 mod subtrees;
 #[cfg(test)]
 mod tests;
+mod together;
 mod walk;
 
 pub use cache::StatCache;
@@ -27,4 +28,6 @@ pub(crate) use record::is_racy;
 pub use scan::{ContentState, Proof, Scan, ScanCounters, ScanOptions, Scanned, WantedContent, scan, scan_below};
 pub(crate) use settled::{Noted, Proofs, Settled, SettledCounts, SettledRecord, Watch, Witnesses, forget as forget_settled};
 pub use settled::{Seen, Witness};
+pub(crate) use together::OneRead;
+pub use together::{FileReader, FileToRead, ReadTogether};
 pub use walk::{Ignore, Tree, TreeEntry, UnlistedEntry, WalkError, WalkOptions, list_in_pieces, list_tree};

@@ -10,14 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use direct_puppet_agent::fs::{FileKind, FsError, Root};
-use direct_puppet_agent::store::Batch;
-use direct_puppet_agent::tree::{Pool, TreeEntry};
+use direct_puppet_agent::store::{Batch, Put};
+use direct_puppet_agent::tree::{FileReader, Pool, TreeEntry};
 use direct_puppet_transport::protocol::manifest::Entries;
 use direct_puppet_transport::protocol::path::escape;
 use direct_puppet_transport::protocol::{Digest, EntryKind, Environment, Manifest, ManifestEntry, TreePath};
 use rayon::prelude::*;
 
-use super::index::{Recorded, StagingIndex, is_before};
+use super::index::{StagingIndex, is_before};
 use super::listing::{Listing, list};
 use crate::code::links;
 use crate::disk;
@@ -25,7 +25,7 @@ use crate::error::ServerError;
 use crate::server::Server;
 
 /// Files of one directory that one task copies.
-const FILES_PER_TASK: usize = 128;
+pub(super) const FILES_PER_TASK: usize = 128;
 
 /// What was copied.
 pub(super) struct Copied {
@@ -79,7 +79,8 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     let root = Root::open(dir).map_err(unreadable)?;
     let counts = Counts::default();
     let batch = server.store.batch();
-    let copier = Copier { server, root: &root, batch: &batch, counts: &counts };
+    let reader = FileReader::open(dir, 0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
+    let copier = Copier { server, root: &root, reader: &reader, batch: &batch, counts: &counts };
     let (mut listed, mut delta, mut problems, mut files) = (Listing::default(), Delta::since(before), Vec::new(), 0);
     let each = |piece: Vec<TreeEntry>| {
         problems.extend(piece.iter().filter_map(problem));
@@ -90,18 +91,19 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         listed.add(&piece);
         let recorded = index.recorded(&piece)?;
         pool.install(|| copier.refuse_without_room(&piece, &recorded))?;
+        let known = copier.known(&piece, &recorded, &pool)?;
         // Files of one directory are opened from it.
         let is_same = |a: &TreeEntry, b: &TreeEntry| a.path.parent_bytes() == b.path.parent_bytes();
-        let mut rest = &recorded[..];
+        let mut rest = &known[..];
         let runs = piece.chunk_by(is_same).flat_map(|run| run.chunks(FILES_PER_TASK));
-        let runs: Vec<(&[TreeEntry], &[Recorded])> = runs
+        let runs: Vec<(&[TreeEntry], &[Option<Digest>])> = runs
             .map(|run| {
                 let (of_it, others) = rest.split_at(run.len());
                 rest = others;
                 (run, of_it)
             })
             .collect();
-        let copy_all = || runs.par_iter().flat_map_iter(|(run, recorded)| copier.run(run, recorded)).collect();
+        let copy_all = || runs.par_iter().flat_map_iter(|(run, known)| copier.run(run, known)).collect();
         let copied: Result<Vec<ManifestEntry>, ServerError> = pool.install(copy_all);
         for ((entry, recorded), copied) in piece.iter().zip(recorded).zip(copied?) {
             let digest = match copied.kind {
@@ -222,27 +224,43 @@ struct Counts {
 pub(super) struct Copier<'a> {
     pub(super) server: &'a Server,
     root: &'a Root,
-    batch: &'a Batch,
+    pub(super) reader: &'a FileReader,
+    pub(super) batch: &'a Batch,
     counts: &'a Counts,
 }
 
 impl Copier<'_> {
-    /// Copies entries of one directory.
-    fn run(&self, run: &[TreeEntry], recorded: &[Recorded]) -> Vec<Result<ManifestEntry, ServerError>> {
+    /// Counts a file that was read, which began at `read_at` or later.
+    pub(super) fn was_read(&self, entry: &TreeEntry, put: Put, read_at: SystemTime) {
+        self.counts.read.fetch_add(1, Ordering::Relaxed);
+        if put.is_new {
+            self.counts.new.lock().unwrap_or_else(PoisonError::into_inner).push(put.digest);
+        }
+        if !is_before(entry.stat.ctime, read_at) {
+            let read = (entry.path.clone(), put.digest);
+            self.counts.recent.lock().unwrap_or_else(PoisonError::into_inner).push(read);
+        }
+    }
+
+    /// Copies entries of one directory, as far as their contents are not known.
+    fn run(&self, run: &[TreeEntry], known: &[Option<Digest>]) -> Vec<Result<ManifestEntry, ServerError>> {
         let directory = OnceCell::new();
-        run.iter().zip(recorded).map(|(entry, recorded)| self.entry(entry, *recorded, &directory)).collect()
+        run.iter().zip(known).map(|(entry, known)| self.entry(entry, *known, &directory)).collect()
     }
 
     fn entry(
         &self,
         entry: &TreeEntry,
-        recorded: Recorded,
+        known: Option<Digest>,
         directory: &OnceCell<Option<Root>>,
     ) -> Result<ManifestEntry, ServerError> {
         let kind = match entry.stat.kind() {
             FileKind::Directory => EntryKind::Directory,
             FileKind::Link => EntryKind::Link { target: entry.target.clone().unwrap_or_default() },
-            _ => self.file(entry, recorded, directory)?,
+            _ => match known {
+                Some(digest) => EntryKind::File { digest, size: entry.stat.size },
+                None => self.file(entry, directory)?,
+            },
         };
         let mode = if matches!(kind, EntryKind::Link { .. }) { 0 } else { entry.stat.permissions() };
         Ok(ManifestEntry { path: entry.path.clone(), mode, kind })
@@ -257,14 +275,8 @@ impl Copier<'_> {
         }
     }
 
-    fn file(&self, entry: &TreeEntry, recorded: Recorded, directory: &OnceCell<Option<Root>>) -> Result<EntryKind, ServerError> {
-        let size = entry.stat.size;
-        if let Recorded::Proved(digest) = recorded
-            && self.server.store.has(&digest)
-        {
-            return Ok(EntryKind::File { digest, size });
-        }
-        let is_recent = !is_before(entry.stat.ctime, SystemTime::now());
+    fn file(&self, entry: &TreeEntry, directory: &OnceCell<Option<Root>>) -> Result<EntryKind, ServerError> {
+        let (size, read_at) = (entry.stat.size, SystemTime::now());
         let file = match self.open(&entry.path, directory) {
             Ok(file) => file,
             // It went away, or became something else, since it was listed.
@@ -277,14 +289,7 @@ impl Copier<'_> {
             Ok(_) => ServerError::Disk(error),
             Err(source) => ServerError::Staging { path: self.root.path().join(entry.path.as_path()), source },
         })?;
-        self.counts.read.fetch_add(1, Ordering::Relaxed);
-        if put.is_new {
-            self.counts.new.lock().unwrap_or_else(PoisonError::into_inner).push(put.digest);
-        }
-        if is_recent {
-            let read = (entry.path.clone(), put.digest);
-            self.counts.recent.lock().unwrap_or_else(PoisonError::into_inner).push(read);
-        }
+        self.was_read(entry, put, read_at);
         if put.size != size {
             return Err(ServerError::Unstable { paths: vec![entry.path.to_string()] });
         }

@@ -13,6 +13,7 @@ mod limits;
 mod listing;
 mod revision;
 mod room;
+mod together;
 
 use std::sync::PoisonError;
 

@@ -21,7 +21,7 @@ pub(crate) const STATE_BYTES: u64 = 1 << 20;
 const STATE_FILES: u64 = 64;
 
 /// Up to this size contents share a file, in bytes.
-const SMALL_BYTES: u64 = 64 * 1024;
+pub(super) const SMALL_BYTES: u64 = 64 * 1024;
 
 /// What a content takes beside its bytes where it shares a file, in bytes.
 const ENTRY_BYTES: u64 = 64;

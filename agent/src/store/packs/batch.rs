@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use direct_puppet_transport::hashing::FastState;
 use direct_puppet_transport::protocol::Digest;
 
 use super::format::{self, Entry, MAGIC};
@@ -14,9 +15,13 @@ use super::{MAX_PACKED_BYTES, Pack};
 use crate::fs::{FsError, ensure_private_dir};
 use crate::store::put::create;
 use crate::store::{Put, Store, remove_if_there};
+use crate::tree::{OneRead, ReadTogether};
 
 /// Bytes that are held before they are written.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// From how many bytes on what was read together is written as it lies in its buffer: fewer go into that of the batch.
+const DIRECT_BYTES: usize = 128 * 1024;
 
 /// From how many contents on they go into a pack of their own; fewer get files, so that there are not very many packs.
 const PACK_FROM: usize = 64;
@@ -36,7 +41,7 @@ pub struct Batch {
 #[derive(Debug, Default)]
 struct Writing {
     /// What was taken so far.
-    taken: HashSet<Digest>,
+    taken: HashSet<Digest, FastState>,
     entries: Vec<Entry>,
     /// What is not written yet, and where in the pack it begins.
     buffer: Vec<u8>,
@@ -92,20 +97,76 @@ impl Batch {
     ///
     /// When the disk does not take them.
     pub fn put_bytes(&self, content: &[u8]) -> Result<Put, FsError> {
-        let (digest, size) = (Digest::of(content), content.len() as u64);
+        let digest = Digest::of(content);
+        if let Some(put) = self.put_elsewhere(digest, content)? {
+            return Ok(put);
+        }
+        let is_new = self.append(digest, content)?;
+        Ok(Put { digest, size: content.len() as u64, is_new })
+    }
+
+    /// Puts what was read together; returns what became of each, by its place among what was to be read. Contents that are there already move
+    /// others in the buffer, which is then only good to be used again.
+    ///
+    /// # Errors
+    ///
+    /// When the disk does not take it.
+    pub fn put_together(&self, read: &mut ReadTogether) -> Result<Vec<(usize, Put)>, FsError> {
+        let ReadTogether { bytes, files } = read;
+        let (mut puts, mut left) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
+        for one in files.iter() {
+            match self.put_elsewhere(one.digest, &bytes[one.place.clone()])? {
+                Some(put) => puts.push((one.index, put)),
+                None => left.push(one),
+            }
+        }
+        let mut writing = self.writing();
+        let (mut new, mut end) = (Vec::with_capacity(left.len()), 0);
+        for OneRead { index, digest, place } in left {
+            let is_new = writing.taken.insert(*digest);
+            puts.push((*index, Put { digest: *digest, size: place.len() as u64, is_new }));
+            if is_new {
+                // What lay between is there already.
+                if place.start != end {
+                    bytes.copy_within(place.clone(), end);
+                }
+                new.push(Entry {
+                    digest: *digest.bytes(),
+                    offset: end as u64,
+                    len: u32::try_from(place.len()).unwrap_or(u32::MAX),
+                });
+                end += place.len();
+            }
+        }
+        let is_direct = end >= DIRECT_BYTES && (writing.file.is_some() || writing.entries.len() + new.len() >= PACK_FROM);
+        let at = writing.begin + writing.buffer.len() as u64;
+        writing.entries.extend(new.into_iter().map(|entry| Entry { offset: entry.offset + at, ..entry }));
+        if is_direct {
+            self.write_out(writing, &bytes[..end])?;
+        } else {
+            writing.buffer.extend_from_slice(&bytes[..end]);
+            if writing.buffer.len() >= WRITE_BYTES {
+                self.write_out(writing, &[])?;
+            }
+        }
+        Ok(puts)
+    }
+
+    /// Puts a content that does not go into this pack: it is large, or it is there already.
+    fn put_elsewhere(&self, digest: Digest, content: &[u8]) -> Result<Option<Put>, FsError> {
+        let size = content.len() as u64;
         if size > MAX_PACKED_BYTES || self.has_files && self.store.has_file(&digest) {
-            return self.store.put_bytes(content);
+            return self.store.put_bytes(content).map(Some);
         }
         if let Some(found) = self.store.find_packed(&digest)? {
             // Read, for a power cut or a bad disk may have damaged it; noted, for who put it may not have lived to sync it.
             if found.read().is_ok_and(|there| there == content) {
                 self.store.note(found.path().to_owned());
-                return Ok(Put { digest, size, is_new: false });
+                return Ok(Some(Put { digest, size, is_new: false }));
             }
             found.move_aside(&self.store.dir.join("damaged"))?;
         }
-        let is_new = self.append(digest, content)?;
-        Ok(Put { digest, size, is_new })
+        Ok(None)
     }
 
     /// Takes a content, wherever else it is; returns whether this batch did not have it.
@@ -118,20 +179,26 @@ impl Batch {
         let len = u32::try_from(content.len()).unwrap_or(u32::MAX);
         writing.entries.push(Entry { digest: *digest.bytes(), offset, len });
         writing.buffer.extend_from_slice(content);
-        if writing.buffer.len() < WRITE_BYTES {
-            return Ok(true);
+        if writing.buffer.len() >= WRITE_BYTES {
+            self.write_out(writing, &[])?;
         }
-        let (path, file) = self.file(&mut writing)?;
-        let buffer = std::mem::replace(&mut writing.buffer, Vec::with_capacity(WRITE_BYTES + content.len()));
-        let begin = writing.begin;
-        writing.begin += buffer.len() as u64;
+        Ok(true)
+    }
+
+    /// Writes what is held, and `more` behind it.
+    fn write_out(&self, mut writing: MutexGuard<'_, Writing>, more: &[u8]) -> Result<(), FsError> {
+        // Until it is written the pack has a hole.
+        let (path, file) = self.file(&mut writing).inspect_err(|_| writing.has_failed = true)?;
+        let buffer = std::mem::take(&mut writing.buffer);
+        let (begin, at) = (writing.begin, writing.begin + buffer.len() as u64);
+        writing.begin = at + more.len() as u64;
         // Others go on meanwhile.
         drop(writing);
-        file.write_all_at(&buffer, begin).map_err(|error| {
+        let written = file.write_all_at(&buffer, begin).and_then(|()| file.write_all_at(more, at));
+        written.map_err(|error| {
             self.writing().has_failed = true;
             FsError::new(&path, "write contents to", error)
-        })?;
-        Ok(true)
+        })
     }
 
     /// Puts what was taken into the store.

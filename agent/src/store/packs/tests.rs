@@ -4,6 +4,8 @@ use std::io::Read as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::Put;
+use crate::tree::{OneRead, ReadTogether};
 
 fn contents(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|number| format!("content {number} ").repeat(1 + number % 50).into_bytes()).collect()
@@ -316,5 +318,65 @@ proptest! {
         for content in &contents {
             prop_assert_eq!(store.read(&Digest::of(content), 1 << 20).unwrap().unwrap(), content);
         }
+    }
+}
+
+/// Lays contents one after another in a buffer with something behind them, as they are read.
+fn laid(contents: &[(usize, Vec<u8>)]) -> ReadTogether {
+    let (mut bytes, mut files) = (Vec::new(), Vec::new());
+    for (index, content) in contents {
+        let place = bytes.len()..bytes.len() + content.len();
+        bytes.extend_from_slice(content);
+        files.push(OneRead { index: *index, digest: Digest::of(content), place });
+    }
+    bytes.extend_from_slice(b"of an earlier use");
+    ReadTogether { bytes, files }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Contents of which some are twice there, in a run or in several, and some were there before: the same comes of it as of each by itself.
+    #[test]
+    fn what_is_put_together_is_as_if_it_were_put_one_by_one(
+        before in prop::collection::vec(0_u32..300, 0..100),
+        runs in prop::collection::vec((prop::collection::vec(0_u32..300, 0..120), 1_usize..400), 1..6),
+    ) {
+        let content = |number: &u32, repeat: usize| format!("{number} ").repeat(repeat * (*number as usize % 7)).into_bytes();
+        let stores = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut results: Vec<(Vec<Put>, Vec<Digest>)> = Vec::new();
+        for (dir, is_together) in stores.iter().zip([true, false]) {
+            let store = open(dir);
+            let batch = store.batch();
+            for number in &before {
+                batch.put_bytes(&content(number, 3)).unwrap();
+            }
+            batch.finish().unwrap();
+            let batch = store.batch();
+            let mut puts = Vec::new();
+            for (run, repeat) in &runs {
+                let contents: Vec<(usize, Vec<u8>)> = run.iter().map(|number| content(number, *repeat)).enumerate().collect();
+                if is_together {
+                    let mut put = batch.put_together(&mut laid(&contents)).unwrap();
+                    put.sort_by_key(|(index, _)| *index);
+                    prop_assert!(put.iter().map(|(index, _)| *index).eq(0..run.len()));
+                    puts.extend(put.into_iter().map(|(_, put)| put));
+                } else {
+                    puts.extend(contents.iter().map(|(_, content)| batch.put_bytes(content).unwrap()));
+                }
+            }
+            batch.finish().unwrap();
+            drop(store);
+            // As it is found by who opens it later.
+            let store = open(dir);
+            for put in &puts {
+                prop_assert!(store.has_verified(&put.digest).unwrap());
+                prop_assert_eq!(whole(&store, &put.digest).unwrap().len() as u64, put.size);
+            }
+            let mut digests = store.digests().unwrap();
+            digests.sort();
+            results.push((puts, digests));
+        }
+        prop_assert_eq!(&results[0], &results[1]);
     }
 }
