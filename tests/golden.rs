@@ -197,18 +197,19 @@ fn fetches() {
 #[test]
 fn replicas() {
     let deployed = Deployed { code_id: manifest().code_id(), version: version() };
-    golden(
-        "sync_confirm",
-        &SyncConfirm {
-            protocol: ProtocolVersion::CURRENT,
-            replica: "replica1.example.com".parse().unwrap(),
-            deployed: [(Environment::default(), deployed)].into(),
-            wait_seconds: 30,
-            rollout: Rollout::default(),
-            epoch: 1,
-            answered: [(Environment::default(), version())].into(),
-        },
-    );
+    let confirm = SyncConfirm {
+        protocol: ProtocolVersion::CURRENT,
+        replica: "replica1.example.com".parse().unwrap(),
+        deployed: [(Environment::default(), deployed)].into(),
+        wait_seconds: 30,
+        rollout: Rollout::default(),
+        epoch: 1,
+        answered: [(Environment::default(), version())].into(),
+        nodes: None,
+    };
+    golden("sync_confirm", &confirm);
+    let nodes = [(Environment::default(), [(manifest().code_id(), 12)].into())].into();
+    golden("sync_confirm_nodes", &SyncConfirm { nodes: Some(nodes), ..confirm });
     let live = PublishedVersion {
         environment: Environment::default(),
         code_id: manifest().code_id(),

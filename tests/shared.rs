@@ -301,6 +301,64 @@ fn postgresql_or_a_server_that_crashes_in_a_publish_loses_nothing_that_was_ackno
 }
 
 #[test]
+fn a_collection_in_postgresql_that_is_cut_off_takes_nothing_that_is_needed() {
+    let Some(mut postgres) = Postgres::start(&[]) else { return };
+    let equals = Equals::new(Some(&postgres.url()));
+    let mut servers = [Some(equals.start(0, &[])), Some(equals.start(1, &[]))];
+    let contents = |postgres: &Postgres| postgres.sql("SELECT count(*) FROM direct_puppet.blob").0.parse::<u64>().unwrap();
+    // What was put a moment ago may be of a publish that goes on.
+    let age = |postgres: &Postgres| assert!(postgres.sql("UPDATE direct_puppet.blob SET touched = now() - interval '2 days'").1);
+    let gc = ["gc", "--grace-days", "0"];
+    let (mut cut_off, kills) = (0, campaign(100));
+    for kill in 0..kills {
+        let at = kill % 2;
+        for version in 0..3 {
+            equals.publish(servers[0].as_ref().unwrap(), 0, FILES, &format!("k{kill}v{version}"));
+        }
+        age(&postgres);
+        let mut command = Command::new(&binaries().server);
+        command.args(gc).arg("--data").arg(equals.data(at));
+        let collects = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(150).mul_f64(((kill * 37) % 100) as f64 / 100.0));
+        if kill % 4 >= 2 {
+            servers[at].take().unwrap().kill();
+            servers[at] = Some(equals.start(at, &[]));
+        } else {
+            postgres.kill();
+            postgres.resume();
+        }
+        cut_off += usize::from(!collects.wait_with_output().unwrap().status.success());
+        for server in servers.iter().flatten() {
+            let begun = Instant::now();
+            loop {
+                let verified = server.verb(&["verify"]);
+                if verified.status.success() {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(60), "kill {kill}: {}", String::from_utf8_lossy(&verified.stdout));
+            }
+        }
+    }
+    println!("store: {kills} kills, {cut_off} cut a collection off");
+    assert!(cut_off > 0, "no kill hit a collection");
+    // One that goes on to its end takes the rest, and what is live is all there for a server that has nothing.
+    for version in 0..2 {
+        equals.publish(servers[0].as_ref().unwrap(), 0, FILES, &format!("v{version}"));
+    }
+    let before = contents(&postgres);
+    age(&postgres);
+    let collected = servers[0].as_ref().unwrap().verb(&gc);
+    assert!(collected.status.success(), "{}", message(&collected));
+    let after = contents(&postgres);
+    println!("{before} contents before, {after} after it");
+    assert!(after < before && after >= FILES as u64, "{before} contents before, {after} after it");
+    drop(servers[1].take());
+    fs::remove_dir_all(equals.data(1)).unwrap();
+    let _bare = equals.start(1, &[]);
+    assert_eq!(equals.agent(&equals.node("after-gc"), 1).status.code(), Some(2));
+}
+
+#[test]
 fn options_that_do_not_go_together_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (options, wanted) in [

@@ -55,7 +55,7 @@ pub use ca::{Ca, CaRoutes};
 pub use error::ServerError;
 pub use nodes::NodeSummary;
 pub use puppet_api::PuppetRoutes;
-pub use replica::{AllowedReplica, Follower, NoReplica};
+pub use replica::{AllowedReplica, Follower, NoReplica, ToldNodes};
 pub use role::{LeftOut, Peers, PromoteRequest, Promoted};
 pub use routes::AdminRoutes;
 pub use server::{Confirmed, Server, ServerOptions, Staging};

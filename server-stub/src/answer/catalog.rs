@@ -11,6 +11,7 @@ use direct_puppet_transport::protocol::{
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
+use super::session::stale;
 use super::{internal, refusal};
 use crate::blocking;
 use crate::code::Code;
@@ -104,12 +105,8 @@ impl Server {
     /// Makes sure that nobody is answered from code that was replaced before he asked, nor from older code than he asks for. Returns
     /// for how many seconds that could not be confirmed, where such answers are allowed.
     async fn confirmed(&self, request: &CheckIn) -> Result<Option<u32>, Refusal> {
-        let confirmed = self.confirm_environment(&request.environment).await.map_err(|error| {
-            let message = format!("{error}: try again, or ask another server");
-            Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) }
-        })?;
-        let stale =
-            |message| Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..Refusal::new(RefusalCode::Stale, message) };
+        let confirmed = self.confirm_environment(&request.environment).await;
+        let confirmed = confirmed.map_err(|error| stale(format!("{error}: try again, or ask another server")))?;
         if confirmed.orphans.contains(&request.environment) {
             let message = format!("the primary has no environment {}: publish it there", request.environment);
             return Err(stale(message));
@@ -117,24 +114,11 @@ impl Server {
         let at_least = request.at_least.or(request.held.map(|held| held.version));
         #[cfg(test)]
         let at_least = at_least.filter(|_| !crate::tests::sim::is_planted(crate::tests::sim::Bug::SessionIgnored));
-        if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), at_least)
-            && live.version.version < at_least
-        {
-            let (environment, here) = (&request.environment, live.version.version);
-            let message =
-                format!("version {here} of {environment} is live here, and {at_least} was asked for: ask another server");
-            return Err(stale(message));
+        if let Some(at_least) = at_least {
+            self.refuse_older(&request.environment, at_least)?;
         }
-        if let (Some(live), Some(at_least)) = (self.environments.live(&request.environment), request.at_least)
-            && at_least.sequence > 0
-            && live.version.leaves_out(at_least)
-        {
-            let (environment, here) = (&request.environment, live.version.version);
-            let message = format!(
-                "version {at_least} of {environment} was asked for, and {here}, which is live, was made without it: a promotion has not taken \
-                 it over, publish it again"
-            );
-            return Err(stale(message));
+        if let Some(at_least) = request.at_least {
+            self.refuse_without(&request.environment, at_least)?;
         }
         Ok(confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
     }
@@ -147,7 +131,7 @@ impl Server {
         let mut changes = self.environments.changes();
         let (mut is_its_turn, mut is_over) = (false, request.wait_seconds == 0);
         loop {
-            changes.mark_unchanged();
+            let touches = changes.borrow_and_update().touches;
             let code = self.live(&request.environment)?;
             let is_news = request.held.is_none_or(|held| held.code_id != code.version.code_id);
             // Its turn was for what was live then.
@@ -191,14 +175,30 @@ impl Server {
             if is_news || !is_current || is_over {
                 return Ok(reply);
             }
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = tokio::time::sleep_until(deadline) => is_over = true,
-                // Whoever waits is told that nothing is new, and asks again where somebody answers.
-                () = self.stopping.cancelled() => is_over = true,
+            drop((code, reply));
+            loop {
+                tokio::select! {
+                    _ = changes.changed() => {
+                        let is_touched = changes.borrow_and_update().touches != touches;
+                        // News of other environments are none.
+                        if !is_touched && self.has_live(request) {
+                            continue;
+                        }
+                    }
+                    () = tokio::time::sleep_until(deadline) => is_over = true,
+                    // Whoever waits is told that nothing is new, and asks again where somebody answers.
+                    () = self.stopping.cancelled() => is_over = true,
+                }
+                break;
             }
             unconfirmed = self.confirmed_again(request).await?;
         }
+    }
+
+    /// Whether what a node holds was compiled from what is live here.
+    fn has_live(&self, request: &CheckIn) -> bool {
+        let live = self.environments.live(&request.environment);
+        live.is_some_and(|live| request.held.is_some_and(|held| held.code_id == live.version.code_id))
     }
 
     /// Confirms once more, after a wait: what was confirmed before it may have been replaced since.
@@ -208,10 +208,9 @@ impl Server {
         if !self.stopping.is_cancelled() {
             return again.await;
         }
-        tokio::time::timeout(STOPPING_PATIENCE, again).await.unwrap_or_else(|_| {
-            let stale = Refusal::new(RefusalCode::Stale, "this server is stopping: ask again, or another server");
-            Err(Refusal { retry_after_seconds: Some(UNCONFIRMED_SECONDS), ..stale })
-        })
+        tokio::time::timeout(STOPPING_PATIENCE, again)
+            .await
+            .unwrap_or_else(|_| Err(stale("this server is stopping: ask again, or another server".to_owned())))
     }
 
     /// While a rollout is paused, a node that has other code keeps it.

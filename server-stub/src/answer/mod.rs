@@ -7,6 +7,7 @@ mod packed_catalog;
 mod packs;
 mod parts;
 pub(crate) mod pieces;
+mod session;
 mod sync;
 mod turns;
 

@@ -82,6 +82,9 @@ impl Server {
         // What it says of others may be anything.
         let mut told = request.clone();
         told.deployed.retain(|environment, _| share.has(environment));
+        if let Some(nodes) = &mut told.nodes {
+            nodes.retain(|environment, _| share.has(environment));
+        }
         self.followers.heard(&told, is_named);
         if self.role.is_primary() && !is_epoch_passed_over() {
             self.heard_from(peer, &request.replica, request.epoch).await?;

@@ -1,7 +1,7 @@
 //! `rollout`.
 
 use clap::Args;
-use direct_puppet_server_stub::rollout::{RolloutRequest, RolloutStatus};
+use direct_puppet_server_stub::rollout::{ReplicaRollout, RolloutRequest, RolloutStatus};
 
 use super::admin::{self, Question};
 use super::options::Data;
@@ -46,6 +46,17 @@ pub(super) async fn rollout(arguments: Arguments) -> anyhow::Result<u8> {
                 (if is_live { "live" } else { "old" }, if code.is_empty() { "no code yet" } else { code.as_str() });
             let names: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
             super::print_line(&format!("  {mark:<4} {code} {} nodes: {}", names.len(), names.join(" ")));
+        }
+    }
+    for (replica, ReplicaRollout { seconds_ago, nodes }) in status.replicas {
+        super::print_line(&format!("{replica}, as it said {seconds_ago} s ago:"));
+        if nodes.is_empty() {
+            super::print_line("  no nodes");
+        }
+        for (environment, codes) in nodes {
+            for (code, nodes) in codes {
+                super::print_line(&format!("  {environment}: {code} {nodes} nodes"));
+            }
         }
     }
     Ok(0)

@@ -200,6 +200,15 @@ impl Code {
     }
 }
 
+/// How often something changed that somebody may wait for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Changes {
+    /// How often code was made live.
+    switches: u64,
+    /// How often all are to look for another reason.
+    pub(crate) touches: u64,
+}
+
 /// All environments.
 #[derive(Debug)]
 pub(crate) struct Environments {
@@ -210,7 +219,7 @@ pub(crate) struct Environments {
     lost: HashMap<Environment, Version>,
     /// How requests to publish were answered.
     pub(crate) answers: Answers,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Changes>,
     /// Held while something becomes live.
     switching: Mutex<()>,
     /// Held while a manifest is written.
@@ -256,7 +265,7 @@ impl Environments {
             live: ArcSwap::from_pointee(live),
             lost,
             answers,
-            changed: watch::channel(0).0,
+            changed: watch::channel(Changes::default()).0,
             switching: Mutex::default(),
             keeping: Mutex::default(),
         })
@@ -354,13 +363,13 @@ impl Environments {
             .unwrap_or(0)
     }
 
-    /// Has everybody look who waits for a switch.
+    /// Has everybody look who waits for a switch, whichever environment it waits for.
     pub(crate) fn touch(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.send_modify(|changes| changes.touches += 1);
     }
 
     /// Returns a receiver that hears of every switch.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Changes> {
         self.changed.subscribe()
     }
 
@@ -409,7 +418,7 @@ impl Environments {
             next.insert(environment.clone(), Arc::clone(&code));
             next
         });
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.send_modify(|changes| changes.switches += 1);
         Ok(())
     }
 

@@ -44,6 +44,10 @@ impl Compiler for AutomaticCompiler {
         self.puppet.environment_of(certname)
     }
 
+    fn verify(&self) -> Vec<(Environment, TreePath)> {
+        self.puppet.verify()
+    }
+
     fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {
         self.of(&request.code).compile(request)
     }

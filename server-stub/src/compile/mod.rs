@@ -162,6 +162,12 @@ pub trait Compiler: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Reads again whatever it has written out of the code; returns what is damaged, of which nothing is compiled from now on: what is being
+    /// compiled just now may be of it. Blocking.
+    fn verify(&self) -> Vec<(Environment, TreePath)> {
+        Vec::new()
+    }
+
     /// Compiles the catalog of one node.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Collecting what nothing refers to any more.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ impl Server {
         }
     }
 
-    /// Removes versions that are not live, that no catalog of any node refers to, and that were replaced longer ago than the grace
+    /// Removes versions that are not live, that no catalog of any node refers to, here or at a replica as it said last, and that were replaced longer ago than the grace
     /// period; then the contents that no version left has. Publishes and compiles wait meanwhile, other answers to nodes do not. Killed
     /// half way, it leaves contents that the next collection removes. Blocking.
     ///
@@ -135,7 +135,9 @@ impl Server {
                           is collected";
             return Err(ServerError::Damaged { path, reason: reason.to_owned() });
         }
-        let used = self.nodes.codes();
+        let mut used = self.nodes.codes();
+        let of_replicas = self.followers.nodes(&self.options.replicas);
+        used.extend(of_replicas.values().flat_map(|told| told.by_code.values()).flat_map(BTreeMap::keys));
         let horizon = now().saturating_sub(request.grace_seconds);
         let mut done = Collected::default();
         // Compiling makes contents too: those of templates.

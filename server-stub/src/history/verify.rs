@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::rollback::contents;
 use crate::disk;
 use crate::error::{ServerError, chain};
+use crate::puppet_api::damaged_contents;
 use crate::role::Others;
 use crate::server::{AUDIT, Server};
 use crate::shared;
@@ -159,6 +160,13 @@ impl Server {
                 ));
             }
         }
+        for (environment, path) in self.options.compiler.verify() {
+            damaged.push(format!(
+                "{path} of {environment}, as it was written out to be compiled: it is written anew; nodes whose catalogs were compiled since \
+                 it was damaged have them until they are compiled again: recompile"
+            ));
+        }
+        damaged.extend(damaged_contents(&self.nodes)?);
         if let Err(error) = self.followers.check() {
             damaged.push(format!("{}: who followed this server is not known until they ask", chain(&error)));
         }

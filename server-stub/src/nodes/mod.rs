@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use direct_puppet_agent::fs::{FsError, ensure_private_dir, remove_unfinished, write_cache};
-use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, RunStatus};
+use direct_puppet_transport::protocol::{Catalog, CatalogId, Certname, CodeId, Digest, Environment, NodesByCode, RunStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::disk;
@@ -173,6 +173,11 @@ impl Nodes {
         let entries = disk::entries(&self.dir)?;
         let damaged = entries.iter().map(|entry| entry.path()).filter(|dir| !dir.join("node.json").exists());
         Ok(damaged.map(|dir| dir.join("node.damaged")).filter(|path| path.exists()).collect())
+    }
+
+    /// Returns the directories of all nodes. Blocking.
+    pub(crate) fn dirs(&self) -> Result<Vec<PathBuf>, ServerError> {
+        Ok(disk::entries(&self.dir)?.iter().map(std::fs::DirEntry::path).collect())
     }
 
     /// Notes that a node was heard of, and what it says it holds.
@@ -400,6 +405,20 @@ impl Nodes {
         let of_node =
             |node: &Node| node.file.catalogs.iter().map(|catalog| catalog.code_id).chain(node.file.code_id).collect::<Vec<_>>();
         nodes.values().flat_map(of_node).collect()
+    }
+
+    /// Returns how many nodes said that they have which code; 0 for code of which only a catalog is kept.
+    pub(crate) fn by_code(&self) -> NodesByCode {
+        let mut found = NodesByCode::new();
+        for Node { file, .. } in self.lock().values() {
+            for catalog in &file.catalogs {
+                found.entry(catalog.environment.clone()).or_default().entry(catalog.code_id).or_default();
+            }
+            if let (Some(environment), Some(code_id)) = (&file.environment, file.code_id) {
+                *found.entry(environment.clone()).or_default().entry(code_id).or_default() += 1;
+            }
+        }
+        found
     }
 
     pub(crate) fn summaries(&self) -> Vec<NodeSummary> {

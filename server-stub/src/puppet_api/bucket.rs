@@ -1,9 +1,11 @@
 //! Filebuckets: what files held before agents changed them.
 //!
 //! A node has a bucket of its own, beside what else is known of it, and finds nothing in it that it has not put there. What is put in is
-//! compared with its digest. When a bucket is full its oldest contents go.
+//! compared with its digest, and what is given out of it is again: what the disk has damaged is moved aside, as `<name>.damaged`, and is there
+//! no more until it is put in anew. When a bucket is full its oldest contents go.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,9 +21,18 @@ use super::table::Caller;
 use super::{Api, Asked};
 use crate::blocking;
 use crate::disk::on_disk;
-use crate::error::ServerError;
+use crate::error::{ServerError, chain};
 use crate::listen::RouteBody;
-use crate::nodes::Room;
+use crate::nodes::{Nodes, Room};
+
+/// Where a node's bucket lies in its directory.
+const BUCKET: &str = "bucket";
+
+/// The end of the name of a content that was damaged.
+const DAMAGED: &str = "damaged";
+
+/// The error of a disk that cannot read, as the kernel numbers it.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
 /// How much a bucket holds, in bytes.
 const MAX_BUCKET_BYTES: u64 = 1 << 30;
@@ -48,15 +59,12 @@ impl Api {
         let (method, body, certname) = (asked.method, asked.body, certname.clone());
         let work = move || -> Result<Response<RouteBody>, Failure> {
             let node = nodes.node_dir(&certname);
-            let dir = node.join("bucket");
-            let path = dir.join(format!("{}-{digest}", kind.name()));
+            let path = node.join(BUCKET).join(format!("{}-{digest}", kind.name()));
             if method == Method::PUT {
-                let mut summing = Summing::new(kind);
-                summing.update(&body);
-                if summing.finish() != digest {
+                if !has_digest(&body, kind, &digest) {
                     return Err(Failure::bad_request(format!("what was sent does not have the {} {digest}", kind.name())));
                 }
-                if !path.exists() {
+                if read(&path, kind, &digest)?.is_none() {
                     let taken = nodes.room().take(&node, body.len() as u64)?;
                     if nodes.in_turn(&certname, || put(nodes.room(), &node, &path, &body))? {
                         taken.written();
@@ -64,8 +72,9 @@ impl Api {
                 }
                 return Ok(answer::plain(BYTES, Bytes::new()));
             }
-            let content = if method == Method::HEAD { path.exists().then(Bytes::new) } else { read(&path)? };
+            let content = read(&path, kind, &digest)?;
             content
+                .map(|content| if method == Method::HEAD { Bytes::new() } else { content })
                 .map(|content| answer::plain(BYTES, content))
                 .ok_or_else(|| Failure::not_found("this node's bucket does not have it"))
         };
@@ -86,12 +95,68 @@ fn read_argument(argument: &str) -> Result<(Kind, String), Failure> {
     Ok((kind, digest.to_owned()))
 }
 
-fn read(path: &Path) -> Result<Option<Bytes>, Failure> {
-    match fs::read(path) {
-        Ok(content) => Ok(Some(content.into())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ServerError::from(FsError::new(path, "read", error)).into()),
+/// Reads a content; what does not have its digest is moved aside, and is not there.
+fn read(path: &Path, kind: Kind, digest: &str) -> Result<Option<Bytes>, ServerError> {
+    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let read = |path: &Path| match fs::read(path) {
+        Ok(content) => Ok(Some(content).filter(|content| has_digest(content, kind, digest))),
+        // The disk cannot give it any more.
+        Err(error) if error.raw_os_error() == Some(EIO) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match read(path) {
+        Ok(Some(content)) => return Ok(Some(content.into())),
+        Ok(None) => {}
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(FsError::new(path, "read", error).into()),
     }
+    let aside = path.with_extension(DAMAGED);
+    match fs::rename(path, &aside) {
+        Ok(()) => {}
+        // Who came at the same time was faster.
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(FsError::new(path, "move aside the damaged content", error).into()),
+    }
+    // It may have been put in anew meanwhile.
+    if let Ok(Some(content)) = read(&aside) {
+        fs::rename(&aside, path).map_err(|error| FsError::new(path, "put back the content", error))?;
+        return Ok(Some(content.into()));
+    }
+    tracing::error!(path = %path.display(), "a content of a bucket is damaged and moved aside");
+    Ok(None)
+}
+
+fn has_digest(content: &[u8], kind: Kind, digest: &str) -> bool {
+    let mut summing = Summing::new(kind);
+    summing.update(content);
+    summing.finish() == digest
+}
+
+/// Reads every content of every bucket; those that are damaged are moved aside. Returns what is wrong. Blocking.
+pub(crate) fn damaged_contents(nodes: &Nodes) -> Result<Vec<String>, ServerError> {
+    let mut damaged = Vec::new();
+    for node in nodes.dirs()? {
+        for entry in fs::read_dir(node.join(BUCKET)).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            // What has another name was moved aside, or is being written.
+            let Some((kind, digest)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+            let Some(kind) = Kind::from_name(kind).filter(|kind| KINDS.contains(kind)) else { continue };
+            let is_digest = digest.len() == Summing::new(kind).finish().len();
+            if !is_digest {
+                continue;
+            }
+            match read(&path, kind, digest) {
+                Ok(Some(_)) => {}
+                // One that goes meanwhile, for others to have room, is no damage.
+                Ok(None) if path.with_extension(DAMAGED).exists() => {
+                    damaged.push(format!("{}: a content of a node's bucket is moved aside: it has that no more", path.display()));
+                }
+                Ok(None) => {}
+                Err(error) => damaged.push(chain(&error)),
+            }
+        }
+    }
+    Ok(damaged)
 }
 
 /// Puts a content in the bucket of the node in `node`; returns whether it was not there.
@@ -100,7 +165,7 @@ fn put(room: &Room, node: &Path, path: &Path, content: &Bytes) -> Result<bool, F
         return Ok(false);
     }
     // The node's own directory may not be there yet.
-    let dir = node.join("bucket");
+    let dir = node.join(BUCKET);
     for dir in [node, &dir] {
         ensure_private_dir(dir).map_err(ServerError::from)?;
     }

@@ -36,8 +36,8 @@ use std::thread::available_parallelism;
 use async_trait::async_trait;
 use bytes::Bytes;
 use direct_puppet_transport::Peer;
-use direct_puppet_transport::protocol::{Certname, Digest, Environment};
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use direct_puppet_transport::protocol::{Certname, Digest, Environment, VersionCounter};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
@@ -52,7 +52,9 @@ use cache::{Cache, Place};
 use checksum::Checksums;
 use query::Parameters;
 use table::{Caller, Endpoint, ROUTES, Rule};
+use unconfirmed::Age;
 
+pub(crate) use bucket::damaged_contents;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use table::lines;
 
@@ -90,6 +92,9 @@ struct Api {
     unconfirmed: unconfirmed::Unconfirmed,
 }
 
+/// Names a version of an environment, as `production=1.7`: nothing is answered from older code. Agents send it with `http_extra_headers`.
+const AT_LEAST: HeaderName = HeaderName::from_static("x-direct-puppet-at-least");
+
 /// A request that may be answered.
 struct Asked {
     method: Method,
@@ -109,6 +114,17 @@ impl Asked {
             Caller::Node(name) => Ok(name),
             Caller::Somebody(_) => Err(Failure::bad_request("no node is named")),
         }
+    }
+
+    /// Returns the version of an environment than which nothing older may be answered from, if the client names one.
+    fn at_least(&self, environment: &Environment) -> Result<Option<VersionCounter>, Failure> {
+        let Some(said) = self.headers.get(AT_LEAST) else { return Ok(None) };
+        let said = said.to_str().ok().and_then(|text| text.split_once('='));
+        let said = said.and_then(|(of, version)| Some((of.trim().parse::<Environment>().ok()?, version.trim().parse().ok()?)));
+        let bad = || Failure::bad_request(format!("{AT_LEAST} is a version as `publish` tells it, such as production=1.7"));
+        let (of, version) = said.ok_or_else(bad)?;
+        // Agents send it with all requests of a run, which may be of another environment by then.
+        Ok((of == *environment).then_some(version))
     }
 
     /// Returns the first of `offered` that the client takes, in the order in which it names what it takes; as in Puppet, weights do
@@ -219,10 +235,15 @@ impl Api {
         made.await.map_err(|error| Failure::internal(&error))
     }
 
-    /// Returns what is live in an environment, once it is known to be.
-    async fn live(&self, environment: &Environment) -> Result<Arc<Code>, Failure> {
+    /// Returns what is live in an environment, once it is known to be, and for how long that could not be confirmed.
+    async fn live(&self, asked: &Asked, environment: &Environment) -> Result<(Arc<Code>, Age), Failure> {
+        let at_least = asked.at_least(environment)?;
         let confirmed = self.server.confirm_environment(environment).await?;
-        self.live_of(environment, &confirmed)
+        if let Some(at_least) = at_least {
+            self.server.refuse_older(environment, at_least)?;
+            self.server.refuse_without(environment, at_least)?;
+        }
+        Ok((self.live_of(environment, &confirmed)?, Age::of(&confirmed)))
     }
 
     fn live_of(&self, environment: &Environment, confirmed: &Confirmed) -> Result<Arc<Code>, Failure> {

@@ -15,13 +15,14 @@ impl Api {
     pub(super) async fn node(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         asked.accepted(&[JSON])?;
         let (name, environment) = (asked.node()?, asked.parameters.environment()?);
-        self.live(&environment).await?;
-        Ok(answer::json(&json!({ "name": name, "environment": environment, "parameters": {} })))
+        let (_, age) = self.live(asked, &environment).await?;
+        Ok(age.told(answer::json(&json!({ "name": name, "environment": environment, "parameters": {} }))))
     }
 
     /// What is live.
     pub(super) async fn environments(&self, peer: &Peer, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         asked.accepted(&[JSON])?;
+        // Nothing unconfirmed: agents do not ask this.
         self.server.confirm().await?;
         let orphans = self.server.orphans();
         let all = self.server.live_versions();

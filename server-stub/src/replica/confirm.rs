@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{
-    Answered, Certname, Deployed, Environment, ProtocolVersion, PublishedVersion, SyncConfirm, SyncConfirmed,
+    Answered, Certname, Deployed, Environment, NodesByCode, ProtocolVersion, PublishedVersion, SyncConfirm, SyncConfirmed,
 };
 use direct_puppet_transport::{Client, Transport};
 use futures::FutureExt as _;
@@ -245,7 +245,7 @@ impl Upstream {
             // From here on it is under way: who comes now must wait for the one after it.
             #[cfg(test)]
             if is_planted(Bug::ConfirmReused) {
-                let asked = this.ask(0).await;
+                let asked = this.ask(0, None).await;
                 if let Ok(answer) = &asked {
                     answer.arrivals().await;
                 }
@@ -253,20 +253,20 @@ impl Upstream {
                 return asked.map(Arc::new);
             }
             *this.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            this.ask(0).await.map(Arc::new)
+            this.ask(0, None).await.map(Arc::new)
         });
         let confirmation = async move { task.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared();
         *next = Some(confirmation.clone());
         confirmation
     }
 
-    /// Asks what is live and begins to bring it, from whichever server is primary.
-    pub(super) async fn ask(self: &Arc<Self>, wait_seconds: u32) -> Result<Answer, String> {
+    /// Asks what is live and begins to bring it, from whichever server is primary; tells it which code nodes have.
+    pub(super) async fn ask(self: &Arc<Self>, wait_seconds: u32, nodes: Option<&NodesByCode>) -> Result<Answer, String> {
         let (mut reasons, begun) = (Vec::new(), Instant::now());
         let first = self.primary.load(Ordering::Relaxed);
         for at in 0..self.clients.len() {
             let at = (first + at) % self.clients.len();
-            match self.ask_one(&self.clients[at], wait_seconds).await {
+            match self.ask_one(&self.clients[at], wait_seconds, nodes).await {
                 Ok(answer) => {
                     self.primary.store(at, Ordering::Relaxed);
                     return Ok(answer);
@@ -284,7 +284,7 @@ impl Upstream {
         Err(reason)
     }
 
-    async fn ask_one(self: &Arc<Self>, client: &Way, wait_seconds: u32) -> Result<Answer, String> {
+    async fn ask_one(self: &Arc<Self>, client: &Way, wait_seconds: u32, nodes: Option<&NodesByCode>) -> Result<Answer, String> {
         let sent = Instant::now();
         let told = self.environments.all_live();
         let deployed = told.iter().map(|code| {
@@ -299,6 +299,7 @@ impl Upstream {
             rollout: self.gate.rollout(),
             epoch: self.hearing.role.epoch(),
             answered: self.environments.answers.known(),
+            nodes: nodes.cloned(),
         };
         let limit = ANSWER_TIMEOUT + Duration::from_secs(u64::from(wait_seconds));
         let confirmed = match tokio::time::timeout(limit, client.sync_confirm(&request)).await {

@@ -8,7 +8,9 @@ use crate::error::chain;
 use crate::server::Server;
 
 /// How long the primary is asked to hold its answer while there is no news.
-const HOLD_SECONDS: u32 = 240;
+///
+/// With each question it is told which code nodes have: that is as old at the most.
+const HOLD_SECONDS: u32 = 60;
 
 /// How long to leave a server alone that could not be asked; doubles up to [`LONGEST_QUIET`]: nodes that wait here hear of what is published
 /// after that time at the latest.
@@ -68,8 +70,9 @@ impl Server {
                 }
                 // What could not be written is asked for again, though nothing is new.
                 let hold = if upstream.unlearned().is_some() { 0 } else { HOLD_SECONDS };
+                let nodes = self.nodes.by_code();
                 let answer = tokio::select! {
-                    answer = upstream.ask(hold) => answer.map_err(|reason| (reason, LONGEST_QUIET))?,
+                    answer = upstream.ask(hold, Some(&nodes)) => answer.map_err(|reason| (reason, LONGEST_QUIET))?,
                     // Whoever it asks may be silent, and the others are to hear of this one at once.
                     () = self.role.promoted() => return Ok(()),
                 };

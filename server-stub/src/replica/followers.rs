@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use direct_puppet_transport::protocol::{Certname, Deployed, Environment, SyncConfirm};
+use direct_puppet_transport::protocol::{Certname, Deployed, Environment, NodesByCode, SyncConfirm};
 use serde::{Deserialize, Serialize};
 
 use super::allowed::{AllowedReplica, Share};
@@ -23,7 +23,7 @@ const FORGET_AFTER: u64 = 30 * 24 * 3600;
 /// How long a version may be live here that a replica does not have before that is told, in seconds.
 const BEHIND_AFTER: u64 = 60;
 
-/// How long a replica may say nothing before that is told, in seconds: it asks again at least every five minutes.
+/// How long a replica may say nothing before that is told, in seconds: it asks again at least every minute or so.
 const SILENT_AFTER: u64 = 600;
 
 /// One replica, as it was last heard of.
@@ -36,9 +36,22 @@ pub struct Follower {
     pub deployed: BTreeMap<Environment, Deployed>,
     /// How often it has asked since this server started.
     pub confirmations: u64,
+    /// Which code its nodes have, as it said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<ToldNodes>,
 }
 
-/// All replicas that were heard of. It is for administrators: no answer depends on it, so that it is written without waiting for the disk.
+/// Which code nodes of a replica have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldNodes {
+    /// When it said so, in seconds since 1970 UTC.
+    pub time: u64,
+    /// How many have which; 0 for code of which only a catalog is kept.
+    pub by_code: NodesByCode,
+}
+
+/// All replicas that were heard of. It is for administrators, and for collections, which spare what nodes of replicas have: no answer depends on
+/// it, so that it is written without waiting for the disk.
 #[derive(Debug)]
 pub(crate) struct Followers {
     path: PathBuf,
@@ -94,7 +107,10 @@ impl Followers {
         let confirmations = before.map_or(0, |follower| follower.confirmations) + 1;
         let is_new = before.is_none_or(|follower| follower.deployed != request.deployed);
         let time = now();
-        let follower = Follower { last_check_in_time: time, deployed: request.deployed.clone(), confirmations };
+        // Not each time does it say which code its nodes have.
+        let nodes = request.nodes.clone().map(|by_code| ToldNodes { time, by_code });
+        let nodes = nodes.or_else(|| before?.nodes.clone());
+        let follower = Follower { last_check_in_time: time, deployed: request.deployed.clone(), confirmations, nodes };
         known.followers.insert(request.replica.clone(), follower);
         if is_new || time.saturating_sub(known.saved) >= SAVE_EVERY {
             known.saved = time;
@@ -102,6 +118,16 @@ impl Followers {
                 tracing::warn!("who follows this server is not saved: {}", chain(&error));
             }
         }
+    }
+
+    /// Returns which code nodes of these replicas have, as each said last; of all that were heard of where none is named. What was said too long
+    /// ago is forgotten, and so is one that is named no more.
+    pub(crate) fn nodes(&self, replicas: &[AllowedReplica]) -> BTreeMap<Certname, ToldNodes> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = now().saturating_sub(FORGET_AFTER);
+        let awaited = known.followers.iter().filter(|(name, _)| is_awaited(name, replicas));
+        let told = awaited.filter_map(|(name, follower)| Some((name.clone(), follower.nodes.clone()?)));
+        told.filter(|(_, nodes)| nodes.time >= forgotten).collect()
     }
 
     /// Returns what each replica that was named to this server has of an environment.
@@ -120,14 +146,13 @@ impl Followers {
         own: Option<&Certname>,
     ) -> BTreeMap<Certname, String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is named no more is awaited no more.
-        let is_awaited = |name: &Certname| replicas.is_empty() || replicas.iter().any(|replica| replica.certname == *name);
         let why = |(name, follower): (&Certname, &Follower)| {
             let share = Share::of(name, replicas);
             let live: Vec<&Version> = live.iter().filter(|version| share.has(&version.environment)).collect();
             Some((name.clone(), why_behind(follower, &live)?))
         };
-        let mut behind: BTreeMap<_, _> = known.followers.iter().filter(|(name, _)| is_awaited(name)).filter_map(why).collect();
+        let mut behind: BTreeMap<_, _> =
+            known.followers.iter().filter(|(name, _)| is_awaited(name, replicas)).filter_map(why).collect();
         let silent = known.awaits_since.map_or(0, |since| since.elapsed().as_secs());
         if silent > SILENT_AFTER {
             let unheard = replicas
@@ -164,6 +189,11 @@ impl Followers {
     pub(crate) fn all(&self) -> BTreeMap<Certname, Follower> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).followers.clone()
     }
+}
+
+/// Whether a replica is one of those that there should be: one that is named no more is not.
+fn is_awaited(name: &Certname, replicas: &[AllowedReplica]) -> bool {
+    replicas.is_empty() || replicas.iter().any(|replica| replica.certname == *name)
 }
 
 /// Says why a replica is not where it should be, if it is not.
@@ -225,6 +255,7 @@ mod tests {
             rollout: Rollout::default(),
             epoch: 0,
             answered: BTreeMap::new(),
+            nodes: None,
         }
     }
 

@@ -17,6 +17,6 @@ pub(crate) use allowed::Share;
 pub use allowed::{AllowedReplica, NoReplica};
 pub(crate) use confirm::{Following, Upstream};
 pub(crate) use fetch::fetch;
-pub use followers::Follower;
 pub(crate) use followers::Followers;
+pub use followers::{Follower, ToldNodes};
 pub(crate) use mend::Mending;

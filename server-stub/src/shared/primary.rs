@@ -119,7 +119,7 @@ impl Shared {
             *told = Some(Instant::now());
         }
         let confirmations = self.confirmations.load(Ordering::Relaxed);
-        let seen = Follower { last_check_in_time: now(), deployed: deployed.clone(), confirmations };
+        let seen = Follower { last_check_in_time: now(), deployed: deployed.clone(), confirmations, nodes: None };
         if let Err(error) = self.set(&names::server(&self.name), &seen).await {
             tracing::debug!("the others do not hear of this server for now: {}", chain(&error));
         }

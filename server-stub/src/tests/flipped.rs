@@ -10,7 +10,9 @@ use super::promotion::{peers, port, promote};
 use super::races::fetch;
 use super::*;
 use crate::error::chain;
+use crate::listen::Routes as _;
 use crate::rollout::RolloutRequest;
+use crate::{AdminRoutes, PuppetRoutes};
 
 /// Files of which every byte is flipped; of longer ones one in [`STRIDE`].
 const WHOLE: usize = 4096;
@@ -148,6 +150,11 @@ async fn make(world: &World) -> Right {
     promote(&server, true).await.unwrap();
     let report = samples::report("n1");
     server.report(&Peer::InProcess, report).await.unwrap();
+    let routes = PuppetRoutes::new(Arc::clone(&server), Arc::new(AdminRoutes::new(Arc::clone(&server), Vec::new())));
+    let bucket = "/puppet/v3/file_bucket_file/sha256/ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad/etc/motd?environment=production";
+    let put = hyper::Request::put(bucket).body(bytes::Bytes::from("abc")).unwrap();
+    assert_eq!(routes.route(&Peer::certificate(certname("n1")), put).await.unwrap().status().as_u16(), 200);
+    drop(routes);
     let (held, catalog) = compiled(&server, "n1").await;
     let (contents, missing) = fetch(&server, "n1", catalog.contents().map(|(digest, _)| digest).collect()).await;
     assert_eq!((missing, server.verify().unwrap().problems), (0, vec![]));

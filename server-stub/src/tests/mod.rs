@@ -108,7 +108,17 @@ impl World {
     }
 
     pub(crate) fn stage(&self, path: &str, content: impl AsRef<[u8]>) {
-        let path = self.environment().join(path);
+        self.stage_in("production", path, content);
+    }
+
+    /// Stages a file of an environment; another than the first one is made like that if there is none.
+    pub(crate) fn stage_in(&self, environment: &str, path: &str, content: impl AsRef<[u8]>) {
+        let top = self.dir.path().join("staging/environments").join(environment);
+        if top != self.environment() && !top.exists() {
+            fs::create_dir_all(&top).unwrap();
+            fs::copy(self.environment().join("site.yaml"), top.join("site.yaml")).unwrap();
+        }
+        let path = top.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }

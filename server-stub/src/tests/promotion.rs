@@ -165,9 +165,8 @@ async fn an_epoch_that_cannot_be_ends_nobody() {
         let (protocol, replica) = (ProtocolVersion::CURRENT, certname(replica));
         let told = server.sync_epoch(&peer, SyncEpoch { protocol, replica: replica.clone(), epoch, instance: 0 }).await;
         let (deployed, rollout, answered) = (BTreeMap::new(), Rollout::default(), BTreeMap::new());
-        let asked = server
-            .sync_confirm(&peer, SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch, answered })
-            .await;
+        let request = SyncConfirm { protocol, replica, deployed, wait_seconds: 0, rollout, epoch, answered, nodes: None };
+        let asked = server.sync_confirm(&peer, request).await;
         (told.map(|reply| reply.is_raised).map_err(|refusal| refusal.code), asked.map(drop).map_err(|refusal| refusal.code))
     };
     let named = || Peer::certificate(certname("replica1"));

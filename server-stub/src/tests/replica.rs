@@ -4,13 +4,14 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Operation, RefusalCode, SyncManifestReply, codec};
+use direct_puppet_transport::protocol::{CodeId, Operation, RefusalCode, SyncManifestReply, codec};
 use direct_puppet_transport::{
     FetchItem, MemoryTransport, Request, Response, Status, Transport, TransportError, TransportErrorKind,
 };
 use futures::StreamExt as _;
 
 use super::*;
+use crate::history::CollectRequest;
 use crate::{Peers, ServerError};
 
 /// The way to the primary, which can break and lie.
@@ -225,6 +226,85 @@ async fn a_primary_that_goes_back_is_not_followed() {
 }
 
 #[tokio::test]
+async fn who_waits_is_not_asked_about_by_what_is_published_elsewhere() {
+    let pair = Pair::new();
+    let publish = async || {
+        let results = pair.primary.publish(PublishRequest::default()).await.unwrap();
+        assert!(results.iter().all(|result| result.error.is_none()), "{results:?}");
+    };
+    pair.world.stage_in("other", "modules/app/files/tree/a", "of another environment");
+    publish().await;
+    let replica = pair.replica();
+    let (held, _) = compiled(&replica, "n1").await;
+    let node = {
+        let (replica, wait) = (Arc::clone(&replica), CheckIn { wait_seconds: 240, ..check_in("n1", Some(held)) });
+        tokio::spawn(async move { replica.check_in(&Peer::InProcess, wait).await })
+    };
+    let confirmations = || pair.way.confirmations.load(Ordering::SeqCst);
+    let publish_in = async |environment: &str, content: &str| {
+        pair.world.stage_in(environment, "modules/app/files/tree/a", content);
+        publish().await;
+        // The replica hears of it by what another asks.
+        replica.confirm().await.unwrap().whole().unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    };
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let before = confirmations();
+    publish_in("other", "news there").await;
+    assert_eq!((confirmations() - before, node.is_finished()), (1, false));
+    publish_in("production", "news here").await;
+    let reply = node.await.unwrap().unwrap();
+    assert!(matches!(reply, CatalogReply::Catalog { .. } | CatalogReply::FactsNeeded), "{reply:?}");
+    assert!(confirmations() - before > 2, "its own news are confirmed");
+}
+
+#[tokio::test]
+async fn a_primary_hears_which_code_nodes_of_a_replica_have_and_keeps_it() {
+    let pair = Pair::new();
+    let first = publish_all(&pair.primary).await.code_id.unwrap();
+    let replica = pair.replica();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let following = tokio::spawn({
+        let (replica, stop) = (Arc::clone(&replica), stop.clone());
+        async move { replica.follow(&stop).await }
+    });
+    let (held, _) = compiled(&replica, "n1").await;
+    replica.check_in(&Peer::InProcess, check_in("n1", Some(held))).await.unwrap();
+    let collect = || pair.primary.collect(CollectRequest { grace_seconds: 0, dry_run: true }).unwrap();
+    let told = |code: CodeId| {
+        let replicas = pair.primary.rollout().unwrap().replicas;
+        replicas.values().find_map(|said| said.nodes[&Environment::default()].get(&code).copied())
+    };
+    // With each question that it may hold it is told.
+    for content in ["second", "third"] {
+        pair.world.stage("modules/app/files/tree/a", content);
+        publish_all(&pair.primary).await;
+        while live(&replica).version.code_id != live(&pair.primary).version.code_id {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    while told(first).is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(told(first), Some(1));
+    assert_eq!(collect().collected.len(), 1, "the second version, which no node has");
+    stop.cancel();
+    following.await.unwrap();
+    // It is known after a start.
+    let Pair { world, primary, way, .. } = pair;
+    drop((replica, way));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while Arc::strong_count(&primary) > 1 && std::time::Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    drop(primary);
+    let primary = world.open();
+    assert_eq!(primary.rollout().unwrap().replicas.len(), 1);
+    let collected = primary.collect(CollectRequest { grace_seconds: 0, dry_run: false }).unwrap().collected;
+    assert!(collected.len() == 1 && collected[0].1 != first, "{collected:?}");
+}
+
+#[tokio::test]
 async fn news_come_by_themselves() {
     let pair = Pair::new();
     publish_all(&pair.primary).await;
@@ -263,6 +343,7 @@ async fn a_certificate_must_be_named_to_follow() {
         rollout: direct_puppet_transport::protocol::Rollout::default(),
         epoch: 0,
         answered: BTreeMap::new(),
+        nodes: None,
     };
     let refused = server.sync_confirm(&Peer::certificate(certname("node1")), request.clone()).await.unwrap_err();
     assert_eq!(refused.code, RefusalCode::Forbidden);

@@ -311,6 +311,14 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     let response = ask().await;
     let told = &response.headers()["x-direct-puppet-unconfirmed-seconds"];
     assert!((50..=52).contains(&told.to_str().unwrap().parse::<u64>().unwrap()), "{told:?}");
+    // So it is with whatever else is made from live code.
+    for path in ["node/n1", "file_metadatas/plugins", "file_metadata/modules/app/tree/a", "file_content/modules/app/tree/a"] {
+        let asked = hyper::Request::get(format!("/puppet/v3/{path}?environment=production&recurse=true")).header("accept", "*/*");
+        let asked = asked.body(bytes::Bytes::new()).unwrap();
+        let response = routes.route(&Peer::certificate(certname("n1")), asked).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200, "{path}");
+        assert_eq!(response.headers()["x-direct-puppet-unconfirmed-seconds"], told, "{path}");
+    }
     // Their reports do not say so by themselves.
     let report = async |uuid: &str| {
         let body = format!(
@@ -330,6 +338,17 @@ async fn for_as_long_as_it_is_told_a_replica_answers_unconfirmed_and_says_so() {
     let said = format!("could not confirm for {} s", told.to_str().unwrap());
     assert!(kept.contains(&said), "{said}: {kept}");
     // Who has just published asks for that, and gets no older answer.
+    for path in ["catalog/n1", "node/n1", "file_metadata/modules/app/tree/a"] {
+        for (at_least, status) in
+            [("production=1.1", 200), ("production=1.2", 503), ("other=1.2", 200), ("1.1", 400), ("production=1", 400)]
+        {
+            let asked =
+                hyper::Request::get(format!("/puppet/v3/{path}?environment=production")).header("accept", "application/json");
+            let asked = asked.header("X-Direct-Puppet-At-Least", at_least).body(bytes::Bytes::new()).unwrap();
+            let response = routes.route(&Peer::certificate(certname("n1")), asked).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{path} of {at_least}");
+        }
+    }
     let token = CheckIn { at_least: Some(version(1, 2)), ..check_in("n1", Some(held)) };
     assert_eq!(b.check_in(&Peer::InProcess, token).await.unwrap_err().code, RefusalCode::Stale);
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
@@ -469,6 +488,7 @@ async fn nobody_waits_on_at_a_server_that_was_replaced() {
         rollout: Rollout::default(),
         epoch: 1,
         answered: [].into(),
+        nodes: None,
     };
     let to_a = Arc::clone(&two.port_a);
     let follows = tokio::spawn(async move { Client::new(to_a).sync_confirm(&request).await });

@@ -63,6 +63,7 @@ fn confirm(name: &str, epoch: u64) -> SyncConfirm {
         rollout: Rollout::default(),
         epoch,
         answered: BTreeMap::new(),
+        nodes: None,
     }
 }
 

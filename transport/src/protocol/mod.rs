@@ -33,8 +33,8 @@ pub use path::TreePath;
 pub use pieces::{Grain, Part, Piece};
 pub use report::{Report, RunStatus};
 pub use sync::{
-    Answered, Deployed, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply, SyncManifest,
-    SyncManifestReply,
+    Answered, Deployed, NodesByCode, PublishedVersion, Rollout, SyncConfirm, SyncConfirmed, SyncEpoch, SyncEpochReply,
+    SyncManifest, SyncManifestReply,
 };
 pub use value::Value;
 pub use version::ProtocolVersion;

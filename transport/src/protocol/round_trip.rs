@@ -378,9 +378,9 @@ messages! {
     report_answers: any::<bool>().prop_map(|duplicate| ReportAccepted { duplicate }), ReportAccepted;
     refusals: refusal(), Refusal;
     sync_confirms: (certname(), btree_map(environment(), deployed(), 0..3), any::<(u32, u64)>(), rollout(),
-        btree_map(environment(), version(), 0..3)).prop_map(
-        |(replica, deployed, (wait_seconds, epoch), rollout, answered)|
-        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch, answered }), SyncConfirm;
+        btree_map(environment(), version(), 0..3), option::of(btree_map(environment(), btree_map(code_id(), any::<u64>(), 0..3), 0..3))).prop_map(
+        |(replica, deployed, (wait_seconds, epoch), rollout, answered, nodes)|
+        SyncConfirm { protocol: ProtocolVersion::CURRENT, replica, deployed, wait_seconds, rollout, epoch, answered, nodes }), SyncConfirm;
     sync_confirmations: (vec(published(), 0..3), rollout(), any::<(u64, bool)>(), all_answered()).prop_map(|(live, rollout, (epoch, is_part), answered)|
         SyncConfirmed { live, rollout, epoch, answered, is_part }), SyncConfirmed;
     sync_epochs: (certname(), any::<(u64, u64)>()).prop_map(|(replica, (epoch, instance))|

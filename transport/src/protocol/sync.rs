@@ -115,7 +115,13 @@ pub struct SyncConfirm {
     /// Where the last answer to a publish stands that it knows, by environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub answered: BTreeMap<Environment, VersionCounter>,
+    /// Which code nodes have that ask this replica: the primary keeps it, and tells administrators. `None` when it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodesByCode>,
 }
+
+/// How many nodes of each environment have which code; 0 for code that none has, and of which a catalog is kept that one may be given.
+pub type NodesByCode = BTreeMap<Environment, BTreeMap<CodeId, u64>>;
 
 /// What is live at the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

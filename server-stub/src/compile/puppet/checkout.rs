@@ -1,17 +1,21 @@
 //! The files of one version of the code, which nobody changes.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use direct_puppet_agent::fs::{FsError, ensure_private_dir};
-use direct_puppet_transport::protocol::{Algorithm, Digest, Environment, Hasher, Manifest, TreePath};
+use direct_puppet_agent::tree::Pool;
+use direct_puppet_transport::protocol::{Algorithm, Digest, EntryKind, Environment, Hasher, Manifest, ManifestEntry, TreePath};
+use rayon::prelude::*;
 
 use super::error;
 use crate::code::Code;
 use crate::code::tree::{Modes, WriteOutError, is_written};
 use crate::compile::{CompileError, CompileErrorKind};
+use crate::disk;
 use crate::error::chain;
 
 /// Tells checkouts of one process apart.
@@ -27,7 +31,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 ///
 /// The files of a version that nothing compiles from any more become those of the next one: only what differs is written. That takes a
 /// look at the metadata of each before and after, and where anything was touched since it was written, by whatever code does when it compiles,
-/// all are written anew.
+/// all are written anew. Those that stay are read before anything is compiled from them, and so are all before another process compiles from
+/// them: what the disk has made of them meanwhile gets into no catalog.
 #[derive(Debug)]
 pub(super) struct Checkout {
     top: PathBuf,
@@ -56,9 +61,18 @@ impl Checkout {
             ensure_private_dir(&dir)
                 .map_err(|error| fail(CompileErrorKind::Disk, format!("no place to compile in: {}", chain(&error))))?;
         }
+        let anew =
+            || ensure_private_dir(&files).map_err(WriteOutError::from).and_then(|()| code.write_out(&files, Modes::Private));
         let written = match retired.and_then(|retired| retired.give_to(&files)) {
-            Some(before) => code.write_changes(&before, &files),
-            None => ensure_private_dir(&files).map_err(WriteOutError::from).and_then(|()| code.write_out(&files, Modes::Private)),
+            Some(before) => code.write_changes(&before, &files).and_then(|()| match damaged(&files, &code.manifest) {
+                None => Ok(()),
+                Some(path) => {
+                    tell_damaged(&checkout.environment, &path);
+                    fs::remove_dir_all(&files).map_err(|error| FsError::new(&files, "remove", error))?;
+                    anew()
+                }
+            }),
+            None => anew(),
         };
         let written = written.and_then(|()| Ok(state_of(&files, &code.manifest)?)).map_err(|failed| {
             let kind = failed.digest.map_or(CompileErrorKind::Disk, |digest| CompileErrorKind::Unreadable { digest });
@@ -77,6 +91,20 @@ impl Checkout {
             return None;
         }
         fs::rename(own, files).ok().map(|()| manifest)
+    }
+
+    /// Reads all of it again; returns the first file that is not as it was written. Blocking.
+    pub(super) fn damaged(&self) -> Option<TreePath> {
+        let (manifest, _) = self.written.as_ref()?;
+        damaged(&self.environments().join(self.environment.as_str()), manifest)
+    }
+
+    /// Takes what is there now for what was written, as after a change that metadata do not show.
+    #[cfg(test)]
+    pub(super) fn believe(&mut self) {
+        if let Some((manifest, written)) = &mut self.written {
+            *written = state_of(&self.top.join("environments").join(self.environment.as_str()), manifest).unwrap();
+        }
     }
 
     pub(super) const fn environment(&self) -> &Environment {
@@ -108,6 +136,32 @@ impl Checkout {
     /// Returns where a path lies in the published code; `None` if it does not.
     pub(super) fn tree_path(&self, path: &str) -> Option<TreePath> {
         TreePath::from_bytes(path.strip_prefix(&self.prefix)?.as_bytes()).ok()
+    }
+}
+
+/// Says that a file is not what it was when it was written.
+pub(super) fn tell_damaged(environment: &Environment, path: &TreePath) {
+    tracing::warn!(%environment, %path, "a file that code is compiled from is damaged: all are written anew");
+}
+
+/// Returns a file or link below `top` that is not what the manifest says. As many threads read as there are cores.
+fn damaged(top: &Path, manifest: &Manifest) -> Option<TreePath> {
+    let written: Vec<&ManifestEntry> = manifest.entries().filter(|entry| is_written(entry, Modes::Private)).collect();
+    let is_as_written = |entry: &&ManifestEntry| {
+        let path = top.join(entry.path.as_path());
+        match &entry.kind {
+            EntryKind::Directory => true,
+            EntryKind::Link { target } => fs::read_link(path).is_ok_and(|there| there.as_os_str().as_bytes() == target),
+            EntryKind::File { digest, .. } => {
+                fs::File::open(path).and_then(|file| disk::is_content(file, digest)).unwrap_or(false)
+            }
+        }
+    };
+    let look = || written.par_iter().find_any(|entry| !is_as_written(entry)).map(|entry| entry.path.clone());
+    match Pool::new(0) {
+        Ok(pool) => pool.install(look),
+        // Without more threads this one reads them.
+        Err(_) => written.iter().find(|entry| !is_as_written(entry)).map(|entry| entry.path.clone()),
     }
 }
 

@@ -28,7 +28,7 @@ mod worker;
 
 use std::time::Instant;
 
-use direct_puppet_transport::protocol::{Catalog, Certname, Environment};
+use direct_puppet_transport::protocol::{Catalog, Certname, Environment, TreePath};
 
 use super::{CompileError, CompileRequest, Compiled, Compiler};
 use crate::code::Code;
@@ -99,6 +99,10 @@ impl Compiler for PuppetCompiler {
 
     fn environment_of(&self, certname: &Certname) -> Result<Option<Environment>, String> {
         classify::environment(&self.options, certname)
+    }
+
+    fn verify(&self) -> Vec<(Environment, TreePath)> {
+        self.pool.verify()
     }
 
     fn compile(&self, request: &CompileRequest) -> Result<Compiled, CompileError> {

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-use direct_puppet_transport::protocol::{CodeId, Environment};
+use direct_puppet_transport::protocol::{CodeId, Environment, TreePath};
 
-use super::checkout::Checkout;
+use super::checkout::{Checkout, tell_damaged};
 use super::error::{self, WorkerError};
 use super::options::PuppetOptions;
 use super::worker::Worker;
@@ -72,6 +72,13 @@ impl Pool {
         // All of the others end and go here, where nobody waits for it.
         let retired = retired.filter(|retired| *retired.environment() == code.version.environment).last();
         let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = prepared.worker.take().filter(|worker| worker.is_fit(&self.options));
+        if worker.is_none()
+            && let Some(path) = prepared.checkout.as_ref().and_then(|checkout| checkout.damaged())
+        {
+            tell_damaged(&code.version.environment, &path);
+            prepared.checkout = None;
+        }
         let checkout = match &prepared.checkout {
             Some(checkout) => Arc::clone(checkout),
             None => {
@@ -80,12 +87,32 @@ impl Pool {
                 made
             }
         };
-        let worker = match prepared.worker.take().filter(|worker| worker.is_fit(&self.options)) {
+        let worker = match worker {
             Some(worker) => worker,
             None => Arc::new(Worker::start(&self.options, &checkout).map_err(|error| self.no_worker(code, &error))?),
         };
         prepared.worker = Some(Arc::clone(&worker));
         Ok(Lease { worker, checkout })
+    }
+
+    /// Reads again what code is compiled from; what is damaged is written anew for the next compile. Returns what is. Blocking.
+    pub(super) fn verify(&self) -> Vec<(Environment, TreePath)> {
+        let slots: Vec<Arc<Slot>> = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.iter().map(|(_, slot)| Arc::clone(slot)).collect()
+        };
+        let mut damaged = Vec::new();
+        for slot in slots {
+            let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(checkout) = &prepared.checkout
+                && let Some(path) = checkout.damaged()
+            {
+                damaged.push((checkout.environment().clone(), path));
+                // What it has read of them is in its memory.
+                *prepared = Prepared::default();
+            }
+        }
+        damaged
     }
 
     /// Has the next compile start another parent in the place of this one. Blocking.

@@ -12,12 +12,13 @@ use direct_puppet_transport::Peer;
 use direct_puppet_transport::protocol::{
     Catalog, CatalogId, CatalogReply, CheckIn, CodeId, Environment, ProtocolVersion, SubmitFacts,
 };
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 use hyper::{Method, Response, StatusCode};
 
 use super::answer::{self, Failure, JSON, RICH_JSON};
 use super::checksum::Kind;
 use super::query::{Parameters, short};
+use super::unconfirmed::Age;
 use super::{Api, Asked};
 use crate::answer::UNCONFIRMED_SECONDS;
 use crate::blocking;
@@ -65,9 +66,6 @@ enum Held {
 /// When to ask again where a rollout is paused, in seconds.
 const PAUSED_SECONDS: u32 = 300;
 
-/// Says in an answer for how many seconds it could not be confirmed that the code is live; agents of Puppet pass it over.
-const UNCONFIRMED: HeaderName = HeaderName::from_static("x-direct-puppet-unconfirmed-seconds");
-
 impl Api {
     pub(super) async fn catalog(&self, peer: &Peer, asked: Asked) -> Result<Response<RouteBody>, Failure> {
         let format = asked.accepted(&[RICH_JSON, JSON])?;
@@ -80,21 +78,20 @@ impl Api {
                 // An agent that is given a catalog of another environment changes to that, and asks again.
                 Some(environment) => {
                     wanted.check_in.environment = environment;
+                    // That counted in the other one.
+                    wanted.check_in.at_least = None;
                     self.given(&wanted, peer).await?
                 }
                 None => return Err(failure),
             },
             given => given?,
         };
-        let unconfirmed_seconds = given.unconfirmed_seconds;
-        self.unconfirmed.gave(&wanted.check_in.certname, unconfirmed_seconds);
+        let age = Age(given.unconfirmed_seconds);
+        self.unconfirmed.gave(&wanted.check_in.certname, age);
         let document = self.rendered(&wanted, given).await?;
         let mut response = answer::plain(format, document);
         response.headers_mut().insert("x-puppet-compiler-name", HeaderValue::from_static("direct-puppet"));
-        if let Some(seconds) = unconfirmed_seconds {
-            response.headers_mut().insert(UNCONFIRMED, HeaderValue::from(seconds));
-        }
-        Ok(response)
+        Ok(age.told(response))
     }
 
     /// Returns the environment that a node classifier puts a node into, where that is another one than the node asks for, which does not
@@ -141,6 +138,10 @@ impl Api {
     /// While a rollout is paused, a node that has other code keeps it.
     async fn kept_while_paused(&self, wanted: &Wanted) -> Result<Option<Given>, Failure> {
         let is_paused = || self.server.gate.rollout().paused.is_some();
+        if wanted.check_in.at_least.is_some() {
+            // Who asks for a version by name is served.
+            return Ok(None);
+        }
         // Another server may have paused it: confirming tells.
         if !is_paused() && self.server.peers.is_none() {
             return Ok(None);
@@ -150,7 +151,7 @@ impl Api {
         if !is_paused() {
             return Ok(None);
         }
-        let unconfirmed_seconds = confirmed.unconfirmed_for.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        let Age(unconfirmed_seconds) = Age::of(&confirmed);
         let live = self.live_of(&environment, &confirmed)?;
         let (nodes, live) = (Arc::clone(&self.server.nodes), live.version.code_id);
         let (known, of) = (certname.clone(), environment.clone());
@@ -282,6 +283,7 @@ impl Wanted {
             true => Some(preferred(parameters.get("checksum_type"))?),
             false => None,
         };
+        let at_least = asked.at_least(&environment)?;
         let check_in = CheckIn {
             protocol: ProtocolVersion::CURRENT,
             certname,
@@ -289,7 +291,7 @@ impl Wanted {
             held: None,
             features: Vec::new(),
             wait_seconds: 0,
-            at_least: None,
+            at_least,
         };
         Ok(Self { check_in, facts, is_rich, checksum })
     }

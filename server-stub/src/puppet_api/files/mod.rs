@@ -75,10 +75,10 @@ impl Api {
     /// A file of the live code.
     pub(super) async fn content(&self, asked: &Asked) -> Result<Response<RouteBody>, Failure> {
         let environment = asked.parameters.environment()?;
-        let code = self.live(&environment).await?;
+        let (code, age) = self.live(asked, &environment).await?;
         let place = (code.version.code_id, asked.argument.clone());
         if let Some(digest) = self.places.get(&place) {
-            return self.send(digest).await;
+            return Ok(age.told(self.send(digest).await?));
         }
         let (store, argument) = (self.server.store.clone(), place.1.clone());
         let find = move || {
@@ -88,7 +88,7 @@ impl Api {
         };
         let digest = blocking::run(find).await.map_err(|error| Failure::internal(&error))??;
         self.places.put(place, &digest);
-        self.send(digest).await
+        Ok(age.told(self.send(digest).await?))
     }
 
     /// A file of the code that a catalog was compiled from.
@@ -142,11 +142,11 @@ impl Api {
             Some("follow") => true,
             Some(other) => return Err(Failure::bad_request(format!("links must be manage or follow, not {}", short(other)))),
         };
-        let code = self.live(&environment).await?;
+        let (code, age) = self.live(asked, &environment).await?;
         let (code_id, time) = (code.version.code_id, code.version.time_unix_seconds);
         let key = format!("{what} {environment} {code_id} {time} {} {:?}", asked.argument, asked.parameters);
         if let Some(known) = self.rendered.get(&key) {
-            return Ok(answer::plain(JSON, known));
+            return Ok(age.told(answer::plain(JSON, known)));
         }
         let (store, checksums, argument) = (self.server.store.clone(), Arc::clone(&self.checksums), asked.argument.clone());
         let rendered = Arc::clone(&self.rendered);
@@ -168,7 +168,7 @@ impl Api {
             rendered.put(key, &made);
             Ok(made)
         });
-        Ok(answer::plain(JSON, made.await??))
+        Ok(age.told(answer::plain(JSON, made.await??)))
     }
 }
 

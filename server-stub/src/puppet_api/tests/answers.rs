@@ -254,6 +254,24 @@ async fn a_bucket_is_a_nodes_own() {
     assert_eq!(ask("n1", Method::GET, "").await, (StatusCode::OK, "abc".into()));
     assert_eq!(ask("n2", Method::HEAD, "").await.0, StatusCode::NOT_FOUND, "whoever knows a digest has not the content yet");
     assert_eq!(ask("n2", Method::GET, "").await.0, StatusCode::NOT_FOUND);
+    // What the disk has damaged is given to nobody, and is there again when it is put in anew.
+    let bucket = fs::read_dir(world.dir.path().join("data/nodes")).unwrap().map(|node| node.unwrap().path().join("bucket"));
+    let stored = bucket.filter(|dir| dir.exists()).map(|dir| fs::read_dir(dir).unwrap().next().unwrap().unwrap().path());
+    let stored: Vec<_> = stored.collect();
+    for method in [Method::GET, Method::HEAD, Method::PUT] {
+        fs::write(&stored[0], "abd").unwrap();
+        if method != Method::PUT {
+            assert_eq!(ask("n1", method, "").await.0, StatusCode::NOT_FOUND);
+        }
+        assert_eq!(ask("n1", Method::PUT, "abc").await.0, StatusCode::OK);
+        assert_eq!(ask("n1", Method::GET, "").await, (StatusCode::OK, "abc".into()));
+    }
+    assert_eq!(world.server.verify().unwrap().damaged, Vec::<String>::new());
+    fs::write(&stored[0], "abd").unwrap();
+    let verified = world.server.verify().unwrap().damaged;
+    assert!(verified.len() == 1 && verified[0].contains("bucket"), "{verified:?}");
+    assert_eq!(ask("n1", Method::HEAD, "").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(world.server.verify().unwrap().damaged, Vec::<String>::new());
     let listing = request(Method::GET, &format!("{path}&list_all=true")).body(Bytes::new()).unwrap();
     assert_eq!(world.send(&node("n1"), listing).await.0, StatusCode::BAD_REQUEST);
 }

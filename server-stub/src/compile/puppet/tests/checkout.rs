@@ -128,6 +128,73 @@ fn only_what_differs_is_written_and_what_was_touched_is_not_relied_upon() {
     }
 }
 
+/// Changes one bit of a file as a disk does: nothing that is known of it says so.
+fn flip(checkout: &mut Checkout, path: &str) {
+    flip_bit(&checkout.environments().join("production").join(path));
+    checkout.believe();
+}
+
+fn flip_bit(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[0] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
+}
+
+#[test]
+fn what_the_disk_has_damaged_is_in_no_later_version() {
+    let world = World::new();
+    let (one, two) = (code(&world, &[1, 3, 0, 3, 1, 3, 0, 3, 6]), code(&world, &[1, 3, 0, 4, 1, 3, 0, 0, 6]));
+    // One that stays, and one that is written anew all the same.
+    for (path, is_kept) in [("a/x", false), ("b/x", false), ("a/y", true)] {
+        let mut before = make(&world, &one, None);
+        assert_eq!(before.damaged(), None);
+        flip(&mut before, path);
+        assert_eq!(before.damaged(), Some(path.parse().unwrap()));
+        let inode_before = inode(&before, "a");
+        let after = make(&world, &two, Some(before));
+        assert_eq!((after.damaged(), inode(&after, "a") == inode_before), (None, is_kept), "{path}");
+        assert_eq!(all(&after), all(&make(&world, &two, None)), "{path}");
+    }
+    let mut before = make(&world, &one, None);
+    let link = before.environments().join("production/d");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("b", &link).unwrap();
+    before.believe();
+    assert_eq!(before.damaged(), Some("d".parse().unwrap()));
+}
+
+#[test]
+fn what_the_disk_has_damaged_is_not_compiled() {
+    if !has_puppet() {
+        return;
+    }
+    let world = World::new();
+    let compiler = world.compiler();
+    let code = world.code(&[("manifests/site.pp", "notify { 'c': message => 'right' }\n")]);
+    let site = || {
+        let checkout = compiler.pool.lease(&code).unwrap().checkout;
+        checkout.environments().join("production/manifests/site.pp")
+    };
+    let compiles_right = || {
+        assert_eq!(message(&compiler.compile(&request(&code, "n1")).unwrap().catalog, "c"), "right");
+    };
+    compiles_right();
+    assert_eq!(compiler.verify(), []);
+    // The next process that compiles reads it first.
+    let damaged = site();
+    flip_bit(&damaged);
+    compiler.pool.discard(&code, &compiler.pool.lease(&code).unwrap().worker);
+    compiles_right();
+    assert_ne!(site(), damaged);
+    // Or it is found before that.
+    flip_bit(&site());
+    assert_eq!(compiler.verify(), [(Environment::default(), "manifests/site.pp".parse().unwrap())]);
+    assert_eq!(compiler.verify(), []);
+    compiles_right();
+}
+
 #[test]
 fn a_version_after_two_is_made_of_the_older_unless_it_is_compiled_still() {
     if !has_puppet() {

@@ -3,22 +3,24 @@
 //! A publish wakes waiting nodes one after the other, so many a second. While a rollout is paused, a node that has other code keeps it:
 //! it is told so, and goes on with the catalog that it has. Nodes without a catalog, and who asks for a version by name, are served.
 
-use std::collections::BTreeMap;
+mod status;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use direct_puppet_agent::fs::FsError;
-use direct_puppet_transport::protocol::{Certname, CodeId, Environment, Rollout};
+use direct_puppet_transport::protocol::Rollout;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use crate::code::Version;
 use crate::disk;
 use crate::error::ServerError;
 use crate::publish::{MAX_MESSAGE_BYTES, check_text};
 use crate::server::Server;
 use crate::shared;
+
+pub use status::{EnvironmentRollout, ReplicaRollout, RolloutStatus};
 
 /// Format of `rollout.json`.
 const FORMAT: u32 = 1;
@@ -48,28 +50,6 @@ impl RolloutRequest {
         let paused = if self.resume { None } else { self.pause.clone().or_else(|| before.paused.clone()) };
         Rollout { per_second: self.per_second.unwrap_or(before.per_second), paused }
     }
-}
-
-/// Which nodes have which code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolloutStatus {
-    /// The rules.
-    pub rollout: Rollout,
-    /// Nodes that wait for their turn at this server.
-    pub waiting: u64,
-    /// The environments that nodes of this server are in.
-    pub environments: Vec<EnvironmentRollout>,
-}
-
-/// Which nodes of an environment have which code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnvironmentRollout {
-    /// The environment.
-    pub environment: Environment,
-    /// What is live.
-    pub live: Option<Version>,
-    /// Nodes by the code that they said they have; the empty text stands for none.
-    pub nodes: BTreeMap<String, Vec<Certname>>,
 }
 
 /// Lets nodes through to new code.
@@ -226,31 +206,6 @@ impl Server {
         // Replicas that hold a confirmation open hear of it.
         self.environments.touch();
         Ok(())
-    }
-
-    /// Says which nodes have which code. Blocking.
-    ///
-    /// # Errors
-    ///
-    /// When the store that servers share cannot be asked.
-    pub fn rollout(&self) -> Result<RolloutStatus, ServerError> {
-        let mut environments: BTreeMap<Environment, EnvironmentRollout> = BTreeMap::new();
-        for node in self.nodes()? {
-            let Some(environment) = node.environment else { continue };
-            let live = self.environments.live(&environment).map(|code| code.version.clone());
-            let of_it = environments.entry(environment.clone()).or_insert_with(|| EnvironmentRollout {
-                environment,
-                live,
-                nodes: BTreeMap::new(),
-            });
-            let code = node.code_id.as_ref().map(CodeId::to_string).unwrap_or_default();
-            of_it.nodes.entry(code).or_default().push(node.certname);
-        }
-        Ok(RolloutStatus {
-            rollout: self.gate.rollout(),
-            waiting: *self.gate.waiting.borrow(),
-            environments: environments.into_values().collect(),
-        })
     }
 }
 
