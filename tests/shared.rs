@@ -16,6 +16,8 @@ use direct_puppet_tests::site::files;
 use direct_puppet_tests::wire::Wire;
 use serde_json::Value;
 
+#[path = "shared/history.rs"]
+mod history;
 #[path = "shared/trouble.rs"]
 mod trouble;
 

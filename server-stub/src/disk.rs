@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::{DirEntry, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -311,6 +311,18 @@ pub(crate) fn entries(path: &Path) -> Result<Vec<DirEntry>, ServerError> {
 pub(crate) fn sync_dir(path: &Path) -> Result<(), ServerError> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|error| FsError::new(path, "make durable the directory", error).into())
+}
+
+/// Returns the device and the inode of what a path leads to.
+pub(crate) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Whether something could not be read for what this process may have no more of, and not for what it is.
+pub(crate) fn is_of_this_process(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Whether a file has this content.

@@ -143,8 +143,9 @@ impl Server {
     fn has_replaced_another(&self, environment: &Environment, answer: &EnvironmentResult) -> Result<bool, ServerError> {
         let history = self.environments.history(environment)?;
         let made = VersionCounter { epoch: answer.epoch, sequence: answer.sequence };
-        let at = history.iter().position(|version| version.version == made);
-        let before = at.and_then(|at| history.get(at.checked_sub(1)?));
+        let Some(at) = history.iter().position(|version| version.version == made) else { return Ok(true) };
+        // What a promotion left out was not live before it.
+        let before = history[..at].iter().rev().find(|version| !version.is_left_out_of(&history[at]));
         Ok(before.is_none_or(|before| Some(before.code_id) != answer.code_id))
     }
 

@@ -27,12 +27,17 @@ use crate::server::Server;
 /// Files of one directory that one task copies.
 pub(super) const FILES_PER_TASK: usize = 128;
 
+/// An entry, and its content if that is known.
+type Known<'a> = (&'a TreeEntry, Option<Digest>);
+
 /// What was copied.
 pub(super) struct Copied {
     /// What is in it.
     pub(super) manifest: Manifest,
     /// Whether it differs from what it was compared with.
     pub(super) is_changed: bool,
+    /// The device and inode of staging.
+    top: (u64, u64),
     listed: Listing,
     pool: Pool,
     /// Files that had changed so shortly before they were read that a change after it may have left their times as they are.
@@ -47,6 +52,7 @@ impl Copied {
     /// Refuses staging that has changed since it was copied: what was copied may be a mixture. Blocking.
     pub(super) fn refuse_unstable(&self, dir: &Path) -> Result<(), ServerError> {
         let mut changed = self.listed.changed(self.manifest.entries(), dir, &self.pool)?;
+        refuse_another(dir, self.top)?;
         let root = Root::open(dir).map_err(unreadable)?;
         let changed_since =
             |(path, digest): &(TreePath, Digest)| match root.open_file(path).map(|file| disk::is_content(file, digest)) {
@@ -74,6 +80,7 @@ impl Copied {
 /// it was when it was last published: what did not change since is not in memory again. Blocking.
 pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, before: &Manifest) -> Result<Copied, ServerError> {
     let begun = SystemTime::now();
+    let top = disk::identity(dir).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let mut index = StagingIndex::open(&server.environments.dir(environment), begun)?;
     let pool = Pool::new(0).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let root = Root::open(dir).map_err(unreadable)?;
@@ -93,17 +100,10 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
         pool.install(|| copier.refuse_without_room(&piece, &recorded))?;
         let known = copier.known(&piece, &recorded, &pool)?;
         // Files of one directory are opened from it.
-        let is_same = |a: &TreeEntry, b: &TreeEntry| a.path.parent_bytes() == b.path.parent_bytes();
-        let mut rest = &known[..];
-        let runs = piece.chunk_by(is_same).flat_map(|run| run.chunks(FILES_PER_TASK));
-        let runs: Vec<(&[TreeEntry], &[Option<Digest>])> = runs
-            .map(|run| {
-                let (of_it, others) = rest.split_at(run.len());
-                rest = others;
-                (run, of_it)
-            })
-            .collect();
-        let copy_all = || runs.par_iter().flat_map_iter(|(run, known)| copier.run(run, known)).collect();
+        let is_same = |a: &Known<'_>, b: &Known<'_>| a.0.path.parent_bytes() == b.0.path.parent_bytes();
+        let entries: Vec<Known<'_>> = piece.iter().zip(known).collect();
+        let runs: Vec<&[Known<'_>]> = entries.chunk_by(is_same).flat_map(|run| run.chunks(FILES_PER_TASK)).collect();
+        let copy_all = || runs.par_iter().flat_map_iter(|run| copier.run(run)).collect();
         let copied: Result<Vec<ManifestEntry>, ServerError> = pool.install(copy_all);
         for ((entry, recorded), copied) in piece.iter().zip(recorded).zip(copied?) {
             let digest = match copied.kind {
@@ -131,6 +131,8 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     if !problems.is_empty() {
         return Err(ServerError::Unpublishable { paths: problems });
     }
+    // It was opened twice and listed, by its name: all of that was one directory.
+    refuse_another(dir, top)?;
     let (removed, changed) = delta.end();
     let is_changed = !removed.is_empty() || !changed.is_empty();
     let manifest = before.with_delta(removed, changed);
@@ -143,6 +145,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     Ok(Copied {
         manifest,
         is_changed,
+        top,
         listed,
         pool,
         recent: counts.recent.into_inner().unwrap_or_else(PoisonError::into_inner),
@@ -179,6 +182,12 @@ impl<'a> Delta<'a> {
         self.removed.extend(self.before.map(|gone| gone.path.clone()));
         (self.removed, self.changed)
     }
+}
+
+/// Refuses staging that was replaced as a whole since it was looked at.
+fn refuse_another(dir: &Path, top: (u64, u64)) -> Result<(), ServerError> {
+    let is_it = disk::identity(dir).is_ok_and(|found| found == top);
+    if is_it { Ok(()) } else { Err(ServerError::Unstable { paths: vec![dir.display().to_string()] }) }
 }
 
 fn unreadable(error: FsError) -> ServerError {
@@ -243,9 +252,9 @@ impl Copier<'_> {
     }
 
     /// Copies entries of one directory, as far as their contents are not known.
-    fn run(&self, run: &[TreeEntry], known: &[Option<Digest>]) -> Vec<Result<ManifestEntry, ServerError>> {
+    fn run(&self, run: &[Known<'_>]) -> Vec<Result<ManifestEntry, ServerError>> {
         let directory = OnceCell::new();
-        run.iter().zip(known).map(|(entry, known)| self.entry(entry, *known, &directory)).collect()
+        run.iter().map(|(entry, known)| self.entry(entry, *known, &directory)).collect()
     }
 
     fn entry(

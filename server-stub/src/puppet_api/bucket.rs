@@ -111,18 +111,18 @@ fn read(path: &Path, kind: Kind, digest: &str) -> Result<Option<Bytes>, ServerEr
         Err(error) => return Err(FsError::new(path, "read", error).into()),
     }
     let aside = path.with_extension(DAMAGED);
-    match fs::rename(path, &aside) {
-        Ok(()) => {}
-        // Who came at the same time was faster.
-        Err(error) if is_gone(&error) => return Ok(None),
+    let moved = fs::rename(path, &aside).and_then(|()| match read(&aside)? {
+        // It was put in anew meanwhile.
+        Some(content) => fs::rename(&aside, path).map(|()| Some(content)),
+        None => Ok(None),
+    });
+    match moved {
+        Ok(None) => tracing::error!(path = %path.display(), "a content of a bucket is damaged and moved aside"),
+        Ok(Some(content)) => return Ok(Some(content.into())),
+        // Who came at the same time was faster: what is there now is as he left it.
+        Err(error) if is_gone(&error) => return Ok(read(path).ok().flatten().map(Bytes::from)),
         Err(error) => return Err(FsError::new(path, "move aside the damaged content", error).into()),
     }
-    // It may have been put in anew meanwhile.
-    if let Ok(Some(content)) = read(&aside) {
-        fs::rename(&aside, path).map_err(|error| FsError::new(path, "put back the content", error))?;
-        return Ok(Some(content.into()));
-    }
-    tracing::error!(path = %path.display(), "a content of a bucket is damaged and moved aside");
     Ok(None)
 }
 

@@ -105,8 +105,7 @@ impl Step {
         let is_paused = |rollout: &&Rollout| rollout.paused.is_some();
         match said.clone().find(is_paused).or_else(|| said.next_back()) {
             Some(said) => Some(said.clone()),
-            // An earlier promotion has come so far that nobody is primary any more, or who was is away: what anybody keeps back is kept back, and
-            // nothing else that others say counts more than what is known here.
+            // Nobody is primary any more, or who was is away: what anybody keeps back is kept back, and nothing else of others counts.
             None if own.paused.is_none() => self.pause.clone().map(|pause| Rollout { paused: Some(pause), ..own }),
             None => None,
         }

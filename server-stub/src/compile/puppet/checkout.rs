@@ -64,7 +64,7 @@ impl Checkout {
         let anew =
             || ensure_private_dir(&files).map_err(WriteOutError::from).and_then(|()| code.write_out(&files, Modes::Private));
         let written = match retired.and_then(|retired| retired.give_to(&files)) {
-            Some(before) => code.write_changes(&before, &files).and_then(|()| match damaged(&files, &code.manifest) {
+            Some(before) => code.write_changes(&before, &files).and_then(|()| match damaged(&files, &code.manifest)? {
                 None => Ok(()),
                 Some(path) => {
                     tell_damaged(&checkout.environment, &path);
@@ -93,9 +93,9 @@ impl Checkout {
         fs::rename(own, files).ok().map(|()| manifest)
     }
 
-    /// Reads all of it again; returns the first file that is not as it was written. Blocking.
-    pub(super) fn damaged(&self) -> Option<TreePath> {
-        let (manifest, _) = self.written.as_ref()?;
+    /// Reads all of it again; returns a file that is not as it was written. An error says that this process could not read. Blocking.
+    pub(super) fn damaged(&self) -> Result<Option<TreePath>, FsError> {
+        let Some((manifest, _)) = &self.written else { return Ok(None) };
         damaged(&self.environments().join(self.environment.as_str()), manifest)
     }
 
@@ -145,24 +145,23 @@ pub(super) fn tell_damaged(environment: &Environment, path: &TreePath) {
 }
 
 /// Returns a file or link below `top` that is not what the manifest says. As many threads read as there are cores.
-fn damaged(top: &Path, manifest: &Manifest) -> Option<TreePath> {
+fn damaged(top: &Path, manifest: &Manifest) -> Result<Option<TreePath>, FsError> {
     let written: Vec<&ManifestEntry> = manifest.entries().filter(|entry| is_written(entry, Modes::Private)).collect();
-    let is_as_written = |entry: &&ManifestEntry| {
+    let is_damaged = |entry: &&ManifestEntry| -> Result<bool, FsError> {
         let path = top.join(entry.path.as_path());
-        match &entry.kind {
-            EntryKind::Directory => true,
-            EntryKind::Link { target } => fs::read_link(path).is_ok_and(|there| there.as_os_str().as_bytes() == target),
-            EntryKind::File { digest, .. } => {
-                fs::File::open(path).and_then(|file| disk::is_content(file, digest)).unwrap_or(false)
-            }
+        let is_as_written = match &entry.kind {
+            EntryKind::Directory => Ok(true),
+            EntryKind::Link { target } => fs::read_link(&path).map(|there| there.as_os_str().as_bytes() == target),
+            EntryKind::File { digest, .. } => fs::File::open(&path).and_then(|file| disk::is_content(file, digest)),
+        };
+        match is_as_written {
+            Err(error) if disk::is_of_this_process(&error) => Err(FsError::new(&path, "read again", error)),
+            found => Ok(!found.unwrap_or(false)),
         }
     };
-    let look = || written.par_iter().find_any(|entry| !is_as_written(entry)).map(|entry| entry.path.clone());
-    match Pool::new(0) {
-        Ok(pool) => pool.install(look),
-        // Without more threads this one reads them.
-        Err(_) => written.iter().find(|entry| !is_as_written(entry)).map(|entry| entry.path.clone()),
-    }
+    let look = |entry: &&ManifestEntry| is_damaged(entry).map(|is_damaged| is_damaged.then(|| entry.path.clone())).transpose();
+    let pool = Pool::new(0).map_err(|error| FsError::new(top, "start threads to read", error))?;
+    pool.install(|| written.par_iter().find_map_any(look)).transpose()
 }
 
 /// Returns a digest of which objects there are below `top` and when each was changed last. Nobody can set that time back, whatever the clock does,

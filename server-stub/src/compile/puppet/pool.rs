@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use direct_puppet_agent::fs::FsError;
 use direct_puppet_transport::protocol::{CodeId, Environment, TreePath};
 
 use super::checkout::{Checkout, tell_damaged};
@@ -9,7 +10,7 @@ use super::error::{self, WorkerError};
 use super::options::PuppetOptions;
 use super::worker::Worker;
 use crate::code::Code;
-use crate::compile::CompileError;
+use crate::compile::{CompileError, CompileErrorKind};
 use crate::error::chain;
 
 /// Versions of one environment that have a warm parent: what is live, and what is about to be.
@@ -74,10 +75,16 @@ impl Pool {
         let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = prepared.worker.take().filter(|worker| worker.is_fit(&self.options));
         if worker.is_none()
-            && let Some(path) = prepared.checkout.as_ref().and_then(|checkout| checkout.damaged())
+            && let Some(checkout) = &prepared.checkout
         {
-            tell_damaged(&code.version.environment, &path);
-            prepared.checkout = None;
+            let unread = |error: FsError| {
+                let message = format!("its files could not be read again before they are compiled: {}", chain(&error));
+                CompileError::at(&error::place(code), message).with_kind(CompileErrorKind::Disk)
+            };
+            if let Some(path) = checkout.damaged().map_err(unread)? {
+                tell_damaged(&code.version.environment, &path);
+                prepared.checkout = None;
+            }
         }
         let checkout = match &prepared.checkout {
             Some(checkout) => Arc::clone(checkout),
@@ -104,12 +111,15 @@ impl Pool {
         let mut damaged = Vec::new();
         for slot in slots {
             let mut prepared = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(checkout) = &prepared.checkout
-                && let Some(path) = checkout.damaged()
-            {
-                damaged.push((checkout.environment().clone(), path));
-                // What it has read of them is in its memory.
-                *prepared = Prepared::default();
+            let Some(checkout) = &prepared.checkout else { continue };
+            match checkout.damaged() {
+                Ok(None) => {}
+                Ok(Some(path)) => {
+                    damaged.push((checkout.environment().clone(), path));
+                    // What it has read of them is in its memory.
+                    *prepared = Prepared::default();
+                }
+                Err(error) => tracing::warn!("what is compiled from is not verified: {}", chain(&error)),
             }
         }
         damaged

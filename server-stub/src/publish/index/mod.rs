@@ -35,6 +35,7 @@ use direct_puppet_transport::protocol::Digest;
 
 use self::log::{Entries, Log, Merged, write_base, write_frames};
 use self::notes::Note;
+use crate::disk;
 use crate::error::ServerError;
 
 /// How much the clock of a file system may lag (a kernel tick is at most 10 ms), doubled.
@@ -80,7 +81,7 @@ impl StagingIndex {
             Err(error) => Err(error),
         };
         let log = log.or_else(|error| {
-            if is_of_this_process(&error) {
+            if disk::is_of_this_process(&error) {
                 return Err(FsError::new(&path, "read", error));
             }
             tracing::warn!("{} could not be read, so that all of staging is: {error}", path.display());
@@ -161,12 +162,6 @@ impl StagingIndex {
         let all = Merged::new(before, self.notes);
         Ok(write_state_with(&self.path, 0o600, |file| write_base(all, file))?)
     }
-}
-
-/// Whether something could not be read for what this process may have no more of, and not for what it is.
-fn is_of_this_process(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Whether a time of a file is before one of this clock, however much the file system blurs it.
