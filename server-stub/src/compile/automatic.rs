@@ -44,7 +44,7 @@ impl Compiler for AutomaticCompiler {
         self.puppet.environment_of(certname)
     }
 
-    fn verify(&self) -> Vec<(Environment, TreePath)> {
+    fn verify(&self) -> Vec<String> {
         self.puppet.verify()
     }
 

@@ -162,9 +162,9 @@ pub trait Compiler: Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Reads again whatever it has written out of the code; returns what is damaged, of which nothing is compiled from now on: what is being
-    /// compiled just now may be of it. Blocking.
-    fn verify(&self) -> Vec<(Environment, TreePath)> {
+    /// Reads again whatever it has written out of the code; says what is damaged, of which nothing is compiled from now on (what is being
+    /// compiled just now may be of it), and what could not be read. Blocking.
+    fn verify(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -160,12 +160,7 @@ impl Server {
                 ));
             }
         }
-        for (environment, path) in self.options.compiler.verify() {
-            damaged.push(format!(
-                "{path} of {environment}, as it was written out to be compiled: it is written anew; nodes whose catalogs were compiled since \
-                 it was damaged have them until they are compiled again: recompile"
-            ));
-        }
+        damaged.extend(self.options.compiler.verify());
         damaged.extend(damaged_contents(&self.nodes)?);
         if let Err(error) = self.followers.check() {
             damaged.push(format!("{}: who followed this server is not known until they ask", chain(&error)));

@@ -160,8 +160,11 @@ fn damaged(top: &Path, manifest: &Manifest) -> Result<Option<TreePath>, FsError>
         }
     };
     let look = |entry: &&ManifestEntry| is_damaged(entry).map(|is_damaged| is_damaged.then(|| entry.path.clone())).transpose();
-    let pool = Pool::new(0).map_err(|error| FsError::new(top, "start threads to read", error))?;
-    pool.install(|| written.par_iter().find_map_any(look)).transpose()
+    match Pool::new(0) {
+        Ok(pool) => pool.install(|| written.par_iter().find_map_any(look)).transpose(),
+        // Without more threads this one reads them.
+        Err(_) => written.iter().find_map(look).transpose(),
+    }
 }
 
 /// Returns a digest of which objects there are below `top` and when each was changed last. Nobody can set that time back, whatever the clock does,

@@ -28,7 +28,7 @@ mod worker;
 
 use std::time::Instant;
 
-use direct_puppet_transport::protocol::{Catalog, Certname, Environment, TreePath};
+use direct_puppet_transport::protocol::{Catalog, Certname, Environment};
 
 use super::{CompileError, CompileRequest, Compiled, Compiler};
 use crate::code::Code;
@@ -101,7 +101,7 @@ impl Compiler for PuppetCompiler {
         classify::environment(&self.options, certname)
     }
 
-    fn verify(&self) -> Vec<(Environment, TreePath)> {
+    fn verify(&self) -> Vec<String> {
         self.pool.verify()
     }
 

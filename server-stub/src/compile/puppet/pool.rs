@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use direct_puppet_agent::fs::FsError;
-use direct_puppet_transport::protocol::{CodeId, Environment, TreePath};
+use direct_puppet_transport::protocol::{CodeId, Environment};
 
 use super::checkout::{Checkout, tell_damaged};
 use super::error::{self, WorkerError};
@@ -102,8 +102,9 @@ impl Pool {
         Ok(Lease { worker, checkout })
     }
 
-    /// Reads again what code is compiled from; what is damaged is written anew for the next compile. Returns what is. Blocking.
-    pub(super) fn verify(&self) -> Vec<(Environment, TreePath)> {
+    /// Reads again what code is compiled from; what is damaged is written anew for the next compile. Says what is, and what could not be
+    /// read. Blocking.
+    pub(super) fn verify(&self) -> Vec<String> {
         let slots: Vec<Arc<Slot>> = {
             let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.iter().map(|(_, slot)| Arc::clone(slot)).collect()
@@ -115,11 +116,15 @@ impl Pool {
             match checkout.damaged() {
                 Ok(None) => {}
                 Ok(Some(path)) => {
-                    damaged.push((checkout.environment().clone(), path));
+                    damaged.push(format!(
+                        "{path} of {}, as it was written out to be compiled: it is written anew; nodes whose catalogs were compiled since it \
+                         was damaged have them until they are compiled again: recompile",
+                        checkout.environment()
+                    ));
                     // What it has read of them is in its memory.
                     *prepared = Prepared::default();
                 }
-                Err(error) => tracing::warn!("what is compiled from is not verified: {}", chain(&error)),
+                Err(error) => damaged.push(format!("{}: what is compiled from was not verified", chain(&error))),
             }
         }
         damaged

@@ -181,7 +181,7 @@ fn what_the_disk_has_damaged_is_not_compiled() {
         assert_eq!(message(&compiler.compile(&request(&code, "n1")).unwrap().catalog, "c"), "right");
     };
     compiles_right();
-    assert_eq!(compiler.verify(), []);
+    assert_eq!(compiler.verify(), Vec::<String>::new());
     // The next process that compiles reads it first.
     let damaged = site();
     flip_bit(&damaged);
@@ -190,8 +190,9 @@ fn what_the_disk_has_damaged_is_not_compiled() {
     assert_ne!(site(), damaged);
     // Or it is found before that.
     flip_bit(&site());
-    assert_eq!(compiler.verify(), [(Environment::default(), "manifests/site.pp".parse().unwrap())]);
-    assert_eq!(compiler.verify(), []);
+    let said = compiler.verify();
+    assert!(said.len() == 1 && said[0].starts_with("manifests/site.pp of production"), "{said:?}");
+    assert_eq!(compiler.verify(), Vec::<String>::new());
     compiles_right();
 }
 
