@@ -12,7 +12,7 @@ use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_transport::protocol::{Answered, Digest, Environment, VersionCounter};
 use serde::{Deserialize, Serialize};
 
-use super::Version;
+use super::{Environments, Version};
 use crate::disk;
 use crate::error::{ServerError, chain};
 
@@ -52,8 +52,8 @@ impl Answers {
         Self { dir: dir.to_owned(), all: Mutex::default(), writing: Mutex::default() }
     }
 
-    /// Loads those of an environment, and adds that of what is live, which a crash may have cut off. Blocking.
-    pub(super) fn load(&self, environment: &Environment, live: Option<&Version>) -> Result<(), ServerError> {
+    /// Loads those of an environment. Blocking.
+    pub(super) fn load(&self, environment: &Environment) -> Result<(), ServerError> {
         let path = self.path(environment);
         let file = match disk::read_json::<AnsweredFile>(&path) {
             // Nobody goes without code for it: what was changed is in the history too.
@@ -68,11 +68,6 @@ impl Answers {
             return Err(ServerError::Format { path, format: file.format });
         }
         self.all().insert(environment.clone(), file.answered);
-        if let Some(live) = live
-            && let Err(error) = self.add(live, live.version.epoch, Effect::Changed)
-        {
-            tracing::warn!("{}", chain(&error));
-        }
         Ok(())
     }
 
@@ -85,7 +80,8 @@ impl Answers {
         disk::read_json::<AnsweredFile>(&self.path(environment)).map(drop)
     }
 
-    /// Remembers that the request of a version was answered with it, in an epoch. Durable before it returns. Blocking.
+    /// Remembers that the request of a version was answered with it, in an epoch, by whoever leads it: replicas know answers by their
+    /// numbers, and nobody else gives any. Durable before it returns. Blocking.
     pub(crate) fn add(&self, version: &Version, epoch: u64, effect: Effect) -> Result<(), ServerError> {
         let Some(request_id) = &version.request_id else { return Ok(()) };
         let request = Digest::of(request_id.as_bytes());
@@ -170,6 +166,18 @@ impl Answers {
     }
 }
 
+impl Environments {
+    /// Remembers how the requests of what is live were answered, which a crash may have cut off: at the server that leads this epoch. Blocking.
+    pub(crate) fn answer_live(&self, epoch: u64) {
+        for code in self.all_live() {
+            if let Err(error) = self.answers.add(&code.version, epoch, Effect::Changed) {
+                // The history has it: only a server that is promoted in this one's place does not hear of it.
+                tracing::warn!("{}", chain(&error));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +205,7 @@ mod tests {
             }
         });
         let written = Answers::new(dir.path());
-        written.load(&production, None).unwrap();
+        written.load(&production).unwrap();
         assert_eq!(written.beyond(&BTreeMap::new()), answers.beyond(&BTreeMap::new()));
         assert_eq!(written.last(&production), VersionCounter { epoch: 1, sequence: 200 });
     }
@@ -217,10 +225,10 @@ mod tests {
         one.learn(&production, vec![answered(2, 1, "new"), answered(1, 3, "old")]).unwrap();
         assert_eq!(one.beyond(&other.known())[&production], [answered(2, 1, "new")]);
         let again = Answers::new(dir.path());
-        again.load(&production, None).unwrap();
+        again.load(&production).unwrap();
         assert_eq!(again.find(&production, "new"), Some(answered(2, 1, "new")));
         std::fs::write(again.path(&production), "{").unwrap();
-        again.load(&production, None).unwrap();
+        again.load(&production).unwrap();
         assert_eq!(again.known(), BTreeMap::new());
     }
 }

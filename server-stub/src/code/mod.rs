@@ -240,7 +240,7 @@ impl Environments {
                 remove_unfinished(&left)?;
             }
             let loaded = load(&dir, &environment, store);
-            answers.load(&environment, loaded.as_ref().ok().and_then(Option::as_ref).map(|code| &code.version))?;
+            answers.load(&environment)?;
             match loaded {
                 Ok(Some(code)) => {
                     if let Err(error) = history::mend(&dir.join(environment.as_str()).join(HISTORY), &code.version) {

@@ -15,7 +15,8 @@ use crate::error::ServerError;
 use crate::server::Server;
 
 impl Server {
-    /// Writes a version out to a directory that is not there yet: whole and durable, or not at all. Blocking.
+    /// Writes a version out to a directory that is not there yet: whole and durable, or not at all. Killed half way, it leaves a directory
+    /// beside, `DIR.` and 16 hexadecimal digits, which hinders nothing and may be removed. Blocking.
     ///
     /// # Errors
     ///
@@ -29,7 +30,9 @@ impl Server {
             return Err(fail("write out a version to", error));
         }
         let mut beside = dir.as_os_str().to_owned();
-        beside.push(format!(".{}", std::process::id()));
+        // Not the process id: in a container that is the same each time, and what a killed one left would be in the way.
+        let random = getrandom::u64().map_err(|error| fail("get random numbers to write out to", io::Error::other(error)))?;
+        beside.push(format!(".{random:016x}"));
         let beside = Path::new(&beside);
         DirBuilder::new().mode(0o700).create(beside).map_err(|error| fail("make a directory beside", error))?;
         let written =

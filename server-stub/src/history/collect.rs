@@ -147,7 +147,7 @@ impl Server {
             let collected = self.environments.collected(environment)?;
             let history = self.environments.history(environment)?;
             // Times are whole seconds: without a grace period nothing that was replaced is kept for its time.
-            let fresh = if request.grace_seconds == 0 { HashSet::new() } else { fresh(&history, horizon) };
+            let fresh = if request.grace_seconds == 0 { HashSet::new() } else { fresh(&history, horizon, now()) };
             let codes: BTreeSet<CodeId> = history.iter().map(|version| version.code_id).collect();
             let named: HashSet<CodeId> = codes.iter().copied().collect();
             for code_id in codes.into_iter().filter(|code_id| !collected.contains(code_id)) {
@@ -208,8 +208,15 @@ impl Server {
     }
 }
 
-/// The code of versions that were live at `horizon` or later.
-pub(crate) fn fresh(history: &[Version], horizon: u64) -> HashSet<CodeId> {
-    let replaced = history.iter().skip(1).map(|next| next.time_unix_seconds);
-    history.iter().zip(replaced).filter(|(_, replaced)| *replaced >= horizon).map(|(version, _)| version.code_id).collect()
+/// The code of versions that were live at `horizon` or later, or for which nobody can say it: what took their place was published under a
+/// clock that was behind. They stay until something is published under one that is not.
+pub(crate) fn fresh(history: &[Version], horizon: u64, now: u64) -> HashSet<CodeId> {
+    // Of a clock that was ahead nothing is known that counts for those that come after.
+    let mut since = 0;
+    let is_fresh = |(at, version): &(usize, &Version)| {
+        since = since.max(Some(version.time_unix_seconds).filter(|time| *time <= now).unwrap_or_default());
+        let mut later = history[at + 1..].iter().map(|next| next.time_unix_seconds);
+        later.find(|time| *time >= since).is_none_or(|replaced| replaced >= horizon)
+    };
+    history.iter().enumerate().filter(is_fresh).map(|(_, version)| version.code_id).collect()
 }

@@ -186,8 +186,11 @@ impl<'a> Delta<'a> {
 
 /// Refuses staging that was replaced as a whole since it was looked at.
 fn refuse_another(dir: &Path, top: (u64, u64)) -> Result<(), ServerError> {
-    let is_it = disk::identity(dir).is_ok_and(|found| found == top);
-    if is_it { Ok(()) } else { Err(ServerError::Unstable { paths: vec![dir.display().to_string()] }) }
+    match disk::identity(dir) {
+        Ok(found) if found == top => Ok(()),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ServerError::Staging { path: dir.to_owned(), source }),
+        _ => Err(ServerError::Unstable { paths: vec![dir.display().to_string()] }),
+    }
 }
 
 fn unreadable(error: FsError) -> ServerError {

@@ -104,11 +104,12 @@ fn read(path: &Path, kind: Kind, digest: &str) -> Result<Option<Bytes>, ServerEr
         Err(error) if error.raw_os_error() == Some(EIO) => Ok(None),
         Err(error) => Err(error),
     };
+    let unreadable = |error| ServerError::from(FsError::new(path, "read", error));
     match read(path) {
         Ok(Some(content)) => return Ok(Some(content.into())),
         Ok(None) => {}
         Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(FsError::new(path, "read", error).into()),
+        Err(error) => return Err(unreadable(error)),
     }
     let aside = path.with_extension(DAMAGED);
     let moved = fs::rename(path, &aside).and_then(|()| match read(&aside)? {
@@ -120,7 +121,11 @@ fn read(path: &Path, kind: Kind, digest: &str) -> Result<Option<Bytes>, ServerEr
         Ok(None) => tracing::error!(path = %path.display(), "a content of a bucket is damaged and moved aside"),
         Ok(Some(content)) => return Ok(Some(content.into())),
         // Who came at the same time was faster: what is there now is as he left it.
-        Err(error) if is_gone(&error) => return Ok(read(path).ok().flatten().map(Bytes::from)),
+        Err(error) if is_gone(&error) => match read(path) {
+            Ok(content) => return Ok(content.map(Bytes::from)),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(unreadable(error)),
+        },
         Err(error) => return Err(FsError::new(path, "move aside the damaged content", error).into()),
     }
     Ok(None)

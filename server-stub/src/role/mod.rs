@@ -4,6 +4,7 @@
 //! that before it says so. A primary that has peers asks them when it starts, before it answers anybody: one of them may have taken
 //! over while it was away.
 
+mod asked;
 mod epoch;
 mod peers;
 mod promote;
@@ -18,10 +19,10 @@ use tokio::sync::Notify;
 use crate::disk;
 use crate::error::ServerError;
 
+pub use asked::{LeftOut, PromoteRequest, Promoted};
 pub(crate) use epoch::is_taken_over;
 pub use peers::Peers;
 pub(crate) use peers::{Hearing, Watch};
-pub use promote::{LeftOut, PromoteRequest, Promoted};
 
 /// Format of `role.json`.
 const FORMAT: u32 = 1;

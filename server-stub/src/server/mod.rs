@@ -110,6 +110,9 @@ impl Server {
         };
         let others = Some(others).filter(|_| !options.is_offline);
         let role = Arc::new(Role::open(&options.data_dir, others, environments.epoch())?);
+        if let Some(epoch) = role.leads() {
+            environments.answer_live(epoch);
+        }
         let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default(), environments: Arc::clone(&environments) };
         let upstream = |peers| {
             let (environments, collecting, gate) = (Arc::clone(&environments), Arc::clone(&collecting), Arc::clone(&gate));

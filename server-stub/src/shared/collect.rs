@@ -13,6 +13,7 @@ use crate::code::Version;
 use crate::error::ServerError;
 use crate::history::{InStore, fresh};
 use crate::nodes::NodeSummary;
+use crate::server::now;
 
 /// What may go.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,7 @@ impl Shared {
                 records.push(live.clone());
             }
             let history: Vec<_> = records.iter().map(|record| record.version.clone()).collect();
-            let fresh = horizon.map(|horizon| fresh(&history, horizon)).unwrap_or_default();
+            let fresh = horizon.map(|horizon| fresh(&history, horizon, now())).unwrap_or_default();
             let mut codes: HashMap<CodeId, Vec<&VersionRecord>> = HashMap::new();
             for record in &records {
                 codes.entry(record.version.code_id).or_default().push(record);

@@ -8,7 +8,10 @@ use direct_puppet_transport::protocol::{Digest, Environment};
 
 use super::{World, compiled, live, publish_all};
 use crate::ServerError;
+use crate::code::Version;
+use crate::disk::append_json;
 use crate::history::{Change, CollectRequest, Difference, RollbackRequest, VersionName};
+use crate::server::now;
 
 fn name(text: &str) -> VersionName {
     text.parse().unwrap()
@@ -134,6 +137,9 @@ async fn a_version_is_written_out_as_it_was() {
     assert_eq!(fs::metadata(out.join("a")).unwrap().permissions().mode() & 0o7777, 0o750);
     assert_eq!(fs::read_link(out.join("link")).unwrap(), std::path::Path::new("a"));
     assert!(server.checkout(&environment(), VersionName::Live, &dir).is_err(), "what is there is not written over");
+    // What one left that was killed, under the same process id.
+    fs::create_dir(world.data().join(format!("again.{}", std::process::id()))).unwrap();
+    server.checkout(&environment(), VersionName::Live, &world.data().join("again")).unwrap();
     // A damaged content: nothing is left of the attempt.
     let digest = Digest::of(fs::read(tree.join("a")).unwrap().as_slice());
     fs::write(server.store.path_of(&digest), "flipped").unwrap();
@@ -196,6 +202,41 @@ async fn what_nothing_refers_to_is_collected_and_nothing_else() {
     publish_all(&server).await;
     assert_eq!(server.verify().unwrap().problems, []);
     server.diff(&environment(), name("1.1"), name("1.2")).unwrap();
+}
+
+/// Times of publishes, in hours before now; what a collection with a day of grace takes of them.
+#[tokio::test]
+async fn a_publish_under_a_clock_that_was_behind_ends_no_grace() {
+    for (hours_ago, gone) in [
+        (&[100_i64, 90, 80, 1][..], &[0, 1][..]),
+        // 1970, on a machine whose clock has no battery: what was live before may have been so a minute ago.
+        (&[100, 50, 500_000, 500_000], &[0]),
+        // Right again: both were replaced before that.
+        (&[100, 50, 500_000, 40, 30], &[0, 1, 2, 3]),
+        (&[100, 50, 500_000, 20, 10], &[0]),
+        // A clock that was ahead for one publish.
+        (&[100, 90, -500_000, 80, 70, 60], &[0, 2, 3, 4]),
+    ] {
+        let world = World::new();
+        let server = world.open();
+        let mut codes = Vec::new();
+        for number in 0..hours_ago.len() {
+            world.stage("modules/app/files/tree/a", format!("content {number}"));
+            codes.push(publish_all(&server).await.code_id.unwrap());
+        }
+        let path = world.data().join("code/production/history.jsonl");
+        let published: Vec<Version> = server.environments.history(&environment()).unwrap();
+        fs::remove_file(&path).unwrap();
+        for (version, hours) in published.into_iter().zip(hours_ago) {
+            let time_unix_seconds = now().saturating_add_signed(-hours * 3600);
+            append_json(&path, &Version { time_unix_seconds, ..version }).unwrap();
+        }
+        let done = server.collect(CollectRequest { grace_seconds: 24 * 3600, dry_run: false }).unwrap();
+        let expected: Vec<_> = gone.iter().map(|at| (environment(), codes[*at])).collect();
+        let mut collected = done.collected;
+        collected.sort_by_key(|(_, code)| codes.iter().position(|other| other == code));
+        assert_eq!(collected, expected, "{hours_ago:?}");
+    }
 }
 
 /// A collection takes away what a verification that goes on beside it has begun to read.

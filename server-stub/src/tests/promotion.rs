@@ -379,6 +379,48 @@ async fn a_request_is_answered_the_same_after_a_promotion() {
     assert_eq!(r.publish(unknown).await.unwrap_err().code(), "no_staging");
 }
 
+/// Who only follows numbers no answers: it would not learn those that its primary gives these numbers.
+#[tokio::test]
+async fn a_replica_that_is_started_anew_learns_how_requests_were_answered_since() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let to_p = port(&p);
+    let follow = || wr.open_with(|options| options.primary = peers("r", &[&to_p]));
+    let r = follow();
+    let ask = async |server: &Arc<Server>, id: &str| {
+        publish(server, PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() }).await
+    };
+    let first = ask(&p, "the first").await;
+    // So many that the first is forgotten.
+    for number in 0..300 {
+        assert!(!ask(&p, &format!("r{number}")).await.changed);
+    }
+    r.confirm().await.unwrap().whole().unwrap();
+    drop(r);
+    let r = follow();
+    let last = ask(&p, "the last").await;
+    assert_eq!((last.code_id, last.changed), (first.code_id, false));
+    r.confirm().await.unwrap().whole().unwrap();
+    assert_eq!(r.environments.answers.known(), p.environments.answers.known());
+    wr.stage("modules/app/files/tree/a", "half done at r");
+    promote(&r, false).await.unwrap();
+    let again = ask(&r, "the last").await;
+    assert_eq!((again.code_id, again.changed), (first.code_id, false));
+}
+
+/// A crash between what became live and its answer.
+#[tokio::test]
+async fn a_primary_that_is_started_anew_has_the_answer_that_a_crash_cut_off() {
+    let world = World::new();
+    let server = world.open();
+    let request = PublishRequest { request_id: Some("cut off".to_owned()), ..PublishRequest::default() };
+    publish(&server, request).await;
+    let known = server.environments.answers.known();
+    drop(server);
+    fs::remove_file(world.data().join("code/production/answered.json")).unwrap();
+    assert_eq!(world.open().environments.answers.known(), known);
+}
+
 #[tokio::test]
 async fn a_request_whose_publish_was_left_out_is_published_anew() {
     let three = Three::new().await;
