@@ -22,6 +22,9 @@ use crate::server::Server;
 /// Longest time that a confirmation is held.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
+/// How long a replica is not told how requests to publish were answered, while nothing else is news.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Manifests that are remembered as given to one replica: it brings one version at a time,
 const MAX_GIVEN: usize = 16;
 /// and to all of them.
@@ -92,10 +95,11 @@ impl Server {
         if self.role.is_primary() {
             self.cleared().await.map_err(|error| Refusal::new(RefusalCode::Stale, error.to_string()))?;
         }
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
-        let mut changes = self.environments.changes();
+        let mut deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
+        let (mut changes, mut answers) = (self.environments.changes(), self.environments.answers.changes());
         loop {
             changes.mark_unchanged();
+            answers.mark_unchanged();
             let not_primary = || Refusal::new(RefusalCode::Stale, "this server is not the primary: ask another");
             let epoch = self.role.leads().ok_or_else(not_primary)?;
             let mut live = self.environments.all_live();
@@ -109,6 +113,10 @@ impl Server {
                 deployed
                     .is_some_and(|deployed| deployed.version == code.version.version && deployed.code_id == code.version.code_id)
             };
+            // Soon, and not at once: one that cannot remember them, or does not know of them, asks no more often for that.
+            if live.iter().any(|code| self.environments.answers.is_behind(&request.answered, &code.version.environment)) {
+                deadline = deadline.min(tokio::time::Instant::now() + ANSWERS_WITHIN);
+            }
             let rollout = self.gate.rollout();
             let is_news = !live.iter().all(has) || rollout != request.rollout;
             if is_news || tokio::time::Instant::now() >= deadline || self.stopping.is_cancelled() {
@@ -119,6 +127,7 @@ impl Server {
             }
             tokio::select! {
                 _ = changes.changed() => {}
+                _ = answers.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.stopping.cancelled() => {}
             }

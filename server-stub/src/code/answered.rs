@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use direct_puppet_agent::fs::ensure_private_dir;
 use direct_puppet_transport::protocol::{Answered, Digest, Environment, VersionCounter};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::{Environments, Version};
 use crate::disk;
@@ -45,11 +46,12 @@ pub(crate) struct Answers {
     all: Mutex<HashMap<Environment, Vec<Answered>>>,
     /// Held while a file is written: what is learned from several servers at once comes in turn.
     writing: Mutex<()>,
+    changed: watch::Sender<()>,
 }
 
 impl Answers {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), all: Mutex::default(), writing: Mutex::default() }
+        Self { dir: dir.to_owned(), all: Mutex::default(), writing: Mutex::default(), changed: watch::channel(()).0 }
     }
 
     /// Loads those of an environment. Blocking.
@@ -122,7 +124,18 @@ impl Answers {
         let file = AnsweredFile { format: FORMAT, answered: all };
         disk::write_json(&self.path(environment), &file)?;
         self.all().insert(environment.clone(), file.answered);
+        self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Returns what tells of new answers.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Whether another server, with what it knows, lacks answers of an environment.
+    pub(crate) fn is_behind(&self, known: &BTreeMap<Environment, VersionCounter>, environment: &Environment) -> bool {
+        self.last(environment) > known.get(environment).copied().unwrap_or_default()
     }
 
     /// Returns how a request was answered.

@@ -124,7 +124,7 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     if let Err(error) = copied {
         if disk::is_full(&error) {
             // What was copied leaves no room for a publish that fits.
-            new.iter().try_for_each(|digest| server.store.discard(digest))?;
+            server.discard(new)?;
         }
         return Err(error);
     }

@@ -12,6 +12,7 @@ use direct_puppet_transport::{Client, Transport};
 
 use super::confirm::Upstream;
 use super::fetch::fetch;
+use super::room::Unfetched;
 use crate::blocking;
 use crate::code::{Code, Version};
 use crate::error::{ServerError, chain};
@@ -33,7 +34,7 @@ pub(super) enum Why {
 impl Upstream {
     /// Makes live here what is live at another server, unless what is here is newer. Nothing changes before all of it is here and
     /// verified.
-    pub(super) async fn bring(&self, client: &Way, published: PublishedVersion, why: Why) -> Result<(), String> {
+    pub(super) async fn bring(self: &Arc<Self>, client: &Way, published: PublishedVersion, why: Why) -> Result<(), String> {
         if self.is_here(&published) {
             return Ok(());
         }
@@ -68,7 +69,14 @@ impl Upstream {
             let code = Code::new(Version::told(published.clone(), 0), manifest.clone(), self.store.clone());
             self.environments.switch(code).map_err(|error| chain(&error))?;
         }
-        let received = self.contents(client, &manifest, before).await?;
+        let received = match self.contents(client, &manifest, before).await {
+            Ok(received) => received,
+            Err(unfetched) => {
+                drop(any);
+                self.discard(unfetched.of_no_use).await;
+                return Err(unfetched.reason);
+            }
+        };
         let code = Code::new(Version::told(published, received), manifest, self.store.clone());
         let (environments, role) = (Arc::clone(&self.environments), Arc::clone(&self.hearing.role));
         let switch = move || {
@@ -137,7 +145,7 @@ impl Upstream {
 
     /// Fetches the contents that are not here, proves those that are, and makes all of them durable; returns how many were fetched. Those
     /// of `before`, which is live, were proved when they came; one that was damaged since is mended when that is found.
-    async fn contents(&self, client: &Way, manifest: &Manifest, before: Option<Manifest>) -> Result<u64, String> {
+    async fn contents(&self, client: &Way, manifest: &Manifest, before: Option<Manifest>) -> Result<u64, Unfetched> {
         let (store, collecting, manifest) = (self.store.clone(), Arc::clone(&self.collecting), manifest.clone());
         let before = before.unwrap_or_default();
         let find = move || -> Result<BTreeMap<Digest, (u64, String)>, FsError> {
@@ -164,6 +172,6 @@ impl Upstream {
         };
         let store = self.store.clone();
         let synced = blocking::run(move || store.sync()).await.map_err(|error| error.to_string())?;
-        synced.map(|()| received).map_err(|error| chain(&error))
+        synced.map(|()| received).map_err(|error| chain(&error).into())
     }
 }

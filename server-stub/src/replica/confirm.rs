@@ -261,7 +261,7 @@ impl Upstream {
     }
 
     /// Asks what is live and begins to bring it, from whichever server is primary; tells it which code nodes have.
-    pub(super) async fn ask(self: &Arc<Self>, wait_seconds: u32, nodes: Option<&NodesByCode>) -> Result<Answer, String> {
+    pub(crate) async fn ask(self: &Arc<Self>, wait_seconds: u32, nodes: Option<&NodesByCode>) -> Result<Answer, String> {
         let (mut reasons, begun) = (Vec::new(), Instant::now());
         let first = self.primary.load(Ordering::Relaxed);
         for at in 0..self.clients.len() {
@@ -422,7 +422,11 @@ impl Upstream {
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.
-    pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        transport: &Arc<dyn Transport>,
+        published: PublishedVersion,
+    ) -> Result<(), String> {
         self.bring(&Client::new(Arc::clone(transport)), published, Why::TakenOver).await
     }
 }

@@ -13,6 +13,7 @@ use direct_puppet_transport::protocol::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::room::Unfetched;
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::history::VersionName;
@@ -226,7 +227,7 @@ impl Server {
                 fetched = super::fetch::fetch(&client, &peers.name, &self.store, &missing) => fetched,
                 () = stop.cancelled() => break,
             };
-            if let Err(reason) = fetched {
+            if let Err(Unfetched { reason, .. }) = fetched {
                 tracing::warn!("contents could not be brought again from {}: {reason}", transport.endpoint());
             }
             let before = missing.len();

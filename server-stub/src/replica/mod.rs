@@ -12,6 +12,7 @@ mod follow;
 mod followers;
 mod mend;
 mod remembered;
+mod room;
 
 pub(crate) use allowed::Share;
 pub use allowed::{AllowedReplica, NoReplica};

@@ -8,6 +8,7 @@ mod asked;
 mod epoch;
 mod peers;
 mod promote;
+mod step;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -178,7 +179,16 @@ impl Role {
     /// Hears of an epoch; returns whether it was news. Durable before it returns. Blocking; a primary's publishes must have been stopped
     /// by the caller.
     pub(crate) fn hear(&self, epoch: u64, trust: Trust) -> Result<bool, ServerError> {
+        self.raise(&mut self.lock(), epoch, trust)
+    }
+
+    /// As [`Role::hear`], of a server that publishes nothing; `None`, and nothing is done, when this one is primary.
+    pub(crate) fn hear_as_follower(&self, epoch: u64, trust: Trust) -> Result<Option<bool>, ServerError> {
         let mut now = self.lock();
+        if now.is_primary() { Ok(None) } else { self.raise(&mut now, epoch, trust).map(Some) }
+    }
+
+    fn raise(&self, now: &mut RoleFile, epoch: u64, trust: Trust) -> Result<bool, ServerError> {
         if epoch <= now.epoch {
             return Ok(false);
         }
@@ -225,9 +235,12 @@ impl Role {
         }
     }
 
-    /// Makes this server the primary of a new epoch. Durable before it returns. Blocking.
+    /// Makes this server the primary of a new epoch, unless it heard of that one meanwhile. Durable before it returns. Blocking.
     fn promote(&self, epoch: u64) -> Result<(), ServerError> {
         let mut now = self.lock();
+        if epoch <= now.epoch {
+            return Err(ServerError::NotPromoted { reason: format!("epoch {} has begun elsewhere", now.epoch) });
+        }
         let next = RoleFile { epoch, standing: Standing::Promoted, ..*now };
         disk::write_json(&self.path, &next)?;
         *now = next;

@@ -73,6 +73,10 @@ impl Hearing {
         }
         let this = self.clone();
         let hear = move || {
+            // Who publishes nothing is never too busy for it.
+            if let Some(news) = this.role.hear_as_follower(epoch, trust)? {
+                return Ok(news);
+            }
             // Who asks waits no longer than PATIENCE: what happened after that would leave no primary at all.
             let Some(_turn) = lock_within(&this.publishing, PATIENCE / 2) else { return Err(ServerError::Working) };
             let (was_primary, news) = (this.role.is_primary(), this.role.hear(epoch, trust)?);

@@ -3,15 +3,16 @@
 //! The old primary is asked to step down first: it finishes the publish that is under way, takes no other, and what it has then is
 //! taken over whole. Only when it cannot be asked does `force` leave it out; what it had beyond is then listed there when it returns.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use direct_puppet_transport::Transport;
 use direct_puppet_transport::protocol::{Certname, Rollout, SyncEpochReply};
 
-use super::asked::{LeftOut, PromoteRequest, Promoted};
+use super::asked::{PromoteRequest, Promoted};
 use super::epoch::begin_epoch;
 use super::peers::Peers;
+use super::step::Step;
 use crate::blocking;
 use crate::error::{ServerError, chain};
 use crate::replica::Upstream;
@@ -22,22 +23,6 @@ use crate::tests::sim::{Bug, is_planted};
 /// How often an epoch is raised until it is new to all peers.
 const CLAIMS: usize = 8;
 
-/// A promotion under way.
-#[derive(Debug, Default)]
-struct Step {
-    /// The epoch that is to begin.
-    epoch: u64,
-    /// Which servers have heard of which.
-    claimed: BTreeSet<(u64, u64)>,
-    /// Who has heard of it.
-    stepped_down: BTreeSet<String>,
-    /// Who took themselves for primary before, with how new code is to reach nodes, as they said last.
-    primaries: BTreeMap<String, Option<Rollout>>,
-    /// The pause that another has heard of.
-    pause: Option<String>,
-    left_out: Vec<LeftOut>,
-}
-
 /// What a look at a peer found, which has not stepped down.
 struct Looked {
     is_primary: bool,
@@ -47,62 +32,8 @@ struct Looked {
     failed: Option<String>,
 }
 
-impl Step {
-    fn leave_out(&mut self, transport: &Arc<dyn Transport>, reason: String) {
-        self.left_out.push(LeftOut { server: transport.endpoint().to_owned(), reason });
-    }
-
-    /// Hears how new code is to reach nodes, of a peer that has stepped down.
-    fn hear(&mut self, transport: &Arc<dyn Transport>, reply: &SyncEpochReply) {
-        match self.primaries.get_mut(transport.endpoint()) {
-            Some(said) if reply.rollout.is_some() => said.clone_from(&reply.rollout),
-            Some(_) => {}
-            None if self.pause.is_none() => self.pause = reply.rollout.as_ref().and_then(|rollout| rollout.paused.clone()),
-            None => {}
-        }
-    }
-
-    /// Returns how new code is to reach nodes where that is not as this server would have it, which is `own`.
-    fn rollout(&self, own: Rollout) -> Option<Rollout> {
-        // Where several took themselves for primary, what one of them keeps back is kept back.
-        let mut said = self.primaries.values().flatten();
-        let is_paused = |rollout: &&Rollout| rollout.paused.is_some();
-        match said.clone().find(is_paused).or_else(|| said.next_back()) {
-            Some(said) => Some(said.clone()),
-            // Nobody is primary any more, or who was is away: what anybody keeps back is kept back, and nothing else of others counts.
-            None if own.paused.is_none() => self.pause.clone().map(|pause| Rollout { paused: Some(pause), ..own }),
-            None => None,
-        }
-    }
-
-    fn refuse_left_out(&self) -> Result<(), ServerError> {
-        if self.left_out.is_empty() {
-            return Ok(());
-        }
-        let reasons: Vec<&str> = self.left_out.iter().map(|left_out| left_out.reason.as_str()).collect();
-        let reason = format!(
-            "a server could not be asked to step down, or what it has could not be brought ({}): when it is stopped, promote with force",
-            reasons.join("; ")
-        );
-        Err(self.failed(&reason))
-    }
-
-    /// Returns the error of a promotion that goes no further.
-    fn failed(&self, reason: &str) -> ServerError {
-        if self.stepped_down.is_empty() {
-            return ServerError::NotPromoted { reason: reason.to_owned() };
-        }
-        let stepped_down: Vec<&str> = self.stepped_down.iter().map(String::as_str).collect();
-        let reason = format!(
-            "{reason}. No server may be primary now, for {} heard of a new epoch already: promote again, here or elsewhere",
-            stepped_down.join(" and ")
-        );
-        ServerError::NotPromoted { reason }
-    }
-}
-
 /// Takes what is live at a peer, as far as that can be brought.
-async fn take(transport: &Arc<dyn Transport>, upstream: &Upstream, reply: SyncEpochReply) -> Result<(), String> {
+async fn take(transport: &Arc<dyn Transport>, upstream: &Arc<Upstream>, reply: SyncEpochReply) -> Result<(), String> {
     #[cfg(test)]
     if is_planted(Bug::NothingTakenOver) {
         return Ok(());
@@ -176,7 +107,7 @@ impl Server {
     async fn meet(
         &self,
         peers: &Peers,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         request: &PromoteRequest,
         step: &mut Step,
     ) -> Result<(), ServerError> {
@@ -201,8 +132,9 @@ impl Server {
             step.refuse_left_out()?;
         }
         step.epoch = self.next_epoch(0).map_err(|reason| step.failed(&reason))?;
-        // In the same order everywhere: of two promotions at once, the first peer stops one.
-        transports.sort_by_key(|transport| transport.endpoint());
+        // First who may be busy with a publish: when it cannot step down now, nobody else has. Then in the same order everywhere: of two
+        // promotions at once, the first peer stops one.
+        transports.sort_by_key(|transport| (!step.primaries.contains_key(transport.endpoint()), transport.endpoint()));
         for _ in 0..CLAIMS {
             step.left_out.clear();
             let mut known = None;
@@ -215,9 +147,12 @@ impl Server {
                     }
                     Err(reason) => step.leave_out(transport, reason),
                 }
+                if !request.force {
+                    step.refuse_left_out()?;
+                }
             }
             let Some(known) = known else {
-                return if request.force { Ok(()) } else { step.refuse_left_out() };
+                return Ok(());
             };
             // Another promotion may have begun that one. All are asked again: two servers never begin the same, for no peer is raised
             // to the same one twice.
@@ -232,7 +167,7 @@ impl Server {
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
     ) -> Result<(u64, Looked), String> {
         let reply = self.ask(transport, name, self.role.epoch()).await?;
         let SyncEpochReply { instance, is_primary, .. } = reply;
@@ -250,7 +185,7 @@ impl Server {
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
-        upstream: &Upstream,
+        upstream: &Arc<Upstream>,
         step: &mut Step,
     ) -> Result<Option<u64>, String> {
         let reply = self.ask(transport, name, step.epoch).await?;
@@ -300,39 +235,9 @@ impl Server {
         }
         drop(setting);
         self.watch.clear();
+        self.environments.answer_live(epoch);
         // It is primary from here on, and what is live here is, whatever its counters say.
         let unfinished = begin_epoch(&self.role, &self.environments).err().map(|error| chain(&error));
         Ok(Promoted { epoch, live: self.live_versions(), left_out: step.left_out, unfinished })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(per_second: u32, paused: Option<&str>) -> Option<Rollout> {
-        Some(Rollout { per_second, paused: paused.map(str::to_owned) })
-    }
-
-    #[test]
-    fn new_code_reaches_nodes_as_the_primary_said_and_no_pause_is_lost() {
-        let own = || said(50, None).unwrap();
-        let of = |primaries: &[(&str, Option<Rollout>)], pause: Option<&str>| {
-            let primaries = primaries.iter().map(|(name, said)| ((*name).to_owned(), said.clone())).collect();
-            Step { primaries, pause: pause.map(str::to_owned), ..Step::default() }
-        };
-        let paused = said(5, Some("a fault"));
-        // One primary: as it said, whatever others have heard.
-        assert_eq!(of(&[("a", said(7, None))], Some("of old")).rollout(own()), said(7, None));
-        // Two that take themselves for one: a pause counts, in whichever order they were asked.
-        for primaries in [[("a", paused.clone()), ("b", said(7, None))], [("a", said(7, None)), ("b", paused.clone())]] {
-            assert_eq!(of(&primaries, None).rollout(own()), paused);
-        }
-        // Nobody is primary any more, or it does not say: a pause, and no rate.
-        for primaries in [&[][..], &[("a", None)]] {
-            assert_eq!(of(primaries, Some("of old")).rollout(own()), said(50, Some("of old")));
-            assert_eq!(of(primaries, None).rollout(own()), None);
-        }
-        assert_eq!(of(&[], Some("of old")).rollout(said(50, Some("ours")).unwrap()), None);
     }
 }

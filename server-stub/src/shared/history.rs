@@ -105,6 +105,6 @@ impl Shared {
             return Ok(());
         }
         let fetched = fetch(&self.client(), &self.name, &self.local, &missing).await;
-        fetched.map(drop).map_err(|reason| self.unusable(reason).into())
+        fetched.map(drop).map_err(|unfetched| self.unusable(unfetched.reason).into())
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, codec};
+use direct_puppet_transport::protocol::{Digest, Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, codec};
 use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
+use super::role::Turn;
 use super::*;
 use crate::{Peers, PromoteRequest, Promoted, ServerError};
 
@@ -238,7 +239,7 @@ async fn a_promotion_that_cannot_bring_everything_ends_nobody() {
     r.confirm().await.unwrap();
     wp.stage("modules/app/files/tree/new", "never seen by r");
     publish_all(&p).await;
-    fs::write(p.store.path_of(&direct_puppet_transport::protocol::Digest::of(b"never seen by r")), "flipped").unwrap();
+    fs::write(p.store.path_of(&Digest::of(b"never seen by r")), "flipped").unwrap();
     let error = promote(&r, false).await.unwrap_err();
     assert!(error.to_string().contains("production"), "{error}");
     assert!(p.role.is_primary() && p.role.epoch() == 1);
@@ -406,6 +407,93 @@ async fn a_replica_that_is_started_anew_learns_how_requests_were_answered_since(
     promote(&r, false).await.unwrap();
     let again = ask(&r, "the last").await;
     assert_eq!((again.code_id, again.changed), (first.code_id, false));
+}
+
+/// A primary that ends no publish soon enough does not step down, and then nobody has heard of an epoch; any other may be as busy as it likes.
+#[tokio::test]
+async fn a_promotion_that_a_publish_is_in_the_way_of_leaves_the_primary_to_all() {
+    let worlds = [World::new(), World::new(), World::new()];
+    let p = worlds[0].open();
+    let port_named = |server: &Arc<Server>, name| {
+        let port = port(server);
+        *port.name.lock().unwrap() = Some(name);
+        port
+    };
+    // By name the replica is asked before the primary.
+    let to_p = port_named(&p, "memory:z");
+    let q = worlds[1].open_with(|options| options.primary = peers("q", &[&to_p]));
+    let to_q = port_named(&q, "memory:a");
+    let r = worlds[2].open_with(|options| options.primary = peers("r", &[&to_p, &to_q]));
+    publish_all(&p).await;
+    let turn = Turn::hold(&p).await;
+    let refused = promote(&r, false).await.unwrap_err();
+    assert!(matches!(&refused, ServerError::NotPromoted { reason } if reason.contains("is under way")), "{refused}");
+    assert!(!refused.to_string().contains("heard of a new epoch"), "{refused}");
+    drop(turn);
+    assert_eq!(q.role.epoch(), 1);
+    q.confirm().await.unwrap().whole().unwrap();
+    assert!(p.role.is_primary());
+    publish_all(&p).await;
+    let _turn = Turn::hold(&q).await;
+    assert_eq!(promote(&r, false).await.unwrap().epoch, 2);
+    assert_eq!(q.role.epoch(), 2);
+}
+
+/// Who waits for news is told of an answer that changed nothing, and of those that a promotion found.
+#[tokio::test]
+async fn answers_are_told_soon_also_those_that_a_crash_has_cut_off() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let to_p = port(&p);
+    let follow = || wr.open_with(|options| options.primary = peers("r", &[&to_p]));
+    let r = follow();
+    let ask = |id: &str| PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
+    publish(&p, ask("first")).await;
+    r.confirm().await.unwrap().whole().unwrap();
+    let waits = tokio::spawn({
+        let r = Arc::clone(&r);
+        async move { r.upstream.as_ref().unwrap().ask(60, None).await.map(drop) }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(!waits.is_finished());
+    publish(&p, ask("unchanged")).await;
+    tokio::time::timeout(std::time::Duration::from_secs(20), waits).await.expect("told soon").unwrap().unwrap();
+    assert_eq!(r.environments.answers.known(), p.environments.answers.known());
+    // It has what is live, and not what was answered.
+    drop(r);
+    fs::remove_file(wr.data().join("code/production/answered.json")).unwrap();
+    to_p.is_cut.store(true, Ordering::SeqCst);
+    let r = follow();
+    assert!(r.environments.answers.known().is_empty());
+    promote(&r, true).await.unwrap();
+    let found = r.environments.answers.find(&Environment::default(), "first").unwrap();
+    assert_eq!((found.at.epoch, found.version.epoch, found.is_changed), (2, 1, true));
+}
+
+/// What a full disk left of one version another may be live with.
+#[tokio::test]
+async fn of_what_does_not_fit_only_goes_what_nothing_else_may_have() {
+    let (wp, wr) = (World::new(), World::new());
+    let p = wp.open();
+    let r = wr.open_with(|options| options.primary = peers("r", &[&port(&p)]));
+    publish_all(&p).await;
+    r.confirm().await.unwrap().whole().unwrap();
+    let upstream = r.upstream.as_ref().unwrap();
+    let is_live = Digest::of(&fs::read(wp.environment().join("modules/app/files/tree/a")).unwrap());
+    let useless = Digest::of(b"of no use");
+    let came = || {
+        r.store.put_bytes(b"of no use").unwrap();
+        useless
+    };
+    let held = r.hold_collections().await;
+    upstream.discard(vec![is_live, came()]).await;
+    r.discard(vec![is_live, came()]).unwrap();
+    assert!(r.store.has(&came()), "somebody else brings something");
+    drop(held);
+    upstream.discard(vec![is_live, came()]).await;
+    assert_eq!((r.store.has(&is_live), r.store.has(&useless)), (true, false));
+    r.discard(vec![is_live, came()]).unwrap();
+    assert_eq!((r.store.has(&is_live), r.store.has(&useless)), (true, false));
 }
 
 /// A crash between what became live and its answer.

@@ -265,3 +265,15 @@ async fn no_manifest_is_kept_beside_a_collection() {
     collector.join().unwrap();
     find.await.unwrap().unwrap();
 }
+
+/// The store was filled by a server that was promoted before it shared one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_server_publishes_where_the_epoch_is_news_to_it() {
+    let world = World::new();
+    let (store, _) = store(&world);
+    let a = share(&world, &store, "a");
+    assert!(a.role.hear(3, crate::role::Trust::Near).unwrap());
+    let first = publish_all(&a).await;
+    let again = publish_all(&share(&world, &store, "b")).await;
+    assert_eq!((again.epoch, again.code_id, again.changed), (3, first.code_id, false));
+}
