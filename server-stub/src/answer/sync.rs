@@ -97,6 +97,8 @@ impl Server {
         }
         let mut deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let (mut changes, mut answers) = (self.environments.changes(), self.environments.answers.changes());
+        // An earlier program says of none that it knows it.
+        let mut tells_answers = !request.answered.is_empty();
         loop {
             changes.mark_unchanged();
             answers.mark_unchanged();
@@ -113,8 +115,10 @@ impl Server {
                 deployed
                     .is_some_and(|deployed| deployed.version == code.version.version && deployed.code_id == code.version.code_id)
             };
-            // Soon, and not at once: one that cannot remember them, or does not know of them, asks no more often for that.
-            if live.iter().any(|code| self.environments.answers.is_behind(&request.answered, &code.version.environment)) {
+            // Soon, and not at once: one that cannot remember them asks no more often for that.
+            if tells_answers
+                && live.iter().any(|code| self.environments.answers.is_behind(&request.answered, &code.version.environment))
+            {
                 deadline = deadline.min(tokio::time::Instant::now() + ANSWERS_WITHIN);
             }
             let rollout = self.gate.rollout();
@@ -127,7 +131,7 @@ impl Server {
             }
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = answers.changed() => {}
+                _ = answers.changed() => tells_answers = true,
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.stopping.cancelled() => {}
             }

@@ -133,9 +133,10 @@ impl Answers {
         self.changed.subscribe()
     }
 
-    /// Whether another server, with what it knows, lacks answers of an environment.
+    /// Whether another server, with what it knows, lacks answers of an environment that it can be told.
     pub(crate) fn is_behind(&self, known: &BTreeMap<Environment, VersionCounter>, environment: &Environment) -> bool {
-        self.last(environment) > known.get(environment).copied().unwrap_or_default()
+        let is_told = self.all().len() <= MOST_TOLD;
+        is_told && self.last(environment) > known.get(environment).copied().unwrap_or_default()
     }
 
     /// Returns how a request was answered.

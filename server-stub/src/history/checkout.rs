@@ -23,6 +23,7 @@ impl Server {
     /// When the version is not there any more, a content is damaged, something is at `dir`, or the disk does not take it.
     pub fn checkout(&self, environment: &Environment, name: VersionName, dir: &Path) -> Result<Version, ServerError> {
         let (version, manifest) = self.find_manifest(environment, name)?;
+        self.leftovers.discard(false);
         self.bring_contents(&manifest)?;
         let fail = |attempt, error| ServerError::from(FsError::new(dir, attempt, error));
         if fs::symlink_metadata(dir).is_ok() {

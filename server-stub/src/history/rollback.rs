@@ -175,6 +175,7 @@ impl Server {
             }
             return Ok(Some(unchanged(environment.clone(), Some(&live))));
         }
+        self.leftovers.discard(true);
         self.bring_contents(&manifest)?;
         for (path, digest) in contents(&manifest) {
             if !self.store.has_verified(&digest)? {

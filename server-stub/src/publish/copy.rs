@@ -79,6 +79,7 @@ impl Copied {
 /// Copies an environment into the store; it may be a mixture until [`Copied::refuse_unstable`] has found that it is none. `before` is what
 /// it was when it was last published: what did not change since is not in memory again. Blocking.
 pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, before: &Manifest) -> Result<Copied, ServerError> {
+    server.leftovers.discard(true);
     let begun = SystemTime::now();
     let top = disk::identity(dir).map_err(|source| ServerError::Staging { path: dir.to_owned(), source })?;
     let mut index = StagingIndex::open(&server.environments.dir(environment), begun)?;
@@ -124,7 +125,8 @@ pub(super) fn copy(server: &Server, environment: &Environment, dir: &Path, befor
     if let Err(error) = copied {
         if disk::is_full(&error) {
             // What was copied leaves no room for a publish that fits.
-            server.discard(new)?;
+            server.leftovers.note(new);
+            server.leftovers.discard(true);
         }
         return Err(error);
     }

@@ -61,8 +61,6 @@ pub(super) struct Brings {
     /// For each environment, held while it is brought.
     turns: Mutex<HashMap<Environment, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) places: Semaphore,
-    /// Held for reading while anything is brought.
-    pub(super) any: Arc<tokio::sync::RwLock<()>>,
 }
 
 #[derive(Debug)]
@@ -75,7 +73,7 @@ struct UnderWay {
 
 impl Default for Brings {
     fn default() -> Self {
-        Self { under_way: Mutex::default(), turns: Mutex::default(), places: Semaphore::new(MAX_BRINGS), any: Arc::default() }
+        Self { under_way: Mutex::default(), turns: Mutex::default(), places: Semaphore::new(MAX_BRINGS) }
     }
 }
 

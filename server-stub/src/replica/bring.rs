@@ -34,7 +34,7 @@ pub(super) enum Why {
 impl Upstream {
     /// Makes live here what is live at another server, unless what is here is newer. Nothing changes before all of it is here and
     /// verified.
-    pub(super) async fn bring(self: &Arc<Self>, client: &Way, published: PublishedVersion, why: Why) -> Result<(), String> {
+    pub(super) async fn bring(&self, client: &Way, published: PublishedVersion, why: Why) -> Result<(), String> {
         if self.is_here(&published) {
             return Ok(());
         }
@@ -43,7 +43,8 @@ impl Upstream {
         let turn = self.brings.turn(&published.environment);
         let turn = turn.lock_owned().await;
         let _place = self.brings.places.acquire().await.map_err(|error| error.to_string())?;
-        let any = Arc::clone(&self.brings.any).read_owned().await;
+        self.discard_leftovers().await;
+        let any = Arc::clone(&self.leftovers.bringing).read_owned().await;
         let live = self.environments.live(&published.environment);
         if let Some(live) = &live {
             let (here, there) = (&live.version, &published);
@@ -73,7 +74,8 @@ impl Upstream {
             Ok(received) => received,
             Err(unfetched) => {
                 drop(any);
-                self.discard(unfetched.of_no_use).await;
+                self.leftovers.note(unfetched.of_no_use);
+                self.discard_leftovers().await;
                 return Err(unfetched.reason);
             }
         };
@@ -90,6 +92,13 @@ impl Upstream {
         };
         let switched = blocking::run(switch).await;
         switched.map_err(ServerError::from).and_then(|switched| switched).map_err(|error| chain(&error))
+    }
+
+    async fn discard_leftovers(&self) {
+        let leftovers = Arc::clone(&self.leftovers);
+        if let Err(error) = blocking::run(move || leftovers.discard(false)).await {
+            tracing::warn!(%error, "what a full disk left stays");
+        }
     }
 
     /// Whether just that is live here.

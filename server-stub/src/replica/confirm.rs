@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Brings};
 use super::bring::{Way, Why};
 use super::remembered::Remembered;
+use super::room::Leftovers;
 use crate::answer::is_epoch_passed_over;
 use crate::blocking;
 use crate::code::{Environments, Version};
@@ -85,6 +86,7 @@ pub(crate) struct Upstream {
     pub(super) environments: Arc<Environments>,
     pub(super) store: Store,
     pub(super) collecting: Arc<RwLock<()>>,
+    pub(super) leftovers: Arc<Leftovers>,
     pub(super) gate: Arc<Gate>,
     pub(super) hearing: Hearing,
     pub(super) brings: Brings,
@@ -99,8 +101,7 @@ impl Upstream {
     pub(crate) fn new(
         peers: &Peers,
         environments: Arc<Environments>,
-        store: Store,
-        collecting: Arc<RwLock<()>>,
+        leftovers: Arc<Leftovers>,
         gate: Arc<Gate>,
         hearing: Hearing,
         remembers: bool,
@@ -114,8 +115,9 @@ impl Upstream {
             remembered,
             name: peers.name.clone(),
             environments,
-            store,
-            collecting,
+            store: leftovers.store.clone(),
+            collecting: Arc::clone(&leftovers.collecting),
+            leftovers,
             gate,
             hearing,
             brings: Brings::default(),
@@ -413,20 +415,16 @@ impl Upstream {
 
     /// Returns a guard; while it is held no collection removes what nothing refers to yet.
     pub(crate) async fn hold_collections(&self) -> tokio::sync::OwnedRwLockReadGuard<()> {
-        Arc::clone(&self.brings.any).read_owned().await
+        Arc::clone(&self.leftovers.bringing).read_owned().await
     }
 
     /// Returns a guard; while it is held nothing is brought. `None` when something is just now.
     pub(crate) fn hold_brings(&self) -> Option<tokio::sync::RwLockWriteGuard<'_, ()>> {
-        self.brings.any.try_write().ok()
+        self.leftovers.bringing.try_write().ok()
     }
 
     /// Takes what is live at a server that stepped down, unless what is here is newer.
-    pub(crate) async fn take(
-        self: &Arc<Self>,
-        transport: &Arc<dyn Transport>,
-        published: PublishedVersion,
-    ) -> Result<(), String> {
+    pub(crate) async fn take(&self, transport: &Arc<dyn Transport>, published: PublishedVersion) -> Result<(), String> {
         self.bring(&Client::new(Arc::clone(transport)), published, Why::TakenOver).await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use direct_puppet_agent::fetch_as_replica;
+use direct_puppet_agent::fs::FsError;
 use direct_puppet_agent::store::Store;
 use direct_puppet_transport::protocol::{Certname, Digest};
 use direct_puppet_transport::{Client, Transport};
@@ -14,22 +15,25 @@ use crate::disk;
 use crate::error::chain;
 use crate::publish::STATE_BYTES;
 
-/// Fetches contents that are not here; returns how many. What came stays for the next attempt; where the disk is full, the error says what
-/// that was.
+/// Fetches contents that are not here; returns how many. What came stays for the next attempt; where there is no room for all, the error
+/// says what that may have been.
 pub(crate) async fn fetch<T: Transport>(
     client: &Client<T>,
     name: &Certname,
     store: &Store,
     missing: &BTreeMap<Digest, (u64, String)>,
 ) -> Result<u64, Unfetched> {
-    // What makes the version live has to fit too.
-    let bytes = missing.values().map(|(size, _)| *size).fold(STATE_BYTES, u64::saturating_add);
     let here = store.clone();
-    let free = blocking::run(move || here.free_bytes()).await.map_err(|error| error.to_string())?;
-    let free = free.map_err(|error| chain(&error))?;
+    let look = blocking::run(move || Ok::<_, FsError>((here.free_bytes()?, here.partials()?))).await;
+    let (free, partials) = look.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+    let to_come =
+        missing.iter().map(|(digest, (size, _))| size.saturating_sub(partials.get(digest).copied().unwrap_or_default()));
+    // What makes the version live has to fit too.
+    let bytes = to_come.fold(STATE_BYTES, u64::saturating_add);
     if bytes > free {
         let from = client.transport().endpoint();
-        return Err(format!("{bytes} bytes from {from} have no space here, where {free} are free").into());
+        let reason = format!("{bytes} bytes from {from} have no space here, where {free} are free");
+        return Err(Unfetched { reason, of_no_use: missing.keys().copied().collect() });
     }
     let never = CancellationToken::new();
     let fetched = fetch_as_replica(client, name, store, missing, &never).await;

@@ -21,3 +21,4 @@ pub(crate) use fetch::fetch;
 pub(crate) use followers::Followers;
 pub use followers::{Follower, ToldNodes};
 pub(crate) use mend::Mending;
+pub(crate) use room::Leftovers;

@@ -33,7 +33,7 @@ struct Looked {
 }
 
 /// Takes what is live at a peer, as far as that can be brought.
-async fn take(transport: &Arc<dyn Transport>, upstream: &Arc<Upstream>, reply: SyncEpochReply) -> Result<(), String> {
+async fn take(transport: &Arc<dyn Transport>, upstream: &Upstream, reply: SyncEpochReply) -> Result<(), String> {
     #[cfg(test)]
     if is_planted(Bug::NothingTakenOver) {
         return Ok(());
@@ -107,7 +107,7 @@ impl Server {
     async fn meet(
         &self,
         peers: &Peers,
-        upstream: &Arc<Upstream>,
+        upstream: &Upstream,
         request: &PromoteRequest,
         step: &mut Step,
     ) -> Result<(), ServerError> {
@@ -167,7 +167,7 @@ impl Server {
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
-        upstream: &Arc<Upstream>,
+        upstream: &Upstream,
     ) -> Result<(u64, Looked), String> {
         let reply = self.ask(transport, name, self.role.epoch()).await?;
         let SyncEpochReply { instance, is_primary, .. } = reply;
@@ -185,7 +185,7 @@ impl Server {
         &self,
         transport: &Arc<dyn Transport>,
         name: &Certname,
-        upstream: &Arc<Upstream>,
+        upstream: &Upstream,
         step: &mut Step,
     ) -> Result<Option<u64>, String> {
         let reply = self.ask(transport, name, step.epoch).await?;

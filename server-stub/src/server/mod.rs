@@ -22,7 +22,7 @@ use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::{NodeSummary, Nodes};
 use crate::publish::{self, EnvironmentResult, PublishRequest};
-use crate::replica::{Followers, Mending, Upstream};
+use crate::replica::{Followers, Leftovers, Mending, Upstream};
 use crate::role::{Hearing, Others, Peers, Role, Watch};
 use crate::rollout::Gate;
 use crate::shared::{self, Shared};
@@ -68,6 +68,7 @@ pub struct Server {
     pub(crate) stopping: CancellationToken,
     /// Held for reading by what puts contents into the store, for writing by what removes them.
     pub(crate) collecting: Arc<RwLock<()>>,
+    pub(crate) leftovers: Arc<Leftovers>,
     _lock: disk::DataLock,
 }
 
@@ -90,10 +91,16 @@ impl Server {
         let gate = Arc::new(Gate::open(&options.data_dir)?);
         let nodes = Arc::new(Nodes::open(&options)?);
         let flights = Flights::default();
+        let publishing: Arc<Mutex<()>> = Arc::default();
+        let leftovers = {
+            let (environments, nodes) = (Arc::clone(&environments), Arc::clone(&nodes));
+            Leftovers::new(store.clone(), environments, nodes, Arc::clone(&publishing), Arc::clone(&collecting))
+        };
+        let leftovers = Arc::new(leftovers);
         let share = |sharing| {
             Shared::new(
                 sharing,
-                store.clone(),
+                Arc::clone(&leftovers),
                 Arc::clone(&environments),
                 Arc::clone(&nodes),
                 flights.clone(),
@@ -113,11 +120,11 @@ impl Server {
         if let Some(epoch) = role.leads() {
             environments.answer_live(epoch);
         }
-        let hearing = Hearing { role: Arc::clone(&role), publishing: Arc::default(), environments: Arc::clone(&environments) };
+        let hearing = Hearing { role: Arc::clone(&role), publishing, environments: Arc::clone(&environments) };
         let upstream = |peers| {
-            let (environments, collecting, gate) = (Arc::clone(&environments), Arc::clone(&collecting), Arc::clone(&gate));
+            let (environments, leftovers, gate) = (Arc::clone(&environments), Arc::clone(&leftovers), Arc::clone(&gate));
             let remembers = !options.unconfirmed_for.is_zero();
-            Arc::new(Upstream::new(peers, environments, store.clone(), collecting, gate, hearing.clone(), remembers))
+            Arc::new(Upstream::new(peers, environments, leftovers, gate, hearing.clone(), remembers))
         };
         let upstream = peers.as_ref().map(upstream);
         let server = Self {
@@ -142,6 +149,7 @@ impl Server {
             denials: Arc::default(),
             stopping: CancellationToken::new(),
             collecting,
+            leftovers,
             store,
             options,
             _lock: lock,

@@ -105,6 +105,9 @@ impl Shared {
             return Ok(());
         }
         let fetched = fetch(&self.client(), &self.name, &self.local, &missing).await;
-        fetched.map(drop).map_err(|unfetched| self.unusable(unfetched.reason).into())
+        fetched.map(drop).map_err(|unfetched| {
+            self.leftovers.note(unfetched.of_no_use);
+            self.unusable(unfetched.reason).into()
+        })
     }
 }

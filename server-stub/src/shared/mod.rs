@@ -37,6 +37,7 @@ use crate::code::{Environments, Version};
 use crate::disk;
 use crate::error::ServerError;
 use crate::nodes::Nodes;
+use crate::replica::Leftovers;
 use crate::role::Peers;
 use crate::store::{Generation, SharedStore, StoreError};
 
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     name: Certname,
     /// This server's own copies.
     local: Store,
+    leftovers: Arc<Leftovers>,
     environments: Arc<Environments>,
     nodes: Arc<Nodes>,
     flights: Flights,
@@ -100,7 +102,7 @@ struct DeltaRecord {
 impl Shared {
     pub(crate) fn new(
         sharing: &Sharing,
-        local: Store,
+        leftovers: Arc<Leftovers>,
         environments: Arc<Environments>,
         nodes: Arc<Nodes>,
         flights: Flights,
@@ -109,7 +111,8 @@ impl Shared {
         Arc::new(Self {
             store: sharing.store.clone(),
             name: sharing.name.clone(),
-            local,
+            local: leftovers.store.clone(),
+            leftovers,
             environments,
             nodes,
             flights,
