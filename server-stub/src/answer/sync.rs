@@ -97,8 +97,8 @@ impl Server {
         }
         let mut deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(request.wait_seconds)).min(MAX_WAIT);
         let (mut changes, mut answers) = (self.environments.changes(), self.environments.answers.changes());
-        // An earlier program says of none that it knows it.
-        let mut tells_answers = !request.answered.is_empty();
+        // An earlier program says nothing of answers, and nothing of nodes.
+        let mut tells_answers = !request.answered.is_empty() || request.nodes.is_some();
         loop {
             changes.mark_unchanged();
             answers.mark_unchanged();

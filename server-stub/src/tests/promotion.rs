@@ -4,7 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use direct_puppet_transport::protocol::{Digest, Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, codec};
+use direct_puppet_transport::protocol::{
+    Digest, NodesByCode, Operation, RefusalCode, Rollout, SyncConfirm, SyncEpoch, SyncManifest, codec,
+};
 use direct_puppet_transport::{MemoryTransport, Request, Response, Transport, TransportError, TransportErrorKind};
 
 use super::role::Turn;
@@ -450,6 +452,15 @@ async fn answers_are_told_soon_also_those_that_a_crash_has_cut_off() {
     let ask = |id: &str| PublishRequest { request_id: Some(id.to_owned()), ..PublishRequest::default() };
     publish(&p, ask("first")).await;
     r.confirm().await.unwrap().whole().unwrap();
+    // Asked once more between what became live and its answer: it waits, and knows no answer at all.
+    let known = p.environments.answers.known();
+    drop(r);
+    fs::remove_file(wr.data().join("code/production/answered.json")).unwrap();
+    let r = follow();
+    let nodes = NodesByCode::default();
+    let told = r.upstream.as_ref().unwrap().ask(60, Some(&nodes));
+    tokio::time::timeout(std::time::Duration::from_secs(20), told).await.expect("told soon").unwrap();
+    assert_eq!(r.environments.answers.known(), known);
     let waits = tokio::spawn({
         let r = Arc::clone(&r);
         async move { r.upstream.as_ref().unwrap().ask(60, None).await.map(drop) }
