@@ -83,7 +83,7 @@ impl Answers {
     }
 
     /// Remembers that the request of a version was answered with it, in an epoch, by whoever leads it: replicas know answers by their
-    /// numbers, and nobody else gives any. Durable before it returns. Blocking.
+    /// numbers. Servers that share a store tell each other none. Durable before it returns. Blocking.
     pub(crate) fn add(&self, version: &Version, epoch: u64, effect: Effect) -> Result<(), ServerError> {
         let Some(request_id) = &version.request_id else { return Ok(()) };
         let request = Digest::of(request_id.as_bytes());
